@@ -1,0 +1,55 @@
+"""Configuration below the command line: frozen dataclasses, filled strictly."""
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "config") -> T:
+    """Build the dataclass `cls` from a mapping, nested dataclasses included.
+
+    Raises:
+      ValueError: an unknown key (with the nearest known one), or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {f.name for f in dataclasses.fields(cls)}
+    unknown = [key for key in values if key not in fields]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], fields, n=1)
+        advice = f"did you mean {where}.{near[0]}?" if near else f"known keys: {', '.join(sorted(fields))}"
+        raise ValueError(f"unknown key {where}.{unknown[0]}; {advice}")
+    return cls(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+
+
+def to_dict(cfg: Any) -> dict[str, Any]:
+    """The inverse of `from_dict`: plain dicts, lists and scalars, ready for JSON."""
+    return dataclasses.asdict(cfg)
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        options = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+        if value is None:
+            return None
+        hint = options[0]
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else from_dict(hint, value, where=where)
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise ValueError(f"{where}: got {value!r}, expected one of {', '.join(map(str, choices))}")
+        return value
+    if origin is tuple:
+        return tuple(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, str, bool) and type(value) is not hint:
+        raise ValueError(f"{where}: got {value!r} ({type(value).__name__}), expected {hint.__name__}")
+    return value

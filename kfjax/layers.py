@@ -1,0 +1,111 @@
+"""The layers that the encoders, the codec and the generator share. Batch, time, channels last.
+
+Modules compute in the dtype of their parameters and inputs; norms, rotations and softmax go through float32.
+"""
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+linear_init = nnx.initializers.xavier_uniform()
+zeros_init = nnx.initializers.zeros_init()
+
+
+def linear(inputs: int, outputs: int, rngs: nnx.Rngs, *, bias: bool = True, zero: bool = False) -> nnx.Linear:
+    """Dense layer, Xavier-uniform kernel and zero bias; `zero=True` starts at zero (adaLN, output layers)."""
+    init = zeros_init if zero else linear_init
+    return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=init, rngs=rngs)
+
+
+def conv(
+    inputs: int, outputs: int, kernel: int, rngs: nnx.Rngs, *, bias: bool = True, zero: bool = False, stride: int = 1
+) -> nnx.Conv:
+    """1-D convolution along time, 'same' zero padding."""
+    init = zeros_init if zero else nnx.initializers.lecun_normal()
+    return nnx.Conv(
+        inputs, outputs, (kernel,), strides=(stride,), padding="SAME", use_bias=bias, kernel_init=init, rngs=rngs
+    )
+
+
+def layer_norm(x: Float[Array, "*b h"], eps: float = 1e-5) -> Float[Array, "*b h"]:
+    """LayerNorm without affine parameters, in float32. eps is torch's 1e-5, not flax's 1e-6."""
+    y = x.astype(jnp.float32)
+    y = y - y.mean(-1, keepdims=True)
+    return (y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + eps)).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * scale over the last axis. The default eps is float32's, torch's meaning of `eps=None`."""
+
+    def __init__(self, width: int, *, eps: float = 1.1920929e-07):
+        self.scale = nnx.Param(jnp.ones((width,)))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "*b h"]) -> Float[Array, "*b h"]:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps)
+        return (y * self.scale[...]).astype(x.dtype)
+
+
+def modulate(x: Float[Array, "b n h"], shift: Float[Array, "b _ h"], scale: Float[Array, "b _ h"]) -> Float[Array, "b n h"]:
+    """adaLN: LayerNorm, then (1 + scale) and shift from the condition."""
+    return layer_norm(x) * (1 + scale) + shift
+
+
+def rope(length: int, dim: int, *, scale: float = 1.0, theta: float = 1e4) -> Float[Array, "2 n e/2"]:
+    """Rotation table (cos, sin) for `length` positions; `scale` stretches the positions (aligned RoPE)."""
+    frequencies = 1.0 / theta ** (jnp.arange(0, dim, 2, dtype=jnp.float32) / dim)
+    angle = jnp.arange(length, dtype=jnp.float32)[:, None] * (frequencies * scale)
+    return jnp.stack([jnp.cos(angle), jnp.sin(angle)])
+
+
+def rotate(x: Float[Array, "b n k e"], table: Float[Array, "2 n e/2"]) -> Float[Array, "b n k e"]:
+    """Turn adjacent channel pairs (2i, 2i+1) by the table's angles, in float32."""
+    y = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
+    a, b = y[..., 0], y[..., 1]
+    cos, sin = table[:, None, :, None, :]  # [1, n, 1, e/2] each
+    return jnp.stack([a * cos - b * sin, a * sin + b * cos], -1).reshape(x.shape).astype(x.dtype)
+
+
+def attention(
+    q: Float[Array, "b n k e"],
+    k: Float[Array, "b j k e"],
+    v: Float[Array, "b j k e"],
+    *,
+    bias: Float[Array, "_ k n j"] | None = None,
+    mask: Bool[Array, "b _ _ j"] | None = None,
+    scale: float | None = None,
+) -> Float[Array, "b n k e"]:
+    """softmax(q kᵀ · scale + bias) v per head; scale defaults to 1/√e. Softmax in float32."""
+    return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale)
+
+
+def hidden_width(width: int, ratio: float = 4.0, multiple: int = 256) -> int:
+    """SwiGLU's inner width: 2/3 · ratio · width, rounded up to `multiple`."""
+    return multiple * -(-int(2 * ratio * width / 3) // multiple)
+
+
+class MLP(nnx.Module):
+    """SwiGLU without biases: w2(silu(w1 x) · w3 x)."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, *, rngs: nnx.Rngs):
+        self.w1 = linear(inputs, hidden, rngs, bias=False)
+        self.w2 = linear(hidden, outputs, rngs, bias=False)
+        self.w3 = linear(inputs, hidden, rngs, bias=False)
+
+    def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+        return self.w2(jax.nn.silu(self.w1(x)) * self.w3(x))
+
+
+class ConvMLP(nnx.Module):
+    """SwiGLU whose three maps are 1-D convolutions of one kernel size."""
+
+    def __init__(self, width: int, hidden: int, kernel: int, *, rngs: nnx.Rngs):
+        self.w1 = conv(width, hidden, kernel, rngs, bias=False)
+        self.w2 = conv(hidden, width, kernel, rngs, bias=False)
+        self.w3 = conv(width, hidden, kernel, rngs, bias=False)
+
+    def __call__(self, x: Float[Array, "b n h"]) -> Float[Array, "b n h"]:
+        return self.w2(jax.nn.silu(self.w1(x)) * self.w3(x))

@@ -1,0 +1,91 @@
+"""Modules as functions: flax NNX modules hold parameters, everything outside sees plain nested dicts.
+
+    params = init(MMDiT, cfg, key)              # nested dict of arrays
+    v = bind(MMDiT, cfg, params)(x, t, conditions)
+
+The graph definition depends on the configuration alone, so it is made once by abstract evaluation and cached;
+`bind` is cheap and is meant to be called inside jitted functions.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import jax
+from flax import nnx
+
+Params = dict[str, Any]
+
+
+@lru_cache(maxsize=256)
+def _abstract(cls: type, cfg: Any) -> tuple[nnx.GraphDef, nnx.State]:
+    module = nnx.eval_shape(lambda: cls(cfg, rngs=nnx.Rngs(0)))
+    return nnx.split(module)
+
+
+def init(cls: type, cfg: Any, key: jax.Array) -> Params:
+    """Parameters of `cls(cfg)` drawn from `key`, as a nested dict of arrays."""
+    return nnx.to_pure_dict(nnx.state(cls(cfg, rngs=nnx.Rngs(key))))
+
+
+def shapes(cls: type, cfg: Any) -> Params:
+    """The same nested dict with `jax.ShapeDtypeStruct` leaves; allocates nothing."""
+    return nnx.to_pure_dict(_abstract(cls, cfg)[1])
+
+
+def bind(cls: type, cfg: Any, params: Params) -> Any:
+    """The module `cls(cfg)` holding `params`.
+
+    Raises:
+      ValueError: when the structure of `params` is not that of `cls(cfg)`.
+    """
+    graphdef, abstract = _abstract(cls, cfg)
+    expected = nnx.to_pure_dict(abstract)
+    if jax.tree.structure(params) != jax.tree.structure(expected):
+        raise ValueError(_difference(cls.__name__, params, expected))
+    state = jax.tree.map(lambda x: x, abstract)  # a fresh State of the same structure
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graphdef, state)
+
+
+def flatten(params: Params) -> dict[str, Any]:
+    """Nested dict to `{"joint/attn/kernel": array}`; the names used in files, rules and messages."""
+    flat = jax.tree_util.tree_flatten_with_path(params)[0]
+    return {"/".join(str(getattr(k, "key", k)) for k in path): leaf for path, leaf in flat}
+
+
+def _difference(name: str, params: Params, expected: Params) -> str:
+    got, want = set(flatten(params)), set(flatten(expected))
+    missing, unknown = sorted(want - got), sorted(got - want)
+    return f"parameters do not fit {name}: missing {missing or 'none'}, unknown {unknown or 'none'}"
+
+
+def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> nnx.Module:
+    """One module whose parameters carry a leading axis of `depth` independent draws (for `scan_blocks`)."""
+    keys = jax.random.split(rngs.params(), depth)
+    graphdef = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))[0]
+    state = jax.vmap(lambda key: nnx.state(make(nnx.Rngs(key))))(keys)
+    return nnx.merge(graphdef, state)
+
+
+def scan_blocks(
+    blocks: nnx.Module, carry: Any, step: Callable[[nnx.Module, Any], Any], *, remat: bool = False
+) -> Any:
+    """Run `carry = step(block, carry)` over the stacked `blocks`: one compiled body whatever the depth.
+
+    `remat=True` recomputes each block's activations in the backward pass.
+    """
+    graphdef, state = nnx.split(blocks)
+
+    def body(carry, layer):
+        # No layer state is returned: it would make a second copy of every parameter.
+        return step(nnx.merge(graphdef, layer), carry), None
+
+    return jax.lax.scan(jax.checkpoint(body) if remat else body, carry, state)[0]
+
+
+def count(params: Params) -> int:
+    """Number of parameters in a nested dict of arrays or shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

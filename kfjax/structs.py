@@ -1,0 +1,76 @@
+"""Every struct that crosses a module boundary. NamedTuples: pytrees without registration.
+
+Axes: b batch, n latents, d latent channels, f mel frames, m mel bins, t samples, c audio channels,
+v CLIP frames, s sync tokens, l text tokens, h width, k heads, e head dim.
+"""
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+
+
+class Video(NamedTuple):
+    """An excerpt's frames at the two rates the encoders see, uint8 RGB, resized while decoding."""
+
+    clip_frames: Array  # u8 [v, size, size, 3] (with a leading b where batched)
+    sync_frames: Array  # u8 [sync frames, size, size, 3]
+    seconds: float | Array
+
+
+class Excerpt(NamedTuple):
+    """What the encoders read: a batch of frames, token ids, times and presence masks."""
+
+    clip_frames: Array  # u8 [b, v, H, W, 3]
+    sync_frames: Array  # u8 [b, frames, H, W, 3]
+    text_ids: Array  # i32 [b, l]
+    text_mask: Array  # bool [b, l]
+    seconds_start: Array  # f32 [b]
+    seconds_total: Array  # f32 [b]
+    has_video: Array  # bool [b]
+    has_text: Array  # bool [b]
+
+
+class Features(NamedTuple):
+    """What the generator reads. A False presence mask makes the features behind it irrelevant."""
+
+    clip: Array  # [b, v, clip_dim]
+    sync: Array  # [b, s, sync_dim]
+    text: Array  # [b, l, text_dim]
+    text_mask: Array  # bool [b, l]
+    seconds_start: Array  # f32 [b]
+    seconds_total: Array  # f32 [b]
+    has_video: Array  # bool [b]
+    has_text: Array  # bool [b]
+
+
+class Conditions(NamedTuple):
+    """Everything of the conditioning that depends on neither x nor t: computed once per sampling."""
+
+    clip: Array  # [b, v, h]
+    text: Array  # [b, l, h]
+    align: Array  # [b, n, h]
+    pooled: Array  # [b, h]
+
+
+class Posterior(NamedTuple):
+    """Gaussian over normalised latents."""
+
+    mean: Array  # [b, n, d]
+    std: Array  # [b, n, d]
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        return self.mean + self.std * jax.random.normal(key, self.mean.shape, self.mean.dtype)
+
+
+class TrainState(NamedTuple):
+    """All that a training run carries from step to step (the data position is `step`)."""
+
+    step: Array  # i32 []
+    params: Any
+    opt_state: Any
+    ema: Any
+    skipped: Array  # i32 [], non-finite steps in a row
