@@ -1,6 +1,7 @@
 """Struck sounds: sums of damped sinusoids plus a burst of contact noise."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -69,25 +70,14 @@ def strike(source: str, pitch: float, rng: np.random.Generator, sample_rate_hz: 
 
     Mode gains vary by about 10 % and the pitch by 0.5 % from stroke to stroke: no two are equal, all are alike.
     """
-    scale = STRUCK_PEAK / _nominal_peak(source, sample_rate_hz)
-    return scale * _ring(BODIES[source], pitch, rng, sample_rate_hz)
+    return _level(_ring, source, sample_rate_hz) * _ring(source, pitch, rng, sample_rate_hz)
 
 
 def footstep(ground: str, pitch: float, rng: np.random.Generator, sample_rate_hz: int) -> np.ndarray:
     """One step at loudness 1: a low heel, then a softer, brighter sole; mono float32. `ground` is in `GROUNDS`."""
     if ground not in GROUNDS:
         raise ValueError(f"footsteps on {ground!r}: expected one of {', '.join(GROUNDS)}")
-    heel_hz, sole_hz, sole_level, sole_decay, grain = GROUNDS[ground]
-    step = np.zeros(round(0.35 * sample_rate_hz), np.float32)
-    heel = 1.6 * noise_burst(heel_hz, 0.05, rng, sample_rate_hz, pitch)
-    sole = noise_burst(sole_hz, sole_decay, rng, sample_rate_hz, pitch, grain=grain)
-    sole *= np.minimum(1, np.arange(len(sole)) / (0.012 * sample_rate_hz))  # rolls on to the ground, no second onset
-    click = noise_burst(sole_hz, 0.012, rng, sample_rate_hz, pitch)
-    start = round(0.03 * sample_rate_hz)
-    step[: len(heel)] += heel
-    step[: len(click)] += 0.5 * click
-    step[start : start + len(sole)] += sole_level * sole[: len(step) - start]
-    return step * np.float32(STRUCK_PEAK / 2.2)
+    return _level(_step, ground, sample_rate_hz) * _step(ground, pitch, rng, sample_rate_hz)
 
 
 def noise_burst(band_hz: tuple[float, float], decay_seconds: float, rng: np.random.Generator, sample_rate_hz: int,
@@ -105,7 +95,22 @@ def noise_burst(band_hz: tuple[float, float], decay_seconds: float, rng: np.rand
     return (filtered / (3 * np.sqrt(2 * (high - low) / sample_rate_hz))).astype(np.float32)
 
 
-def _ring(body: Body, pitch: float, rng: np.random.Generator, sample_rate_hz: int) -> np.ndarray:
+def _step(ground: str, pitch: float, rng: np.random.Generator, sample_rate_hz: int) -> np.ndarray:
+    heel_hz, sole_hz, sole_level, sole_decay, grain = GROUNDS[ground]
+    step = np.zeros(round(0.35 * sample_rate_hz), np.float32)
+    heel = noise_burst(heel_hz, 0.05, rng, sample_rate_hz, pitch)
+    click = noise_burst(sole_hz, 0.012, rng, sample_rate_hz, pitch)
+    sole = noise_burst(sole_hz, sole_decay, rng, sample_rate_hz, pitch, grain=grain)
+    sole *= np.minimum(1, np.arange(len(sole)) / (0.012 * sample_rate_hz))  # rolls on to the ground, no second onset
+    start = round(0.03 * sample_rate_hz)
+    step[: len(heel)] += 1.6 * heel
+    step[: len(click)] += 0.5 * click
+    step[start : start + len(sole)] += sole_level * sole
+    return step
+
+
+def _ring(source: str, pitch: float, rng: np.random.Generator, sample_rate_hz: int) -> np.ndarray:
+    body = BODIES[source]
     ratios = np.array(body.ratios)
     frequency_hz = body.base_hz * ratios * pitch * (1 + 0.005 * rng.standard_normal())
     gains = np.array(body.gains) * np.exp(0.1 * rng.standard_normal(len(ratios)))
@@ -132,10 +137,10 @@ def damped_sinusoids(frequency_hz: np.ndarray, gains: np.ndarray, decay_seconds:
 
 
 @cache
-def _nominal_peak(source: str, sample_rate_hz: int) -> float:
-    """The usual peak of an unscaled stroke: a constant of the source, so that loudness keeps its meaning."""
-    strokes = (_ring(BODIES[source], 1.0, np.random.default_rng(seed), sample_rate_hz) for seed in range(16))
-    return float(np.median([np.abs(stroke).max() for stroke in strokes]))
+def _level(make: Callable[..., np.ndarray], what: str, sample_rate_hz: int) -> np.float32:
+    """The gain that brings the usual stroke to `STRUCK_PEAK`: a constant, so that loudness keeps its meaning."""
+    strokes = (make(what, 1.0, np.random.default_rng(seed), sample_rate_hz) for seed in range(16))
+    return np.float32(STRUCK_PEAK / np.median([np.abs(stroke).max() for stroke in strokes]))
 
 
 @cache
