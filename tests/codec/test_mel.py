@@ -1,0 +1,96 @@
+"""The log-mel: against librosa, against the public converter (its reference output is optional), inverted."""
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kfjax.codec.mel import MelConfig, istft, log_mel, mel_basis, stft
+
+SHARED = Path(os.environ.get("KFJAX_SHARED", Path(__file__).parents[3] / "shared"))
+CFG = MelConfig()
+REFERENCE = SHARED / "fixtures/mmaudio/mel_44k.npz"
+
+
+def tone(samples: int, batch: int = 2) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    time = np.arange(samples) / 44100
+    wave = 0.5 * np.sin(2 * np.pi * 440 * time) + 0.05 * rng.standard_normal((batch, samples))
+    return wave.astype(np.float32)
+
+
+def relative(got, expected) -> float:
+    return float(np.linalg.norm(np.asarray(got) - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason="reference outputs are not at hand")
+@pytest.mark.parametrize("name, samples", [("out/mel", 353280), ("out/mel_half_second", 22050)])
+def test_equals_public_converter(name, samples):
+    with np.load(REFERENCE) as reference:
+        expected = reference[name]
+        wave = reference["in/waveform"][: len(expected), :samples]
+    assert relative(log_mel(wave, CFG), expected.transpose(0, 2, 1)) < 1e-5
+
+
+def test_equals_librosa():
+    import librosa
+
+    wave = tone(8192, 1)
+    padded = np.pad(wave[0], 768, mode="reflect")
+    spec = librosa.stft(padded, n_fft=2048, hop_length=512, window="hann", center=False)
+    bands = librosa.filters.mel(sr=44100, n_fft=2048, n_mels=128, fmin=0, fmax=22050)
+    expected = np.log(np.maximum(bands @ np.sqrt(np.abs(spec) ** 2 + 1e-9), 1e-5))
+    got = log_mel(wave, CFG)
+    assert got.shape == (1, 16, 128)
+    assert relative(got[0].T, expected) < 1e-5
+
+
+@pytest.mark.parametrize("samples, frames", [(1024, 2), (1025, 2), (8 * 512 - 1, 7), (8 * 512, 8)])
+def test_frames_are_whole_hops(samples, frames):
+    assert log_mel(tone(samples), CFG).shape == (2, frames, 128)
+
+
+@pytest.mark.parametrize("n_fft, hop", [(2048, 512), (1024, 256), (512, 128), (512, 256)])
+def test_istft_inverts_stft(n_fft, hop):
+    wave = tone(20 * hop)
+    back = istft(stft(wave, n_fft, hop), n_fft, hop)
+    assert back.shape == wave.shape
+    np.testing.assert_allclose(back, wave, atol=1e-5)
+
+
+def test_istft_of_odd_tail_stops_at_the_last_whole_hop():
+    wave = tone(20 * 512 + 100)
+    np.testing.assert_allclose(istft(stft(wave, 2048, 512), 2048, 512), wave[:, : 20 * 512], atol=1e-5)
+
+
+def test_log10_differs_by_a_factor_only():
+    wave = tone(4096)
+    natural, decimal = log_mel(wave, CFG), log_mel(wave, MelConfig(log="log10"))
+    np.testing.assert_allclose(decimal * np.log(10), natural, rtol=1e-5)
+
+
+def test_silence_and_overload_stay_finite():
+    loud = log_mel(jnp.full((1, 2048), 1e6), CFG)
+    np.testing.assert_allclose(loud, log_mel(jnp.ones((1, 2048)), CFG))
+    gradient = jax.grad(lambda wave: log_mel(wave, CFG).sum())(jnp.zeros((1, 2048)))
+    assert jnp.isfinite(gradient).all()
+
+
+def test_basis_has_one_column_a_band():
+    assert mel_basis(CFG).shape == (1025, 128)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: MelConfig(n_fft=1000, hop=512), "multiple of hop"),
+        (lambda: MelConfig(sample_rate_hz=16000), "fmax"),
+        (lambda: log_mel(jnp.zeros((1, 700)), CFG), "700 samples"),
+        (lambda: istft(jnp.zeros((1, 4, 100), jnp.complex64), 2048, 512), "100 bins"),
+    ],
+)
+def test_errors_say_what_was_got(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
