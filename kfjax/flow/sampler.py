@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from kfjax.structs import Features
 
 Branch = Literal["full", "empty", "video", "negative"]
-Velocity = Callable[[Float[Array, "b n d"], Float[Array, "b"]], Float[Array, "b n d"]]
+Velocity = Callable[[Float[Array, "b n d"], Float[Array, " b"]], Float[Array, "b n d"]]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def branch_features(
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
-def guided(velocity: Velocity, weights: Float[Array, "g"]) -> Velocity:
+def guided(velocity: Velocity, weights: Float[Array, " g"]) -> Velocity:
     """The weighted sum over branches of one batched call. `velocity` takes [g * b, ...]."""
     branches = weights.shape[0]
 

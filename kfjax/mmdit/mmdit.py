@@ -64,7 +64,7 @@ class TimestepEmbedding(nnx.Module):
         self.inner = nnx.Linear(self.features, cfg.width, kernel_init=normal, rngs=rngs)
         self.outer = nnx.Linear(cfg.width, cfg.width, kernel_init=normal, rngs=rngs)
 
-    def __call__(self, t: Float[Array, "b"]) -> Float[Array, "b h"]:
+    def __call__(self, t: Float[Array, " b"]) -> Float[Array, "b h"]:
         # Float64 on the host: one ulp of a frequency near 1e4 is visible in the output.
         index = np.arange(0, self.features, 2, dtype=np.float64) / self.features
         frequencies = jnp.asarray(self.scale * 1e4**-index, jnp.float32)
@@ -87,9 +87,9 @@ class DurationEmbedding(nnx.Module):
             self.total = nnx.Param(table(rngs.params(), (SECONDS_ROWS, cfg.width)))
         self.mlp = MLP(2 * cfg.width, cfg.hidden, cfg.width, rngs=rngs)
 
-    def __call__(self, start: Float[Array, "b"], total: Float[Array, "b"]) -> Float[Array, "b h"]:
+    def __call__(self, start: Float[Array, " b"], total: Float[Array, " b"]) -> Float[Array, "b h"]:
         if self.kind == "discrete":
-            row = lambda x: jnp.clip(jnp.round(x).astype(jnp.int32), 0, SECONDS_ROWS - 1)  # noqa: E731
+            row = lambda x: jnp.clip(jnp.round(x).astype(jnp.int32), 0, SECONDS_ROWS - 1)
             parts = self.start[...][row(start)], self.total[...][row(total)]
         else:
             frequencies = 1e3 ** -(jnp.arange(self.width // 2, dtype=jnp.float32) / (self.width // 2))
@@ -109,7 +109,7 @@ class MMDiT(nnx.Module):
         self.clip_in, self.clip_mlp = linear(cfg.clip_dim, h, rngs), ConvMLP(h, hidden, 3, rngs=rngs)
         self.sync_in, self.sync_mlp = conv(cfg.sync_dim, h, 7, rngs), ConvMLP(h, hidden, 3, rngs=rngs)
         self.text_in, self.text_mlp = linear(cfg.text_dim, h, rngs), MLP(h, hidden, h, rngs=rngs)
-        zeros = lambda *shape: nnx.Param(jnp.zeros(shape))  # noqa: E731
+        zeros = lambda *shape: nnx.Param(jnp.zeros(shape))
         self.sync_position = zeros(8, cfg.sync_dim)
         self.empty_clip, self.empty_sync = zeros(cfg.clip_dim), zeros(cfg.sync_dim)
         self.empty_text = zeros(cfg.empty_text_tokens, cfg.text_dim)
@@ -143,7 +143,7 @@ class MMDiT(nnx.Module):
         return Conditions(clip, text, align(sync, latents, self.cfg.sync_align), pooled)
 
     def __call__(
-        self, x: Float[Array, "b n d"], t: Float[Array, "b"], conditions: Conditions
+        self, x: Float[Array, "b n d"], t: Float[Array, " b"], conditions: Conditions
     ) -> Float[Array, "b n d"]:
         """Velocity at (x, t), t in [0, 1]: 0 is noise, 1 is data."""
         cfg, clip, text = self.cfg, conditions.clip, conditions.text
@@ -156,7 +156,7 @@ class MMDiT(nnx.Module):
         audio_act = jax.nn.silu if cfg.activation == "silu" else jax.nn.selu
         streams = self.audio_mlp(audio_act(self.audio_in(x))), clip, text
         if cfg.joint_depth > 1:
-            joint = lambda block, s: block(s, extended_act, pooled_act, tables)  # noqa: E731
+            joint = lambda block, s: block(s, extended_act, pooled_act, tables)
             streams = scan_blocks(self.joint, streams, joint, remat=cfg.remat)
         h = self.joint_last(streams, extended_act, pooled_act, tables)[0]
         h = scan_blocks(self.single, h, lambda b, h: b(h, extended_act, tables[0]), remat=cfg.remat)

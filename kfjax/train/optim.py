@@ -57,7 +57,7 @@ def guarded_update(tx: optax.GradientTransformation, grads, params, opt_state, l
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, new_state = tx.update(grads, opt_state, params)
     new_params = optax.apply_updates(params, updates)
-    keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
+    keep = lambda new, old: jnp.where(finite, new, old)
     return jax.tree.map(keep, new_params, params), jax.tree.map(keep, new_state, opt_state), finite, norm
 
 
