@@ -1,0 +1,92 @@
+"""Captions <-> token ids, by the `tokenizers` library and one `tokenizer.json`.
+
+    tokenizer = Tokenizer.load("tokenizer.json", length=77)
+    ids, mask = tokenizer.encode(["a dog barks", ""])      # i32 [2 77], bool [2 77]
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from jaxtyping import Bool, Int
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+
+PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
+#: What padding is called in the public files, in order of preference (CLIP pads with its end token).
+PAD_NAMES = (PAD, "<|endoftext|>")
+
+
+class Tokenizer:
+    """A tokenizer of fixed output length. What begins and ends a text is the file's own affair (`</s>` for T5).
+
+    A text without a single character of content is no text: its mask is False throughout, whatever begin and end
+    tokens the file would add.
+    """
+
+    def __init__(self, inner: tokenizers.Tokenizer, length: int):
+        """Wrap `inner`, padding and truncating to `length` tokens, end token included.
+
+        Raises:
+          ValueError: no known padding token in the vocabulary, or a length that leaves no room for text.
+        """
+        pad = next((name for name in PAD_NAMES if inner.token_to_id(name) is not None), None)
+        if pad is None:
+            raise ValueError(f"tokenizer: got a vocabulary without padding, expected one of {', '.join(PAD_NAMES)}")
+        room = length - inner.num_special_tokens_to_add(False)
+        if room < 1:
+            raise ValueError(f"tokenizer: got length {length}, expected more than the {length - room} special tokens")
+        inner.enable_padding(length=length, pad_id=inner.token_to_id(pad), pad_token=pad)
+        inner.enable_truncation(length)
+        self._inner, self.length = inner, length
+
+    @classmethod
+    def load(cls, path: str | Path, length: int = 77) -> Tokenizer:
+        """Read an ordinary `tokenizer.json`.
+
+        Raises:
+          ValueError: no such file, or not a tokenizer.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"tokenizer: got {path}, which is no file; expected a tokenizer.json")
+        try:
+            inner = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"tokenizer: {path} is no tokenizer.json ({error}); fetch or train it again") from error
+        return cls(inner, length)
+
+    @classmethod
+    def train(cls, captions: Iterable[str], vocab_size: int = 1024, length: int = 32) -> Tokenizer:
+        """A small lower-case word-level tokenizer: the most frequent words of `captions`, then `<unk>`.
+
+        Deterministic: words of equal frequency are taken in alphabetical order. Closes every text with `</s>`.
+        """
+        inner = tokenizers.Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+        inner.normalizer = normalizers.Sequence(
+            [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]
+        )
+        inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Digits(True)])
+        special = [PAD, END, UNKNOWN]
+        trainer = trainers.WordLevelTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+        inner.train_from_iterator(captions, trainer)
+        inner.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, 1)])
+        return cls(inner, length)
+
+    def save(self, path: str | Path) -> None:
+        """Write an ordinary `tokenizer.json`, readable by `load` and by transformers."""
+        self._inner.save(str(path))
+
+    @property
+    def vocab(self) -> int:
+        """Number of ids; the encoder's table needs at least this many rows."""
+        return self._inner.get_vocab_size()
+
+    def encode(self, texts: Sequence[str]) -> tuple[Int[np.ndarray, "b l"], Bool[np.ndarray, "b l"]]:
+        """Ids (int32) and mask (True at tokens, end token included) of each text, padded or cut to `length`."""
+        encoded = self._inner.encode_batch(list(texts))
+        ids = np.array([e.ids for e in encoded], np.int32).reshape(-1, self.length)
+        mask = np.array([e.attention_mask for e in encoded], bool).reshape(-1, self.length)
+        content = np.array([bool(text.strip()) for text in texts], bool)
+        return ids, mask & content[:, None]
