@@ -2,8 +2,8 @@
 
     hidden = bind(T5Encoder, cfg, params)(ids, mask)       # i32 [b l], bool [b l] -> [b l width]
 
-Names follow transformers' T5EncoderModel, whose kernels are the transposes of these; all layers share the first
-layer's table of relative positions.
+The matrices q, k, v, o, wi, wo are those of the public checkpoints, transposed; `relative_bias` is the first
+layer's table of relative positions, which all layers share.
 """
 from __future__ import annotations
 

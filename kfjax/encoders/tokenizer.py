@@ -11,11 +11,16 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 from jaxtyping import Bool, Int
-from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, models, normalizers, pre_tokenizers, processors, trainers
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
-#: What padding is called in the public files, in order of preference (CLIP pads with its end token).
-PAD_NAMES = (PAD, "<|endoftext|>")
+CLIP_BEGIN, CLIP_END = "<|startoftext|>", "<|endoftext|>"
+#: Token 0 of CLIP's vocabulary. The towers were trained, and are used by MMAudio, with zeros after the end token.
+CLIP_PAD = "!"
+#: What padding is called in ordinary files, in order of preference.
+PAD_NAMES = (PAD, CLIP_END)
+#: CLIP's words: contractions, runs of letters, single digits, runs of other signs.
+CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
 class Tokenizer:
@@ -25,15 +30,18 @@ class Tokenizer:
     tokens the file would add.
     """
 
-    def __init__(self, inner: tokenizers.Tokenizer, length: int):
-        """Wrap `inner`, padding and truncating to `length` tokens, end token included.
+    def __init__(self, inner: tokenizers.Tokenizer, length: int, *, pad: str | None = None):
+        """Wrap `inner`, padding with the token `pad` and truncating to `length` tokens, end token included.
 
         Raises:
-          ValueError: no known padding token in the vocabulary, or a length that leaves no room for text.
+          ValueError: no such padding token in the vocabulary, or a length that leaves no room for text.
         """
-        pad = next((name for name in PAD_NAMES if inner.token_to_id(name) is not None), None)
+        names = PAD_NAMES if pad is None else (pad,)
+        pad = next((name for name in names if inner.token_to_id(name) is not None), None)
         if pad is None:
-            raise ValueError(f"tokenizer: got a vocabulary without padding, expected one of {', '.join(PAD_NAMES)}")
+            raise ValueError(
+                f"tokenizer: got a vocabulary without {' or '.join(names)}, expected one for padding; name another"
+            )
         room = length - inner.num_special_tokens_to_add(False)
         if room < 1:
             raise ValueError(f"tokenizer: got length {length}, expected more than the {length - room} special tokens")
@@ -42,8 +50,8 @@ class Tokenizer:
         self._inner, self.length = inner, length
 
     @classmethod
-    def load(cls, path: str | Path, length: int = 77) -> Tokenizer:
-        """Read an ordinary `tokenizer.json`.
+    def load(cls, path: str | Path, length: int = 77, *, pad: str | None = None) -> Tokenizer:
+        """Read an ordinary `tokenizer.json`; `pad` names the padding token where the usual one is not meant.
 
         Raises:
           ValueError: no such file, or not a tokenizer.
@@ -55,7 +63,34 @@ class Tokenizer:
             inner = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise ValueError(f"tokenizer: {path} is no tokenizer.json ({error}); fetch or train it again") from error
-        return cls(inner, length)
+        return cls(inner, length, pad=pad)
+
+    @classmethod
+    def clip(cls, vocab: str | Path, merges: str | Path, length: int = 77) -> Tokenizer:
+        """CLIP's byte-pair tokenizer from its published `vocab.json` and `merges.txt`.
+
+        Raises:
+          ValueError: a missing or broken file.
+        """
+        try:
+            words, pairs = models.BPE.read_file(str(vocab), str(merges))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"tokenizer: {vocab} and {merges} are no byte-pair vocabulary ({error})") from error
+        model = models.BPE(words, pairs, unk_token=CLIP_END, end_of_word_suffix="</w>", continuing_subword_prefix="")
+        inner = tokenizers.Tokenizer(model)
+        inner.add_special_tokens([CLIP_BEGIN, CLIP_END])
+        inner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+        inner.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(CLIP_WORDS), "removed", invert=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        inner.post_processor = processors.TemplateProcessing(
+            single=f"{CLIP_BEGIN} $A {CLIP_END}",
+            special_tokens=[(name, inner.token_to_id(name)) for name in (CLIP_BEGIN, CLIP_END)],
+        )
+        return cls(inner, length, pad=CLIP_PAD)
 
     @classmethod
     def train(cls, captions: Iterable[str], vocab_size: int = 1024, length: int = 32) -> Tokenizer:
