@@ -36,9 +36,9 @@ class OnsetDetector:
     range_db: float = 60.0
     noise_weight: float = 2.0
     ceiling_db: float = 30.0
-    threshold_db: float = 5.0
+    threshold_db: float = 6.5
     apart_seconds: float = 0.045
-    late_seconds: float = 0.0
+    late_seconds: float = 0.001
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ def onset_strength(wave: np.ndarray, sample_rate_hz: int, detector: OnsetDetecto
     frames = level.shape[1]
     before = np.max([padded[:, 6 - lag : 6 - lag + frames] for lag in (3, 4, 5, 6)], axis=0)
     rise = np.maximum(level - before, 0.0)
-    usual = percentile_filter(rise, 85, size=(1, round(2.0 / _HOP_SECONDS)), mode="nearest")
+    usual = percentile_filter(rise[:, ::4], 85, size=(1, round(0.5 / _HOP_SECONDS)), mode="nearest")  # two seconds
+    usual = np.repeat(usual, 4, axis=1)[:, :frames]
     rise = np.clip(rise - detector.noise_weight * usual, 0.0, detector.ceiling_db)
     return np.sort(rise, axis=0)[-(_BANDS // 4) :].mean(axis=0)
 

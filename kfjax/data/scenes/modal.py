@@ -46,7 +46,7 @@ BODIES = {
     "wood": Body(430.0, (1, 2.57, 4.93), (1, 0.55, 0.25), 0.08, 0.3, 0.5, (300, 2500), 0.012),
     "metal": Body(760.0, (1, 2.76, 5.40, 8.93), (0.8, 1, 0.7, 0.4), 0.5, 0.15, 0.3, (2000, 9000), 0.008),
     "glass": Body(3300.0, (1, 1.58, 2.24, 2.92), (1, 0.8, 0.5, 0.3), 0.3, 0.3, 0.3, (5000, 15000), 0.006),
-    "rubber": Body(120.0, (1, 1.59), (1, 0.4), 0.06, 0.0, 0.25, (60, 500), 0.03),
+    "rubber": Body(120.0, (1, 1.59), (1, 0.4), 0.06, 0.0, 0.35, (60, 900), 0.03),
     "stone": Body(1250.0, (1, 1.47, 2.09, 2.83), (1, 0.8, 0.6, 0.5), 0.045, 0.2, 1.0, (900, 6000), 0.02),
     "clock": Body(4200.0, (1, 1.41), (1, 0.6), 0.018, 0.0, 0.3, (5000, 14000), 0.006),
     "bell": Body(560.0, (0.5, 1, 1.183, 1.506, 2.0, 2.66, 3.01), (0.4, 1, 0.6, 0.5, 0.8, 0.4, 0.3), 1.5, 0.35,
@@ -86,8 +86,8 @@ def noise_burst(band_hz: tuple[float, float], decay_seconds: float, rng: np.rand
     size = round(1.5 * decay_seconds * sample_rate_hz)
     noise = rng.standard_normal(size, dtype=np.float32)
     if grain:
-        crunches = rng.exponential(1.0, size // 200 + 2) ** 1.5
-        noise *= np.repeat(crunches, 200)[:size].astype(np.float32)
+        crunches = rng.uniform(0.3, 1.7, size // 500 + 2)
+        noise *= np.repeat(crunches, 500)[:size].astype(np.float32)
     shape = np.exp(-np.log(100) / (decay_seconds * sample_rate_hz) * np.arange(size, dtype=np.float32))
     low, high = (min(edge * pitch, 0.45 * sample_rate_hz) for edge in band_hz)
     filtered = sosfilt(_band(round(low, 1), round(high, 1), sample_rate_hz), noise * shape)

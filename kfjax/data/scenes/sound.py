@@ -15,7 +15,7 @@ _KNEE = 0.7
 #: Sustained sounds swell and fade over this time (weather slower), so that they make no onset of their own.
 _FADE_SECONDS = {"rain": 0.6, "wind": 0.8, "fire": 0.4, "engine": 0.4, "rolling": 0.08, "sliding": 0.08}
 #: Levels of the sustained sources relative to `texture.SUSTAINED_RMS`: the ear is deaf to rumble, sharp for hiss.
-_LEVEL = {"rain": 0.4, "wind": 1.1, "fire": 0.9, "engine": 1.2, "rolling": 0.9, "sliding": 0.5}
+_LEVEL = {"rain": 0.4, "wind": 0.8, "fire": 0.8, "engine": 0.8, "rolling": 0.9, "sliding": 0.5}
 
 
 def render_sound(events: Sequence[Event], duration_seconds: float, seed: int, sample_rate_hz: int = 44100) -> np.ndarray:

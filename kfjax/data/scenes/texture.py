@@ -28,17 +28,21 @@ def rain(size: int, rng: np.random.Generator, sample_rate_hz: int) -> np.ndarray
 
 def wind(size: int, rng: np.random.Generator, sample_rate_hz: int) -> np.ndarray:
     """Low noise whose whistle comes and goes within seconds; mono float32 [size], RMS about 1."""
-    low = _noise(size, (120, 420), rng, sample_rate_hz)
-    whistle = _noise(size, (480, 900), rng, sample_rate_hz)
+    low = _noise(size, (200, 600), rng, sample_rate_hz)
+    whistle = _noise(size, (700, 1300), rng, sample_rate_hz)
     gust = _slow(size, 0.7, rng, sample_rate_hz)
-    return _blend((0.9, low), (0.6, whistle * gust))
+    return _blend((0.8, low), (1.0, whistle * gust))
 
 
 def fire(size: int, rng: np.random.Generator, sample_rate_hz: int) -> np.ndarray:
-    """Crackle over a deep rumble; mono float32 [size], RMS about 1."""
+    """Crackle and sizzle over a deep rumble; mono float32 [size], RMS about 1.
+
+    The crackles are many and small: sparse loud ones could not be told from things struck.
+    """
     rumble = _noise(size, (40, 140), rng, sample_rate_hz)
-    crackle = sosfilt(_band((1200, 3800), sample_rate_hz), _sprinkle(size, 25.0, 3.0, rng, sample_rate_hz))
-    return _blend((0.8, rumble), (0.6, crackle))
+    sizzle = _noise(size, (1200, 3800), rng, sample_rate_hz)
+    crackle = sosfilt(_band((1200, 3800), sample_rate_hz), _sprinkle(size, 130.0, 2.5, rng, sample_rate_hz))
+    return _blend((0.9, rumble), (0.25, sizzle), (0.65, crackle))
 
 
 def engine(x: np.ndarray, pitch: float, rng: np.random.Generator, sample_rate_hz: int) -> np.ndarray:
