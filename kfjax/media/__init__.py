@@ -1,0 +1,28 @@
+"""Video and sound files: what is in them, their frames and samples, and writing them back.
+
+The only code that touches PyAV (FFmpeg's libraries), and only when a function is called. Rules that hold everywhere:
+
+* Time 0 is the presentation time of the first shown picture; sound is placed against it.
+* A video is decoded in one pass and each frame is resized as it leaves the decoder, so that memory stays small.
+* A file is written under a temporary name beside its final one, and renamed when complete.
+* Everything wrong with a file ends in a `MediaError`: what was got, what was expected, what to do.
+"""
+
+from kfjax.media.frames import FrameSpec, read_frames
+from kfjax.media.probe import MIN_SECONDS, MediaError, MediaInfo, probe
+from kfjax.media.sound import read_audio
+from kfjax.media.write import check_output, mux, write_video, write_wav
+
+__all__ = [
+    "MIN_SECONDS",
+    "FrameSpec",
+    "MediaError",
+    "MediaInfo",
+    "check_output",
+    "mux",
+    "probe",
+    "read_audio",
+    "read_frames",
+    "write_video",
+    "write_wav",
+]

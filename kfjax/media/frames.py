@@ -1,0 +1,150 @@
+"""Frames of a video at chosen rates and sizes."""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from kfjax.media.probe import MIN_SECONDS, MISSING_SECONDS, MediaError, Track, Upright, decoded, open_input, scan
+
+if TYPE_CHECKING:
+    import av
+
+PTS_TOLERANCE_SECONDS = 1e-3  # containers may round timestamps to milliseconds
+
+
+class FrameSpec(NamedTuple):
+    """How frames are wanted: `rate_hz` frames per second, `size` x `size` pixels.
+
+    `stretch` ignores the aspect ratio; `crop` brings the shorter side to `size` and keeps the centre. Both bicubic.
+    """
+
+    rate_hz: float
+    size: int
+    resize: Literal["stretch", "crop"]
+
+
+def read_frames(
+    path: str | os.PathLike,
+    specs: Sequence[FrameSpec],
+    *,
+    start_seconds: float = 0.0,
+    duration_seconds: float | None = None,
+    counts: Sequence[int] | None = None,
+) -> tuple[list[np.ndarray], float]:
+    """Frames of an excerpt at several rates and sizes, in one decoding pass.
+
+    Output k of a spec is the first frame shown at or after start + k / rate_hz; the last frame is held to the end.
+
+    Args:
+      path: a video file; variable frame rates, rotation and missing timestamps are understood.
+      specs: the wanted rates and sizes.
+      start_seconds: where the excerpt starts, from the first shown picture.
+      duration_seconds: its length; shortened to what the video has. None: to the end.
+      counts: frames per spec; by default max(1, int(rate_hz * seconds)).
+
+    Returns:
+      One u8 [n, size, size, 3] RGB array per spec, upright, and the excerpt's seconds.
+
+    Raises:
+      MediaError: no such file, not a video, truncated, shorter than 0.1 s, a single frame, or damaged.
+    """
+    info, track = scan(path)
+    if track is None:
+        raise MediaError(f"{path}: has sound but no picture; give a video, or no file and a text prompt alone")
+    if info.frame_count < 2:
+        raise MediaError(f"{path}: holds a single frame; a video of at least {MIN_SECONDS} seconds is needed")
+    seconds = _excerpt_seconds(path, track.seconds, start_seconds, duration_seconds)
+    if counts is None:
+        counts = [max(1, int(spec.rate_hz * seconds + 1e-6)) for spec in specs]
+    outputs = [np.empty((n, s.size, s.size, 3), np.uint8) for n, s in zip(counts, specs, strict=True)]
+    resizers = {spec[1:]: _Resizer(spec.size, spec.resize, track.upright) for spec in specs}
+    filled, time_seconds, frame = [0] * len(specs), 0.0, None
+    for time_seconds, frame in _frames(path, track, start_seconds):
+        reached = time_seconds - start_seconds + PTS_TOLERANCE_SECONDS
+        for i, spec in enumerate(specs):
+            while filled[i] < counts[i] and filled[i] / spec.rate_hz <= reached:
+                outputs[i][filled[i]] = resizers[spec[1:]](frame)
+                filled[i] += 1
+        if filled == list(counts):
+            return outputs, seconds
+    if frame is None or time_seconds < float((track.last - track.start) * track.tick) - MISSING_SECONDS:
+        there = f"{time_seconds:.2f} of {track.seconds:.2f} seconds"
+        raise MediaError(f"{path}: is damaged: its pictures decode up to {there}; copy or convert it again")
+    for i, spec in enumerate(specs):
+        if filled[i] < counts[i]:
+            outputs[i][filled[i] :] = resizers[spec[1:]](frame)
+    return outputs, seconds
+
+
+def _excerpt_seconds(path, total: float, start: float, duration: float | None) -> float:
+    if not 0 <= start < total:
+        raise MediaError(f"{path}: is {total:.2f} seconds long; an excerpt can't start at {start:g} seconds")
+    seconds = total - start
+    if duration is not None:
+        if not duration > 0:
+            raise MediaError(f"{path}: an excerpt of {duration:g} seconds was asked for; give a duration above 0")
+        seconds = min(seconds, float(duration))
+    if seconds < MIN_SECONDS - 1e-6:
+        raise MediaError(f"{path}: {seconds:.3f} seconds are too short; at least {MIN_SECONDS} seconds are needed")
+    return seconds
+
+
+def _frames(path, track: Track, start_seconds: float) -> "Iterator[tuple[float, av.VideoFrame]]":
+    """(seconds since the first picture, frame) in order of presentation, from at or before `start_seconds` on."""
+    with open_input(path) as container:
+        stream = container.streams[track.index]
+        stream.thread_type = "AUTO"
+        sought = track.timed and start_seconds > 2
+        if sought:
+            # A second of margin: the first frames after a key frame may refer to pictures before it.
+            container.seek(track.start + int((start_seconds - 1) / track.tick), stream=stream)
+        packets = damaged = shown = 0
+        for packet in container.demux(stream):
+            frames = decoded(packet)
+            packets, damaged = packets + 1, damaged + (frames is None)
+            if damaged >= 10 and damaged > packets / 10:
+                raise MediaError(f"{path}: is damaged: {damaged} of {packets} frames don't decode; copy it again")
+            for frame in frames or ():
+                if track.timed and frame.pts is None:
+                    continue
+                ticks = frame.pts - track.start if track.timed else shown
+                if sought and not shown and ticks * track.tick > start_seconds:
+                    yield from _frames(path, track, 0.0)  # the file's index misled the seek
+                    return
+                shown += 1
+                yield float(ticks * track.tick), frame
+
+
+class _Resizer:
+    """Brings decoded frames to `size` x `size` upright RGB; asked again for the same frame, it doesn't work twice."""
+
+    def __init__(self, size: int, resize: str, upright: Upright):
+        from av.video.reformatter import Interpolation, VideoReformatter
+
+        if resize not in ("stretch", "crop"):
+            raise ValueError(f"resize is {resize!r}; expected 'stretch' or 'crop'")
+        self.size, self.resize, self.upright = size, resize, upright
+        # libswscale widens the bicubic kernel with the reduction, so the result is antialiased.
+        self.kernel = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+        self.scaler, self.frame, self.image = VideoReformatter(), None, None
+
+    def __call__(self, frame: "av.VideoFrame") -> np.ndarray:
+        """u8 [size, size, 3]."""
+        if frame is not self.frame:
+            self.frame, self.image = frame, self._scaled(frame)
+        return self.image
+
+    def _scaled(self, frame: "av.VideoFrame") -> np.ndarray:
+        size = self.size
+        width = height = size
+        if self.resize == "crop":
+            shorter = min(frame.width, frame.height)
+            width, height = size * frame.width // shorter, size * frame.height // shorter
+        small = self.scaler.reformat(frame, width, height, "rgb24", interpolation=self.kernel, threads=1)
+        top, left = (height - size) // 2, (width - size) // 2
+        image = small.to_ndarray()[top : top + size, left : left + size]
+        swap, mirror_x, mirror_y = self.upright
+        image = image.transpose(1, 0, 2) if swap else image
+        return image[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]

@@ -1,0 +1,220 @@
+"""Opening a file and finding out what it holds, from its packets rather than from what its header claims."""
+
+import functools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import av
+
+MIN_SECONDS = 0.1  # the shortest excerpt the system accepts
+MISSING_SECONDS = 0.5  # a file that ends this much before its declared end has been cut off
+
+
+class MediaError(ValueError):
+    """A file that can't be read or written as asked; the message is one line, fit to be shown to a user."""
+
+
+class MediaInfo(NamedTuple):
+    """What a file holds. `seconds` is the picture's duration (the sound's if there is no picture).
+
+    `width` and `height` are as displayed, after `rotation` (degrees counter-clockwise). Without a picture they, `fps`
+    and `rotation` are 0 and `frame_count` is None; without sound `audio_rate_hz` is 0.
+    """
+
+    seconds: float
+    fps: float
+    width: int
+    height: int
+    rotation: int
+    has_video: bool
+    has_audio: bool
+    audio_rate_hz: int
+    frame_count: int | None
+
+
+class Upright(NamedTuple):
+    """What turns the stored picture upright: first swap x and y, then mirror x and y."""
+
+    swap: bool = False
+    mirror_x: bool = False
+    mirror_y: bool = False
+
+
+class Track(NamedTuple):
+    """The picture stream as its packets describe it."""
+
+    index: int
+    pts: np.ndarray  # i64 [n], in decoding order, in units of `tick`; counts 0, 1, … when not `timed`
+    tick: Fraction  # seconds
+    start: int  # pts of the first shown frame
+    last: int  # pts of the last shown frame
+    seconds: float
+    timed: bool  # False: the timestamps are missing or worthless, frames are taken as evenly spaced
+    upright: Upright
+
+
+def probe(path: str | os.PathLike) -> MediaInfo:
+    """What the file holds, from one pass over its packets (one frame is decoded). Raises MediaError."""
+    return scan(path)[0]
+
+
+def scan(path: str | os.PathLike) -> tuple[MediaInfo, Track | None]:
+    """Probe result and picture track, remembered until the file changes."""
+    try:
+        stat = os.stat(path)
+        stamp = (stat.st_mtime_ns, stat.st_size)
+    except OSError:
+        stamp = ()  # open_input says what is wrong
+    return _scan(os.fspath(path), stamp)
+
+
+@contextmanager
+def open_input(path: str | os.PathLike) -> "Iterator[av.container.InputContainer]":
+    """A container to read from. FFmpeg's errors inside the block become a MediaError that names the file."""
+    import av
+
+    path = Path(path)
+    if not path.exists():
+        raise MediaError(f"{path}: no such file; give the path of a video file")
+    if path.is_dir():
+        raise MediaError(f"{path}: is a folder; give the path of one video file")
+    if path.stat().st_size == 0:
+        raise MediaError(f"{path}: is an empty file; give a video file that plays")
+    try:
+        # `file:` keeps a name with a colon from being read as a network address.
+        options = {"protocol_whitelist": "file"}
+        with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
+            name = container.format.name
+            if name == "tty":  # FFmpeg draws text files as pictures
+                raise MediaError(f"{path}: is a text file; give a video file (mp4, mov, mkv, webm, avi, gif)")
+            if name in ("image2", "ico") or name.endswith("_pipe"):
+                raise MediaError(f"{path}: is a still image; a video is needed")
+            yield container
+    except av.FFmpegError as error:
+        raise MediaError(f"{path}: {_why_unreadable(path, error)}") from error
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or str(error)
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError as refusal:
+        return f"can't be read ({refusal.strerror}); check its permissions"
+    if head[4:8] == b"ftyp":
+        return f"is an incomplete mp4/mov file, its index is missing ({reason}); copy or record it again"
+    return f"is not a readable video ({reason}); give a video file that plays (mp4, mov, mkv, webm, avi, gif)"
+
+
+def picture_stream(container: "av.container.InputContainer") -> "av.VideoStream | None":
+    """The container's picture stream; cover art doesn't count."""
+    from av.stream import Disposition
+
+    stream = container.streams.best("video")
+    if stream is None or stream.codec_context is None or stream.disposition & Disposition.attached_pic:
+        return None
+    return stream
+
+
+def decoded(packet: "av.Packet") -> list | None:
+    """The frames that a packet releases from its decoder; None for a damaged packet."""
+    import av
+
+    try:
+        return packet.decode()
+    except av.FFmpegError:
+        return None
+
+
+@functools.lru_cache(maxsize=16)
+def _scan(path: str, stamp: tuple) -> tuple[MediaInfo, Track | None]:
+    del stamp  # only part of the cache's key
+    with open_input(path) as container:
+        picture, sound = picture_stream(container), container.streams.best("audio")
+        if picture is None and sound is None:
+            raise MediaError(f"{path}: has neither picture nor sound; give a video file that plays")
+        packets, ends, first = _demux(container, picture)
+        rate_hz = sound.rate if sound is not None else 0
+        if picture is None:
+            start = Fraction(container.start_time or 0, 1_000_000)
+            seconds = max(float(ends.get(sound.index, start) - start), 0.0)
+            return MediaInfo(seconds, 0.0, 0, 0, 0, False, True, rate_hz, None), None
+        if not packets:
+            raise MediaError(f"{path}: has a picture stream without any frame; give a video file that plays")
+        track = _track(container, picture, packets)
+        _reject_truncated(path, container, picture, track, ends)
+        rotation, upright = 0, Upright()
+        if first is not None:
+            rotation, upright = first.rotation % 360, _upright(first.side_data.get("DISPLAYMATRIX"))
+        size = (picture.width, picture.height)[:: -1 if upright.swap else 1]
+        count = sum(not discarded for _, _, discarded in packets)
+        fps = count / track.seconds
+        info = MediaInfo(track.seconds, fps, *size, rotation, True, sound is not None, rate_hz, count)
+        return info, track._replace(upright=upright)
+
+
+def _demux(container, picture) -> tuple[list, dict[int, Fraction], "av.VideoFrame | None"]:
+    """Runs through all packets: (pts, duration, discarded) of each picture packet, the end of each stream in seconds,
+    and the first frame that decodes (it knows the rotation)."""
+    import av
+
+    packets, ends, first = [], {}, None
+    try:
+        for packet in container.demux():
+            stream, pts = packet.stream, packet.pts
+            if stream is picture and first is None:
+                first = next(iter(decoded(packet) or ()), None)
+            if not packet.size:
+                continue
+            if stream is picture:
+                packets.append((pts, packet.duration or 0, packet.is_discard))
+            if pts is not None and packet.time_base:
+                end = (pts + (packet.duration or 0)) * packet.time_base
+                ends[stream.index] = max(ends.get(stream.index, end), end)
+    except av.FFmpegError:
+        pass  # the file breaks off here; what came before is checked against the declared duration
+    return packets, ends, first
+
+
+def _track(container, picture, packets: list) -> Track:
+    rate = Fraction(picture.average_rate or picture.guessed_rate or picture.base_rate or 25)
+    pts = [pts for pts, _, _ in packets]
+    n, tick = len(pts), picture.time_base
+    # AVI stores no presentation times, and those FFmpeg derives are wrong where frames are reordered.
+    guessed = container.format.name == "avi" and picture.codec_context.has_b_frames
+    if guessed or None in pts:
+        return Track(picture.index, np.arange(n), 1 / rate, 0, n - 1, float(n / rate), False, Upright())
+    shown = {pts: duration for pts, duration, discarded in packets if not discarded} or {p: 0 for p in pts}
+    start, last = min(shown), max(shown)
+    interval = Fraction(last - start, len(shown) - 1) if last > start else 1 / rate / tick
+    ticks = last - start + (shown[last] or interval)
+    if picture.duration and last - start < picture.duration < ticks:
+        ticks = picture.duration  # an edit list may end within the last frame
+    return Track(picture.index, np.array(pts), tick, start, last, float(ticks * tick), True, Upright())
+
+
+def _reject_truncated(path: str, container, picture, track: Track, ends: dict) -> None:
+    """A file that promises more than it holds has been cut off: sound for it would not fit what is missing."""
+    got, declared = track.seconds, track.seconds
+    if picture.frames > len(track.pts) and picture.duration:
+        declared = float(picture.duration * picture.time_base)
+    elif "matroska" in container.format.name and container.duration and ends:
+        declared = got + container.duration / 1e6 - float(max(ends.values()))
+    if declared - got > MISSING_SECONDS:
+        there = f"{got:.2f} of {declared:.2f} seconds of picture"
+        raise MediaError(f"{path}: is cut off: {there} are there; copy or record it again")
+
+
+def _upright(matrix: bytes | None) -> Upright:
+    """Reads a display matrix: x' = a x + c y, y' = b x + d y, in quarter turns and mirrorings."""
+    if matrix is None:
+        return Upright()
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    return Upright(True, c < 0, b < 0) if abs(b) > abs(a) else Upright(False, a < 0, d < 0)
