@@ -36,7 +36,7 @@ class OnsetDetector:
     range_db: float = 60.0
     noise_weight: float = 2.0
     ceiling_db: float = 30.0
-    threshold_db: float = 6.5
+    threshold_db: float = 7.0
     apart_seconds: float = 0.045
     late_seconds: float = 0.001
 
@@ -72,19 +72,19 @@ def detect_onsets(wave: np.ndarray, sample_rate_hz: int, detector: OnsetDetector
 def onset_strength(wave: np.ndarray, sample_rate_hz: int, detector: OnsetDetector = OnsetDetector()) -> np.ndarray:
     """How much the sound rises, in dB, one value every 5 ms [frames].
 
-    Per mel band: the level above the floor, less the highest level 15 to 30 ms before, less what such rises usually
-    are in that band in the two seconds around; then the mean over the quarter of bands that rise most.
+    Per mel band: the level above the floor, less the highest level 10 to 30 ms before, less what such rises are in
+    that band in the most restless second around; then the mean over the quarter of bands that rise most.
     """
     level = _band_levels_db(wave, sample_rate_hz)
     level = np.maximum(level, max(detector.floor_db, level.max(initial=-np.inf) - detector.range_db))
-    padded = np.pad(level, ((0, 0), (6, 0)), mode="edge")
     frames = level.shape[1]
-    before = np.max([padded[:, 6 - lag : 6 - lag + frames] for lag in (3, 4, 5, 6)], axis=0)
+    padded = np.pad(level, ((0, 0), (6, 0)), mode="edge")
+    before = np.max([padded[:, 6 - lag : 6 - lag + frames] for lag in (2, 3, 4, 5, 6)], axis=0)
     rise = np.maximum(level - before, 0.0)
-    usual = percentile_filter(rise[:, ::4], 85, size=(1, round(0.5 / _HOP_SECONDS)), mode="nearest")  # two seconds
-    usual = np.repeat(usual, 4, axis=1)[:, :frames]
-    rise = np.clip(rise - detector.noise_weight * usual, 0.0, detector.ceiling_db)
-    return np.sort(rise, axis=0)[-(_BANDS // 4) :].mean(axis=0)
+    sparse, second = rise[:, ::4], round(0.25 / _HOP_SECONDS)
+    usual = maximum_filter1d(percentile_filter(sparse, 85, size=(1, second), mode="nearest"), second, axis=1)
+    rise = rise - detector.noise_weight * np.repeat(usual, 4, axis=1)[:, :frames]
+    return np.sort(np.clip(rise, 0.0, detector.ceiling_db), axis=0)[-(_BANDS // 4) :].mean(axis=0)
 
 
 def onset_f1(detected: Sequence[float], true: Sequence[float], tolerance_seconds: float = 0.05) -> OnsetScore:
@@ -194,7 +194,7 @@ def _stft_magnitude(channels: np.ndarray, window: int, hop: int) -> np.ndarray:
 
 
 def _band_levels_db(wave: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    """Level of each mel band in dB of full scale (a sine of amplitude 1 is about 0), both ears summed [bands, frames]."""
+    """Level of each mel band in dB of full scale (a full sine is about 0), mean of the ears [bands, frames]."""
     window = 1 << round(np.log2(0.023 * sample_rate_hz))
     magnitude = _stft_magnitude(_channels(wave), window, round(_HOP_SECONDS * sample_rate_hz))
     power = (magnitude**2).mean(axis=0) / (window / 4) ** 2

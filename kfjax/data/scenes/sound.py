@@ -12,13 +12,14 @@ NOISE_FLOOR_DB = -75.0
 PEAK = 0.95
 #: Below this the output is untouched; above it the soft limiter bends towards `PEAK`.
 _KNEE = 0.7
-#: Sustained sounds swell and fade over this time (weather slower), so that they make no onset of their own.
-_FADE_SECONDS = {"rain": 0.6, "wind": 0.8, "fire": 0.4, "engine": 0.4, "rolling": 0.08, "sliding": 0.08}
+#: Sustained sounds swell and fade over this time, so that they make no onset of their own.
+_FADE_SECONDS = {"rain": 0.6, "wind": 0.8, "fire": 0.5, "engine": 0.6, "rolling": 0.3, "sliding": 0.3}
 #: Levels of the sustained sources relative to `texture.SUSTAINED_RMS`: the ear is deaf to rumble, sharp for hiss.
 _LEVEL = {"rain": 0.4, "wind": 0.8, "fire": 0.8, "engine": 0.8, "rolling": 0.9, "sliding": 0.5}
 
 
-def render_sound(events: Sequence[Event], duration_seconds: float, seed: int, sample_rate_hz: int = 44100) -> np.ndarray:
+def render_sound(events: Sequence[Event], duration_seconds: float, seed: int,
+                 sample_rate_hz: int = 44100) -> np.ndarray:
     """Render the events of a scene to sound.
 
     Gains are fixed, never normalised per clip: an event of twice the loudness has twice the amplitude (up to the
@@ -96,9 +97,14 @@ def _along_path(event: Event, size: int, sample_rate_hz: int) -> tuple[np.ndarra
 
 
 def _fade(size: int, fade_seconds: float, sample_rate_hz: int) -> np.ndarray:
-    ramp = np.arange(size, dtype=np.float32) / (fade_seconds * sample_rate_hz)
-    ramp = np.minimum(1, np.minimum(ramp, ramp[::-1]))
-    return ramp * ramp * (3 - 2 * ramp)
+    """Gain that rises by a steady number of dB a second from -48 dB, and falls so at the end.
+
+    A fade that is even in amplitude would begin, in dB, with a jump: an onset where nothing was struck.
+    """
+    steps = min(fade_seconds * sample_rate_hz, size / 3)
+    near_end = np.minimum(np.arange(size, dtype=np.float32), np.arange(size, dtype=np.float32)[::-1])
+    ramp = np.minimum(1, near_end / max(steps, 1))
+    return 10 ** (np.float32(2.4) * (ramp - 1)) * np.minimum(1, 10 * ramp)
 
 
 def _soft_limit(mix: np.ndarray) -> np.ndarray:

@@ -71,10 +71,10 @@ def rolling(x: np.ndarray, material: str, rng: np.random.Generator, sample_rate_
     low, high = _surface(ROLLING_HZ, "rolling", material)
     speed = _speed(x, sample_rate_hz)
     turns = np.cumsum((0.5 + 6.0 * speed) / sample_rate_hz)
-    bump = 0.55 + 0.45 * np.sin(2 * np.pi * (turns + rng.random()))
+    bump = 0.7 + 0.3 * np.sin(2 * np.pi * (turns + rng.random()))
     rumble = _noise(len(x), (low, high), rng, sample_rate_hz) * bump
     grain = _noise(len(x), (high, 2.2 * high), rng, sample_rate_hz) * bump**2
-    return _blend((0.95, rumble), (0.3, grain))
+    return _blend((0.95, rumble), (0.35, grain))
 
 
 def sliding(x: np.ndarray, material: str, rng: np.random.Generator, sample_rate_hz: int) -> np.ndarray:
@@ -104,7 +104,7 @@ def _speed(x: np.ndarray, sample_rate_hz: int) -> np.ndarray:
 def _noise(size: int, band_hz: tuple[float, float], rng: np.random.Generator, sample_rate_hz: int) -> np.ndarray:
     """Band-passed Gaussian noise of RMS about 1."""
     noise = rng.standard_normal(size, dtype=np.float32)
-    return sosfilt(_band(tuple(band_hz), sample_rate_hz), noise) * np.float32(_unit_gain(tuple(band_hz), sample_rate_hz))
+    return sosfilt(_band(band_hz, sample_rate_hz), noise) * np.float32(_unit_gain(band_hz, sample_rate_hz))
 
 
 def _slow(size: int, rate_hz: float, rng: np.random.Generator, sample_rate_hz: int) -> np.ndarray:
@@ -130,7 +130,8 @@ def _blend(*parts: tuple[float, np.ndarray]) -> np.ndarray:
 @cache
 def _band(band_hz: tuple[float, float], sample_rate_hz: int) -> np.ndarray:
     high = min(band_hz[1], 0.45 * sample_rate_hz)
-    return butter(2, (min(band_hz[0], 0.5 * high), high), "bandpass", fs=sample_rate_hz, output="sos").astype(np.float32)
+    low = min(band_hz[0], 0.5 * high)
+    return butter(2, (low, high), "bandpass", fs=sample_rate_hz, output="sos").astype(np.float32)
 
 
 @cache
