@@ -1,6 +1,7 @@
 """Writing: a video with new sound and its picture untouched, a waveform, a video from frames."""
 
 import heapq
+import io
 import os
 import struct
 import uuid
@@ -51,7 +52,7 @@ def check_output(path: str | os.PathLike, source: str | os.PathLike | None = Non
             picture = picture_stream(container)
             if picture is None:
                 raise MediaError(f"{source}: has no picture to copy; give a video, or write a .wav file")
-            _check_codec(path, source, picture.codec_context.codec.name)
+            _check_codec(path, source, picture)
 
 
 def _check_suffix(path: str | os.PathLike, suffixes: Iterable[str]) -> None:
@@ -61,18 +62,26 @@ def _check_suffix(path: str | os.PathLike, suffixes: Iterable[str]) -> None:
         raise MediaError(f"{path}: {got} can't be written here; give a name that ends in one of {' '.join(suffixes)}")
 
 
-def _check_codec(path: Path, source: str | os.PathLike, codec: str) -> None:
-    """The picture is never re-encoded, so the output's container must know its codec."""
-    import av
-
-    able = []
-    for suffix, name in VIDEO_FORMATS.items():
-        with av.open(f"output{suffix}", "w", format=name) as container:  # nothing is created before the first packet
-            if codec in container.supported_codecs:
-                able.append(suffix)
+def _check_codec(path: Path, source: str | os.PathLike, picture: "av.VideoStream") -> None:
+    """The picture is never re-encoded, so the output's container must take its codec."""
+    able = [suffix for suffix, name in VIDEO_FORMATS.items() if _takes(name, picture)]
     if path.suffix.lower() not in able:
+        codec = picture.codec_context.codec.canonical_name
         advice = f"give a name that ends in {' or '.join(able)}" if able else "convert it to h264, or write a .wav file"
         raise MediaError(f"{path}: {path.suffix} can't hold the {codec} picture of {source} as it is; {advice}")
+
+
+def _takes(container_name: str, picture: "av.VideoStream") -> bool:
+    """Tried on a file in memory: FFmpeg's list of codecs per container promises too much."""
+    import av
+
+    try:
+        with av.open(io.BytesIO(), "w", format=container_name) as container:
+            container.add_stream_from_template(picture, opaque=True)
+            container.start_encoding()
+    except (ValueError, av.FFmpegError):
+        return False
+    return True
 
 
 def _temporary(path: Path) -> Path:
@@ -149,8 +158,12 @@ def mux(
             own = ("major_brand", "minor_version", "compatible_brands", "encoder")
             target.metadata.update({key: text for key, text in source.metadata.items() if key not in own})
             copied = target.add_stream_from_template(source_stream, opaque=True)
+            if temporary.suffix != ".mkv" and source_stream.codec_context.codec_tag == "hvc1":
+                copied.codec_context.codec_tag = "hvc1"  # Apple's players refuse FFmpeg's default, hev1
             sound = add_sound(target, wave, sample_rate_hz)
             pictures = _copied_packets(source.demux(source_stream), copied, track, pts)
+            if temporary.suffix == ".mkv":  # Matroska has no edit list: what was hidden must go
+                pictures = (packet for packet in pictures if packet.pts <= track.last - track.start)
             _write_in_order(target, pictures, sound_packets(sound, wave, sample_rate_hz))
         if pts.max() > track.last and temporary.suffix != ".mkv":
             _hide_after(temporary, round(track.seconds * sample_rate_hz))
