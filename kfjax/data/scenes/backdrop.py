@@ -43,8 +43,8 @@ class Backdrop:
         if self.family == "room":
             for _ in range(int(rng.integers(1, 3))):
                 x, y, half = rng.uniform(0, aspect), rng.uniform(0.1, 0.45), rng.uniform(0.08, 0.2)
-                canvas.rectangle(x - half, y - half, x + half, y + half, shade(self.second, 0.7))
-                canvas.rectangle(x - 0.8 * half, y - 0.8 * half, x + 0.8 * half, y + 0.8 * half, shade(self.second, 1.15))
+                for edge, brightness in ((half, 0.7), (0.8 * half, 1.15)):
+                    canvas.rectangle(x - edge, y - edge, x + edge, y + edge, shade(self.second, brightness))
             canvas.rectangle(left, self.floor - 0.05, right, self.floor, shade(self.wall, 0.75))
         if self.family == "outdoor":
             hills = np.linspace(left, right, 30)

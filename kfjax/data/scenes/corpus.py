@@ -62,12 +62,12 @@ def render_corpus(
         for index in range(_done(bucket / "scenes.jsonl"), scenes):
             jobs.append(_Job(str(bucket), index, scene_seed(seed, first + index), seconds, split, size))
         first += scenes
-    with tqdm(total=count, initial=count - len(jobs), unit="scene", smoothing=0.02) as progress:
-        with _rendered(jobs, workers) as lines:
-            for job, line in zip(jobs, lines, strict=True):
-                with open(Path(job.bucket) / "scenes.jsonl", "a", encoding="utf-8") as log:
-                    log.write(line + "\n")
-                progress.update()
+    progress = tqdm(total=count, initial=count - len(jobs), unit="scene", smoothing=0.02)
+    with progress, _rendered(jobs, workers) as lines:
+        for job, line in zip(jobs, lines, strict=True):
+            with open(Path(job.bucket) / "scenes.jsonl", "a", encoding="utf-8") as log:
+                log.write(line + "\n")
+            progress.update()
     return Corpus(folder)
 
 

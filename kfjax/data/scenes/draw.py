@@ -29,7 +29,7 @@ class Camera:
 
 
 class Canvas:
-    """A picture (uint8 [h, w, 3], RGB, changed in place) of the world's rectangle `span` (width, height) at `corner`."""
+    """A picture (uint8 [h, w, 3], RGB, changed in place) of the world's rectangle `span` at `corner`."""
 
     def __init__(self, image: np.ndarray, span: tuple[float, float], corner: tuple[float, float] = (0.0, 0.0)) -> None:
         self.image = image
@@ -87,7 +87,8 @@ class Canvas:
             along = np.outer(squash[:2], squash[:2])
             turn = (np.eye(2) + 0.5 * squash[2] * (np.eye(2) - along) - squash[2] * along) @ turn
         places = self.pixels(sprite.points @ turn.T + np.asarray(position))
-        for part, colour, opacity in zip(np.split(places, sprite.splits), sprite.colours, sprite.opacities, strict=True):
+        parts = np.split(places, sprite.splits)
+        for part, colour, opacity in zip(parts, sprite.colours, sprite.opacities, strict=True):
             self._fill(part, colour, opacity)
 
 

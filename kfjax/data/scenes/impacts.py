@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kfjax.data.scenes.draw import Canvas, Sprite, box, regular_polygon, shade
+from kfjax.data.scenes.draw import Canvas, Sprite, box, regular_polygon
 from kfjax.data.scenes.event import Event
 from kfjax.data.scenes.materials import LOOKS, sprite
 from kfjax.data.scenes.physics import STEPS_A_SECOND, Impact, Solid, Surface, Track, simulate
@@ -133,84 +133,14 @@ def falling(material: str, setting: Setting, rng: np.random.Generator) -> Act:
         low, high = setting.left + radius, setting.right - radius
         x = rng.uniform(min(low, high), max(low, high))
         first = start == 0
+        y = rng.uniform(0.05, 0.3) if first else -radius - 0.05
         solids.append(Solid(
-            0.8 * radius, (x, rng.uniform(0.05, 0.3) if first else -radius - 0.05), (rng.uniform(-0.1, 0.1), 0.4 * first),
-            rng.uniform(-1.5, 1.5), rng.uniform(-0.4, 0.4), start, 0.6 * rng.uniform(*look.bounciness),
-            look.friction, outline,
+            0.8 * radius, (x, y), (rng.uniform(-0.1, 0.1), 0.4 * first), rng.uniform(-1.5, 1.5),
+            rng.uniform(-0.4, 0.4), start, 0.6 * rng.uniform(*look.bounciness), look.friction, outline,
         ))
         start += gap * rng.uniform(0.7, 1.3)
     actors, events, _ = perform(solids, [ground(setting)], material, setting, rng.uniform(3.0, 4.6), "impact", rng)
     return Act(actors, events, "block", {"count": "one" if len(solids) == 1 else "several"})
-
-
-def hammer(material: str, setting: Setting, rng: np.random.Generator) -> Act:
-    """A hammer strikes a block again and again; how far it swings decides how hard."""
-    times, time = [], float(rng.uniform(0.3, 0.8))
-    pace = rng.uniform(0.6, 1.5)
-    while time < setting.duration_seconds - 0.05:
-        times.append(time)
-        time += float(np.clip(pace * rng.uniform(0.75, 1.3), 0.5, 2.0))
-    swings = rng.uniform(0.35, 1.2, len(times))
-    width = rng.uniform(0.26, min(0.4, max(0.28, 0.5 * setting.width)))
-    height = rng.uniform(0.18, 0.28)
-    x = rng.uniform(setting.left + 0.35 * setting.width, setting.right - 0.35 * setting.width)
-    scene = _Hammer(
-        x=x, top=setting.floor - height, width=width, height=height, side=float(rng.choice([-1, 1])),
-        times=np.array(times), swings=swings, block=sprite(material, box(width, height), height / 2, rng),
-        head=shade((112, 52, 128), rng.uniform(0.8, 1.2)), handle=shade((222, 186, 70), rng.uniform(0.85, 1.1)),
-    )
-    pitch = float(np.clip((0.3 / width) ** 0.9, 0.7, 1.4))
-    events = [
-        Event(float(t), material, "impact", setting.seen_x(x, t), float(0.25 + 0.75 * (swing - 0.35) / 0.85), pitch=pitch)
-        for t, swing in zip(times, swings, strict=True)
-    ]
-    return Act([scene], events, "block", {"count": "several"})
-
-
-@dataclass(frozen=True)
-class _Hammer:
-    """A block at `x` on the floor and a hammer whose head meets its top at `times`."""
-
-    x: float
-    top: float
-    width: float
-    height: float
-    side: float
-    times: np.ndarray
-    swings: np.ndarray
-    block: Sprite
-    head: tuple[float, float, float]
-    handle: tuple[float, float, float]
-
-    def lift(self, time_seconds: float) -> float:
-        """How far the hammer is raised, radians; 0 at every strike, falling ever faster before it."""
-        after = int(np.searchsorted(self.times, time_seconds))
-        if after == len(self.times):
-            since = time_seconds - self.times[-1] if len(self.times) else 1.0
-            return 0.25 * min(1.0, since / 0.3)
-        fall = 0.2
-        start = self.times[after - 1] if after else self.times[0] - 1.5
-        raise_end = self.times[after] - fall
-        if time_seconds >= raise_end:
-            return self.swings[after] * (1 - ((time_seconds - raise_end) / fall) ** 2)
-        share = np.clip((time_seconds - start) / max(raise_end - start, 1e-3) * 1.2, 0, 1)
-        return self.swings[after] * share * share * (3 - 2 * share)
-
-    def __call__(self, canvas: Canvas, time_seconds: float) -> None:
-        before = int(np.searchsorted(self.times, time_seconds + 0.01)) - 1
-        age = time_seconds - self.times[before] if before >= 0 else 9.0
-        strength = self.swings[before] / 1.2 if before >= 0 else 0.0
-        dent = 0.3 * strength * max(0.0, 1 - max(age, 0.0) / 0.14)
-        centre = self.top + self.height / 2
-        canvas.sprite(self.block, (self.x, centre + dent * self.height / 2), 0.0, (0.0, 1.0, dent))
-        reach, head = 0.42, 0.07
-        pivot = np.array([self.x + self.side * reach, self.top - head])
-        angle = self.lift(time_seconds)
-        arm = np.array([-self.side * np.cos(angle), -np.sin(angle)])
-        down = np.array([self.side * np.sin(angle) * -1, np.cos(angle)])
-        tip = pivot + reach * arm + np.array([0.0, dent * self.height])
-        canvas.bar(tuple(pivot), tuple(tip), 0.045, self.handle)
-        canvas.bar(tuple(tip - 1.1 * head * down), tuple(tip + head * down), 0.13, self.head)
 
 
 def _mirrored(setting: Setting, flip: bool):
@@ -229,7 +159,7 @@ def rolling(material: str, setting: Setting, rng: np.random.Generator) -> Act:
     solids, start = [], 0.0
     direction = 1 if place(1.0) > place(0.0) else -1
     while start < max(0.3, setting.duration_seconds - 1.5):
-        radius = rng.uniform(0.09, 0.14)
+        radius = rng.uniform(0.1, 0.15)
         x = setting.left + rng.uniform(0.0, 0.15) * setting.width if start == 0 else setting.left - 1.2 * radius
         speed = rng.uniform(0.3, 0.7)
         y = end_y - slope * (end_x - x) - radius * np.sqrt(1 + slope**2) - 0.006
@@ -254,7 +184,7 @@ def sliding(material: str, setting: Setting, rng: np.random.Generator) -> Act:
     steep = rng.uniform() < 0.5
     slope = rng.uniform(0.3, 0.42) if steep else 0.0
     post_x = setting.left + rng.uniform(0.8, 0.95) * setting.width
-    height = lambda x: setting.floor - slope * (post_x - x)  # noqa: E731
+    height = lambda x: setting.floor - slope * (post_x - x)
     start_x = setting.left - 1.2
     plane = Surface((place(start_x), height(start_x)), (place(post_x + 0.1), height(post_x + 0.1)), 1.0)
     post = Surface((place(post_x), height(post_x)), (place(post_x), height(post_x) - 0.4), 0.2)
@@ -267,7 +197,8 @@ def sliding(material: str, setting: Setting, rng: np.random.Generator) -> Act:
         half = float(outline[:, 0].max())
         x = setting.left + rng.uniform(0.1, 0.25) * setting.width if start == 0 else setting.left - 1.2 * half
         tilt = np.arctan(slope)
-        speed = rng.uniform(0.3, 0.8) if steep else np.sqrt(2 * friction * gravity * rng.uniform(0.6, 1.5) * setting.width)
+        reach = rng.uniform(0.6, 1.5) * setting.width  # where friction alone would stop it on the flat
+        speed = rng.uniform(0.3, 0.8) if steep else np.sqrt(2 * friction * gravity * reach)
         normal = np.array([np.sin(tilt), -np.cos(tilt)])
         centre = np.array([x, height(x)]) + normal * (size / 2 + 0.006)
         along = np.array([np.cos(tilt), np.sin(tilt)]) * speed
@@ -312,8 +243,8 @@ def moving_contact(track: Track, setting: Setting, source: str, kind: str, mater
     for low, high in zip(edges[::2], edges[1::2], strict=True):
         length = float(times[high - 1] - times[low])
         if length >= 0.2:
-            path = tuple((float(t), float(p), float(a)) for t, p, a in
-                         zip(times[low:high], x[low:high], loudness[low:high], strict=True))
+            samples = np.stack([times, x, loudness], axis=1)[low:high]
+            path = tuple(tuple(float(value) for value in sample) for sample in samples)
             events.append(Event(float(times[low]), source, kind, float(x[low]), float(loudness[low:high].max()), length,
                                 size_pitch(track.solid.radius), path, material))
     return events

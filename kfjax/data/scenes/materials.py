@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kfjax.data.scenes.draw import ROUND, Colour, Part, Sprite, shade
+from kfjax.data.scenes.draw import ROUND, Colour, Part, Sprite, shade, thick_line
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,7 @@ def _wood(outline: np.ndarray, radius: float, colour: Colour, rng: np.random.Gen
     for y in (-0.4, 0.0, 0.4):
         reach = 0.55 * min(1.0, float(inner[0] / radius)) * radius * (1 - 0.4 * abs(y))
         height = y * float(np.abs(outline[:, 1]).max())
-        line = np.array([[-reach, -0.06 * radius], [reach, -0.06 * radius], [reach, 0.06 * radius],
-                         [-reach, 0.06 * radius]])
-        parts.append(Part(line + (0, height), shade(colour, 0.62)))
+        parts.append(Part(thick_line((-reach, height), (reach, height), 0.12 * radius), shade(colour, 0.62)))
     return parts
 
 

@@ -93,14 +93,12 @@ class Track:
         for index in loud[np.argsort(-speed[loud], kind="stable")]:
             if all(abs(index - other) > 0.05 * STEPS_A_SECOND for other in kept):
                 kept.append(int(index))
-        impacts = []
-        for index in sorted(kept):
-            push = jump[index] / max(float(np.hypot(*jump[index])), 1e-9)
-            x, y = self.position[index]
-            impacts.append(
-                Impact(self.time_seconds(index), float(x), float(y), float(speed[index]), (float(push[0]), float(push[1])))
-            )
-        return impacts
+        return [self._impact(index, jump[index], float(speed[index])) for index in sorted(kept)]
+
+    def _impact(self, index: int, jump: np.ndarray, speed: float) -> Impact:
+        push = jump / max(float(np.hypot(*jump)), 1e-9)
+        x, y = self.position[index]
+        return Impact(self.time_seconds(index), float(x), float(y), speed, (float(push[0]), float(push[1])))
 
     def supported(self) -> np.ndarray:
         """bool [n]: whether something carries the body (it does not fall freely), short gaps and hops removed."""

@@ -3,16 +3,28 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from kfjax.data.scenes.backdrop import FAMILIES
 from kfjax.data.scenes.draw import Colour
 from kfjax.data.scenes.event import MATERIALS
-from kfjax.data.scenes.impacts import bouncing, falling, hammer, rolling, sliding
+from kfjax.data.scenes.impacts import bouncing, falling, rolling, sliding
 from kfjax.data.scenes.materials import LOOKS
+from kfjax.data.scenes.mechanisms import (
+    BELL_COLOUR,
+    CLOCK_COLOURS,
+    HAMMER_COLOURS,
+    PIANO_COLOURS,
+    bell,
+    clock,
+    hammer,
+    piano,
+)
 from kfjax.data.scenes.stage import Act, Setting
+from kfjax.data.scenes.travellers import GROUNDS, WALKER_COLOURS, engine, footsteps
+from kfjax.data.scenes.weather import FLAME_COLOURS, RAIN_COLOUR, TREE_COLOURS, fire, rain, silence, wind
 
 SPLITS = ("train", "heldout")
 
@@ -23,7 +35,7 @@ class Recipe:
 
     Attributes:
       perform: (subject, setting, rng) -> what happens.
-      subjects: what it can be about: a material, or a source, or two recipes joined by "+".
+      subjects: what it can be about: a material, a ground, a source, or two "recipe:subject" joined by "+".
       weight: its share of the scenes.
       colours: colours of its own that the background stays away from.
       upright: whether pictures taller than wide suit it.
@@ -36,13 +48,57 @@ class Recipe:
     upright: bool = True
 
 
+def several(subject: str, setting: Setting, rng: np.random.Generator) -> Act:
+    """Two recipes at once, "recipe:subject+recipe:subject", side by side; weather fills the whole picture."""
+    names = [part.split(":") for part in subject.split("+")]
+    middle = (setting.left + setting.right) / 2
+    halves = [replace(setting, right=middle), replace(setting, left=middle)]
+    if rng.uniform() < 0.5:
+        halves.reverse()
+    acts = []
+    for (recipe, own), half in zip(names, halves, strict=True):
+        place = setting if recipe in ("rain", "footsteps") else half
+        acts.append(RECIPES[recipe].perform(own, place, rng))
+    return Act(
+        [actor for act in acts for actor in act.actors], [event for act in acts for event in act.events],
+        parts=tuple((recipe, act) for (recipe, _), act in zip(names, acts, strict=True)),
+    )
+
+
+_PAIRS = tuple(
+    f"{front}+{back}"
+    for fronts, backs in (
+        ([f"{recipe}:{m}" for recipe in ("bouncing", "hammer") for m in MATERIALS],
+         ("rain:rain", "wind:wind", "fire:fire", "clock:clock", "bell:bell")),
+        ([f"footsteps:{ground}" for ground in GROUNDS], ("rain:rain", "bell:bell")),
+        (["clock:clock", "bell:bell", "piano:piano"], ("rain:rain", "wind:wind", "fire:fire")),
+    )
+    for front in fronts
+    for back in backs
+)
+
 RECIPES = {
     "bouncing": Recipe(bouncing, MATERIALS, 0.17),
-    "falling": Recipe(falling, MATERIALS, 0.12),
-    "hammer": Recipe(hammer, MATERIALS, 0.12, ((112.0, 52.0, 128.0), (222.0, 186.0, 70.0))),
-    "rolling": Recipe(rolling, MATERIALS, 0.07, upright=False),
-    "sliding": Recipe(sliding, MATERIALS, 0.06, upright=False),
+    "falling": Recipe(falling, MATERIALS, 0.11),
+    "hammer": Recipe(hammer, MATERIALS, 0.11, HAMMER_COLOURS),
+    "rolling": Recipe(rolling, MATERIALS, 0.06, upright=False),
+    "sliding": Recipe(sliding, MATERIALS, 0.05, upright=False),
+    "footsteps": Recipe(footsteps, tuple(GROUNDS), 0.06, WALKER_COLOURS, upright=False),
+    "clock": Recipe(clock, ("clock",), 0.05, CLOCK_COLOURS),
+    "bell": Recipe(bell, ("bell",), 0.06, (BELL_COLOUR,)),
+    "piano": Recipe(piano, ("piano",), 0.07, PIANO_COLOURS, upright=False),
+    "rain": Recipe(rain, ("rain",), 0.03, (RAIN_COLOUR,)),
+    "wind": Recipe(wind, ("wind",), 0.03, TREE_COLOURS),
+    "fire": Recipe(fire, ("fire",), 0.03, FLAME_COLOURS),
+    "engine": Recipe(engine, ("engine",), 0.05, upright=False),
+    "several": Recipe(several, _PAIRS, 0.09, upright=False),
+    "silence": Recipe(silence, ("clouds", "bubbles", "rest"), 0.03),
 }
+
+
+def random_stream(seed: int, split: str, name: str) -> np.random.Generator:
+    """A random generator of its own for every seed, split and name."""
+    return np.random.default_rng([seed, zlib.crc32(f"{split}/{name}".encode())])
 
 
 @dataclass(frozen=True)
@@ -67,8 +123,9 @@ def is_held_out(combination: Combination) -> bool:
     return combination.family == held_out_family(combination.recipe, combination.subject)
 
 
-def choose(rng: np.random.Generator, split: str, recipe: str | None) -> Combination:
-    """A random combination of a split, of a given recipe or of any."""
+def combination_of(seed: int, split: str, recipe: str | None = None) -> Combination:
+    """What scene `seed` of a split is about; of a given recipe or of any."""
+    rng = random_stream(seed, split, "combination")
     names = list(RECIPES)
     weights = np.array([RECIPES[name].weight for name in names])
     drawn = names[int(rng.choice(len(names), p=weights / weights.sum()))]
@@ -82,6 +139,8 @@ def choose(rng: np.random.Generator, split: str, recipe: str | None) -> Combinat
 
 def colours(combination: Combination) -> list[Colour]:
     """Colours that must be told from the background."""
-    parts = combination.subject.split("+")
-    own = [LOOKS[part].colour for part in parts if part in LOOKS]
+    if combination.recipe == "several":
+        parts = [Combination(*part.split(":"), combination.family) for part in combination.subject.split("+")]
+        return [colour for part in parts for colour in colours(part)]
+    own = [LOOKS[combination.subject].colour] if combination.subject in LOOKS else []
     return own + list(RECIPES[combination.recipe].colours)

@@ -1,24 +1,24 @@
 """A scene: one short film with its sound, its caption and its exact ground truth."""
 from __future__ import annotations
 
-import os
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 
+from kfjax import media
 from kfjax.data.scenes.backdrop import make_backdrop
 from kfjax.data.scenes.captions import describe
 from kfjax.data.scenes.draw import Camera
 from kfjax.data.scenes.event import SOURCES, Event
-from kfjax.data.scenes.recipes import RECIPES, SPLITS, choose, colours
+from kfjax.data.scenes.recipes import RECIPES, SPLITS, colours, combination_of, random_stream
+from kfjax.data.scenes.sound import render_sound
 from kfjax.data.scenes.stage import FPS, Setting, Stage, heard
+from kfjax.data.scenes.weather import clouds
 
+_SAMPLE_RATE_HZ = 44100
 WIDE_SIZES = ((160, 90), (192, 108), (256, 144), (320, 180), (160, 120), (240, 180), (320, 240), (200, 160))
 UPRIGHT_SIZES = ((90, 160), (108, 192), (144, 256), (120, 160), (180, 240), (128, 128), (192, 192))
 
@@ -65,8 +65,6 @@ class Scene:
 
     def sound(self, sample_rate_hz: int = 44100) -> np.ndarray:
         """float32 [samples, 2], samples = round(seconds x rate)."""
-        from kfjax.data.scenes.sound import render_sound
-
         return render_sound(self.events, self.duration_seconds, self.seed, sample_rate_hz)
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,8 +98,8 @@ def make_scene(
       recipe: one of `RECIPES`, or None for any.
     """
     _check(seed, duration_seconds, split, recipe)
-    rng = np.random.default_rng([seed, zlib.crc32(split.encode())])
-    combination = choose(rng, split, recipe)
+    combination = combination_of(seed, split, recipe)
+    rng = random_stream(seed, split, "scene")
     kind = RECIPES[combination.recipe]
     sizes = WIDE_SIZES if not kind.upright or rng.uniform() < 0.65 else UPRIGHT_SIZES
     size = sizes[int(rng.integers(len(sizes)))]
@@ -110,7 +108,9 @@ def make_scene(
     act = kind.perform(combination.subject, setting, rng)
     events = heard(act.events, duration_seconds)
     sources = tuple(source for source in SOURCES if any(event.source == source for event in events))
-    stage = Stage(setting.aspect, backdrop, setting.camera, float(rng.uniform(0.85, 1.12)), act.actors)
+    # things that move and make no sound, so that motion alone does not mean sound
+    extras = [clouds(setting, rng)] if rng.uniform() < 0.12 else []
+    stage = Stage(setting.aspect, backdrop, setting.camera, float(rng.uniform(0.85, 1.12)), extras + act.actors)
     return Scene(
         seed=seed, split=split, recipe=combination.recipe, duration_seconds=duration_seconds, size=size,
         events=events, caption=describe(combination.recipe, act, events, rng), sources=sources,
@@ -138,26 +138,4 @@ def _check(seed: int, duration_seconds: float, split: str, recipe: str | None) -
 
 def write_mp4(scene: Scene, path: str | Path) -> None:
     """Writes the scene as an ordinary mp4 (H.264 and AAC); nothing is left behind when it fails."""
-    path = Path(path)
-    partial = path.with_name(f".{path.stem}.partial.mp4")
-    try:
-        with av.open(str(partial), "w") as container:
-            _encode(container, scene)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _encode(container: av.container.OutputContainer, scene: Scene, sample_rate_hz: int = 44100) -> None:
-    video = container.add_stream("libx264", rate=Fraction(scene.fps).limit_denominator())
-    video.width, video.height = scene.size
-    video.pix_fmt, video.options = "yuv420p", {"crf": "17", "preset": "fast"}
-    audio = container.add_stream("aac", rate=sample_rate_hz, layout="stereo")
-    for image in scene.frames():
-        container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-    container.mux(video.encode())
-    planes = np.ascontiguousarray(scene.sound(sample_rate_hz).T, dtype=np.float32)
-    block = av.AudioFrame.from_ndarray(planes, format="fltp", layout="stereo")
-    block.sample_rate, block.pts = sample_rate_hz, 0
-    container.mux(audio.encode(block))
-    container.mux(audio.encode())
+    media.write_video(path, scene.frames(), scene.fps, scene.sound(_SAMPLE_RATE_HZ), _SAMPLE_RATE_HZ)

@@ -41,12 +41,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Act:
-    """One thing that happens: who is drawn (back to front), what is heard, and what a caption calls it."""
+    """What happens: who is drawn (back to front), what is heard, and what a caption calls it.
+
+    An act made of several has them as `parts`, (recipe, act) each.
+    """
 
     actors: list[Actor]
     events: list[Event]
     thing: str = ""
     details: dict[str, str] = field(default_factory=dict)
+    parts: tuple[tuple[str, Act], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class Stage:
 
 
 def heard(events: Iterable[Event], duration_seconds: float) -> tuple[Event, ...]:
-    """The events that sound: in the picture, in time, struck ones of one source at least 50 ms apart (the loudest stays)."""
+    """The events that sound: in the picture and in time; of struck ones within 50 ms of one source, the loudest."""
     kept: list[Event] = []
     for event in sorted(events, key=lambda e: (-e.loudness, e.time_seconds)):
         inside = abs(event.x) <= 1 and 0 <= event.time_seconds < duration_seconds - 0.02
