@@ -1,0 +1,147 @@
+"""The shape of the project, kept by tests: layers, file lengths, imports, configs that build, published sizes."""
+import ast
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from kfjax.mmdit.mmdit import MMDiT
+from kfjax.mmdit.sizes import SIZES
+from kfjax.module import count, shapes
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = sorted((ROOT / "kfjax").rglob("*.py"))
+SOURCES = PACKAGE + sorted(
+    path for folder in ("configs", "experiments", "colab", "tests") for path in (ROOT / folder).rglob("*.py")
+)
+CONFIGS = sorted((ROOT / "configs").glob("*.py")) + sorted((ROOT / "experiments").glob("*/config.py"))
+TASKS = ROOT / "kfjax/train/tasks.py"
+
+#: Modules of which only the named places of kfjax/ may know.
+HOMES = {
+    "torch": (),
+    "transformers": (),
+    "tensorflow": ("data/builders/",),
+    "tensorflow_datasets": ("data/builders/",),
+    "av": ("media/",),
+    "pymunk": ("data/",),
+    "cv2": ("data/",),
+}
+#: Calls that run whatever a file contains.
+UNSAFE = {"eval", "exec", "pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads", "load(allow_pickle)"}
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Top-level names of all the modules imported anywhere in a file, inside functions too."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add(node.module)
+    return {module.partition(".")[0] for module in found}
+
+
+def called(tree: ast.AST) -> set[str]:
+    """Dotted names of all calls; `load` asked to unpickle has a name of its own."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            if isinstance(node.func, ast.Name | ast.Attribute):
+                found.add(ast.unparse(node.func))
+            if any(k.arg == "allow_pickle" and getattr(k.value, "value", True) for k in node.keywords):
+                found.add("load(allow_pickle)")
+    return found
+
+
+def load(path: Path):
+    """The module in a config file, which is on no import path."""
+    spec = importlib.util.spec_from_file_location(name(path).replace("/", "_").removesuffix(".py"), path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_imports_point_down():
+    pytest.importorskip("importlinter")
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-cache"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_files_and_functions_are_short():
+    long = [f"{name(path)}: {n} lines" for path in SOURCES if (n := len(path.read_text().splitlines())) > 500]
+    for path in PACKAGE:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and (n := node.end_lineno - node.lineno + 1) > 50:
+                long.append(f"{name(path)}:{node.lineno} {node.name}: {n} lines")
+    assert not long
+
+
+def test_every_import_has_its_home():
+    strays = []
+    for path in PACKAGE:
+        inside = path.relative_to(ROOT / "kfjax").as_posix()
+        for module in sorted(imported(ast.parse(path.read_text())) & HOMES.keys()):
+            if not inside.startswith(HOMES[module]):
+                strays.append(f"{name(path)} imports {module}; its home is {HOMES[module] or 'tests'}")
+    assert not strays
+
+
+def test_no_file_is_trusted_to_run():
+    unsafe = {name(path): found for path in PACKAGE if (found := called(ast.parse(path.read_text())) & UNSAFE)}
+    assert not unsafe
+
+
+@pytest.mark.parametrize("module", [m for m in ("kfjax", "kfjax.cli") if importlib.util.find_spec(m)])
+def test_starting_is_light(module):
+    """`kfjax --help` must answer at once, so nothing heavy is imported before a command runs."""
+    heavy = ["jax", "flax", "orbax", "librosa", "scipy", "matplotlib", "av", "cv2", "pymunk", "tokenizers"]
+    code = f"import sys, json, {module}; print(json.dumps([m for m in {heavy} if m in sys.modules]))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout) == []
+
+
+@pytest.mark.parametrize("variant", ["", "runlocal"])
+@pytest.mark.parametrize("path", CONFIGS, ids=name)
+def test_every_config_builds(path, variant):
+    """Full size included: shapes only, nothing is allocated."""
+    module = load(path)
+    assert module.__doc__, "a config's docstring gives its command, hardware, hours and metric"
+    config = module.get_config(variant)
+    assert isinstance(config, ConfigDict)
+    if TASKS.exists():
+        from kfjax.train.tasks import abstract_params
+
+        leaves = jax.tree.leaves(abstract_params(config))
+        assert leaves
+        assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+
+
+@pytest.mark.parametrize("size, billions", [("1.5b", 1.53), ("3b", 3.09), ("6b", 5.92)])
+def test_published_sizes(size, billions):
+    assert count(shapes(MMDiT, SIZES[size])) == pytest.approx(billions * 1e9, rel=0.02)
+
+
+def test_readme_names_files_that_exist():
+    named = r"`((?:kfjax|configs|experiments|docs|tests|colab)/[\w./-]+)"
+    paths = set(re.findall(named, (ROOT / "README.md").read_text()))
+    assert paths
+    assert not [path for path in sorted(paths) if not (ROOT / path).exists()]
+
+
+def test_ci_runs_the_readme_command():
+    command = re.search(r"python (-m pytest[^\n`]*)", (ROOT / "README.md").read_text())[1]
+    assert command in (ROOT / ".ci/run").read_text()
+    assert os.access(ROOT / ".ci/run", os.X_OK)
