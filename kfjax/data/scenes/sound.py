@@ -97,13 +97,15 @@ def _along_path(event: Event, size: int, sample_rate_hz: int) -> tuple[np.ndarra
 
 
 def _fade(size: int, fade_seconds: float, sample_rate_hz: int) -> np.ndarray:
-    """Gain that rises by a steady number of dB a second from -48 dB, and falls so at the end.
+    """Gain that rises by a steady number of dB a second from -48 dB and falls so at the end; float32 [size].
 
-    A fade that is even in amplitude would begin, in dB, with a jump: an onset where nothing was struck.
+    A fade that is even in amplitude would begin, in dB, with a jump: an onset where nothing was struck. A short
+    event therefore fades in over most of its length, and out quickly.
     """
-    steps = min(fade_seconds * sample_rate_hz, size / 3)
-    near_end = np.minimum(np.arange(size, dtype=np.float32), np.arange(size, dtype=np.float32)[::-1])
-    ramp = np.minimum(1, near_end / max(steps, 1))
+    samples = np.arange(size, dtype=np.float32)
+    rising = samples / max(1.0, min(fade_seconds * sample_rate_hz, 0.6 * size))
+    falling = samples[::-1] / max(1.0, min(fade_seconds * sample_rate_hz, 0.2 * size))
+    ramp = np.minimum(1, np.minimum(rising, falling))
     return 10 ** (np.float32(2.4) * (ramp - 1)) * np.minimum(1, 10 * ramp)
 
 
