@@ -6,12 +6,20 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from kfjax.media.probe import MIN_SECONDS, MISSING_SECONDS, MediaError, Track, Upright, decoded, open_input, scan
+from kfjax.media.probe import (
+    MIN_SECONDS,
+    MISSING_SECONDS,
+    TICK_SECONDS,
+    MediaError,
+    Track,
+    Upright,
+    decoded,
+    open_input,
+    scan,
+)
 
 if TYPE_CHECKING:
     import av
-
-PTS_TOLERANCE_SECONDS = 1e-3  # containers may round timestamps to milliseconds
 
 
 class FrameSpec(NamedTuple):
@@ -62,7 +70,7 @@ def read_frames(
     resizers = {spec[1:]: _Resizer(spec.size, spec.resize, track.upright) for spec in specs}
     filled, time_seconds, frame = [0] * len(specs), 0.0, None
     for time_seconds, frame in _frames(path, track, start_seconds):
-        reached = time_seconds - start_seconds + PTS_TOLERANCE_SECONDS
+        reached = time_seconds - start_seconds + TICK_SECONDS
         for i, spec in enumerate(specs):
             while filled[i] < counts[i] and filled[i] / spec.rate_hz <= reached:
                 outputs[i][filled[i]] = resizers[spec[1:]](frame)

@@ -2,11 +2,12 @@
 
 import functools
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import av
 
 MIN_SECONDS = 0.1  # the shortest excerpt the system accepts
+TICK_SECONDS = 1e-3  # containers may round times to milliseconds
 MISSING_SECONDS = 0.5  # a file that ends this much before its declared end has been cut off
 
 
@@ -81,13 +83,8 @@ def open_input(path: str | os.PathLike) -> "Iterator[av.container.InputContainer
     import av
 
     path = Path(path)
-    if not path.exists():
-        raise MediaError(f"{path}: no such file; give the path of a video file")
-    if path.is_dir():
-        raise MediaError(f"{path}: is a folder; give the path of one video file")
-    if path.stat().st_size == 0:
-        raise MediaError(f"{path}: is an empty file; give a video file that plays")
     try:
+        _check_readable(path)
         # `file:` keeps a name with a colon from being read as a network address.
         options = {"protocol_whitelist": "file"}
         with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
@@ -98,19 +95,51 @@ def open_input(path: str | os.PathLike) -> "Iterator[av.container.InputContainer
                 raise MediaError(f"{path}: is a still image; a video is needed")
             yield container
     except av.FFmpegError as error:
-        raise MediaError(f"{path}: {_why_unreadable(path, error)}") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        advice = "give a video file that plays (mp4, mov, mkv, webm, avi, gif)"
+        raise MediaError(f"{path}: is not a readable video ({reason}); {advice}") from error
 
 
-def _why_unreadable(path: Path, error: Exception) -> str:
-    reason = getattr(error, "strerror", None) or str(error)
+def _check_readable(path: Path) -> None:
+    """What can be said about a file without FFmpeg, in better words than its own."""
     try:
+        if not path.exists():
+            raise MediaError(f"{path}: no such file; give the path of a video file")
+        if path.is_dir():
+            raise MediaError(f"{path}: is a folder; give the path of one video file")
         with path.open("rb") as file:
             head = file.read(12)
-    except OSError as refusal:
-        return f"can't be read ({refusal.strerror}); check its permissions"
-    if head[4:8] == b"ftyp":
-        return f"is an incomplete mp4/mov file, its index is missing ({reason}); copy or record it again"
-    return f"is not a readable video ({reason}); give a video file that plays (mp4, mov, mkv, webm, avi, gif)"
+            size = path.stat().st_size
+            is_mp4 = head[4:8] == b"ftyp"
+            has_index = is_mp4 and any(kind == b"moov" and end <= size for kind, (_, end) in boxes(file, (0, size)))
+    except OSError as error:
+        raise MediaError(f"{path}: can't be read ({error.strerror}); check its name and permissions") from error
+    if not head:
+        raise MediaError(f"{path}: is an empty file; give a video file that plays")
+    if is_mp4 and not has_index:
+        if head[8:12] in (b"heic", b"heix", b"mif1", b"avif"):
+            raise MediaError(f"{path}: is a still image; a video is needed")
+        raise MediaError(f"{path}: is an mp4/mov file without its index, cut off; copy or record it again")
+
+
+def boxes(file: BinaryIO, span: tuple[int, int]) -> Iterator[tuple[bytes, tuple[int, int]]]:
+    """(kind, (start, end) of its content) of the mp4 boxes between two file positions."""
+    position, end = span
+    while position < end:
+        file.seek(position)
+        header = file.read(16)
+        if len(header) < 8:
+            return
+        size, kind = struct.unpack(">I4s", header[:8])
+        start = position + 8
+        if size == 1 and len(header) == 16:
+            size, start = struct.unpack(">Q", header[8:])[0], position + 16
+        if size == 0:  # the last box may leave its size open
+            size = end - position
+        if size < 8:
+            return
+        yield kind, (start, position + size)
+        position += size
 
 
 def picture_stream(container: "av.container.InputContainer") -> "av.VideoStream | None":
@@ -193,9 +222,11 @@ def _track(container, picture, packets: list) -> Track:
         return Track(picture.index, np.arange(n), 1 / rate, 0, n - 1, float(n / rate), False, Upright())
     shown = {pts: duration for pts, duration, discarded in packets if not discarded} or {p: 0 for p in pts}
     start, last = min(shown), max(shown)
-    interval = Fraction(last - start, len(shown) - 1) if last > start else 1 / rate / tick
-    ticks = last - start + (shown[last] or interval)
-    if picture.duration and last - start < picture.duration < ticks:
+    hold = shown[last]
+    if hold * tick < TICK_SECONDS:  # unknown, or a mere placeholder
+        hold = Fraction(last - start, len(shown) - 1) if last > start else 1 / rate / tick
+    ticks = last - start + hold
+    if "mov" in container.format.name and last - start < (picture.duration or 0) < ticks:
         ticks = picture.duration  # an edit list may end within the last frame
     return Track(picture.index, np.array(pts), tick, start, last, float(ticks * tick), True, Upright())
 

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kfjax.media.probe import MediaError, Track, decoded, open_input, picture_stream, scan
+from kfjax.media.probe import MediaError, Track, boxes, decoded, open_input, picture_stream, scan
 from kfjax.media.sound import AAC_RATES_HZ, add_sound, checked_wave, read_audio, sound_packets
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ def check_output(path: str | os.PathLike, source: str | os.PathLike | None = Non
     path = Path(path)
     suffix = path.suffix.lower()
     _check_suffix(path, (*VIDEO_FORMATS, *AUDIO_FORMATS))
-    if path.is_dir():
-        raise MediaError(f"{path}: is a folder; give the name of a file to write")
-    if not path.parent.is_dir():
-        raise MediaError(f"{path}: the folder {path.parent} doesn't exist; create it or give another name")
     try:
+        if path.is_dir():
+            raise MediaError(f"{path}: is a folder; give the name of a file to write")
+        if not path.parent.is_dir():
+            raise MediaError(f"{path}: the folder {path.parent} doesn't exist; create it or give another name")
         temporary = _temporary(path)
         temporary.touch()
         temporary.unlink()
@@ -189,13 +189,15 @@ def _copied_packets(packets: Iterable, copied: "av.VideoStream", track: Track, p
     steps = np.arange(len(pts))
     dts = np.maximum.accumulate(np.sort(pts) - steps) + steps
     dts -= max(0, int((dts - pts).max()))
-    times = zip((pts - track.start).tolist(), (dts - track.start).tolist(), strict=True)
+    times = list(zip((pts - track.start).tolist(), (dts - track.start).tolist(), strict=True))
+    held = round(track.seconds / track.tick) - (track.last - track.start)
+    ends = (max(times), times[-1])  # a container takes the track's end from what is shown, or what is decoded last
     filled = (packet for packet in packets if packet.size)
     for (shown, decoded_at), packet in zip(times, filled, strict=False):
         packet.stream, packet.time_base = copied, track.tick
         packet.pts, packet.dts = shown, decoded_at
-        if not track.timed:
-            packet.duration = 1
+        if not track.timed or (shown, decoded_at) in ends:
+            packet.duration = held
         yield packet
 
 
@@ -221,28 +223,15 @@ def _hide_after(path: Path, ticks: int) -> None:
     A trimmed recording keeps packets that its edit list hides. FFmpeg copies them but not their being hidden.
     """
     with path.open("r+b") as file:
-        moov = next(span for kind, span in _boxes(file, (0, path.stat().st_size)) if kind == b"moov")
-        trak = next(span for kind, span in _boxes(file, moov) if kind == b"trak")  # the picture comes first
-        edts = next(span for kind, span in _boxes(file, trak) if kind == b"edts")
-        elst = next(span for kind, span in _boxes(file, edts) if kind == b"elst")
+        moov = next(span for kind, span in boxes(file, (0, path.stat().st_size)) if kind == b"moov")
+        trak = next(span for kind, span in boxes(file, moov) if kind == b"trak")  # the picture comes first
+        edts = next(span for kind, span in boxes(file, trak) if kind == b"edts")
+        elst = next(span for kind, span in boxes(file, edts) if kind == b"elst")
         file.seek(elst[0])
         version, entries = struct.unpack(">B3xI", file.read(8))
         wide = version == 1
         file.seek(elst[0] + 8 + (entries - 1) * (20 if wide else 12))
         file.write(struct.pack(">Q" if wide else ">I", ticks))
-
-
-def _boxes(file: BinaryIO, span: tuple[int, int]) -> Iterator[tuple[bytes, tuple[int, int]]]:
-    """(kind, (start, end) of its content) of the mp4 boxes between two file positions."""
-    position, end = span
-    while position < end:
-        file.seek(position)
-        size, kind = struct.unpack(">I4s", file.read(8))
-        header = 8
-        if size == 1:
-            size, header = struct.unpack(">Q", file.read(8))[0], 16
-        yield kind, (position + header, position + size)
-        position += size or end
 
 
 def write_wav(path: str | os.PathLike, wave: np.ndarray, sample_rate_hz: int) -> None:
