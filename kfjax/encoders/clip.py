@@ -175,10 +175,11 @@ class CLIPVision(nnx.Module):
         used = frames[:, : side * cfg.patch, : side * cfg.patch]
         x = used.reshape(-1, side, cfg.patch, side, cfg.patch, 3).swapaxes(2, 3)
         x = x.astype(dtype) / 255 if x.dtype == jnp.uint8 else x.astype(dtype)
-        x = (x - jnp.asarray(PIXEL_MEAN, dtype)) / jnp.asarray(PIXEL_STD, dtype)
-        x = self.conv1(x.reshape(-1, cfg.cells, cfg.patch**2 * 3))
+        x = x.reshape(-1, cfg.cells, cfg.patch**2 * 3)
+        mean, std = (jnp.tile(jnp.asarray(v, dtype), (1, 1, cfg.patch**2)) for v in (PIXEL_MEAN, PIXEL_STD))
+        x = self.conv1((x - mean) / std)
         first = jnp.broadcast_to(self.class_embedding[...], (len(x), 1, cfg.width))
-        return self.ln_pre(jnp.concatenate([first, x], axis=1) + self.positional_embedding[...])
+        return self.ln_pre(jnp.concatenate([first, x], axis=1) + self.positional_embedding[...][None])
 
 
 class CLIPText(nnx.Module):
@@ -205,7 +206,7 @@ class CLIPText(nnx.Module):
         length = ids.shape[1]
         if length > self.cfg.length:
             raise ValueError(f"CLIP: got {length} tokens, expected at most {self.cfg.length}; truncate the text")
-        x = self.token_embedding(ids) + self.positional_embedding[...][:length]
+        x = self.token_embedding(ids) + self.positional_embedding[...][None, :length]
         causal = jnp.tril(jnp.ones((1, 1, length, length), bool))
         x = self.ln_final(scan_blocks(self.blocks, x, lambda block, x: block(x, causal)))
         return unit(x) if self.cfg.normalize else x

@@ -221,8 +221,8 @@ class Aggregation(nnx.Module):
         self.norm1, self.norm2 = _norm(cfg, rngs), _norm(cfg, rngs)
 
     def __call__(self, x: Float[Array, "g l h"]) -> Float[Array, "g h"]:
-        cls = self.cls_token[...]
-        x = jnp.concatenate([jnp.broadcast_to(cls, (len(x), 1, len(cls))), x], axis=1)
+        cls = jnp.broadcast_to(self.cls_token[...], (len(x), x.shape[-1]))
+        x = jnp.concatenate([cls[:, None], x], axis=1)
         y = cls + self.self_attn(self.norm1(x))
         return y + self.linear2(jax.nn.gelu(self.linear1(self.norm2(y)), approximate=False))
 
@@ -261,7 +261,7 @@ class Synchformer(nnx.Module):
         cfg = self.cfg
         x = self._segments(self.patch_embed(frames[:, : self._used_frames(frames.shape)]))
         positions = self.pos_embed[...]
-        x = x + positions[1:] + self.temp_embed[...][:, None]
+        x = x + positions[None, None, 1:] + self.temp_embed[...][None, :, None]
         x = x.reshape(len(x), -1, cfg.width)
         cls = jnp.broadcast_to(self.cls_token[...] + positions[0], (len(x), 1, cfg.width))
         return jnp.concatenate([cls, x], axis=1)

@@ -124,5 +124,5 @@ class T5Encoder(nnx.Module):
         A hidden key gets -1e9 rather than -inf: a row without any key stays finite, forward and backward.
         """
         buckets = relative_buckets(mask.shape[1], self.cfg.buckets, self.cfg.max_distance)
-        positions = jnp.moveaxis(self.relative_bias[...][buckets], -1, 0)
+        positions = jnp.moveaxis(self.relative_bias[...][buckets], -1, 0)[None]
         return jnp.where(mask[:, None, None, :], positions, jnp.asarray(-1e9, positions.dtype))
