@@ -29,7 +29,8 @@ _IMPACTS = {
                 "{what} slide{s} and scrape{s}", "scraping of {what} sliding along"),
 }
 _OTHERS = {
-    "footsteps": ("{weight} footsteps on {thing}", "{weight} steps on {thing}", "someone walks on {thing}, {weight} footsteps",
+    "footsteps": ("{weight} footsteps on {thing}", "{weight} steps on {thing}",
+                  "someone walks on {thing}, {weight} footsteps",
                   "the sound of {weight} footsteps on {thing}",
                   "{pace} {weight} footsteps on {thing}"),
     "clock": ("a clock is ticking", "a {how} ticking clock", "the {how} ticking of a clock",

@@ -85,7 +85,7 @@ def bouncing(material: str, setting: Setting, rng: np.random.Generator) -> Act:
     starts, start = [], 0.0
     while start < max(0.6, setting.duration_seconds - 0.8):
         starts.append(start)
-        start += float(rng.uniform(0.3, 1.0) if rng.uniform() < 0.2 else rng.uniform(2.2, 4.0))
+        start += float(rng.uniform(0.3, 1.0) if rng.uniform() < 0.2 else rng.uniform(2.4, 4.2))
     solids = []
     largest = min(0.16, 0.22 * setting.width)
     for start in starts:
@@ -123,7 +123,7 @@ def _walls(setting: Setting, rng: np.random.Generator) -> Actor:
 def falling(material: str, setting: Setting, rng: np.random.Generator) -> Act:
     """Blocks of one material drop one after another and pile up."""
     look = LOOKS[material]
-    gap = max(rng.uniform(0.9, 2.0), setting.duration_seconds / 7)
+    gap = max(rng.uniform(1.1, 2.2), setting.duration_seconds / 7)
     solids, start = [], 0.0
     while start < max(0.5, setting.duration_seconds - 0.6):
         size = rng.uniform(0.17, min(0.27, max(0.19, 0.4 * setting.width)))
