@@ -49,14 +49,9 @@ def assert_click(wave, at, rate_hz=RATE_HZ, tolerance_seconds=1e-3):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("media")
-
-
-@pytest.fixture(scope="module")
-def plain(folder):
+def plain(tmp_path_factory):
     """1.2 s at 25 fps with reordered frames, and a click at 0.5 s."""
-    path = folder / "plain.mp4"
+    path = tmp_path_factory.mktemp("media") / "plain.mp4"
     media.write_video(path, (files.numbered(i) for i in range(30)), 25, clicks(1.2, [0.5]), RATE_HZ)
     return path
 
@@ -436,21 +431,21 @@ def bad_files(folder, plain):
     }
 
 
-def test_bad_input(folder, plain):
-    for name, (path, message) in bad_files(folder, plain).items():
+def test_bad_input(tmp_path, plain):
+    for name, (path, message) in bad_files(tmp_path, plain).items():
         with pytest.raises(media.MediaError) as caught:
             media.read_frames(path, [SLOW])
         line = str(caught.value)
         assert re.search(message, line), f"{name}: {line}"
         assert "\n" not in line and str(path) in line, f"{name}: {line}"
-        output = folder / "output.mp4"
+        output = tmp_path / "output.mp4"
         if name in ("no such file", "folder", "text", "noise", "empty", "png", "sound", "no frames", "cut mp4"):
             with pytest.raises(media.MediaError):
                 media.mux(path, clicks(1, [0.5]), RATE_HZ, output)
-        assert not output.exists() and not [left for left in os.listdir(folder) if left.startswith(".")]
+        assert not output.exists() and not [left for left in os.listdir(tmp_path) if left.startswith(".")]
 
 
-def test_a_file_cut_at_its_very_end_still_reads(folder, tmp_path):
+def test_a_file_cut_at_its_very_end_still_reads(tmp_path):
     path = tmp_path / "a.mp4"
     media.write_video(path, (files.numbered(i) for i in range(50)), 25)
     cut = files.copy_start(path, tmp_path / "b.mp4", 0.97)

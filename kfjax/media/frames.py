@@ -14,6 +14,7 @@ from kfjax.media.probe import (
     Track,
     Upright,
     decoded,
+    demuxed,
     open_input,
     scan,
 )
@@ -109,7 +110,7 @@ def _frames(path, track: Track, start_seconds: float) -> "Iterator[tuple[float, 
             # A second of margin: the first frames after a key frame may refer to pictures before it.
             container.seek(track.start + int((start_seconds - 1) / track.tick), stream=stream)
         packets = damaged = shown = 0
-        for packet in container.demux(stream):
+        for packet in demuxed(container, stream):
             frames = decoded(packet)
             packets, damaged = packets + 1, damaged + (frames is None)
             if damaged >= 10 and damaged > packets / 10:

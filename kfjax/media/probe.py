@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MIN_SECONDS = 0.1  # the shortest excerpt the system accepts
 TICK_SECONDS = 1e-3  # containers may round times to milliseconds
+LONGEST_HOLD_SECONDS = 10  # a video whose frames are held longer on average is damaged
 MISSING_SECONDS = 0.5  # a file that ends this much before its declared end has been cut off
 
 
@@ -152,6 +153,16 @@ def picture_stream(container: "av.container.InputContainer") -> "av.VideoStream 
     return stream
 
 
+def demuxed(container: "av.container.InputContainer", *streams: "av.stream.Stream") -> "Iterator[av.Packet]":
+    """The packets of the streams (all by default), up to where the file breaks off."""
+    import av
+
+    try:
+        yield from container.demux(*streams)
+    except (av.FFmpegError, IndexError):  # PyAV raises IndexError for a stream that a damaged header hid
+        return
+
+
 def decoded(packet: "av.Packet") -> list | None:
     """The frames that a packet releases from its decoder; None for a damaged packet."""
     import av
@@ -179,6 +190,9 @@ def _scan(path: str, stamp: tuple) -> tuple[MediaInfo, Track | None]:
             raise MediaError(f"{path}: has a picture stream without any frame; give a video file that plays")
         track = _track(container, picture, packets)
         _reject_truncated(path, container, picture, track, ends)
+        if track.seconds > LONGEST_HOLD_SECONDS * len(packets):
+            span = f"{len(packets)} frames in {track.seconds:.0f} seconds"
+            raise MediaError(f"{path}: has timestamps that make no sense, {span}; convert it again")
         rotation, upright = 0, Upright()
         if first is not None:
             rotation, upright = first.rotation % 360, _upright(first.side_data.get("DISPLAYMATRIX"))
@@ -192,23 +206,18 @@ def _scan(path: str, stamp: tuple) -> tuple[MediaInfo, Track | None]:
 def _demux(container, picture) -> tuple[list, dict[int, Fraction], "av.VideoFrame | None"]:
     """Runs through all packets: (pts, duration, discarded) of each picture packet, the end of each stream in seconds,
     and the first frame that decodes (it knows the rotation)."""
-    import av
-
     packets, ends, first = [], {}, None
-    try:
-        for packet in container.demux():
-            stream, pts = packet.stream, packet.pts
-            if stream is picture and first is None:
-                first = next(iter(decoded(packet) or ()), None)
-            if not packet.size:
-                continue
-            if stream is picture:
-                packets.append((pts, packet.duration or 0, packet.is_discard))
-            if pts is not None and packet.time_base:
-                end = (pts + (packet.duration or 0)) * packet.time_base
-                ends[stream.index] = max(ends.get(stream.index, end), end)
-    except av.FFmpegError:
-        pass  # the file breaks off here; what came before is checked against the declared duration
+    for packet in demuxed(container):
+        stream, pts = packet.stream, packet.pts
+        if stream is picture and first is None:
+            first = next(iter(decoded(packet) or ()), None)
+        if not packet.size:
+            continue
+        if stream is picture:
+            packets.append((pts, packet.duration or 0, packet.is_discard))
+        if pts is not None and packet.time_base:
+            end = (pts + (packet.duration or 0)) * packet.time_base
+            ends[stream.index] = max(ends.get(stream.index, end), end)
     return packets, ends, first
 
 

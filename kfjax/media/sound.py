@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from kfjax.media.probe import MediaError, decoded, open_input, scan
+from kfjax.media.probe import MediaError, decoded, demuxed, open_input, scan
 
 if TYPE_CHECKING:
     import av
@@ -57,7 +57,7 @@ def _decode(container, stream, sample_rate_hz: int, stop: float) -> tuple[np.nda
     layout = "mono" if stream.codec_context.channels == 1 else "stereo"
     resampler = av.AudioResampler(format="fltp", layout=layout, rate=sample_rate_hz)
     pieces, first, end = [], None, Fraction(0)
-    for packet in container.demux(stream):
+    for packet in demuxed(container, stream):
         if packet.size and packet.pts is not None:
             end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
         for frame in decoded(packet) or ():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kfjax.media.probe import MediaError, Track, boxes, decoded, open_input, picture_stream, scan
+from kfjax.media.probe import MediaError, Track, boxes, decoded, demuxed, open_input, picture_stream, scan
 from kfjax.media.sound import AAC_RATES_HZ, add_sound, checked_wave, read_audio, sound_packets
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def mux(
             if temporary.suffix != ".mkv" and source_stream.codec_context.codec_tag == "hvc1":
                 copied.codec_context.codec_tag = "hvc1"  # Apple's players refuse FFmpeg's default, hev1
             sound = add_sound(target, wave, sample_rate_hz)
-            pictures = _copied_packets(source.demux(source_stream), copied, track, pts)
+            pictures = _copied_packets(demuxed(source, source_stream), copied, track, pts)
             if temporary.suffix == ".mkv":  # Matroska has no edit list: what was hidden must go
                 pictures = (packet for packet in pictures if packet.pts <= track.last - track.start)
             _write_in_order(target, pictures, sound_packets(sound, wave, sample_rate_hz))
@@ -207,7 +207,7 @@ def _presentation_order(path: str | os.PathLike, track: Track) -> np.ndarray:
     with open_input(path) as container:
         stream = container.streams[track.index]
         stream.thread_type = "AUTO"
-        for packet in container.demux(stream):
+        for packet in demuxed(container, stream):
             if packet.size:
                 packet.pts = packet.dts = count
                 count += 1
