@@ -81,9 +81,8 @@ def read_frames(
     if frame is None or time_seconds < float((track.last - track.start) * track.tick) - MISSING_SECONDS:
         there = f"{time_seconds:.2f} of {track.seconds:.2f} seconds"
         raise MediaError(f"{path}: is damaged: its pictures decode up to {there}; copy or convert it again")
-    for i, spec in enumerate(specs):
-        if filled[i] < counts[i]:
-            outputs[i][filled[i] :] = resizers[spec[1:]](frame)
+    for output, n, spec in zip(outputs, filled, specs, strict=True):
+        output[n:] = resizers[spec[1:]](frame)
     return outputs, seconds
 
 
