@@ -74,9 +74,12 @@ class Canvas:
         self.polygon(thick_line(start, end, width), colour)
 
     def strokes(self, segments: np.ndarray, colour: Colour, width: float) -> None:
-        """Many thin lines at once, [n, 2, 2]; at least one pixel wide."""
-        thickness = max(1, round(width * float(self.scale.min())))
-        cv2.polylines(self.image, list(self.pixels(segments)), False, colour, thickness, cv2.LINE_AA, _SHIFT)
+        """Many thin lines at once, [n, 2, 2]."""
+        along = segments[:, 1] - segments[:, 0]
+        side = along[:, ::-1] * (-1, 1) / np.linalg.norm(along, axis=1, keepdims=True) * width / 2
+        start, end = segments[:, 0], segments[:, 1]
+        outlines = np.stack([start + side, end + side, end - side, start - side], axis=1)
+        cv2.fillPoly(self.image, list(self.pixels(outlines)), colour, cv2.LINE_AA, _SHIFT)
 
     def sprite(self, sprite: Sprite, position: tuple[float, float], angle: float = 0.0,
                squash: tuple[float, float, float] = (0.0, 1.0, 0.0)) -> None:

@@ -123,7 +123,7 @@ def _walls(setting: Setting, rng: np.random.Generator) -> Actor:
 def falling(material: str, setting: Setting, rng: np.random.Generator) -> Act:
     """Blocks of one material drop one after another and pile up."""
     look = LOOKS[material]
-    gap = max(rng.uniform(1.1, 2.2), setting.duration_seconds / 7)
+    gap = max(rng.uniform(1.2, 2.4), setting.duration_seconds / 7)
     solids, start = [], 0.0
     while start < max(0.5, setting.duration_seconds - 0.6):
         size = rng.uniform(0.17, min(0.27, max(0.19, 0.4 * setting.width)))

@@ -272,7 +272,7 @@ class _Keyboard:
         white, black = PIANO_COLOURS
         canvas.rectangle(self.left - 0.03, self.top - 0.14, right + 0.03, self.bottom + 0.05, black)
         sounding = self._sounding(time_seconds)
-        gap = 0.06 * self.pitch_x
+        gap = 0.09 * self.pitch_x
         for key in range(len(PIANO_SEMITONES)):
             low = self.left + key * self.pitch_x
             sunk, colour = (0.03, NOTE_COLOUR) if key in sounding else (0.0, white)

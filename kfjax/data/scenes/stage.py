@@ -12,7 +12,7 @@ from kfjax.data.scenes.draw import Camera, Canvas
 from kfjax.data.scenes.event import Event
 
 FPS = 25.0
-_FINE_PIXELS = 128  # smaller pictures are drawn twice as large and averaged
+_FINE_PIXELS = 160  # smaller pictures are drawn larger, at least so, and averaged: they look like resized films
 
 #: Draws one thing as it is at a time (seconds).
 Actor = Callable[[Canvas, float], None]
@@ -65,7 +65,7 @@ class Stage:
 
     def frames(self, count: int, width: int, height: int) -> np.ndarray:
         """uint8 [count, height, width, 3] RGB, frame k at k / 25 s; the whole picture is stretched to the size."""
-        fine = 2 if min(width, height) < _FINE_PIXELS else 1
+        fine = max(1, -(-_FINE_PIXELS // min(width, height)))
         drawn = (width * fine, height * fine)
         ground = self.backdrop.paint(*drawn, self.aspect)
         film = np.empty((count, height, width, 3), np.uint8)
