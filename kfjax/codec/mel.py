@@ -63,7 +63,7 @@ def stft(
     # A frame is `overlap` neighbouring blocks: slices instead of a gather keep this cheap on a CPU.
     blocks = padded[:, : (frames + overlap - 1) * hop].reshape(-1, frames + overlap - 1, hop)
     framed = jnp.concatenate([blocks[:, i : i + frames] for i in range(overlap)], -1)
-    return jnp.fft.rfft(framed * window)
+    return jnp.fft.rfft(framed * window[None, None])
 
 
 def istft(
@@ -83,8 +83,8 @@ def istft(
             "pass the n_fft that it was made with"
         )
     window = hann(n_fft) if window is None else window
-    frames = jnp.fft.irfft(spec, n_fft) * window
-    power = jnp.broadcast_to(jnp.square(window), (1, *frames.shape[1:]))
+    frames = jnp.fft.irfft(spec, n_fft) * window[None, None]
+    power = jnp.broadcast_to(jnp.square(window)[None, None], (1, *frames.shape[1:]))
     keep = slice(pad, pad + frames.shape[1] * hop)
     return _overlap_add(frames, hop)[:, keep] / _overlap_add(power, hop)[:, keep]
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from kfjax.layers import RMSNorm, linear
+from kfjax.layers import layer_norm, linear
 from kfjax.module import scan_blocks, stack
 from kfjax.structs import Posterior
 
@@ -56,24 +56,28 @@ class MelVAE(nnx.Module):
     def encode(self, mel: Float[Array, "b f m"]) -> Posterior:
         """Posterior over normalised latents [b f/2 d]. Raises ValueError for an odd number of frames."""
         raw = self.posterior(mel)
-        mean, std = self.latent_mean[...], self.latent_std[...]
+        mean, std = _channels(self.latent_mean), _channels(self.latent_std)
         return Posterior((raw.mean - mean) / std, raw.std / std)
 
     def decode(self, latent: Float[Array, "b n d"]) -> Float[Array, "b 2n m"]:
         """Normalised latents to log-mel with twice as many frames."""
-        return self.decode_raw(latent * self.latent_std[...] + self.latent_mean[...])
+        return self.decode_raw(latent * _channels(self.latent_std) + _channels(self.latent_mean))
 
     def posterior(self, mel: Float[Array, "b f m"]) -> Posterior:
         """Posterior over the network's own latents, whose prior is the standard normal (the KL's space)."""
         if mel.shape[1] % 2:
             raise ValueError(f"mel: got {mel.shape[1]} frames, expected an even number; repeat the last one")
-        moments = self.encoder((mel - self.mel_mean[...]) / self.mel_std[...])
+        moments = self.encoder((mel - _channels(self.mel_mean)) / _channels(self.mel_std))
         mean, log_variance = jnp.split(moments, 2, -1)
         return Posterior(mean, jnp.exp(jnp.clip(log_variance, -30.0, 20.0) / 2))
 
     def decode_raw(self, latent: Float[Array, "b n d"]) -> Float[Array, "b 2n m"]:
         """The network's own latents to log-mel."""
-        return self.decoder(latent) * self.mel_std[...] + self.mel_mean[...]
+        return self.decoder(latent) * _channels(self.mel_std) + _channels(self.mel_mean)
+
+
+def _channels(vector: nnx.Param) -> Float[Array, "1 1 c"]:
+    return vector[...][None, None]
 
 
 def convolve(x: Float[Array, "b n i"], kernel: Float[Array, "taps i o"]) -> Float[Array, "b n o"]:
@@ -101,22 +105,22 @@ class Conv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((outputs,)))
 
     def __call__(self, x: Float[Array, "b n i"]) -> Float[Array, "b n o"]:
-        return convolve(x, self.kernel[...]) + self.bias[...]
+        return convolve(x, self.kernel[...]) + self.bias[...][None, None]
 
 
 class Block(nnx.Module):
-    """x + conv(silu(conv(silu(norm x)))), the identity at first.
+    """x + conv(silu(conv(norm x))), the identity at first.
 
-    The norm is per frame, so that what one frame becomes depends on its neighbourhood and not on the length.
+    The norm is per frame, so that what one frame becomes depends on its neighbourhood and not on the length; it
+    has no scale and shift of its own, for the convolution behind it has both.
     """
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
-        self.norm = RMSNorm(width)
         self.conv1 = Conv(width, width, 3, rngs=rngs)
         self.conv2 = Conv(width, width, 3, rngs=rngs, zero=True)
 
     def __call__(self, x: Float[Array, "b n h"]) -> Float[Array, "b n h"]:
-        return x + self.conv2(jax.nn.silu(self.conv1(jax.nn.silu(self.norm(x)))))
+        return x + self.conv2(jax.nn.silu(self.conv1(layer_norm(x))))
 
 
 def _blocks(width: int, depth: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -135,13 +139,12 @@ class Encoder(nnx.Module):
         self.fine = _blocks(cfg.width, cfg.mel_blocks, rngs)
         self.down = linear(2 * cfg.width, cfg.width, rngs)  # a convolution of kernel 2 and stride 2
         self.coarse = _blocks(cfg.width, cfg.latent_blocks, rngs)
-        self.norm = RMSNorm(cfg.width)
         self.out = linear(cfg.width, 2 * cfg.latent_dim, rngs)
 
     def __call__(self, x: Float[Array, "b f m"]) -> Float[Array, "b n e"]:
         x = _run(self.fine, self.conv_in(x))
         x = self.down(x.reshape(x.shape[0], x.shape[1] // 2, -1))
-        return self.out(self.norm(_run(self.coarse, x)))
+        return self.out(layer_norm(_run(self.coarse, x)))
 
 
 class Decoder(nnx.Module):
@@ -152,13 +155,12 @@ class Decoder(nnx.Module):
         self.coarse = _blocks(cfg.width, cfg.latent_blocks, rngs)
         self.up = linear(cfg.width, 2 * cfg.width, rngs)  # a transposed convolution of kernel 2 and stride 2
         self.fine = _blocks(cfg.width, cfg.mel_blocks, rngs)
-        self.norm = RMSNorm(cfg.width)
         self.conv_out = Conv(cfg.width, cfg.bands, 3, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b f m"]:
         x = self.up(_run(self.coarse, self.inp(x)))
         x = _run(self.fine, x.reshape(x.shape[0], x.shape[1] * 2, -1))
-        return self.conv_out(jax.nn.silu(self.norm(x)))
+        return self.conv_out(layer_norm(x))
 
 
 # ---- edm2

@@ -238,7 +238,7 @@ def batch_mel(batch: dict[str, Array], cfg: MelConfig) -> Float[Array, "b f m"]:
 
 def standardise(mel: Float[Array, "b f m"], gen: Params) -> Float[Array, "b f m"]:
     """(mel - mean) / std per band."""
-    return (mel - gen["mel_mean"]) / gen["mel_std"]
+    return (mel - gen["mel_mean"][None, None]) / gen["mel_std"][None, None]
 
 
 def mel_statistics(mels: Iterable[Float[Array, "b f m"]], smallest: float = 0.1) -> tuple[np.ndarray, np.ndarray]:

@@ -43,16 +43,17 @@ def test_latents_outside_are_normalised(params):
     """encode and decode differ from posterior and decode_raw by the latent statistics alone."""
     vae, mel = module.bind(MelVAE, SMALL, params), draw((2, 20, 16))
     raw, outside = vae.posterior(mel), vae.encode(mel)
-    mean, std = params["latent_mean"], params["latent_std"]
-    np.testing.assert_allclose(outside.mean * std + mean, raw.mean, atol=1e-5)
-    np.testing.assert_allclose(outside.std * std, raw.std, rtol=1e-5)
+    mean, std = np.asarray(params["latent_mean"]), np.asarray(params["latent_std"])
+    np.testing.assert_allclose(np.asarray(outside.mean) * std + mean, raw.mean, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(outside.std) * std, raw.std, rtol=1e-5)
     np.testing.assert_allclose(vae.decode(outside.mean), vae.decode_raw(raw.mean), atol=1e-4)
 
 
 def test_mel_statistics_standardise_each_band(params):
     """Moving a band together with its statistics leaves the latents alone and moves the output."""
-    mel, shift, scale = draw((1, 8, 16)), draw((16,), 1), jnp.exp(draw((16,), 2))
-    moved = params | {"mel_mean": params["mel_mean"] * scale + shift, "mel_std": params["mel_std"] * scale}
+    mel, shift, scale = draw((1, 8, 16)), draw((1, 1, 16), 1), jnp.exp(draw((1, 1, 16), 2))
+    mean, std = params["mel_mean"] * scale[0, 0] + shift[0, 0], params["mel_std"] * scale[0, 0]
+    moved = params | {"mel_mean": mean, "mel_std": std}
     before, after = module.bind(MelVAE, SMALL, params), module.bind(MelVAE, SMALL, moved)
     latent = before.encode(mel).mean
     np.testing.assert_allclose(after.encode(mel * scale + shift).mean, latent, atol=1e-4)
