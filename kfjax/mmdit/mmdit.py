@@ -49,6 +49,7 @@ class MMDiTConfig:
     timestep_scale: float = 1e4  # largest angle at t = 1, radians
     rms_eps: float = 1.1920929e-07
     remat: bool = False
+    unroll: bool = False  # blocks written out instead of looped over; for training on a CPU
 
     @property
     def hidden(self) -> int:
@@ -157,9 +158,9 @@ class MMDiT(nnx.Module):
         streams = self.audio_mlp(audio_act(self.audio_in(x))), clip, text
         if cfg.joint_depth > 1:
             joint = lambda block, s: block(s, extended_act, pooled_act, tables)
-            streams = scan_blocks(self.joint, streams, joint, remat=cfg.remat)
+            streams = scan_blocks(self.joint, streams, joint, remat=cfg.remat, unroll=cfg.unroll)
         h = self.joint_last(streams, extended_act, pooled_act, tables)[0]
-        h = scan_blocks(self.single, h, lambda b, h: b(h, extended_act, tables[0]), remat=cfg.remat)
+        h = scan_blocks(self.single, h, lambda b, h: b(h, extended_act, tables[0]), remat=cfg.remat, unroll=cfg.unroll)
         return self.final(h, extended if cfg.final_cond == "extended" else pooled)
 
     def _tables(self, n: int, v: int) -> tuple[Array | None, Array | None]:

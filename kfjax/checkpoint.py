@@ -1,0 +1,135 @@
+"""Weights and training states on disk.
+
+A weights file is one `.safetensors` with flat names ("mmdit/single/audio/qkv/kernel"); a training state is an orbax
+checkpoint. Writing goes to a temporary name and is renamed, so that a reader never sees half a file.
+"""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from kfjax.module import Params, flatten
+
+
+class WeightsError(ValueError):
+    """A weights file that does not fit: everything wrong with it in one message."""
+
+
+def unflatten(flat: dict[str, Any]) -> Params:
+    """`{"a/b": x}` to nested dicts; all-digit names become the integers that lists of modules use."""
+    nested: Params = {}
+    for name, leaf in flat.items():
+        *parents, last = (int(part) if part.isdigit() else part for part in name.split("/"))
+        node = nested
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[last] = leaf
+    return nested
+
+
+def save_params(path: str | Path, params: Params, *, dtype: str | None = None) -> None:
+    """Write a nested dict of arrays as safetensors; `dtype` (e.g. "bfloat16") casts floating-point leaves."""
+    from safetensors.numpy import save_file
+
+    def leaf(x):
+        x = np.asarray(x)
+        if dtype and np.issubdtype(np.float32, x.dtype):
+            x = x.astype(jax.numpy.dtype(dtype))
+        return np.ascontiguousarray(x)
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    save_file({name: leaf(x) for name, x in flatten(params).items()}, temporary)
+    os.replace(temporary, path)
+
+
+def load_params(path: str | Path, expected: Params | None = None) -> Params:
+    """Read a weights file; floating-point leaves come back as float32.
+
+    Args:
+      expected: nested dict of shapes (`module.shapes`) that the file must match exactly.
+
+    Raises:
+      WeightsError: unreadable file; missing, unknown or misshapen tensors; NaN or infinite values. All at once.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"no weights at {path}: expected a .safetensors file; check the model directory")
+    try:
+        flat = {name: _float32(x) for name, x in load_file(path).items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} is not a readable .safetensors file ({error}); copy or export it again") from None
+    problems = _differences(flat, flatten(expected)) if expected is not None else []
+    problems += [f"not finite: {name}" for name, x in flat.items() if not np.isfinite(x).all()]
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise WeightsError(f"{path} does not fit its configuration: {shown}. Export the model again, or fix its config")
+    return unflatten(flat)
+
+
+def _float32(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.float32) if jax.numpy.issubdtype(x.dtype, jax.numpy.floating) else x
+
+
+def _differences(got: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    problems = [f"missing: {name}" for name in sorted(expected.keys() - got.keys())]
+    problems += [f"unknown: {name}" for name in sorted(got.keys() - expected.keys())]
+    for name in sorted(expected.keys() & got.keys()):
+        if tuple(got[name].shape) != tuple(expected[name].shape):
+            problems.append(f"shape of {name}: got {tuple(got[name].shape)}, expected {tuple(expected[name].shape)}")
+    return problems
+
+
+class StateStore:
+    """Training states under `folder`, the newest few kept; saving is asynchronous, restoring exact."""
+
+    def __init__(self, folder: str | Path, *, keep: int = 2):
+        import orbax.checkpoint as ocp
+
+        self._ocp = ocp
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self._manager = ocp.CheckpointManager(Path(folder).resolve(), options=options)
+
+    def latest(self) -> int | None:
+        """The newest complete step, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, *, wait: bool = False) -> None:
+        """Save `state` as `step`; `wait` until it is on disk."""
+        if step != self.latest():
+            self._manager.save(step, args=self._ocp.args.StandardSave(state))
+        if wait:
+            self._manager.wait_until_finished()
+
+    def restore(self, step: int, like: Any) -> Any:
+        """The state of `step` in the structure, dtypes and shardings of `like`.
+
+        Raises:
+          WeightsError: the stored state is of another configuration.
+        """
+        abstract = jax.tree.map(ocp_abstract, like)
+        try:
+            return self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract))
+        except (ValueError, KeyError, TypeError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise WeightsError(
+                f"the checkpoint at step {step} is of another configuration ({first}); "
+                "use the config that made it, or another --workdir"
+            ) from None
+
+    def close(self) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def ocp_abstract(x: Any) -> Any:
+    """Shape, dtype and sharding of a leaf on this machine's mesh; stored shardings are never trusted."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))

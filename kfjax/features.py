@@ -1,0 +1,63 @@
+"""Frames and captions become what the generator reads: the one place, for training and for generation."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from kfjax.encoders.clip import CLIPVision
+from kfjax.encoders.synchformer import Synchformer
+from kfjax.encoders.t5 import T5Encoder
+from kfjax.encoders.tokenizer import Tokenizer
+from kfjax.media import FrameSpec
+from kfjax.module import Params, bind
+from kfjax.rates import Lengths
+from kfjax.structs import Excerpt, Features, Video
+from kfjax.system import SystemConfig
+
+
+def frame_specs(cfg: SystemConfig) -> tuple[FrameSpec, FrameSpec]:
+    """How frames are decoded for the clip and the sync encoder."""
+    return (
+        FrameSpec(cfg.rates.clip_hz, cfg.clip.size, cfg.clip_resize),
+        FrameSpec(cfg.rates.sync_hz, cfg.sync.size, cfg.sync_resize),
+    )
+
+
+def make_excerpt(
+    cfg: SystemConfig, tokenizer: Tokenizer, lengths: Lengths, seconds: float, video: Video | None, prompts: Sequence[str]
+) -> Excerpt:
+    """A batch of one excerpt per prompt, all of the same video (or of none) and duration. An empty prompt is no prompt."""
+    b = len(prompts)
+    ids, mask = tokenizer.encode(list(prompts))
+    if video is None:
+        clip = np.zeros((b, lengths.clip, cfg.clip.size, cfg.clip.size, 3), np.uint8)
+        sync = np.zeros((b, lengths.sync_frames, cfg.sync.size, cfg.sync.size, 3), np.uint8)
+    else:
+        clip = np.broadcast_to(video.clip_frames, (b, *video.clip_frames.shape))
+        sync = np.broadcast_to(video.sync_frames, (b, *video.sync_frames.shape))
+    return Excerpt(
+        clip_frames=clip,
+        sync_frames=sync,
+        text_ids=ids,
+        text_mask=mask,
+        seconds_start=np.zeros(b, np.float32),
+        seconds_total=np.full(b, seconds, np.float32),
+        has_video=np.full(b, video is not None),
+        has_text=np.array([bool(prompt.strip()) for prompt in prompts]),
+    )
+
+
+def encode(params: Params, cfg: SystemConfig, excerpt: Excerpt) -> Features:
+    """Run the three encoders. `params` has the parts clip, sync and text."""
+    return Features(
+        clip=bind(CLIPVision, cfg.clip, params["clip"])(excerpt.clip_frames),
+        sync=bind(Synchformer, cfg.sync, params["sync"])(excerpt.sync_frames),
+        text=bind(T5Encoder, cfg.text, params["text"])(excerpt.text_ids, excerpt.text_mask),
+        text_mask=jnp.asarray(excerpt.text_mask),
+        seconds_start=jnp.asarray(excerpt.seconds_start),
+        seconds_total=jnp.asarray(excerpt.seconds_total),
+        has_video=jnp.asarray(excerpt.has_video),
+        has_text=jnp.asarray(excerpt.has_text),
+    )
