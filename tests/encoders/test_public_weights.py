@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from kfjax.encoders.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
+from kfjax.encoders.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig, unit
 from kfjax.encoders.synchformer import Synchformer, SynchformerConfig
 from kfjax.module import bind
 
@@ -115,15 +115,12 @@ def test_synchformer(path):
     assert distance(got, reference["out/features_25_frames"]) < TOLERANCE
 
 
-@pytest.mark.parametrize("path", references("clip_h14_small", "clip_bigG14_small"), ids=lambda p: p.stem)
-def test_clip_vision(path):
-    w, reference = public_weights(path), np.load(path)
-    meta = json.loads(str(reference["__meta__"]))
-    sizes, shape = meta["used_config"]["vision_cfg"], reference["in/image"].shape
+def clip_vision_distance(w, reference, config, name):
+    sizes, shape = config["vision_cfg"], reference["in/image"].shape
     cfg = CLIPVisionConfig(
         size=shape[-1], patch=sizes["patch_size"], width=sizes["width"], depth=sizes["layers"],
-        heads=sizes["width"] // sizes["head_width"], mlp_width=len(w["visual.transformer.resblocks.0.mlp.c_fc.bias"]),
-        out_dim=meta["used_config"]["embed_dim"],
+        heads=sizes["width"] // sizes["head_width"], out_dim=config["embed_dim"],
+        mlp_width=len(w["visual.transformer.resblocks.0.mlp.c_fc.bias"]),
     )  # fmt: skip
     params = {
         "conv1": {"kernel": w["visual.conv1.weight"].transpose(2, 3, 1, 0).reshape(-1, cfg.width)},
@@ -134,18 +131,15 @@ def test_clip_vision(path):
         "blocks": clip_blocks(w, "visual.transformer", cfg.depth),
         "proj": w["visual.proj"],
     }
-    frames = uniform(f"input/{path.stem}/image", shape, 0, 1).transpose(0, 1, 3, 4, 2)
-    assert distance(bind(CLIPVision, cfg, params)(frames), reference["out/image"]) < TOLERANCE
+    frames = uniform(f"input/{name}/image", shape, 0, 1).transpose(0, 1, 3, 4, 2)
+    return distance(bind(CLIPVision, cfg, params)(frames), reference["out/image"])
 
 
-@pytest.mark.parametrize("path", references("clip_h14_small", "clip_bigG14_small"), ids=lambda p: p.stem)
-@pytest.mark.parametrize("normalize", [True, False])
-def test_clip_text(path, normalize):
-    w, reference = public_weights(path), np.load(path)
-    sizes = json.loads(str(reference["__meta__"]))["used_config"]["text_cfg"]
+def clip_text_distances(w, reference, config):
+    sizes = config["text_cfg"]
     cfg = CLIPTextConfig(
         vocab=sizes["vocab_size"], length=sizes["context_length"], width=sizes["width"], depth=sizes["layers"],
-        heads=sizes["heads"], mlp_width=4 * sizes["width"], normalize=normalize,
+        heads=sizes["heads"], mlp_width=4 * sizes["width"], normalize=False,
     )  # fmt: skip
     params = {
         "token_embedding": {"embedding": w["token_embedding.weight"]},
@@ -153,5 +147,13 @@ def test_clip_text(path, normalize):
         "blocks": clip_blocks(w, "transformer", cfg.depth),
         "ln_final": norm(w, "ln_final"),
     }
-    want = reference["out/text" if normalize else "out/text_unnormalized"]
-    assert distance(bind(CLIPText, cfg, params)(reference["in/tokens"].astype(np.int32)), want) < TOLERANCE
+    hidden = bind(CLIPText, cfg, params)(reference["in/tokens"].astype(np.int32))
+    return distance(hidden, reference["out/text_unnormalized"]), distance(unit(hidden), reference["out/text"])
+
+
+@pytest.mark.parametrize("path", references("clip_h14_small", "clip_bigG14_small"), ids=lambda p: p.stem)
+def test_clip(path):
+    weights, reference = public_weights(path), np.load(path)
+    config = json.loads(str(reference["__meta__"]))["used_config"]
+    assert clip_vision_distance(weights, reference, config, path.stem) < TOLERANCE
+    assert max(clip_text_distances(weights, reference, config)) < TOLERANCE

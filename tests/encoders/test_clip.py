@@ -1,0 +1,59 @@
+import jax
+import numpy as np
+import pytest
+
+from kfjax.encoders.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig, unit
+from kfjax.module import bind, count, init, shapes
+
+CFG = CLIPVisionConfig(size=20, patch=8, width=16, depth=2, heads=2, mlp_width=32, out_dim=12)
+
+apply = jax.jit(lambda params, frames: bind(CLIPVision, CFG, params)(frames))
+
+
+@pytest.fixture(scope="module")
+def params():
+    return init(CLIPVision, CFG, jax.random.key(0))
+
+
+def test_one_unit_vector_per_frame_whatever_its_neighbours(params):
+    frames = np.random.default_rng(0).integers(0, 256, (2, 3, 20, 20, 3), np.uint8)
+    other = frames.copy()
+    other[:, 1:] = 0
+    one, two = apply(params, frames), apply(params, other)
+    assert one.shape == (2, 3, 12)
+    np.testing.assert_allclose(np.linalg.norm(one, axis=-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(one[:, 0], two[:, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_rows_that_fill_no_patch_are_not_read(params):
+    frames = np.random.default_rng(1).integers(0, 256, (1, 1, 20, 20, 3), np.uint8)
+    other = frames.copy()
+    other[..., 16:, :, :] = 0
+    np.testing.assert_array_equal(apply(params, frames), apply(params, other))
+
+
+def test_unit_of_zero_is_zero_with_a_finite_gradient():
+    zero = np.zeros((2, 4), np.float32)
+    assert (unit(zero) == 0).all()
+    assert np.isfinite(jax.grad(lambda x: unit(x).sum())(zero)).all()
+
+
+def test_public_sizes():
+    # open_clip's counts: the image tower of ViT-bigG-14, and the text tower of ViT-H-14 without its projection
+    assert count(shapes(CLIPVision, CLIPVisionConfig())) == 1_844_907_776
+    assert count(shapes(CLIPText, CLIPTextConfig())) == 352_984_064
+
+
+def test_refusals():
+    abstract = shapes(CLIPVision, CFG)
+    frames = jax.ShapeDtypeStruct((1, 2, 24, 24, 3), np.uint8)
+    with pytest.raises(ValueError, match="resize the frames"):
+        jax.eval_shape(lambda p, x: bind(CLIPVision, CFG, p)(x), abstract, frames)
+    text = CLIPTextConfig(vocab=10, length=4, width=8, depth=1, heads=2, mlp_width=8)
+    ids = jax.ShapeDtypeStruct((1, 5), np.int32)
+    with pytest.raises(ValueError, match="at most 4"):
+        jax.eval_shape(lambda p, x: bind(CLIPText, text, p)(x), shapes(CLIPText, text), ids)
+    with pytest.raises(ValueError, match="multiple of heads"):
+        CLIPTextConfig(width=10, heads=3)
+    with pytest.raises(ValueError, match="at least one patch"):
+        CLIPVisionConfig(size=8, patch=14)
