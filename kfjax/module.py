@@ -89,7 +89,12 @@ def scan_blocks(
         # No layer state is returned: it would make a second copy of every parameter.
         return step(nnx.merge(graphdef, layer), carry), None
 
-    return jax.lax.scan(jax.checkpoint(body) if remat else body, carry, state, unroll=unroll or 1)[0]
+    body = jax.checkpoint(body) if remat else body
+    if not unroll:
+        return jax.lax.scan(body, carry, state)[0]
+    for i in range(jax.tree.leaves(state)[0].shape[0]):
+        carry, _ = body(carry, jax.tree.map(lambda x: x[i], state))  # noqa: B023  (called at once)
+    return carry
 
 
 def count(params: Params) -> int:

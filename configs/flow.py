@@ -1,0 +1,74 @@
+"""The generator.
+
+    kfjax train configs/flow.py --workdir runs/flow --set data.folder=runs/scenes data.vae=runs/vae/vae.safetensors
+
+Hardware: two CPU cores (the built-in model); a pod for the sizes of the paper. Metric: onset F1 on held-out scenes
+(metrics.jsonl, kind "panel"). Variants: "" (the built-in model), "1.5b", "3b", "6b" (the paper's sizes, frozen
+encoders), "runlocal" (under a minute, for tests).
+"""
+from ml_collections import ConfigDict
+
+WIDTH = 128  # of every encoder of the built-in model
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    config = built_in() if variant in ("", "runlocal") else paper(variant)
+    if variant == "runlocal":
+        config = runlocal(config)
+    return ConfigDict(config).lock()
+
+
+def built_in() -> dict:
+    return {
+        "task": "flow",
+        "loop": {"steps": 6000, "seed": 0, "log_every": 25, "save_every": 250, "panel_every": 500},
+        "system": {
+            "name": "built-in",
+            "mmdit": {
+                "width": 192, "heads": 3, "joint_depth": 2, "single_depth": 4, "hidden_multiple": 64,
+                "clip_dim": WIDTH, "sync_dim": WIDTH, "text_dim": WIDTH, "sync_align": "timed", "unroll": True,
+            },
+            "text": {"vocab": 512, "width": WIDTH, "depth": 2, "heads": 4, "head_dim": 32, "hidden": 256},
+            "clip": {
+                "size": 64, "patch": 16, "width": WIDTH, "depth": 2, "heads": 4, "mlp_width": 256, "out_dim": WIDTH,
+                "normalize": False,
+            },
+            "sync": {"size": 64, "patch": 32, "width": WIDTH, "depth": 2, "heads": 4, "stem": "conv"},
+            "codec": {
+                "vae": {"variant": "plain", "width": 192, "mel_blocks": 2, "latent_blocks": 4},
+                "stereo": {"clip_dim": WIDTH},
+            },
+            "text_tokens": 24,
+            "sync_resize": "stretch",
+            "defaults": {"steps": 20, "guidance": 3.0},
+        },
+        "step": {"draws": 2, "train_encoders": True, "stereo_weight": 0.3, "drop_video": 0.15, "drop_text": 0.15},
+        "optim": {"learning_rate": 1e-3, "final_learning_rate": 1e-5, "decay_steps": 2000},
+        "data": {
+            "folder": "runs/scenes", "heldout": "", "tokenizer": "runs/tokenizer.json",
+            "vae": "runs/vae/vae.safetensors", "vocoder": "runs/vocoder/vocoder.safetensors",
+            "batch_seconds": 64.0, "buckets": ((4.0, 0.6), (8.0, 0.2), (2.5, 0.1), (13.0, 0.06), (1.0, 0.04)),
+        },
+        "panel": {"scenes": 24, "seconds": 4.0},
+    }
+
+
+def paper(variant: str) -> dict:
+    heads, depth = {"1.5b": (17, 23), "3b": (23, 27), "6b": (32, 27)}[variant]
+    config = built_in()
+    config["system"] = {
+        "name": f"kling-foley-{variant}",
+        "mmdit": {"width": 64 * heads, "heads": heads, "joint_depth": 6, "single_depth": depth - 6, "remat": True},
+    }
+    config["step"] = {"draws": 1, "train_encoders": False, "stereo_weight": 0.0, "drop_video": 0.1, "drop_text": 0.1}
+    config["optim"] = {"learning_rate": 1e-4}
+    return config
+
+
+def runlocal(config: dict) -> dict:
+    config["loop"] |= {"steps": 4, "log_every": 2, "save_every": 2, "panel_every": 4}
+    config["system"]["mmdit"] |= {"width": 64, "heads": 1, "joint_depth": 1, "single_depth": 1, "unroll": False}
+    config["system"]["codec"]["vae"] |= {"width": 32, "mel_blocks": 1, "latent_blocks": 1}
+    config["data"] |= {"batch_seconds": 8.0, "buckets": ((1.0, 1.0),)}
+    config["panel"] |= {"scenes": 2, "seconds": 1.0}
+    return config
