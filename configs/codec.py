@@ -20,13 +20,13 @@ def get_config(variant: str = "") -> ConfigDict:
 def vae() -> dict:
     return {
         "task": "codec",
-        "loop": {"steps": 2200, "seed": 0, "log_every": 50, "save_every": 500},
+        "loop": {"steps": 2000, "seed": 0, "log_every": 50, "save_every": 500},
         "data": {"folder": "runs/scenes", "batch": 16, "frames": 172, "survey_batches": 20},
         "training": {
             "vae": SMALL_VAE,
             "discriminator": {},
             "stages": {
-                "mse_steps": 700, "kl_steps": 700, "gan_steps": 400, "decoder_steps": 400,
+                "mse_steps": 700, "kl_steps": 450, "gan_steps": 150, "decoder_steps": 700,
                 "kl_upper": 1e-3, "gan_upper": 0.02, "kl_margin": 20.0, "r1_weight": 1.0,
             },
             "optim": {"learning_rate": 1e-3, "decay_steps": 600, "ema_decay": 0.998},

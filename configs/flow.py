@@ -25,7 +25,7 @@ def built_in() -> dict:
         "system": {
             "name": "built-in",
             "mmdit": {
-                "width": 192, "heads": 3, "joint_depth": 2, "single_depth": 4, "hidden_multiple": 64,
+                "width": 128, "heads": 2, "joint_depth": 2, "single_depth": 4, "hidden_multiple": 64,
                 "clip_dim": WIDTH, "sync_dim": WIDTH, "text_dim": WIDTH, "sync_align": "timed", "unroll": True,
             },
             "text": {"vocab": 512, "width": WIDTH, "depth": 2, "heads": 4, "head_dim": 32, "hidden": 256},
@@ -36,7 +36,7 @@ def built_in() -> dict:
             "sync": {"size": 64, "patch": 32, "width": WIDTH, "depth": 2, "heads": 4, "stem": "conv"},
             "codec": {
                 "vae": {"variant": "plain", "width": 192, "mel_blocks": 2, "latent_blocks": 4},
-                "stereo": {"clip_dim": WIDTH},
+                "stereo": {"width": 64, "depth": 3, "clip_dim": WIDTH},
             },
             "text_tokens": 24,
             "sync_resize": "stretch",

@@ -32,9 +32,10 @@ class Latents(NamedTuple):
 
 
 def fingerprint(vae: Params) -> str:
-    """Short hash of a VAE's weights: latents of one VAE must not train a generator for another."""
+    """Short hash of what makes latents (all of a VAE but its decoder): they must not train a generator for another."""
     digest = hashlib.sha256()
-    for name, leaf in sorted(flatten(vae).items()):
+    encoder = {name: part for name, part in vae.items() if name != "decoder"}
+    for name, leaf in sorted(flatten(encoder).items()):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(leaf, np.float32).tobytes())
     return digest.hexdigest()[:16]

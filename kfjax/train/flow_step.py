@@ -83,9 +83,9 @@ def loss(
     total = flow = per_sample.mean()
     metrics = {"loss": flow, "loss_early": _mean_where(per_sample, t < 0.3), "loss_late": _mean_where(per_sample, t > 0.7)}
     if cfg.stereo_weight:
-        stereo = stereo_loss(
-            params["stereo"], system.codec.stereo, batch.mel_left, batch.mel_right, encoded.clip, encoded.has_video
-        )
+        left, right = batch.mel_left, batch.mel_right
+        mono = jnp.logaddexp(left, right) - jnp.log(2.0)  # the channels' mean, as the split defines it
+        stereo = stereo_loss(params["stereo"], system.codec.stereo, mono, left, right, encoded.clip, encoded.has_video)
         total, metrics["stereo"] = total + cfg.stereo_weight * stereo, stereo
     return total, metrics
 
