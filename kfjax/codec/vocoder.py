@@ -61,7 +61,7 @@ class Block(nnx.Module):
 
     def __call__(self, x: Float[Array, "b f h"]) -> Float[Array, "b f h"]:
         y = self.up(layers.layer_norm(_depthwise(x, self.mix)))
-        return x + self.scale[...] * self.down(jax.nn.gelu(y))
+        return x + self.scale[...][None, None] * self.down(jax.nn.gelu(y))
 
 
 class Vocoder(nnx.Module):
@@ -90,7 +90,7 @@ class Vocoder(nnx.Module):
         x = self.embed((0.25 * log_mel + 1.5).astype(dtype))
         x = layers.layer_norm(module.scan_blocks(self.blocks, x, lambda block, x: block(x)))
         correction, advance = jnp.split(self.fine(x).astype(jnp.float32), 2, -1)
-        upsample = band_to_bin(self.cfg)
+        upsample = band_to_bin(self.cfg.bands, self.cfg.n_fft, self.cfg.sample_rate_hz)
         delay, onset, noise = (y @ upsample for y in jnp.split(self.coarse(x).astype(jnp.float32), 3, -1))
         return Spectrum(
             magnitude=self._smooth_magnitude(log_mel.astype(jnp.float32)) * jnp.exp(correction),
@@ -110,36 +110,33 @@ class Vocoder(nnx.Module):
         # Slaney filters have unit area in hertz, so a flat spectrum of magnitude 1 has a mel of 1 / bin width.
         bin_hz = self.cfg.sample_rate_hz / self.cfg.n_fft
         floor = jnp.full((1, 1, self.cfg.bands), np.log(self.cfg.floor), jnp.float32)
-        upsample = band_to_bin(self.cfg)
+        upsample = band_to_bin(self.cfg.bands, self.cfg.n_fft, self.cfg.sample_rate_hz)
         return bin_hz * jax.nn.relu(jnp.exp(log_mel @ upsample) - jnp.exp(floor @ upsample))
 
     def _phasor(self, spectrum: Spectrum, key: Array) -> Array:
         n_fft, hop = self.cfg.n_fft, self.cfg.hop
-        bins = jnp.arange(n_fft // 2 + 1)
+        bins = np.arange(n_fft // 2 + 1)
         # Integer arithmetic before the float: bin * hop is exact, and its sine too.
-        carry = jnp.exp(1j * (2 * np.pi / n_fft * (bins * hop % n_fft) + spectrum.advance))
+        carry = jnp.exp(1j * (np.float32(2 * np.pi / n_fft) * (bins * hop % n_fft)[None, None] + spectrum.advance))
         # Phase is counted from the frame's first sample, half a window before its middle: hence (-1)^k.
-        click = (1 - 2 * (bins % 2)) * jnp.exp(-2j * np.pi / n_fft * jnp.cumsum(spectrum.delay, -1))
+        click = np.float32(1 - 2 * (bins % 2))[None, None] * jnp.exp(-2j * np.pi / n_fft * jnp.cumsum(spectrum.delay, -1))
         noise = jax.random.normal(key, (*spectrum.noise.shape, 2))
         push = spectrum.onset * click + spectrum.noise * jax.lax.complex(noise[..., 0], noise[..., 1])
 
         def step(unit, frame):
             z = unit * frame[0] + frame[1]
             unit = z * jax.lax.rsqrt(jnp.square(z.real) + jnp.square(z.imag) + 1e-4)
-            return unit, unit
+            # No gradient through time: a long product of rotations is chaotic and drowns everything else.
+            return jax.lax.stop_gradient(unit), unit
 
         start = jnp.zeros_like(push[:, 0])
         frames = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (carry, push))
         return jnp.moveaxis(jax.lax.scan(step, start, frames)[1], 0, 1)
 
 
-def band_to_bin(cfg: VocoderConfig) -> np.ndarray:
-    """Linear interpolation from mel bands (at their centre frequencies) to STFT bins, float32 [m k]."""
-    return _band_to_bin(cfg.bands, cfg.n_fft, cfg.sample_rate_hz)
-
-
 @lru_cache(maxsize=16)
-def _band_to_bin(bands: int, n_fft: int, sample_rate_hz: int) -> np.ndarray:
+def band_to_bin(bands: int, n_fft: int, sample_rate_hz: int) -> np.ndarray:
+    """Linear interpolation from mel bands (at their centre frequencies) to STFT bins, float32 [m k]."""
     top_hz = sample_rate_hz / 2
     centres = _slaney_hz(np.linspace(0, _slaney_mel(top_hz), bands + 2)[1:-1])
     bins_hz = np.linspace(0, top_hz, n_fft // 2 + 1)
@@ -159,4 +156,4 @@ def _depthwise(x: Float[Array, "b f h"], conv: nnx.Conv) -> Float[Array, "b f h"
     kernel = conv.kernel[...]  # [7 1 h]
     taps, frames = kernel.shape[0], x.shape[1]
     padded = jnp.pad(x, ((0, 0), (taps // 2, taps // 2), (0, 0)))
-    return sum(padded[:, i : i + frames] * kernel[i, 0] for i in range(taps)) + conv.bias[...]
+    return sum(padded[:, i : i + frames] * kernel[i][None] for i in range(taps)) + conv.bias[...][None, None]

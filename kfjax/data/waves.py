@@ -80,7 +80,9 @@ def voice(rng: np.random.Generator, size: int, sample_rate_hz: int) -> np.ndarra
         part = _syllable if rng.random() < 0.65 else _hiss
         sound = part(rng, length, pitch_hz * 2 ** rng.uniform(-0.4, 0.4), sample_rate_hz)[: size - at]
         wave[at : at + len(sound)] += np.float32(10 ** (rng.uniform(-15, 0) / 20)) * sound
-        at += int(length * rng.uniform(0.6, 1.0)) + (int(rng.uniform(0, 0.3) * sample_rate_hz) if rng.random() < 0.2 else 0)
+        at += int(length * rng.uniform(0.6, 1.0))
+        if rng.random() < 0.2:
+            at += int(rng.uniform(0, 0.3) * sample_rate_hz)
     return wave
 
 
@@ -131,7 +133,8 @@ def music(rng: np.random.Generator, size: int, sample_rate_hz: int) -> np.ndarra
 
 
 def _note(
-    rng: np.random.Generator, timbre: np.ndarray, stiffness: float, plucked: bool, f0_hz: float, size: int, sample_rate_hz: int
+    rng: np.random.Generator, timbre: np.ndarray, stiffness: float, plucked: bool, f0_hz: float, size: int,
+    sample_rate_hz: int,
 ) -> np.ndarray:
     knots = max(4, round(size / sample_rate_hz * _CONTROL_HZ))
     seconds = np.linspace(0, size / sample_rate_hz, knots)
@@ -150,8 +153,9 @@ def _drum(rng: np.random.Generator, sample_rate_hz: int) -> np.ndarray:
     size = int(0.25 * sample_rate_hz)
     seconds = np.arange(size) / sample_rate_hz
     sweep = 2 * np.pi * np.cumsum(45 + rng.uniform(50, 250) * np.exp(-seconds / 0.03)) / sample_rate_hz
-    snare = _band_noise(rng, size, (rng.uniform(300, 6000), 14000), sample_rate_hz) * np.exp(-seconds / rng.uniform(0.02, 0.1))
-    return (rng.uniform(0, 2) * np.sin(sweep) * np.exp(-seconds / 0.08) + rng.uniform(0, 0.6) * snare).astype(np.float32)
+    skin = rng.uniform(0, 2) * np.sin(sweep) * np.exp(-seconds / 0.08)
+    snare = _band_noise(rng, size, (rng.uniform(300, 6000), 14000), sample_rate_hz)
+    return (skin + rng.uniform(0, 0.6) * snare * np.exp(-seconds / rng.uniform(0.02, 0.1))).astype(np.float32)
 
 
 def noise(rng: np.random.Generator, size: int, sample_rate_hz: int) -> np.ndarray:
@@ -184,9 +188,10 @@ def clicks(rng: np.random.Generator, size: int, sample_rate_hz: int) -> np.ndarr
 
 
 def additive(
-    f0_hz: np.ndarray, gains: np.ndarray, size: int, sample_rate_hz: int, phase: float, stretch: np.ndarray | None = None
+    f0_hz: np.ndarray, gains: np.ndarray, size: int, sample_rate_hz: int, phase: float,
+    stretch: np.ndarray | None = None,
 ) -> np.ndarray:
-    """sum_k gain_k(t) sin(stretch_k · k · angle(t)): f0 [knots] and gains [knots, k] are spread over `size` samples."""
+    """sum_k gain_k(t) sin(stretch_k · k · angle(t)), float32 [size], from f0 [knots] and gains [knots, k]."""
     at = np.linspace(0, len(f0_hz) - 1, size)
     angle = 2 * np.pi * np.cumsum(np.interp(at, np.arange(len(f0_hz)), f0_hz)) / sample_rate_hz + phase
     wave = np.zeros(size, np.float32)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from kfjax import module
-from kfjax.codec.mel import MelConfig, log_mel, stft
+from kfjax.codec.mel import MelConfig, log_mel, mel_basis, stft
 from kfjax.codec.vocoder import Spectrum, Vocoder, VocoderConfig
 from kfjax.data.waves import training_wave
 from kfjax.structs import TrainState
@@ -26,7 +26,11 @@ HELD_OUT = 10**6
 
 @dataclass(frozen=True)
 class VocoderTraining:
-    """What one vocoder run does. `windows` are STFT lengths, each with a quarter of it as hop."""
+    """What one vocoder run does.
+
+    `windows` are the STFT lengths at which the made wave is compared, each with a quarter of it as hop; without any,
+    no wave is made and the predicted spectrum alone is trained, at half the cost: the first stage.
+    """
 
     vocoder: VocoderConfig = field(default_factory=VocoderConfig)
     mel: MelConfig = field(default_factory=MelConfig)
@@ -34,7 +38,6 @@ class VocoderTraining:
     batch: int = 8
     frames: int = 64
     windows: tuple[int, ...] = (256, 512, 1024, 2048, 4096)
-    mel_weight: float = 1.0
     phase_weight: float = 1.0
     gain_db: float = 40.0
     pieces: int = 2000
@@ -55,26 +58,46 @@ def vocoder_loss(
     mel = log_mel(wave, cfg.mel)
     net = module.bind(Vocoder, cfg.vocoder, params)
     spectrum = net.spectrum(batch.get("mel", mel))
-    made = net.waveform(spectrum, key=key)
+    target = stft(wave, cfg.vocoder.n_fft, cfg.vocoder.hop)
+    power = jnp.square(spectrum.magnitude) + _QUIET**2
     parts = {
-        "stft": jnp.mean(jnp.stack([stft_loss(made, wave, window) for window in cfg.windows])),
-        "mel": jnp.mean(jnp.abs(log_mel(made, cfg.mel) - mel)),
-        "phase": phase_slope_loss(spectrum, stft(wave, cfg.vocoder.n_fft, cfg.vocoder.hop)),
+        "magnitude": magnitude_loss(power, _power(target)),
+        "mel": _mel_error(jnp.sqrt(power), mel, cfg.mel),
+        "phase": phase_slope_loss(spectrum, target),
     }
-    loss = parts["stft"] + cfg.mel_weight * parts["mel"] + cfg.phase_weight * parts["phase"]
+    if cfg.windows:
+        # The slopes of phase learn from the target's slopes: through the waveform they would learn little but noise.
+        fixed = jax.lax.stop_gradient(spectrum)._asdict() | {"magnitude": spectrum.magnitude}
+        fixed |= {"onset": spectrum.onset, "noise": spectrum.noise}
+        made = net.waveform(Spectrum(**fixed), key=key)
+        parts["stft"] = jnp.mean(jnp.stack([stft_loss(made, wave, window) for window in cfg.windows]))
+        parts["made_mel"] = jnp.mean(jnp.abs(log_mel(made, cfg.mel) - mel))
+    weights = {"phase": cfg.phase_weight}
+    loss = sum(weights.get(name, 1.0) * part for name, part in parts.items())
     return loss, {"loss": loss, **parts}
 
 
+def _mel_error(magnitude: Float[Array, "b f k"], mel: Float[Array, "b f m"], cfg: MelConfig) -> Float[Array, ""]:
+    return jnp.mean(jnp.abs(jnp.log(jnp.maximum(magnitude @ mel_basis(cfg), cfg.floor)) - mel))
+
+
 def stft_loss(made: Float[Array, "b t"], wave: Float[Array, "b t"], window: int) -> Float[Array, ""]:
-    """Spectral convergence plus mean absolute log-magnitude difference at one window (arXiv:1910.11480, eq. 3-5).
+    """`magnitude_loss` of two waves' spectra with this window and a quarter of it as hop."""
+    return magnitude_loss(*jnp.split(_power(stft(jnp.concatenate([made, wave]), window, window // 4)), 2))
+
+
+def magnitude_loss(made: Float[Array, "b f k"], target: Float[Array, "b f k"]) -> Float[Array, ""]:
+    """Spectral convergence plus mean absolute log-magnitude difference of power spectra (arXiv:1910.11480, eq. 3-5).
 
     Convergence is taken per item, so that quiet sounds weigh as much as loud ones.
     """
-    power = lambda x: jnp.square(x.real) + jnp.square(x.imag) + _QUIET**2
-    a, b = jnp.split(power(stft(jnp.concatenate([made, wave]), window, window // 4)), 2)
-    difference = jnp.sum(jnp.square(jnp.sqrt(a) - jnp.sqrt(b)), (1, 2))
-    convergence = jnp.sqrt(difference / jnp.sum(b, (1, 2)) + 1e-8)
-    return jnp.mean(convergence) + 0.5 * jnp.mean(jnp.abs(jnp.log(a) - jnp.log(b)))
+    difference = jnp.sum(jnp.square(jnp.sqrt(made) - jnp.sqrt(target)), (1, 2))
+    convergence = jnp.sqrt(difference / jnp.sum(target, (1, 2)) + 1e-8)
+    return jnp.mean(convergence) + 0.5 * jnp.mean(jnp.abs(jnp.log(made) - jnp.log(target)))
+
+
+def _power(spec: Complex[Array, "b f k"]) -> Float[Array, "b f k"]:
+    return jnp.square(spec.real) + jnp.square(spec.imag) + _QUIET**2
 
 
 def phase_slope_loss(spectrum: Spectrum, target: Complex[Array, "b f k"]) -> Float[Array, ""]:
@@ -87,7 +110,8 @@ def phase_slope_loss(spectrum: Spectrum, target: Complex[Array, "b f k"]) -> Flo
     weight = jnp.sqrt(jnp.sqrt(jnp.square(target.real) + jnp.square(target.imag) + 1e-12))
     phasor = unit(target)
     hop = n_fft // 4
-    centre = jnp.exp(-2j * np.pi / n_fft * (jnp.arange(target.shape[-1]) * hop % n_fft))
+    bins = np.arange(target.shape[-1])
+    centre = np.exp(-2j * np.pi / n_fft * (bins * hop % n_fft)).astype(np.complex64)[None, None]
     step = phasor[:, 1:] * jnp.conj(phasor[:, :-1]) * centre * jnp.exp(-1j * spectrum.advance[:, 1:])
     slope = -phasor[..., 1:] * jnp.conj(phasor[..., :-1])
     slope = slope * jnp.exp(2j * np.pi / n_fft * spectrum.delay[..., 1:])

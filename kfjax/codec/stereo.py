@@ -1,0 +1,96 @@
+"""Mono2Stereo: how much of every band belongs to the left ear, from the mono log-mel and what the camera sees.
+
+    left = 2σ(r) · mono,  right = 2(1 − σ(r)) · mono   in linear mel: their mean is the mono, r = log(left / right)
+
+Where a source stands cannot be heard in mono; without video the learned empty embedding leads to r near 0.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from kfjax import layers, module
+from kfjax.codec.mel import MelConfig, istft, stft
+from kfjax.codec.vocoder import band_to_bin
+
+
+@dataclass(frozen=True)
+class StereoConfig:
+    """Sizes of Mono2Stereo. `mel_hz` and `clip_hz` are the rates of its two inputs."""
+
+    bands: int = 128
+    width: int = 128
+    depth: int = 4
+    clip_dim: int = 1280
+    mel_hz: float = 44100 / 512
+    clip_hz: float = 8.0
+
+
+class Block(nnx.Module):
+    """Residual ConvMLP of kernel 3 behind a LayerNorm."""
+
+    def __init__(self, cfg: StereoConfig, *, rngs: nnx.Rngs):
+        self.mlp = layers.ConvMLP(cfg.width, 2 * cfg.width, 3, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b f h"]) -> Float[Array, "b f h"]:
+        return x + self.mlp(layers.layer_norm(x))
+
+
+class Mono2Stereo(nnx.Module):
+    """(log_mel [b f m], clip [b v clip_dim], has_video [b]) -> logit r [b f m]. Untrained it is exact mono, r = 0."""
+
+    def __init__(self, cfg: StereoConfig, *, rngs: nnx.Rngs):
+        self.cfg = cfg
+        self.hear = layers.linear(cfg.bands, cfg.width, rngs)
+        self.see = layers.linear(cfg.clip_dim, cfg.width, rngs)
+        self.empty = nnx.Param(jnp.zeros((cfg.width,)))
+        self.blocks = module.stack(lambda r: Block(cfg, rngs=r), cfg.depth, rngs)
+        self.out = layers.linear(cfg.width, cfg.bands, rngs, zero=True)
+
+    def __call__(
+        self, log_mel: Float[Array, "b f m"], clip: Float[Array, "b v i"], has_video: Bool[Array, " b"]
+    ) -> Float[Array, "b f m"]:
+        """The logit r of the left ear's share.
+
+        Args:
+          log_mel: natural-log mel of the mono.
+          clip: the video's per-frame features; frame k is what was seen at k / clip_hz seconds.
+          has_video: where False, `clip` does not matter.
+        """
+        heard = self.hear(0.25 * log_mel + 1.5)
+        seen = at_mel_times(self.see(clip), log_mel.shape[1], self.cfg)
+        seen = jnp.where(has_video[:, None, None], seen, self.empty[...][None, None])
+        x = module.scan_blocks(self.blocks, heard + seen, lambda block, x: block(x), unroll=True)
+        return self.out(layers.layer_norm(x))
+
+
+def at_mel_times(x: Float[Array, "b v h"], frames: int, cfg: StereoConfig) -> Float[Array, "b f h"]:
+    """Features of the clip's frames read at the middle of every mel frame: linear in true time, ends held."""
+    count = x.shape[1]
+    at = np.clip((np.arange(frames) + 0.5) / cfg.mel_hz * cfg.clip_hz, 0, count - 1)
+    before = np.floor(at).astype(np.int32)
+    after = np.minimum(before + 1, count - 1)
+    part = jnp.asarray(at - before, x.dtype)[None, :, None]
+    return x[:, before] * (1 - part) + x[:, after] * part
+
+
+def split(
+    log_mel: Float[Array, "b f m"], r: Float[Array, "b f m"]
+) -> tuple[Float[Array, "b f m"], Float[Array, "b f m"]]:
+    """Log-mels of the left and the right ear; in linear mel their mean is the mono's."""
+    return log_mel + np.log(2) + jax.nn.log_sigmoid(r), log_mel + np.log(2) + jax.nn.log_sigmoid(-r)
+
+
+def pan(wave: Float[Array, "b t"], r: Float[Array, "b f m"], cfg: MelConfig) -> Float[Array, "b t 2"]:
+    """Coherent mode: the ratio as a gain on the short-time spectrum of one waveform.
+
+    The ears differ in level and never in phase, and (left + right) / 2 is the waveform itself.
+    """
+    share = jax.nn.sigmoid(r.astype(jnp.float32) @ band_to_bin(cfg.bands, cfg.n_fft, cfg.sample_rate_hz))
+    side = istft((2 * share - 1) * stft(wave, cfg.n_fft, cfg.hop), cfg.n_fft, cfg.hop)
+    return jnp.stack([wave + side, wave - side], -1)
