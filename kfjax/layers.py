@@ -46,7 +46,7 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: Float[Array, "*b h"]) -> Float[Array, "*b h"]:
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps)
-        return (y * self.scale[...]).astype(x.dtype)
+        return (y * jnp.expand_dims(self.scale[...], range(y.ndim - 1))).astype(x.dtype)
 
 
 def modulate(x: Float[Array, "b n h"], shift: Float[Array, "b _ h"], scale: Float[Array, "b _ h"]) -> Float[Array, "b n h"]:
@@ -57,7 +57,7 @@ def modulate(x: Float[Array, "b n h"], shift: Float[Array, "b _ h"], scale: Floa
 def rope(length: int, dim: int, *, scale: float = 1.0, theta: float = 1e4) -> Float[Array, "2 n e/2"]:
     """Rotation table (cos, sin) for `length` positions; `scale` stretches the positions (aligned RoPE)."""
     frequencies = 1.0 / theta ** (jnp.arange(0, dim, 2, dtype=jnp.float32) / dim)
-    angle = jnp.arange(length, dtype=jnp.float32)[:, None] * (frequencies * scale)
+    angle = jnp.arange(length, dtype=jnp.float32)[:, None] * (frequencies * scale)[None]
     return jnp.stack([jnp.cos(angle), jnp.sin(angle)])
 
 

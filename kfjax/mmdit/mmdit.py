@@ -69,7 +69,7 @@ class TimestepEmbedding(nnx.Module):
         # Float64 on the host: one ulp of a frequency near 1e4 is visible in the output.
         index = np.arange(0, self.features, 2, dtype=np.float64) / self.features
         frequencies = jnp.asarray(self.scale * 1e4**-index, jnp.float32)
-        angle = t.astype(jnp.float32)[:, None] * frequencies
+        angle = t.astype(jnp.float32)[:, None] * frequencies[None]
         embedding = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
         return self.outer(jax.nn.silu(self.inner(embedding.astype(self.inner.kernel[...].dtype))))
 
@@ -94,7 +94,7 @@ class DurationEmbedding(nnx.Module):
             parts = self.start[...][row(start)], self.total[...][row(total)]
         else:
             frequencies = 1e3 ** -(jnp.arange(self.width // 2, dtype=jnp.float32) / (self.width // 2))
-            angles = (x.astype(jnp.float32)[:, None] * frequencies for x in (start, total))
+            angles = (x.astype(jnp.float32)[:, None] * frequencies[None] for x in (start, total))
             parts = [jnp.concatenate([jnp.cos(a), jnp.sin(a)], -1) for a in angles]
             parts = [p.astype(self.mlp.w1.kernel[...].dtype) for p in parts]
         return self.mlp(jnp.concatenate(parts, -1))
@@ -129,10 +129,10 @@ class MMDiT(nnx.Module):
         """Everything that depends on neither x nor t. Masked features are replaced by the learned empty ones."""
         video, text = features.has_video[:, None, None], features.has_text[:, None, None]
         words = text & features.text_mask[..., None]
-        clip = jnp.where(video, features.clip, self.empty_clip[...])
-        sync = jnp.where(video, features.sync, self.empty_sync[...])
-        text = jnp.where(words, features.text, self.empty_text[...])
-        sync = (sync.reshape(sync.shape[0], -1, 8, sync.shape[-1]) + self.sync_position[...]).reshape(sync.shape)
+        clip = jnp.where(video, features.clip, self.empty_clip[None, None])
+        sync = jnp.where(video, features.sync, self.empty_sync[None, None])
+        text = jnp.where(words, features.text, self.empty_text[None])
+        sync = (sync.reshape(sync.shape[0], -1, 8, sync.shape[-1]) + self.sync_position[None, None]).reshape(sync.shape)
 
         inner, outer = (jax.nn.silu, jax.nn.silu) if self.cfg.activation == "silu" else (jax.nn.selu, lambda x: x)
         clip = self.clip_mlp(outer(self.clip_in(clip)))
