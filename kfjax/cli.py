@@ -1,0 +1,203 @@
+"""The command line: kfjax generate | train | doctor. Arguments in, exit code out; the work is done elsewhere."""
+from __future__ import annotations
+
+import signal
+import sys
+from argparse import Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kfjax import __version__, command
+
+if TYPE_CHECKING:
+    from kfjax.jobs import Job
+    from kfjax.pipeline import Model, Result
+
+EXAMPLE = Path(__file__).parent / "assets" / "example.mp4"
+SMALL_WORLD = (
+    "the built-in model knows only the small world it was trained on (drawn impacts, rolling, footsteps, rain, "
+    "engines); for real footage give --model FOLDER with weights that have seen some"
+)
+GENERATE = """\
+Make sound for a video, a prompt, a folder of videos or a table of both.
+
+  kfjax generate clip.mp4 --prompt "a ball bounces on wood"    clip.sound.mp4: the picture as it is, with new sound
+  kfjax generate --prompt "rain on a roof" --duration 5        sound.wav
+  kfjax generate clips/ --output sounds/                       every video of a folder; run again to resume
+  kfjax generate clips.csv --output sounds/                    columns video, prompt, negative_prompt, duration, seed
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code: 0, 2 for a user's mistake, 130 when interrupted."""
+    return command.run(_dispatch, sys.argv[1:] if argv is None else argv)
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    if argv[:1] == ["train"]:  # has a parser of its own
+        from kfjax.train.__main__ import main as train
+
+        return train(argv[1:])
+    parser = command.Parser(prog="kfjax", description="Video to sound: generate, train.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=command.Parser)
+    _add_generate(commands)
+    commands.add_parser("train", help="train a model from a config")
+    commands.add_parser("doctor", help="say what is installed and where")
+    args = parser.parse_args(argv)
+    return {"generate": _generate, "doctor": _doctor}[args.command](args)
+
+
+def _add_generate(commands) -> None:
+    parser = commands.add_parser(
+        "generate", help="make sound for a video or a prompt", description=GENERATE,
+        formatter_class=RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("video", nargs="?", type=Path, metavar="VIDEO|FOLDER|CSV")
+    add("--example", action="store_true", help="use the small clip that comes with the package")
+    add("--prompt", metavar="TEXT", help="what is heard")
+    add("--negative-prompt", metavar="TEXT", default="", help="what must not be heard")
+    add("--duration", type=float, metavar="SECONDS", help="of the sound, from the video's start; default: the video's "
+        "length (the rest of a longer picture is silent), 8 without a video")
+    add("--steps", type=int, help="of the integration; default: the model's")
+    add("--guidance", type=float, metavar="SCALE", help="how strongly both are followed; default: the model's")
+    add("--video-guidance", type=float, metavar="SCALE", help="for the video alone; default: --guidance")
+    add("--text-guidance", type=float, metavar="SCALE", help="for the prompt alone; default: --guidance")
+    add("--negative-guidance", type=float, metavar="SCALE", help="how strongly the negative prompt is avoided")
+    add("--seed", type=int, default=0, help="another seed, another sound (default 0)")
+    add("--samples", type=int, default=1, metavar="N", help="versions to make, in files -1, -2, … (default 1)")
+    add("--output", type=Path, metavar="PATH", help="file to write (.mp4 .m4v .mov .mkv, .wav .flac for sound alone); "
+        "a folder for many; default: VIDEO.sound.mp4 in the working folder; overwritten")
+    add("--audio-only", action="store_true", help="write .wav instead of a video")
+    add("--keep-original", type=float, metavar="GAIN", help="mix in the video's own sound times this")
+    add("--model", default="built-in", metavar="FOLDER", help="model directory; default: the small built-in model")
+    add("--plot", nargs="?", type=Path, const=Path(), metavar="PNG",
+        help="also draw frames, waveform and mel over time; default name: the output's, .png")
+
+
+def _generate(args: Namespace) -> int:
+    signal.signal(signal.SIGTERM, _terminated)
+    jobs, many = _jobs(args)
+    if not many:  # in a list, a bad clip must not keep the others from being done
+        jobs[0].check()
+
+    from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for
+    from kfjax.jobs import run_all
+
+    model = pipeline.load(args.model)
+    if model.built_in:
+        command.say(SMALL_WORLD)
+    if not many:
+        _make(model, jobs[0], args, bar=True)
+        return 0
+    args.output.mkdir(parents=True, exist_ok=True)
+    done = lambda job: all(path.exists() for path in pipeline.sample_paths(job.output, args.samples))
+    run_all(jobs, make=lambda job: _make(model, job, args, bar=False), done=done)
+    return 0
+
+
+def _terminated(*_) -> None:
+    """SIGTERM unwinds the stack, so that unfinished files are removed."""
+    sys.exit(143)
+
+
+def _jobs(args: Namespace) -> tuple[list[Job], bool]:
+    """What to make, and whether it is a list. Raises ValueError for arguments that don't go together."""
+    from kfjax import jobs
+
+    if args.example and args.video is not None:
+        raise ValueError(f"got --example and {args.video}, expected one of them; leave one out")
+    video = EXAMPLE if args.example else args.video
+    if args.prompt is not None and not args.prompt.strip():
+        raise ValueError("--prompt: got an empty text; say what is heard, or leave it out to go by the picture alone")
+    if video is None and args.prompt is None:
+        raise ValueError("got neither a video nor a prompt, expected at least one; give a file, --prompt TEXT or both")
+    if args.plot and args.plot.suffix != ".png":
+        raise ValueError(f"--plot: got {args.plot}, expected a name in .png; or give --plot last, without a name")
+    template = jobs.Job(video, args.prompt or "", args.negative_prompt, args.duration, args.seed)
+    if video is not None and (video.is_dir() or video.suffix.lower() == ".csv"):
+        if args.output is None or args.output.suffix or args.output.is_file():
+            raise ValueError(f"{video}: got many clips, expected a folder to write to; give --output FOLDER")
+        listed = jobs.from_folder if video.is_dir() else jobs.from_table
+        return listed(video, template, args.output, audio_only=args.audio_only), True
+    stem = f"{video.stem}.sound" if video else "sound"
+    output = args.output or Path(stem + jobs.output_suffix(video, args.audio_only))
+    if args.audio_only and output.suffix.lower() in jobs.VIDEO_FORMATS:
+        raise ValueError(f"--audio-only: got {output} to write to, expected a name in .wav or .flac; rename it")
+    return [replace(template, output=output)], False
+
+
+def _make(model: Model, job: Job, args: Namespace, *, bar: bool) -> None:
+    """Generate, save, draw; prints the files' names."""
+    with _progress(bar) as progress:
+        result = model.generate(
+            job.video,
+            job.prompt,
+            negative_prompt=job.negative_prompt,
+            duration=job.duration,
+            steps=args.steps,
+            guidance=args.guidance,
+            video_guidance=args.video_guidance,
+            text_guidance=args.text_guidance,
+            negative_guidance=args.negative_guidance,
+            seed=job.seed,
+            samples=args.samples,
+            keep_original=args.keep_original,
+            progress=progress,
+        )
+    for path in result.save(job.output):
+        print(path)
+    if args.plot is not None:
+        path = args.plot if args.plot.name else job.output.with_suffix(".png")
+        _draw(result, path)
+        print(path)
+
+
+@contextmanager
+def _progress(shown: bool) -> Iterator[Callable[[str, float], None]]:
+    from tqdm import tqdm
+
+    form = "{desc:<9} {percentage:3.0f}%|{bar:30}| {elapsed}"
+    with tqdm(total=1.0, bar_format=form, leave=False, disable=None if shown else True) as bar:
+
+        def progress(what: str, share: float) -> None:
+            bar.set_description_str(what, refresh=False)
+            bar.n = share
+            bar.refresh()
+
+        yield progress
+
+
+def _draw(result: Result, path: Path) -> None:
+    from kfjax import plot
+
+    frames = None if result.video is None else plot.read_strip(result.video, result.seconds)
+    plot.overview(path, result.waveform, result.sample_rate_hz, frames=frames)
+
+
+def _doctor(args: Namespace) -> int:
+    """What is installed, on what it runs, where it keeps things."""
+    del args
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import jax
+
+    from kfjax import pipeline
+
+    print(f"kfjax {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    for package in ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "av", "tokenizers", "safetensors", "librosa"):
+        try:
+            print(f"  {package} {version(package)}")
+        except PackageNotFoundError:
+            print(f"  {package} is missing; install kfjax again")
+    print("devices:", ", ".join(f"{device.platform} {device.device_kind}" for device in jax.devices()))
+    pipeline.use_program_cache()
+    print("compiled programs:", jax.config.jax_compilation_cache_dir or "not kept; set KFJAX_CACHE to a folder")
+    print("built-in model:", pipeline.BUILT_IN if pipeline.BUILT_IN.is_dir() else "none; give --model FOLDER")
+    print("example clip:", EXAMPLE if EXAMPLE.is_file() else "none")
+    return 0

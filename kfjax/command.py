@@ -1,0 +1,52 @@
+"""What every command keeps to: a user's mistake ends in one line and exit code 2, an interruption in 130."""
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but an error is one line."""
+
+    def error(self, message: str):
+        self.exit(2, f"kfjax: error: {message}; `{self.prog} --help` lists what there is\n")
+
+
+def run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """Exit code of `command(argv)`: its own, 2 for a user's mistake (one line on stderr), 130 when interrupted.
+
+    Everything else that goes wrong is a defect of ours and keeps its traceback.
+    """
+    try:
+        return command(argv)
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    except SystemExit as end:  # argparse's --help and errors
+        return int(end.code or 0)
+    except ValueError as error:
+        if not _foreseen(error):
+            raise
+        say(f"error: {error}")
+        return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        say(f"error: {error.filename}: {error.strerror}; check the name, its folder and the permissions")
+        return 2
+
+
+def say(message: str) -> None:
+    """One line on stderr, whatever line breaks the message has."""
+    print("kfjax:", " ".join(message.split()), file=sys.stderr, flush=True)
+
+
+def _foreseen(error: ValueError) -> bool:
+    """Whether kfjax itself raised the error, in words meant for the user; not a library that it called."""
+    origin = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(origin.filename).is_relative_to(PACKAGE) and (origin.line or "").startswith("raise")

@@ -1,0 +1,343 @@
+"""The spine: video file and prompt -> frames -> features -> latents -> waveform -> video file with sound.
+
+    model = load()                                          # the built-in model
+    sound = model.generate("clip.mp4", prompt="a ball bounces on wood", seed=1)
+    sound.save("clip_with_sound.mp4")
+
+Three jitted functions do the work: `_encode`, `_sample`, `_decode`. Durations are rounded up to buckets and the
+waveform is cut, so each compiles once per bucket (`_sample` also per number of guidance branches); steps, guidance,
+seed and prompts are traced and change nothing.
+"""
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from kfjax import features, media, rates, system
+from kfjax.codec import audio_codec
+from kfjax.codec.audio_codec import CodecConfig
+from kfjax.flow import sampler
+from kfjax.mmdit.mmdit import MMDiT, MMDiTConfig
+from kfjax.module import Params, bind
+from kfjax.structs import Excerpt, Features, Video
+from kfjax.system import System, SystemConfig
+
+BUILT_IN = Path(__file__).parent / "assets" / "model"
+TEXT_ONLY_SECONDS = 8.0
+MAX_STEPS = 1000
+MAX_SAMPLES = 64
+MAX_PROMPT_CHARACTERS = 1000  # several times what 77 tokens hold
+
+Progress = Callable[[str, float], None]  # (what happens now, share that is done)
+Method = Literal["euler", "heun"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Sound that was made.
+
+    Attributes:
+      waveforms: f32 [samples, t, 2] within ±1; t is round(seconds · sample_rate_hz).
+      sample_rate_hz: 44100 for every published system.
+      seconds: length of the sound.
+      video: the file it was made for, None for text alone.
+    """
+
+    waveforms: np.ndarray
+    sample_rate_hz: int
+    seconds: float
+    video: Path | None
+
+    @property
+    def waveform(self) -> np.ndarray:
+        """f32 [t, 2], the first sample."""
+        return self.waveforms[0]
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write the sound; with several samples, one file each (`clip-1.mp4`, `clip-2.mp4`, …).
+
+        .wav and .flac hold the sound alone. .mp4, .m4v, .mov and .mkv hold the video's picture, copied as it is, and
+        this as its only sound; where the sound is shorter than the picture, the rest is silent.
+
+        Returns:
+          The files written.
+
+        Raises:
+          MediaError: a file that can't be written, or a video where there was none to begin with.
+        """
+        paths = sample_paths(path, len(self.waveforms))
+        audio_only = Path(path).suffix.lower() in (".wav", ".flac")
+        if not audio_only and self.video is None:
+            raise media.MediaError(f"{path}: there is no picture to go with; give a name that ends in .wav or .flac")
+        for wave, target in zip(self.waveforms, paths, strict=True):
+            if audio_only:
+                media.write_wav(target, wave, self.sample_rate_hz)
+            else:
+                media.mux(self.video, wave, self.sample_rate_hz, target)
+        return paths
+
+
+class Model:
+    """A system ready to generate; made by `load`."""
+
+    def __init__(self, system: System, *, built_in: bool = False):
+        self.cfg: SystemConfig = system.cfg
+        self.built_in = built_in
+        self._tokenizer = system.tokenizer
+        self._params = jax.device_put(system.params)
+
+    def generate(
+        self,
+        video: str | Path | Video | None = None,
+        prompt: str = "",
+        *,
+        negative_prompt: str = "",
+        duration: float | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        video_guidance: float | None = None,
+        text_guidance: float | None = None,
+        negative_guidance: float | None = None,
+        seed: int = 0,
+        samples: int = 1,
+        method: Method = "euler",
+        keep_original: float | None = None,
+        progress: Progress | None = None,
+    ) -> Result:
+        """Make sound for a video, a prompt or both. The same arguments give the same bytes.
+
+        Args:
+          video: a file, or frames already at the encoders' rates and sizes; None: from the prompt alone.
+          prompt: what is heard; empty: the picture alone decides.
+          negative_prompt: what must not be heard.
+          duration: seconds of sound, from the start of the video. Default: the video's length; 8 without one.
+          steps: of the integration, 1 to 1000. Default: the model's.
+          guidance: scale of classifier-free guidance, 0 to 100. Default: the model's.
+          video_guidance, text_guidance: separate scales; each defaults to `guidance`.
+          negative_guidance: how strongly `negative_prompt` is avoided. Default: the model's.
+          seed: 0 to 2³²-1.
+          samples: how many versions, 1 to 64; version k is the same however many are asked for.
+          method: "euler", or "heun": twice the work a step, second order.
+          keep_original: mixes in the video's own sound times this.
+          progress: called with (what happens now, share that is done).
+
+        Raises:
+          ValueError: an argument out of its range.
+          MediaError: a file that can't be read; a ValueError too.
+        """
+        _check(prompt=prompt, negative_prompt=negative_prompt, seed=seed, samples=samples, method=method)
+        if video is None and not prompt.strip():
+            raise ValueError("got neither a video nor a prompt, expected at least one; give a file, a prompt or both")
+        steps = _whole("steps", self.cfg.defaults.steps if steps is None else steps, 1, MAX_STEPS)
+        scales = self._scales(guidance, video_guidance, text_guidance, negative_guidance, negative_prompt)
+        seconds = _seconds(video, duration)
+        original = _original(video, keep_original, seconds, self.cfg.rates.sample_rate_hz)
+
+        say = progress or (lambda what, share: None)
+        say("reading", 0.0)
+        lengths = rates.lengths(bucket_seconds(seconds), self.cfg.rates)
+        frames = None if video is None else _read(video, self.cfg, lengths)
+        say("encoding", 0.1)
+        encoded = self._features(frames, prompt, lengths, seconds)
+        negative = self._features(None, negative_prompt, lengths, seconds) if scales.negative else None
+        weights = scales.weights(has_video=video is not None)
+        branches = _branches(encoded, tuple(weights), negative)
+        waves = []
+        for k in range(samples):
+            say("sampling", 0.2 + 0.8 * k / samples)
+            latents = _sample(
+                self._params["mmdit"], self.cfg.mmdit, branches, np.array([*weights.values()], np.float32),
+                np.int32(steps), np.uint32(seed), np.uint32(k), latents=lengths.latents, method=method,
+            )  # fmt: skip
+            say("decoding", 0.2 + 0.8 * (k + 0.7) / samples)
+            codec = {part: self._params[part] for part in system.CODEC_PARTS}
+            wave = np.asarray(_decode(codec, self.cfg.codec, latents, encoded.clip, encoded.has_video)[0])
+            waves.append(_finished(wave[: rates.exact_samples(seconds, self.cfg.rates)], original))
+        say("done", 1.0)
+        path = None if video is None or isinstance(video, Video) else Path(video)
+        return Result(np.stack(waves), self.cfg.rates.sample_rate_hz, seconds, path)
+
+    def _scales(self, guidance, video, text, negative, negative_prompt: str) -> sampler.Guidance:
+        defaults, avoided = self.cfg.defaults, bool(negative_prompt.strip())
+        if negative and not avoided:
+            raise ValueError(f"negative guidance: got {negative:g} but no negative prompt; give one or leave it out")
+        general = defaults.guidance if guidance is None else guidance
+        return sampler.Guidance(
+            video=general if video is None else video,
+            text=general if text is None else text,
+            negative=(defaults.negative if negative is None else negative) if avoided else 0.0,
+        )
+
+    def _features(self, video: Video | None, prompt: str, lengths: rates.Lengths, seconds: float) -> Features:
+        """What the generator reads, [1, ...]."""
+        # Without a video the encoders see the fewest frames they take: one compiled program for all durations.
+        shape = lengths if video is not None else rates.lengths(rates.MIN_SECONDS, self.cfg.rates)
+        excerpt = features.make_excerpt(self.cfg, self._tokenizer, shape, seconds, video, [prompt])
+        encoded = _encode({part: self._params[part] for part in ("clip", "sync", "text")}, self.cfg, excerpt)
+        if video is not None:
+            return encoded
+        # The masks make these features irrelevant; only their lengths count.
+        blank = lambda x, length: np.zeros((1, length, x.shape[-1]), x.dtype)
+        return encoded._replace(clip=blank(encoded.clip, lengths.clip), sync=blank(encoded.sync, lengths.sync))
+
+
+def load(model: str | Path = "built-in") -> Model:
+    """Read a model directory ("built-in": the small model that ships with the package) and set up the program cache.
+
+    Raises:
+      ValueError: no such directory, or one that does not fit together.
+    """
+    use_program_cache()
+    if str(model) != "built-in":
+        return Model(system.load(model))
+    if not BUILT_IN.is_dir():
+        raise ValueError(f"this installation has no built-in model (expected {BUILT_IN}); give the folder of a model")
+    return Model(system.load(BUILT_IN), built_in=True)
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept: $KFJAX_CACHE, else kfjax/ in the user's cache folder."""
+    if own := os.environ.get("KFJAX_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kfjax"
+
+
+def use_program_cache() -> None:
+    """Keep compiled programs on disk for the next process, unless jax has been told where already."""
+    if jax.config.jax_compilation_cache_dir:
+        return
+    folder = cache_folder() / "programs"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # a home that can't be written to costs time, not the sound
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def bucket_seconds(seconds: float) -> float:
+    """The duration that is generated for `seconds`, before the cut: at least 1, in steps of 0.5, from 4 of 1, from 16
+    of 4."""
+    step = 0.5 if seconds <= 4 else 1.0 if seconds <= 16 else 4.0
+    return max(1.0, math.ceil(seconds / step - 1e-6) * step)
+
+
+def sample_paths(path: str | Path, samples: int) -> list[Path]:
+    """The files that `Result.save(path)` writes."""
+    path = Path(path)
+    return [path] if samples == 1 else [path.with_stem(f"{path.stem}-{k + 1}") for k in range(samples)]
+
+
+@partial(jax.jit, static_argnames="cfg")
+def _encode(params: Params, cfg: SystemConfig, excerpt: Excerpt) -> Features:
+    return features.encode(params, cfg, excerpt)
+
+
+@partial(jax.jit, static_argnames="branches")
+def _branches(encoded: Features, branches: tuple[sampler.Branch, ...], negative: Features | None) -> Features:
+    return sampler.branch_features(encoded, branches, negative)
+
+
+@partial(jax.jit, static_argnames=("cfg", "latents", "method"))
+def _sample(
+    params: Params,
+    cfg: MMDiTConfig,
+    branches: Features,
+    weights: Float[Array, " g"],
+    steps: Array,
+    seed: Array,
+    version: Array,
+    *,
+    latents: int,
+    method: Method,
+) -> Float[Array, "1 n d"]:
+    network = bind(MMDiT, cfg, params)
+    conditions = network.prepare(branches, latents)
+    noise = jax.random.normal(jax.random.fold_in(jax.random.key(seed), version), (1, latents, cfg.latent_dim))
+    velocity = sampler.guided(lambda x, t: network(x, t, conditions), weights)
+    return sampler.integrate(velocity, noise, steps, method)
+
+
+@partial(jax.jit, static_argnames="cfg")
+def _decode(params: Params, cfg: CodecConfig, latents: Array, clip: Array, has_video: Array) -> Float[Array, "1 t 2"]:
+    return audio_codec.decode(params, cfg, latents, clip, has_video)
+
+
+def _seconds(video: str | Path | Video | None, duration: float | None) -> float:
+    """How long the sound is. Raises ValueError for a duration that is impossible or longer than the video."""
+    if duration is not None:
+        rates.lengths(duration)
+    if video is None:
+        return TEXT_ONLY_SECONDS if duration is None else float(duration)
+    if isinstance(video, Video):
+        available, name = float(video.seconds), "the video"
+    else:
+        info, name = media.probe(video), str(video)
+        if not info.has_video:
+            raise media.MediaError(f"{video}: has sound but no picture; give a video, or a prompt alone")
+        available = info.seconds
+    if duration is not None and duration > available + 1e-3:
+        raise ValueError(f"duration: got {duration:g} s, but {name} has {available:.3f} s; ask for that at most")
+    if duration is None and available > rates.MAX_SECONDS:
+        limit = f"{rates.MAX_SECONDS:g} s"
+        raise ValueError(f"{name}: is {available:.1f} s long, at most {limit} are possible; give a duration or cut it")
+    return min(available, duration or available)
+
+
+def _read(video: str | Path | Video, cfg: SystemConfig, lengths: rates.Lengths) -> Video:
+    """The frames that the encoders see; the last one is held to the end of the bucket."""
+    counts = lengths.clip, lengths.sync_frames
+    if isinstance(video, Video):
+        parts = zip((video.clip_frames, video.sync_frames), counts, strict=True)
+        frames = [np.concatenate([x, np.repeat(x[-1:], max(0, n - len(x)), 0)])[:n] for x, n in parts]
+    else:
+        frames, _ = media.read_frames(video, features.frame_specs(cfg), counts=counts)
+    return Video(*frames, seconds=0.0)
+
+
+def _original(
+    video: str | Path | Video | None, gain: float | None, seconds: float, sample_rate_hz: int
+) -> np.ndarray | None:
+    """The video's own sound times `gain`, where it is to be kept."""
+    if gain is None:
+        return None
+    if not (math.isfinite(gain) and 0 <= gain <= 100):
+        raise ValueError(f"keep original: got a gain of {gain}, expected a number from 0 to 100")
+    if video is None or isinstance(video, Video):
+        raise ValueError("keep original: got no video file, expected one with sound; give one or leave the gain out")
+    return np.float32(gain) * media.read_audio(video, sample_rate_hz, duration_seconds=seconds)
+
+
+def _finished(wave: Float[np.ndarray, "t 2"], original: Float[np.ndarray, "t 2"] | None) -> np.ndarray:
+    """Mixed with the original, and turned down where it would clip."""
+    if not np.isfinite(wave).all():
+        raise ValueError("the model made NaN or infinite samples; choose smaller guidance, or another model")
+    if original is not None:
+        wave = wave + np.pad(original, ((0, len(wave) - len(original)), (0, 0)))
+    return (wave / max(1.0, float(np.abs(wave).max()))).astype(np.float32)
+
+
+def _check(*, prompt: str, negative_prompt: str, seed: int, samples: int, method: str) -> None:
+    for name, text in (("prompt", prompt), ("negative prompt", negative_prompt)):
+        if len(text) > MAX_PROMPT_CHARACTERS:
+            most = f"at most {MAX_PROMPT_CHARACTERS}"
+            raise ValueError(f"{name}: got {len(text)} characters, expected {most}; say what is heard in a sentence")
+    _whole("seed", seed, 0, 2**32 - 1)
+    _whole("samples", samples, 1, MAX_SAMPLES)
+    if method not in ("euler", "heun"):
+        raise ValueError(f"method: got {method!r}, expected 'euler' or 'heun'")
+
+
+def _whole(name: str, value: int, least: int, most: int) -> int:
+    if isinstance(value, bool) or value != int(value) or not least <= value <= most:
+        raise ValueError(f"{name}: got {value}, expected a whole number from {least} to {most}")
+    return int(value)

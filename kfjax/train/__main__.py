@@ -1,0 +1,140 @@
+"""`kfjax train CONFIG[:VARIANT] --workdir DIR [--set key=value …]`: from a config file to a running loop."""
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kfjax import command
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+#: Settings that a later run in the same folder may change: when the loop does what, not what it does.
+FREE = {
+    f"loop.{name}"
+    for name in ("steps", "log_every", "save_every", "panel_every", "max_seconds", "prefetch", "max_skipped")
+}
+SHIPPED = Path(__file__).parents[1] / "configs"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train, or go on training what is in the working folder.
+
+    Raises:
+      ValueError: no such config, variant or key; a value of another type; a folder that holds another run.
+    """
+    parser = command.Parser(prog="kfjax train", description="Train what a config describes; run again to go on.")
+    parser.add_argument("config", metavar="CONFIG[:VARIANT]", help="a Python file with get_config(variant)")
+    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="checkpoints, metrics and results")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="loop.steps=500")
+    args = parser.parse_args(argv)
+    config = load_config(args.config)
+    for assignment in args.set:
+        apply(config, assignment)
+    check_workdir(args.workdir, config)
+
+    from kfjax.train import loop, tasks
+
+    task, settings = tasks.make_task(config)
+    write_config(args.workdir, config)
+    loop.run(task, args.workdir, settings)
+    return 0
+
+
+def load_config(spec: str) -> ConfigDict:
+    """The locked config of "path/file.py" or "path/file.py:variant"; configs/ is also looked for in the package."""
+    name, _, variant = spec.partition(":")
+    path = next((p for p in (Path(name), SHIPPED / Path(name).name) if p.is_file()), None)
+    if path is None:
+        raise ValueError(f"config: no file {name}; give the path of a Python file with get_config, as in configs/")
+    module_spec = importlib.util.spec_from_file_location("config", path)
+    if module_spec is None:
+        raise ValueError(f"config: got {name}, expected a Python file that ends in .py")
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"config: {name} defines no get_config(variant); see configs/ for examples")
+    try:
+        return module.get_config(variant).lock()
+    except KeyError as error:
+        if error.args != (variant,):
+            raise
+        raise ValueError(f"config: {name} has no variant {variant!r}; its docstring names them") from None
+
+
+def apply(config: ConfigDict, assignment: str) -> None:
+    """Set one `key=value`; the value is a Python literal, or else a string, of the type that the config has there."""
+    key, equals, text = assignment.partition("=")
+    if not equals:
+        raise ValueError(f"--set: got {assignment!r}, expected KEY=VALUE, e.g. loop.steps=500")
+    known = dict(flat(config.to_dict()))
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1)
+        advice = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        raise ValueError(f"--set: unknown key {key}; {advice}")
+    config.update_from_flattened_dict({key: _typed(key, text, known[key])})
+
+
+def _typed(key: str, text: str, current: Any) -> Any:
+    if isinstance(current, str):
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(current, float) and type(value) is int:
+        return float(value)
+    expected = (list, tuple) if isinstance(current, list | tuple) else (type(current),)
+    if current is not None and type(value) not in expected:
+        got = f"{value!r} ({type(value).__name__})"
+        raise ValueError(f"--set: {key} got {got}, expected {type(current).__name__}; its value now is {current!r}")
+    return value
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """("a.b", value) of all leaves of nested dicts."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def check_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Raises ValueError, naming the keys, if the folder holds a run of another config (how long it runs may differ)."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    try:
+        before = dict(flat(json.loads(path.read_text())))
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); give another --workdir") from None
+    now = dict(flat(json.loads(_json(config))))
+    differing = sorted(key for key in (before.keys() | now.keys()) - FREE if before.get(key, ...) != now.get(key, ...))
+    if differing:
+        shown = [f"{key} was {before.get(key, 'not set')}, is {now.get(key, 'not set')}" for key in differing[:6]]
+        advice = "give another --workdir, or the same settings"
+        raise ValueError(f"{workdir} holds a run of another config: {'; '.join(shown)}; {advice}")
+
+
+def write_config(workdir: Path, config: ConfigDict) -> None:
+    """The effective config as config.json."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    temporary = workdir / "config.json.tmp"
+    temporary.write_text(_json(config) + "\n")
+    os.replace(temporary, workdir / "config.json")
+
+
+def _json(config: ConfigDict) -> str:
+    return json.dumps(config.to_dict(), indent=1)
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main, sys.argv[1:]))
