@@ -75,7 +75,7 @@ def onset_strength(wave: np.ndarray, sample_rate_hz: int, detector: OnsetDetecto
     Per mel band: the level above the floor, less the highest level 10 to 30 ms before, less what such rises are in
     that band in the most restless second around; then the mean over the quarter of bands that rise most.
     """
-    level = _band_levels_db(wave, sample_rate_hz)
+    level = band_levels_db(wave, sample_rate_hz)
     level = np.maximum(level, max(detector.floor_db, level.max(initial=-np.inf) - detector.range_db))
     frames = level.shape[1]
     padded = np.pad(level, ((0, 0), (6, 0)), mode="edge")
@@ -85,6 +85,17 @@ def onset_strength(wave: np.ndarray, sample_rate_hz: int, detector: OnsetDetecto
     usual = maximum_filter1d(percentile_filter(sparse, 85, size=(1, second), mode="nearest"), second, axis=1)
     rise = rise - detector.noise_weight * np.repeat(usual, 4, axis=1)[:, :frames]
     return np.sort(np.clip(rise, 0.0, detector.ceiling_db), axis=0)[-(_BANDS // 4) :].mean(axis=0)
+
+
+def band_levels_db(wave: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+    """Level of 40 mel bands every 5 ms, dB of full scale (a full sine is about 0), power averaged over the ears.
+
+    The common ground of the onset detector and the judge: [40, frames].
+    """
+    window = 1 << round(np.log2(0.023 * sample_rate_hz))
+    magnitude = _stft_magnitude(_channels(wave), window, round(_HOP_SECONDS * sample_rate_hz))
+    power = (magnitude**2).mean(axis=0) / (window / 4) ** 2
+    return 10 * np.log10(_mel_filters(sample_rate_hz, window) @ power.T + 1e-12)
 
 
 def onset_f1(detected: Sequence[float], true: Sequence[float], tolerance_seconds: float = 0.05) -> OnsetScore:
@@ -191,14 +202,6 @@ def _stft_magnitude(channels: np.ndarray, window: int, hop: int) -> np.ndarray:
     padded = np.pad(channels, ((0, 0), (window // 2, window // 2)))
     frames = np.lib.stride_tricks.sliding_window_view(padded, window, axis=1)[:, ::hop]
     return np.abs(np.fft.rfft(frames * np.hanning(window).astype(np.float32), axis=-1))
-
-
-def _band_levels_db(wave: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    """Level of each mel band in dB of full scale (a full sine is about 0), mean of the ears [bands, frames]."""
-    window = 1 << round(np.log2(0.023 * sample_rate_hz))
-    magnitude = _stft_magnitude(_channels(wave), window, round(_HOP_SECONDS * sample_rate_hz))
-    power = (magnitude**2).mean(axis=0) / (window / 4) ** 2
-    return 10 * np.log10(_mel_filters(sample_rate_hz, window) @ power.T + 1e-12)
 
 
 @cache
