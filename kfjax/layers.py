@@ -49,7 +49,9 @@ class RMSNorm(nnx.Module):
         return (y * jnp.expand_dims(self.scale[...], range(y.ndim - 1))).astype(x.dtype)
 
 
-def modulate(x: Float[Array, "b n h"], shift: Float[Array, "b _ h"], scale: Float[Array, "b _ h"]) -> Float[Array, "b n h"]:
+def modulate(
+    x: Float[Array, "b n h"], shift: Float[Array, "b _ h"], scale: Float[Array, "b _ h"]
+) -> Float[Array, "b n h"]:
     """adaLN: LayerNorm, then (1 + scale) and shift from the condition."""
     return layer_norm(x) * (1 + scale) + shift
 
