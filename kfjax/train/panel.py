@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from kfjax import config as strict
-from kfjax import features, media
+from kfjax import features, media, plot
+from kfjax.codec.mel import log_mel
 from kfjax.codec.vae import MelVAE
 from kfjax.codec.vocoder import Vocoder
 from kfjax.data.scenes import Bucket, Corpus
@@ -44,7 +45,7 @@ class PanelConfig:
 def flow_panel(
     cfg: SystemConfig, tokenizer: Tokenizer, codec: Mapping[str, Params], corpus: Corpus, panel: Mapping[str, Any]
 ):
-    """(averaged parameters, step, folder) -> figures; wavs of the first scenes go into the folder."""
+    """(averaged parameters, step, folder) -> figures; sounds and pictures of the first scenes go into the folder."""
     options = strict.from_dict(PanelConfig, panel, where="config.panel")
     bucket = corpus.buckets[options.seconds]
     chosen = [i for i in range(len(bucket)) if any(e.struck for e in bucket.scene(i).events)][: options.scenes]
@@ -53,18 +54,29 @@ def flow_panel(
     shuffled = excerpt._replace(
         clip_frames=np.roll(excerpt.clip_frames, 1, 0), sync_frames=np.roll(excerpt.sync_frames, 1, 0)
     )
-    ceiling = _f1([bucket.waveform(i).mean(-1) for i in chosen], events, cfg)
+    truth = [bucket.waveform(i).mean(-1) for i in chosen]
+    ceiling = _f1(truth, events, cfg)
     generate = jax.jit(partial(_generate, cfg=cfg, codec=codec, options=options))
 
     def look(params: Params, step: int, folder: Path) -> dict[str, float]:
         waves = np.asarray(generate(params, excerpt))
         floor = np.asarray(generate(params, shuffled))
         folder.mkdir(parents=True, exist_ok=True)
-        for index, wave in enumerate(waves[: options.sounds]):
-            media.write_wav(folder / f"{step:07d}-{index}.wav", np.stack([wave, wave], -1), cfg.rates.sample_rate_hz)
+        for k, wave in enumerate(waves[: options.sounds]):
+            _show(folder / f"{step:07d}-{k}", wave, truth[k], excerpt.clip_frames[k], events[k], cfg)
         return {"f1": _f1(waves, events, cfg), "f1_shuffled": _f1(floor, events, cfg), "f1_ceiling": ceiling}
 
     return look
+
+
+def _show(stem: Path, wave: np.ndarray, truth: np.ndarray, frames: np.ndarray, marks: list[float], cfg: SystemConfig):
+    """STEM.wav, STEM.png (frames, waveform and mel with the true events) and STEM-mel.png (true above generated)."""
+    rate = cfg.rates.sample_rate_hz
+    media.write_wav(stem.with_suffix(".wav"), np.stack([wave, wave], -1), rate)
+    plot.overview(stem.with_suffix(".png"), wave, rate, frames=frames[:: max(1, len(frames) // 12)], marks=marks)
+    pair = {"true": truth, "generated": wave[: len(truth)]}
+    mels = {name: np.asarray(log_mel(x[None], cfg.codec.mel)[0]) for name, x in pair.items()}
+    plot.compare(stem.with_name(f"{stem.name}-mel.png"), mels, len(truth) / rate, marks=marks)
 
 
 def scene_excerpt(cfg: SystemConfig, tokenizer: Tokenizer, bucket: Bucket, rows: list[int]) -> Excerpt:
