@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from kfjax.layers import layer_norm, linear
+from kfjax.layers import attention, layer_norm, linear
 from kfjax.module import scan_blocks, stack
 from kfjax.structs import Posterior
 
@@ -163,12 +163,154 @@ class Decoder(nnx.Module):
         return self.conv_out(layer_norm(x))
 
 
-# ---- edm2
+# ---- edm2: attribute names are those of the public weights
+
+
+class MPConv(nnx.Module):
+    """Magnitude-preserving convolution without bias: the kernel is normalised at every use (EDM2, eq. 47 and 66).
+
+    kernel / ((rms over taps and inputs + 1e-4) · √(taps · inputs)), so unit-variance inputs give unit variance.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (kernel, inputs, outputs)))
+
+    def __call__(self, x: Float[Array, "b n i"]) -> Float[Array, "b n o"]:
+        kernel = self.kernel[...]
+        rms = jnp.sqrt(jnp.mean(jnp.square(kernel), (0, 1), keepdims=True))
+        fan_in = kernel.shape[0] * kernel.shape[1]
+        return convolve(x, kernel / ((rms + 1e-4) * jnp.sqrt(fan_in).astype(kernel.dtype)))
+
+
+def mp_silu(x: Float[Array, "*b h"]) -> Float[Array, "*b h"]:
+    """SiLU that keeps unit variance."""
+    return jax.nn.silu(x) / 0.596
+
+
+def mp_sum(x: Float[Array, "*b h"], y: Float[Array, "*b h"]) -> Float[Array, "*b h"]:
+    """0.7 x + 0.3 y, rescaled to unit variance."""
+    return (0.7 * x + 0.3 * y) / (0.7**2 + 0.3**2) ** 0.5
+
+
+def pixel_norm(x: Float[Array, "*b h"]) -> Float[Array, "*b h"]:
+    """x / (rms over channels + 1e-4)."""
+    return x / (jnp.sqrt(jnp.mean(jnp.square(x), -1, keepdims=True)) + 1e-4)
+
+
+class MPBlock(nnx.Module):
+    """Residual block of two convolutions; the output is clipped to ±256."""
+
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
+        self.conv1 = MPConv(inputs, outputs, 3, rngs=rngs)
+        self.conv2 = MPConv(outputs, outputs, 3, rngs=rngs)
+        if inputs != outputs:
+            self.nin_shortcut = MPConv(inputs, outputs, 1, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b n i"]) -> Float[Array, "b n o"]:
+        x = pixel_norm(x)
+        y = self.conv2(mp_silu(self.conv1(mp_silu(x))))
+        x = self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x
+        return jnp.clip(mp_sum(x, y), -256, 256)
+
+
+class MPAttention(nnx.Module):
+    """Attention over time with one head of full width, whose rows of qkv are (channel, 3)."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        self.qkv = MPConv(width, 3 * width, 1, rngs=rngs)
+        self.proj_out = MPConv(width, width, 1, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b n h"]) -> Float[Array, "b n h"]:
+        qkv = self.qkv(x).reshape(*x.shape, 3)
+        q, k, v = (pixel_norm(qkv[..., i])[:, :, None] for i in range(3))
+        return mp_sum(x, self.proj_out(attention(q, k, v)[:, :, 0]))
+
+
+class MPMiddle(nnx.Module):
+    """Block, attention, block."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        self.block_1 = MPBlock(width, width, rngs=rngs)
+        self.attn_1 = MPAttention(width, rngs=rngs)
+        self.block_2 = MPBlock(width, width, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b n h"]) -> Float[Array, "b n h"]:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class MPDown(nnx.Module):
+    """Halve the rate: a mean of pairs between two pointwise maps."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        self.conv1 = MPConv(width, width, 1, rngs=rngs)
+        self.conv2 = MPConv(width, width, 1, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b n h"]) -> Float[Array, "b n/2 h"]:
+        x = self.conv1(x)
+        return self.conv2(x.reshape(x.shape[0], x.shape[1] // 2, 2, x.shape[2]).mean(2))
+
+
+class MPUp(nnx.Module):
+    """Double the rate: every frame twice, then a convolution."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        self.conv = MPConv(width, width, 3, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b n h"]) -> Float[Array, "b 2n h"]:
+        return self.conv(jnp.repeat(x, 2, axis=1))
+
+
+class MPLevel(nnx.Module):
+    """Blocks of one width and, where it changes, the rate."""
+
+    def __init__(self, inputs: int, outputs: int, depth: int, rate: Literal["", "down", "up"], *, rngs: nnx.Rngs):
+        self.block = nnx.List([MPBlock(inputs if i == 0 else outputs, outputs, rngs=rngs) for i in range(depth)])
+        if rate == "down":
+            self.downsample = MPDown(outputs, rngs=rngs)
+        if rate == "up":
+            self.upsample = MPUp(outputs, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b n i"]) -> Float[Array, "b f o"]:
+        for block in self.block:
+            x = block(x)
+        if hasattr(self, "downsample"):
+            x = self.downsample(x)
+        return self.upsample(x) if hasattr(self, "upsample") else x
 
 
 class MPEncoder(nnx.Module):
-    def __init__(self, cfg, *, rngs):
-        raise NotImplementedError
+    """Standardised mel [b f m] -> moments [b f/2 2d]; the rate changes after the first level."""
+
+    def __init__(self, cfg: VAEConfig, *, rngs: nnx.Rngs):
+        w = cfg.width
+        self.conv_in = MPConv(cfg.bands, w, 3, rngs=rngs)
+        sizes = ((w, w, "down"), (w, 2 * w, ""), (2 * w, 4 * w, ""))
+        self.down = nnx.List([MPLevel(i, o, 2, rate, rngs=rngs) for i, o, rate in sizes])
+        self.mid = MPMiddle(4 * w, rngs=rngs)
+        self.conv_out = MPConv(4 * w, 2 * cfg.latent_dim, 3, rngs=rngs)
+        self.learnable_gain = nnx.Param(jnp.zeros(()))
+
+    def __call__(self, x: Float[Array, "b f m"]) -> Float[Array, "b n e"]:
+        x = self.conv_in(x)
+        for level in self.down:
+            x = level(x)
+        return self.conv_out(mp_silu(self.mid(x))) * (self.learnable_gain[...] + 1)
 
 
-MPDecoder = MPEncoder
+class MPDecoder(nnx.Module):
+    """Latents [b n d] -> standardised mel [b 2n m]; the levels run from the last to the first."""
+
+    def __init__(self, cfg: VAEConfig, *, rngs: nnx.Rngs):
+        w = cfg.width
+        self.conv_in = MPConv(cfg.latent_dim, 4 * w, 3, rngs=rngs)
+        self.mid = MPMiddle(4 * w, rngs=rngs)
+        sizes = ((2 * w, w, ""), (4 * w, 2 * w, "up"), (4 * w, 4 * w, ""))
+        self.up = nnx.List([MPLevel(i, o, 3, rate, rngs=rngs) for i, o, rate in sizes])
+        self.conv_out = MPConv(w, cfg.bands, 3, rngs=rngs)
+        self.learnable_gain = nnx.Param(jnp.zeros(()))
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b f m"]:
+        x = self.mid(self.conv_in(x))
+        for level in reversed(list(self.up)):
+            x = level(x)
+        return self.conv_out(mp_silu(x)) * (self.learnable_gain[...] + 1)

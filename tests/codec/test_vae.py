@@ -1,28 +1,39 @@
 """The Mel-VAE: lengths, the two latent spaces, locality, sizes."""
+import os
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from kfjax import module
-from kfjax.codec.vae import MelVAE, VAEConfig, convolve
+from kfjax.codec.vae import MelVAE, MPConv, VAEConfig, convolve
 
 SMALL = VAEConfig(bands=16, latent_dim=5, width=24, mel_blocks=1, latent_blocks=2)
+EDM2 = VAEConfig(variant="edm2", bands=16, latent_dim=5, width=8)
+SHARED = Path(os.environ.get("KFJAX_SHARED", Path(__file__).parents[3] / "shared"))
+REFERENCE = SHARED / "fixtures/mmaudio/vae_44k.npz"
 
 
 def draw(shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
-@pytest.fixture(scope="module")
-def params():
+def random_params(cfg):
     """Every parameter drawn at random: the zeros of a fresh network would hide what they multiply."""
-    leaves, tree = jax.tree.flatten(module.shapes(MelVAE, SMALL))
+    leaves, tree = jax.tree.flatten(module.shapes(MelVAE, cfg))
     leaves = [draw(leaf.shape, i) * 0.3 for i, leaf in enumerate(leaves)]
     params = jax.tree.unflatten(tree, leaves)
     for name in ("mel_std", "latent_std"):
         params[name] = jnp.exp(params[name])
     return params
+
+
+@pytest.fixture(scope="module")
+def params():
+    return random_params(SMALL)
 
 
 def test_convolve_is_the_library_convolution():
@@ -79,3 +90,65 @@ def test_default_has_the_papers_32_convolutions_a_side():
         shapes = [leaf.shape for path, leaf in kernels.items() if path.endswith("kernel")]
         count = sum(shape[0] if len(shape) == 4 else 1 for shape in shapes)
         assert count + 1 == 32  # the one that changes the rate is a matrix over pairs of frames
+
+
+def test_edm2_trains():
+    """The public code cannot train this network; here every parameter but the statistics receives a gradient."""
+    params, mel = random_params(EDM2), draw((2, 8, 16))
+
+    def loss(params):
+        vae = module.bind(MelVAE, EDM2, params)
+        posterior = vae.posterior(mel)
+        made = vae.decode_raw(posterior.sample(jax.random.key(0)))
+        return jnp.mean(jnp.square(made - mel)), (posterior, made)
+
+    gradient, (posterior, made) = jax.jit(jax.grad(loss, has_aux=True))(params)
+    assert posterior.mean.shape == posterior.std.shape == (2, 4, 5)
+    assert made.shape == (2, 8, 16)
+    assert all(bool(np.any(g)) for path, g in module.flatten(gradient).items() if path.startswith(("enc", "dec")))
+
+
+def test_edm2_convolution_preserves_magnitude():
+    """Unit variance stays unit variance, whatever the scale of the kernel."""
+    conv = MPConv(64, 64, 3, rngs=nnx.Rngs(0))
+    conv.kernel[...] = conv.kernel[...] * 100
+    assert float(conv(draw((4, 64, 64))).std()) == pytest.approx(1, abs=0.05)
+
+
+def public_to_ours(weights, template):
+    """{"encoder.down.0.block.1.conv1.weight": [o, i, k]} -> our nested parameters: a change of names and axes."""
+    flat = {}
+    for key, value in weights.items():
+        path = key.removesuffix(".weight").replace(".", "/")
+        flat[f"{path}/kernel" if value.ndim == 3 else path] = value.transpose() if value.ndim == 3 else value
+    paths = list(module.flatten(template))
+    statistics = {"mel_mean": flat.pop("mel_mean"), "mel_std": flat.pop("mel_std"),
+                  "latent_mean": np.zeros(40, np.float32), "latent_std": np.ones(40, np.float32)}
+    flat |= statistics
+    assert sorted(flat) == sorted(paths)
+    return jax.tree.unflatten(jax.tree.structure(template), [flat[path] for path in paths])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REFERENCE.exists(), reason="reference outputs are not at hand")
+def test_edm2_equals_the_public_vae(monkeypatch):
+    monkeypatch.syspath_prepend(REFERENCE.parents[1])
+    import keyed_weights
+
+    cfg = VAEConfig(variant="edm2", width=512)
+    template = module.shapes(MelVAE, cfg)
+    reference = {k: v for k, v in np.load(REFERENCE).items()}
+    weights = keyed_weights.state_dict(REFERENCE)
+    weights |= {"mel_mean": reference["const/data_mean"].ravel(), "mel_std": reference["const/data_std"].ravel()}
+    params = public_to_ours(weights, template)
+    assert module.count(template) == 305479682 + 2 * 40 + 2 * 128
+    encode = jax.jit(lambda p, mel: module.bind(MelVAE, cfg, p).posterior(mel))
+    decode = jax.jit(lambda p, latent: module.bind(MelVAE, cfg, p).decode_raw(latent))
+    ours = lambda name: reference[name].transpose(0, 2, 1)
+    relative = lambda got, name: np.linalg.norm(got - ours(name)) / np.linalg.norm(ours(name))
+    posterior = encode(params, ours("in/mel"))
+    assert relative(posterior.mean, "out/mean") < 1e-5
+    assert relative(posterior.std, "out/std") < 1e-5
+    latent = posterior.mean + posterior.std * ours("in/eps")
+    assert relative(decode(params, ours("out/mean")), "out/decoded") < 1e-5
+    assert relative(latent, "out/sample_with_eps") < 1e-5
