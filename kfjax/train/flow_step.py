@@ -54,34 +54,48 @@ def trained_parts(cfg: FlowStepConfig) -> tuple[str, ...]:
     return (*(ENCODERS if cfg.train_encoders else ()), "mmdit", *(("stereo",) if cfg.stereo_weight else ()))
 
 
-def drop(features: Features, key: jax.Array, cfg: FlowStepConfig) -> Features:
+def trained(params: Params, cfg: FlowStepConfig) -> Params:
+    """The parameters that have gradients, an optimiser state and an average; the others never change."""
+    return {name: params[name] for name in trained_parts(cfg)}
+
+
+def drop(encoded: Features, key: jax.Array, cfg: FlowStepConfig) -> Features:
     """Mask video and text independently, each example on its own."""
     video_key, text_key = jax.random.split(key)
-    shape = features.has_video.shape
-    return features._replace(
-        has_video=features.has_video & ~jax.random.bernoulli(video_key, cfg.drop_video, shape),
-        has_text=features.has_text & ~jax.random.bernoulli(text_key, cfg.drop_text, shape),
+    shape = encoded.has_video.shape
+    return encoded._replace(
+        has_video=encoded.has_video & ~jax.random.bernoulli(video_key, cfg.drop_video, shape),
+        has_text=encoded.has_text & ~jax.random.bernoulli(text_key, cfg.drop_text, shape),
     )
 
 
 def loss(
     params: Params, batch: FlowBatch, key: jax.Array, system: SystemConfig, cfg: FlowStepConfig
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Flow-matching loss (paper eq. 1) and, where asked for, the stereo loss."""
+    """Flow-matching loss (paper eq. 1) and, where asked for, the stereo loss, each mean over the batch.
+
+    Args:
+      params: of the three encoders, "mmdit" and, with a stereo weight, "stereo".
+
+    Returns:
+      What is minimised, and figures: "loss" is the flow's part alone, early and late where t < 0.3 and t > 0.7.
+    """
     keys = dict(zip(("posterior", "noise", "time", "drop"), jax.random.split(key, 4), strict=True))
-    encoders = params if cfg.train_encoders else jax.lax.stop_gradient(params)
-    encoded = features.encode(encoders, system, batch.excerpt)
+    encoded = features.encode(params, system, batch.excerpt)
     repeat = lambda tree: jax.tree.map(lambda x: jnp.concatenate([x] * cfg.draws), tree)
 
-    x1 = repeat(batch.posterior).sample(keys["posterior"])
+    posterior = repeat(batch.posterior)
+    x1 = posterior.sample(keys["posterior"])
     x0 = jax.random.normal(keys["noise"], x1.shape, x1.dtype)
     t = matching.sample_times(keys["time"], x1.shape[0])
-    x, velocity = matching.interpolate(x0, x1, t)
+    x, _ = matching.interpolate(x0, x1, t)
+    velocity = matching.expected_velocity(x, t, posterior)
     mmdit = bind(MMDiT, system.mmdit, params["mmdit"])
     conditions = mmdit.prepare(drop(repeat(encoded), keys["drop"], cfg), x.shape[1])
     per_sample = matching.loss(mmdit(x, t, conditions), velocity)
     total = flow = per_sample.mean()
-    metrics = {"loss": flow, "loss_early": _mean_where(per_sample, t < 0.3), "loss_late": _mean_where(per_sample, t > 0.7)}
+    early, late = _mean_where(per_sample, t < 0.3), _mean_where(per_sample, t > 0.7)
+    metrics = {"loss": flow, "loss_early": early, "loss_late": late}
     if cfg.stereo_weight:
         left, right = batch.mel_left, batch.mel_right
         mono = jnp.logaddexp(left, right) - jnp.log(2.0)  # the channels' mean, as the split defines it
@@ -91,17 +105,19 @@ def loss(
 
 
 def make_step(system: SystemConfig, cfg: FlowStepConfig, tx: optax.GradientTransformation):
-    """(state, batch, key) -> (state, metrics)."""
+    """(state, batch, key) -> (state, metrics). The optimiser state is that of `trained(params, cfg)`."""
 
     def step(state: TrainState, batch: FlowBatch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch, key, system, cfg)
-        params, opt_state, finite, norm = guarded_update(tx, grads, state.params, state.opt_state, value)
+        old = trained(state.params, cfg)
+        objective = lambda new: loss(state.params | new, batch, key, system, cfg)
+        (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(old)
+        new, opt_state, finite, norm = guarded_update(tx, grads, old, state.opt_state, value)
         # A young average forgets its random start quickly.
         decay = jnp.minimum(cfg.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-        averaged = ema(state.ema, params, jnp.where(finite, decay, 1.0))
+        averaged = ema(trained(state.ema, cfg), new, jnp.where(finite, decay, 1.0))
         skipped = jnp.where(finite, 0, state.skipped + 1)
         metrics |= {"gradient_norm": norm, "skipped": skipped}
-        return TrainState(state.step + 1, params, opt_state, averaged, skipped), metrics
+        return TrainState(state.step + 1, state.params | new, opt_state, state.ema | averaged, skipped), metrics
 
     return step
 
