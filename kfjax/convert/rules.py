@@ -98,7 +98,7 @@ def to_jax(state: Mapping[str, np.ndarray], rules: Sequence[Rule], shapes: Param
     params: Params = {}
     for rule in rules:
         layers = [rule.how.to_jax(state[key]) for key in _keys(rule, flat[rule.jax_path].shape)]
-        _put(params, rule.jax_path, np.stack(layers) if rule.stacked else np.ascontiguousarray(layers[0]))
+        _put(params, rule.jax_path, np.stack(layers) if rule.stacked else np.asarray(layers[0], order="C"))
     return params
 
 
@@ -115,8 +115,7 @@ def to_torch(params: Params, rules: Sequence[Rule]) -> State:
         value = np.asarray(flat[rule.jax_path])
         layers = value if rule.stacked else [value]
         for key, layer in zip(_keys(rule, value.shape), layers, strict=True):
-            torch_layer = rule.how.to_torch(layer)
-            state[key] = np.ascontiguousarray(torch_layer).reshape(torch_layer.shape)  # keeps 0-d at 0-d
+            state[key] = np.asarray(rule.how.to_torch(layer), order="C")
     return state
 
 
