@@ -37,15 +37,18 @@ def save_params(path: str | Path, params: Params, *, dtype: str | None = None) -
 
     def leaf(x):
         x = np.asarray(x)
-        if dtype and np.issubdtype(np.float32, x.dtype):
+        if dtype and jax.numpy.issubdtype(x.dtype, jax.numpy.floating):
             x = x.astype(jax.numpy.dtype(dtype))
-        return np.ascontiguousarray(x)
+        return np.asarray(x, order="C")  # ascontiguousarray would make vectors of scalars
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    save_file({name: leaf(x) for name, x in flatten(params).items()}, temporary)
-    os.replace(temporary, path)
+    try:
+        save_file({name: leaf(x) for name, x in flatten(params).items()}, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_params(path: str | Path, expected: Params | None = None) -> Params:
@@ -70,8 +73,9 @@ def load_params(path: str | Path, expected: Params | None = None) -> Params:
     problems = _differences(flat, flatten(expected)) if expected is not None else []
     problems += [f"not finite: {name}" for name, x in flat.items() if not np.isfinite(x).all()]
     if problems:
-        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise WeightsError(f"{path} does not fit its configuration: {shown}. Export the model again, or fix its config")
+        raise WeightsError(
+            f"{path} does not fit its configuration: {_shown(problems)}. Export the model again, or fix its config"
+        )
     return unflatten(flat)
 
 
@@ -88,15 +92,30 @@ def _differences(got: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     return problems
 
 
+def _shown(problems: list[str], most: int = 8) -> str:
+    rest = f"; and {len(problems) - most} more" if len(problems) > most else ""
+    return "; ".join(problems[:most]) + rest
+
+
 class StateStore:
-    """Training states under `folder`, the newest few kept; saving is asynchronous, restoring exact."""
+    """Training states under `folder`, the newest few kept; saving is asynchronous, restoring exact.
+
+    A context manager: what is being saved is on disk when it ends.
+    """
 
     def __init__(self, folder: str | Path, *, keep: int = 2):
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(Path(folder).resolve(), options=options)
+        handler = ocp.StandardCheckpointHandler()
+        self._manager = ocp.CheckpointManager(Path(folder).resolve(), item_handlers=handler, options=options)
+
+    def __enter__(self) -> StateStore:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
@@ -113,23 +132,23 @@ class StateStore:
         """The state of `step` in the structure, dtypes and shardings of `like`.
 
         Raises:
-          WeightsError: the stored state is of another configuration.
+          WeightsError: the stored state is of another configuration; it names what differs.
         """
-        abstract = jax.tree.map(ocp_abstract, like)
-        try:
-            return self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract))
-        except (ValueError, KeyError, TypeError) as error:
-            first = str(error).strip().splitlines()[0]
+        self._manager.wait_until_finished()
+        problems = _differences(flatten(self._manager.item_metadata(step)), flatten(like))
+        if problems:
             raise WeightsError(
-                f"the checkpoint at step {step} is of another configuration ({first}); "
+                f"the checkpoint at step {step} is of another configuration: {_shown(problems)}; "
                 "use the config that made it, or another --workdir"
-            ) from None
+            )
+        abstract = jax.tree.map(_abstract, like)
+        return self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract))
 
     def close(self) -> None:
         self._manager.wait_until_finished()
         self._manager.close()
 
 
-def ocp_abstract(x: Any) -> Any:
+def _abstract(x: Any) -> jax.ShapeDtypeStruct:
     """Shape, dtype and sharding of a leaf on this machine's mesh; stored shardings are never trusted."""
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))

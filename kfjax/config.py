@@ -15,21 +15,30 @@ def from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "config")
     """Build the dataclass `cls` from a mapping, nested dataclasses included.
 
     Raises:
-      ValueError: an unknown key (with the nearest known one), or a value of the wrong type.
+      ValueError: an unknown key (with the nearest known one), a missing one, or a value of the wrong type.
     """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where}: got {values!r}, expected a mapping with the keys of {cls.__name__}")
     hints = typing.get_type_hints(cls)
-    fields = {f.name for f in dataclasses.fields(cls)}
+    fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = [key for key in values if key not in fields]
     if unknown:
         near = difflib.get_close_matches(unknown[0], fields, n=1)
         advice = f"did you mean {where}.{near[0]}?" if near else f"known keys: {', '.join(sorted(fields))}"
         raise ValueError(f"unknown key {where}.{unknown[0]}; {advice}")
+    missing = [name for name, f in fields.items() if name not in values and _required(f)]
+    if missing:
+        raise ValueError(f"missing key {', '.join(f'{where}.{name}' for name in missing)}; {cls.__name__} needs it")
     return cls(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in values.items()})
 
 
 def to_dict(cfg: Any) -> dict[str, Any]:
     """The inverse of `from_dict`: plain dicts, lists and scalars, ready for JSON."""
     return dataclasses.asdict(cfg)
+
+
+def _required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
@@ -47,9 +56,20 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             raise ValueError(f"{where}: got {value!r}, expected one of {', '.join(map(str, choices))}")
         return value
     if origin is tuple:
-        return tuple(value)
+        return _tuple(typing.get_args(hint), value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint in (int, float, str, bool) and type(value) is not hint:
         raise ValueError(f"{where}: got {value!r} ({type(value).__name__}), expected {hint.__name__}")
     return value
+
+
+def _tuple(hints: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    """JSON has lists where we have tuples; `tuple[int, ...]` is of any length."""
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{where}: got {value!r} ({type(value).__name__}), expected a list")
+    if hints[-1] is Ellipsis:
+        hints = hints[:1] * len(value)
+    if len(hints) != len(value):
+        raise ValueError(f"{where}: got {len(value)} values, expected {len(hints)}")
+    return tuple(_value(hint, item, f"{where}[{i}]") for i, (hint, item) in enumerate(zip(hints, value, strict=True)))

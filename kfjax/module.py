@@ -53,7 +53,7 @@ def bind(cls: type, cfg: Any, params: Params) -> Any:
 def flatten(params: Params) -> dict[str, Any]:
     """Nested dict to `{"joint/attn/kernel": array}`; the names used in files, rules and messages."""
     flat = jax.tree_util.tree_flatten_with_path(params)[0]
-    return {"/".join(str(getattr(k, "key", k)) for k in path): leaf for path, leaf in flat}
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
 
 
 def _difference(name: str, params: Params, expected: Params) -> str:

@@ -1,0 +1,85 @@
+"""Configurations are filled strictly and survive JSON."""
+import json
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+from tiny_system import CONFIG
+
+from kfjax import config
+from kfjax.system import SystemConfig
+
+
+@dataclass(frozen=True)
+class Inner:
+    width: int = 4
+    rate_hz: float = 1.0
+    kind: Literal["plain", "edm2"] = "plain"
+    sizes: tuple[int, ...] = (1, 2)
+    pair: tuple[str, float] = ("a", 1.0)
+
+
+@dataclass(frozen=True)
+class Outer:
+    name: str
+    inner: Inner = field(default_factory=Inner)
+    flag: bool = False
+    limit: int | None = None
+
+
+def make(**values):
+    return config.from_dict(Outer, {"name": "x"} | values)
+
+
+def test_values_reach_nested_fields():
+    made = make(inner={"width": 8, "kind": "edm2"}, flag=True, limit=3)
+    assert made == Outer("x", Inner(width=8, kind="edm2"), True, 3)
+    assert make(inner=Inner(width=5)).inner.width == 5
+    assert make(limit=None).limit is None
+
+
+def test_whole_numbers_are_floats_where_floats_are_meant():
+    assert type(make(inner={"rate_hz": 2}).inner.rate_hz) is float
+
+
+def test_lists_become_tuples():
+    made = make(inner={"sizes": [3, 4, 5], "pair": ["b", 2]}).inner
+    assert made.sizes == (3, 4, 5) and made.pair == ("b", 2.0)
+    assert hash(made)
+
+
+@pytest.mark.parametrize("values, message", [
+    ({"nme": 1}, r"unknown key config\.nme; did you mean config\.name\?"),
+    ({"inner": {"widht": 8}}, r"unknown key config\.inner\.widht; did you mean config\.inner\.width\?"),
+    ({"zzz": 1}, r"unknown key config\.zzz; known keys: flag, inner, limit, name"),
+    ({"inner": {"width": 8.0}}, r"config\.inner\.width: got 8\.0 \(float\), expected int"),
+    ({"inner": {"width": True}}, r"config\.inner\.width: got True \(bool\), expected int"),
+    ({"inner": {"width": None}}, r"config\.inner\.width: got None \(NoneType\), expected int"),
+    ({"inner": {"rate_hz": "1"}}, r"config\.inner\.rate_hz: got '1' \(str\), expected float"),
+    ({"flag": 1}, r"config\.flag: got 1 \(int\), expected bool"),
+    ({"limit": "3"}, r"config\.limit: got '3' \(str\), expected int"),
+    ({"inner": {"kind": "fancy"}}, r"config\.inner\.kind: got 'fancy', expected one of plain, edm2"),
+    ({"inner": {"sizes": "12"}}, r"config\.inner\.sizes: got '12' \(str\), expected a list"),
+    ({"inner": {"sizes": [1, "2"]}}, r"config\.inner\.sizes\[1\]: got '2' \(str\), expected int"),
+    ({"inner": {"pair": ["a"]}}, r"config\.inner\.pair: got 1 values, expected 2"),
+    ({"inner": 3}, r"config\.inner: got 3, expected a mapping with the keys of Inner"),
+])  # fmt: skip
+def test_errors_name_the_key(values, message):
+    with pytest.raises(ValueError, match=message):
+        make(**values)
+
+
+def test_a_missing_key_is_named():
+    with pytest.raises(ValueError, match=r"missing key system\.name; Outer needs it"):
+        config.from_dict(Outer, {}, where="system")
+
+
+@pytest.mark.parametrize("cfg", [Outer("y", Inner(sizes=(7,)), limit=2), CONFIG], ids=["small", "system"])
+def test_round_trip_through_json(cfg):
+    text = json.dumps(config.to_dict(cfg))
+    assert config.from_dict(type(cfg), json.loads(text)) == cfg
+
+
+def test_a_system_needs_its_generator():
+    with pytest.raises(ValueError, match=r"missing key config\.mmdit"):
+        config.from_dict(SystemConfig, {"name": "x"})
