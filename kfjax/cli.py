@@ -75,7 +75,7 @@ def _add_generate(commands) -> None:
     add("--audio-only", action="store_true", help="write .wav instead of a video")
     add("--keep-original", type=float, metavar="GAIN", help="mix in the video's own sound times this")
     add("--model", default="built-in", metavar="FOLDER", help="model directory; default: the small built-in model")
-    add("--plot", nargs="?", type=Path, const=Path(), metavar="PNG",
+    add("--plot", nargs="?", const="", metavar="PNG",
         help="also draw frames, waveform and mel over time; default name: the output's, .png")
 
 
@@ -116,18 +116,22 @@ def _jobs(args: Namespace) -> tuple[list[Job], bool]:
         raise ValueError("--prompt: got an empty text; say what is heard, or leave it out to go by the picture alone")
     if video is None and args.prompt is None:
         raise ValueError("got neither a video nor a prompt, expected at least one; give a file, --prompt TEXT or both")
-    if args.plot and args.plot.suffix != ".png":
+    if args.plot and not args.plot.endswith(".png"):
         raise ValueError(f"--plot: got {args.plot}, expected a name in .png; or give --plot last, without a name")
     template = jobs.Job(video, args.prompt or "", args.negative_prompt, args.duration, args.seed)
     if video is not None and (video.is_dir() or video.suffix.lower() == ".csv"):
-        if args.output is None or args.output.suffix or args.output.is_file():
+        if args.output is None or args.output.is_file():
             raise ValueError(f"{video}: got many clips, expected a folder to write to; give --output FOLDER")
+        if args.plot:
+            raise ValueError(f"--plot: got the name {args.plot} for many clips; give --plot last, without a name")
         listed = jobs.from_folder if video.is_dir() else jobs.from_table
         return listed(video, template, args.output, audio_only=args.audio_only), True
     stem = f"{video.stem}.sound" if video else "sound"
     output = args.output or Path(stem + jobs.output_suffix(video, args.audio_only))
     if args.audio_only and output.suffix.lower() in jobs.VIDEO_FORMATS:
         raise ValueError(f"--audio-only: got {output} to write to, expected a name in .wav or .flac; rename it")
+    if args.plot and not Path(args.plot).parent.is_dir():
+        raise ValueError(f"--plot: got {args.plot}, in a folder that doesn't exist; create it or give another name")
     return [replace(template, output=output)], False
 
 
@@ -152,7 +156,7 @@ def _make(model: Model, job: Job, args: Namespace, *, bar: bool) -> None:
     for path in result.save(job.output):
         print(path)
     if args.plot is not None:
-        path = args.plot if args.plot.name else job.output.with_suffix(".png")
+        path = Path(args.plot) if args.plot else job.output.with_suffix(".png")
         _draw(result, path)
         print(path)
 

@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 import argparse
+import dis
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -47,6 +47,9 @@ def say(message: str) -> None:
 
 
 def _foreseen(error: ValueError) -> bool:
-    """Whether kfjax itself raised the error, in words meant for the user; not a library that it called."""
-    origin = traceback.extract_tb(error.__traceback__)[-1]
-    return Path(origin.filename).is_relative_to(PACKAGE) and (origin.line or "").startswith("raise")
+    """Whether a `raise` of kfjax's own made the error, in words meant for the user; not a library that it called."""
+    trace = error.__traceback__
+    while trace.tb_next:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    return Path(code.co_filename).is_relative_to(PACKAGE) and code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]

@@ -280,6 +280,7 @@ def _seconds(video: str | Path | Video | None, duration: float | None) -> float:
         return TEXT_ONLY_SECONDS if duration is None else float(duration)
     if isinstance(video, Video):
         available, name = float(video.seconds), "the video"
+        rates.lengths(available)
     else:
         info, name = media.probe(video), str(video)
         if not info.has_video:
@@ -338,6 +339,6 @@ def _check(*, prompt: str, negative_prompt: str, seed: int, samples: int, method
 
 
 def _whole(name: str, value: int, least: int, most: int) -> int:
-    if isinstance(value, bool) or value != int(value) or not least <= value <= most:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
         raise ValueError(f"{name}: got {value}, expected a whole number from {least} to {most}")
     return int(value)

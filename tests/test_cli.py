@@ -1,0 +1,173 @@
+"""The command line on a tiny system: what it writes, what it says, how it ends."""
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kfjax
+from kfjax import media, pipeline
+from kfjax.cli import main
+
+sys.path.insert(0, str(Path(__file__).parent))
+import media_files as files
+from tiny_system import write_model
+
+RATE_HZ = 44100
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(write_model(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A folder with two clips and, between them by name, one that is broken."""
+    folder = tmp_path_factory.mktemp("clips")
+    for name in ("a.mp4", "c.mov"):
+        media.write_video(folder / name, (files.numbered(i) for i in range(15)), 25)
+    (folder / "b.mp4").write_bytes(b"not a video")
+    (folder / "notes.txt").write_text("not to be looked at")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """The working folder of a test is its own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_one_clip(here, clips, model, capsys):
+    assert main(["generate", str(clips / "a.mp4"), "--prompt", "a bell", "--model", model]) == 0
+    assert names(here) == {"a.sound.mp4"}
+    assert capsys.readouterr().out == "a.sound.mp4\n"
+    assert files.picture_packets(here / "a.sound.mp4")[0] == files.picture_packets(clips / "a.mp4")[0]
+    assert media.read_audio(here / "a.sound.mp4", RATE_HZ).shape == (round(0.6 * RATE_HZ), 2)
+
+
+def test_options_arrive(here, clips, model):
+    common = ["generate", str(clips / "a.mp4"), "--model", model, "--output", "a.wav"]
+    options = [
+        [], ["--prompt", "rain"], ["--seed", "5"], ["--steps", "3"], ["--guidance", "2"], ["--video-guidance", "2"],
+        ["--text-guidance", "2", "--prompt", "rain"], ["--negative-prompt", "wind"],
+        ["--negative-prompt", "wind", "--negative-guidance", "2"],
+    ]  # fmt: skip
+    sounds = set()
+    for extra in options:
+        assert main(common + extra) == 0
+        sounds.add((here / "a.wav").read_bytes())
+    assert len(sounds) == len(options)
+
+
+def test_audio_only_samples_and_duration(here, clips, model):
+    arguments = ["--audio-only", "--samples", "2", "--duration", "0.3", "--model", model]
+    assert main(["generate", str(clips / "a.mp4"), *arguments]) == 0
+    assert names(here) == {"a.sound-1.wav", "a.sound-2.wav"}
+    assert media.read_audio("a.sound-1.wav", RATE_HZ).shape == (round(0.3 * RATE_HZ), 2)
+
+
+def test_text_only(here, model):
+    assert main(["generate", "--prompt", "rain", "--duration", "0.5", "--model", model]) == 0
+    assert names(here) == {"sound.wav"}
+
+
+def test_plot(here, clips, model):
+    from matplotlib.image import imread
+
+    assert main(["generate", str(clips / "a.mp4"), "--model", model, "--plot"]) == 0
+    assert names(here) == {"a.sound.mp4", "a.sound.png"}
+    assert imread("a.sound.png").std() > 0.1
+
+
+def test_folder(here, clips, model, capsys):
+    """Everything that can be done is done, the rest is named; run again, only the rest is tried."""
+    arguments = ["generate", str(clips), "--output", "sounds", "--model", model]
+    assert main(arguments) == 2
+    assert names(here / "sounds") == {"a.mp4", "c.mov"}
+    said = capsys.readouterr().err
+    assert "skipped: " in said
+    assert said.strip().splitlines()[-1].startswith("kfjax: error: 1 of 3 could not be done: ")
+    stamp = os.stat("sounds/a.mp4").st_mtime_ns
+    (here / "sounds" / "c.mov").unlink()
+    assert main(arguments) == 2
+    assert names(here / "sounds") == {"a.mp4", "c.mov"}
+    assert os.stat("sounds/a.mp4").st_mtime_ns == stamp, "done already, yet made again"
+
+
+def test_table(here, clips, model, capsys):
+    rows = [
+        "video,prompt,negative_prompt,duration,seed",
+        f"{clips / 'a.mp4'},a bell rings,wind,0.5,3",
+        f"{clips / 'a.mp4'},rain,,,",
+        ",rain on a roof,,0.4,",
+        f"{clips / 'c.mov'},rain,,half,",
+    ]
+    Path("list.csv").write_text("\n".join(rows) + "\n")
+    assert main(["generate", "list.csv", "--output", "out", "--model", model]) == 2
+    assert names(here / "out") == {"a.mp4", "a.2.mp4", "sound.wav"}
+    assert media.read_audio("out/a.mp4", RATE_HZ).shape == (round(0.5 * RATE_HZ), 2)
+    assert media.read_audio("out/sound.wav", RATE_HZ).shape == (round(0.4 * RATE_HZ), 2)
+    assert "duration: got 'half', expected a number" in capsys.readouterr().err
+    direct = ["--prompt", "a bell rings", "--negative-prompt", "wind", "--duration", "0.5", "--seed", "3"]
+    assert main(["generate", str(clips / "a.mp4"), *direct, "--model", model, "--output", "direct.mp4"]) == 0
+    assert Path("direct.mp4").read_bytes() == Path("out/a.mp4").read_bytes()
+
+
+def test_an_interruption_leaves_nothing(here, clips, model, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "_decode", interrupted)
+    assert main(["generate", str(clips / "a.mp4"), "--model", model]) == 130
+    assert names(here) == set()
+    assert capsys.readouterr().err.strip().splitlines() == ["kfjax: interrupted"]
+
+
+def test_defects_keep_their_traceback(clips, model, monkeypatch):
+    """Only what kfjax itself refuses becomes one line; a ValueError from a library is a defect of ours."""
+    monkeypatch.setattr(pipeline, "_decode", lambda *_: np.zeros(3).reshape(2, 2))
+    with pytest.raises(ValueError, match="reshape"):
+        main(["generate", str(clips / "a.mp4"), "--model", model])
+
+
+def test_the_small_world_is_said(here, clips, model, capsys, monkeypatch):
+    monkeypatch.setattr(pipeline, "BUILT_IN", Path(model))
+    assert main(["generate", str(clips / "a.mp4")]) == 0
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert "small world" in said[0] and "--model" in said[0]
+
+
+def test_doctor(capsys):
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert kfjax.__version__ in said and "devices: cpu" in said and "built-in model: " in said
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["train", "--help"], ["--version"]])
+def test_help(arguments, capsys):
+    assert main(arguments) == 0
+    assert capsys.readouterr().out
+
+
+def test_version_is_that_of_the_package():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert kfjax.__version__ == project["version"]
+
+
+def test_as_a_process(here, clips):
+    """Exit code and the one line, as a shell sees them."""
+    command = [sys.executable, "-m", "kfjax", "generate", "absent.mp4"]
+    root = str(Path(__file__).parents[1])
+    ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root})
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "kfjax: error: absent.mp4: no such file; give the path of a video file\n"

@@ -1,0 +1,213 @@
+"""The spine on a tiny system: exact lengths, what the sound depends on, what recompiles, what is written."""
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import kfjax
+from kfjax import features, media, pipeline, rates
+from kfjax.pipeline import Model, Result, bucket_seconds, sample_paths
+from kfjax.structs import Video
+
+sys.path.insert(0, str(Path(__file__).parent))
+import media_files as files
+from tiny_system import CONFIG, tiny_system, write_model
+
+RATE_HZ = 44100
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Model(tiny_system())
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """0.8 s of numbered pictures at 30 fps with a steady tone."""
+    path = tmp_path_factory.mktemp("clips") / "clip.mp4"
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(int(0.8 * RATE_HZ)) / RATE_HZ)
+    media.write_video(path, (files.numbered(i) for i in range(24)), 30, tone, RATE_HZ)
+    return path
+
+
+@pytest.fixture(scope="module")
+def other_clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clips") / "other.mp4"
+    media.write_video(path, (255 - files.numbered(7 * i) for i in range(24)), 30)
+    return path
+
+
+@pytest.fixture(scope="module")
+def result(model, clip):
+    return model.generate(clip, "a bell rings")
+
+
+def test_result(result, clip):
+    assert result.waveforms.shape == (1, round(0.8 * RATE_HZ), 2)
+    assert result.waveform.dtype == np.float32
+    assert 1e-3 < np.abs(result.waveform).max() <= 1
+    assert not np.array_equal(result.waveform[:, 0], result.waveform[:, 1])
+    assert (result.sample_rate_hz, result.seconds, result.video) == (RATE_HZ, pytest.approx(0.8), clip)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.2, 0.7333, 0.8])
+def test_length_is_exact(model, clip, seconds):
+    assert len(model.generate(clip, duration=seconds).waveform) == round(seconds * RATE_HZ)
+
+
+def test_buckets():
+    """Never shorter than what is asked for, long enough to cut from, few."""
+    asked = np.arange(0.1, 60.0, 0.0371)
+    buckets = np.array([bucket_seconds(s) for s in asked])
+    assert (buckets >= asked - 1e-6).all()
+    assert len(set(buckets.tolist())) < 35
+    assert all(rates.lengths(b).samples >= rates.exact_samples(s) for s, b in zip(asked, buckets, strict=True))
+    assert [bucket_seconds(s) for s in (0.2, 1, 2.5, 5, 8, 13, 60)] == [1, 1, 2.5, 5, 8, 13, 60]
+
+
+def test_what_the_sound_depends_on(model, clip, other_clip, result):
+    again = model.generate(clip, "a bell rings").waveform
+    assert again.tobytes() == result.waveform.tobytes()
+    others = {
+        "seed": model.generate(clip, "a bell rings", seed=1),
+        "prompt": model.generate(clip, "rain on a roof"),
+        "no prompt": model.generate(clip),
+        "video": model.generate(other_clip, "a bell rings"),
+        "no video": model.generate(None, "a bell rings", duration=0.8),
+        "steps": model.generate(clip, "a bell rings", steps=3),
+        "method": model.generate(clip, "a bell rings", method="heun"),
+        "guidance": model.generate(clip, "a bell rings", guidance=2.0),
+        "video guidance": model.generate(clip, "a bell rings", video_guidance=2.0),
+        "negative prompt": model.generate(clip, "a bell rings", negative_prompt="wind"),
+        "negative guidance": model.generate(clip, "a bell rings", negative_prompt="wind", negative_guidance=3.0),
+    }
+    waves = {name: other.waveform.tobytes() for name, other in others.items()} | {"none": result.waveform.tobytes()}
+    assert len(set(waves.values())) == len(waves), "two of these made no difference"
+
+
+def test_scales_equal_to_the_default_change_nothing(model, clip, result):
+    same = model.generate(clip, "a bell rings", steps=2, video_guidance=3.0, text_guidance=3.0)
+    assert same.waveform.tobytes() == result.waveform.tobytes()
+
+
+def test_version_k_is_the_same_however_many_are_asked_for(model, clip, result):
+    three = model.generate(clip, "a bell rings", samples=3)
+    assert three.waveforms.shape == (3, *result.waveform.shape)
+    assert three.waveform.tobytes() == result.waveform.tobytes()
+    assert len({wave.tobytes() for wave in three.waveforms}) == 3
+
+
+def test_frames_in_memory(model, clip, result):
+    frames, seconds = media.read_frames(clip, features.frame_specs(CONFIG), counts=(7, 20))
+    video = Video(*frames, seconds=seconds)
+    assert model.generate(video, "a bell rings").waveform.tobytes() == result.waveform.tobytes()
+
+
+def test_nothing_recompiles(model, clip, result):
+    """One program per bucket and number of branches: steps, scales, seeds, prompts and shorter durations are data."""
+    model.generate(clip, "a bell rings", negative_prompt="wind")
+    compiled = []
+
+    def listen(event: str, seconds: float, **_):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    jax.jit(lambda x: x * 1.2345)(np.ones(7))
+    assert len(compiled) == 1, "the listener hears nothing"
+    model.generate(clip, "a bell rings", steps=7, guidance=1.5, seed=3)
+    model.generate(clip, "wind", video_guidance=2.0, text_guidance=2.0, samples=2, duration=0.5)
+    model.generate(clip, "", negative_prompt="rain", negative_guidance=2.0)
+    assert len(compiled) == 1
+
+
+def test_keep_original(model, clip, other_clip, result):
+    mixed = model.generate(clip, "a bell rings", keep_original=0.5)
+    tone = 0.5 * media.read_audio(clip, RATE_HZ, duration_seconds=0.8)
+    np.testing.assert_allclose(mixed.waveform[: len(tone)], result.waveform[: len(tone)] + tone, atol=1e-6)
+    with pytest.raises(media.MediaError, match="has no sound"):
+        model.generate(other_clip, keep_original=1.0)
+
+
+def test_loud_sound_is_turned_down():
+    loud = np.full((10, 2), 1.5, np.float32)
+    loud[3] = 3.0
+    assert np.abs(pipeline._finished(loud, None)).max() == 1
+    with pytest.raises(ValueError, match="NaN"):
+        pipeline._finished(np.full((10, 2), np.nan, np.float32), None)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_save_copies_the_picture(tmp_path, clip, result, name):
+    assert result.save(tmp_path / name) == [tmp_path / name]
+    assert files.picture_packets(tmp_path / name)[0] == files.picture_packets(clip)[0]
+    saved = media.read_audio(tmp_path / name, RATE_HZ)
+    assert saved.shape == result.waveform.shape
+
+
+def test_save_sound_alone(tmp_path, clip, result):
+    two = Result(np.concatenate([result.waveforms, -result.waveforms]), RATE_HZ, 0.8, clip)
+    paths = two.save(tmp_path / "a.wav")
+    assert paths == [tmp_path / "a-1.wav", tmp_path / "a-2.wav"] == sample_paths(tmp_path / "a.wav", 2)
+    np.testing.assert_allclose(media.read_audio(paths[1], RATE_HZ), -result.waveform, atol=1e-4)
+
+
+def test_text_alone_has_no_picture(tmp_path, result):
+    with pytest.raises(media.MediaError, match="no picture"):
+        Result(result.waveforms, RATE_HZ, 0.8, None).save(tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({}, "neither a video nor a prompt"),
+        ({"prompt": " "}, "neither a video nor a prompt"),
+        ({"prompt": "x" * 1001}, "prompt: got 1001 characters"),
+        ({"prompt": "rain", "steps": 0}, "steps: got 0, expected a whole number from 1"),
+        ({"prompt": "rain", "steps": 2.5}, "steps: got 2.5"),
+        ({"prompt": "rain", "seed": -1}, "seed: got -1"),
+        ({"prompt": "rain", "samples": 0}, "samples: got 0"),
+        ({"prompt": "rain", "guidance": -1.0}, "guidance: got -1"),
+        ({"prompt": "rain", "negative_guidance": 2.0}, "no negative prompt"),
+        ({"prompt": "rain", "duration": 0.0}, "duration: got 0 s, expected 0.1 to 60 s"),
+        ({"prompt": "rain", "duration": 1e9}, "duration: got 1e\\+09 s"),
+        ({"prompt": "rain", "duration": float("nan")}, "duration: got nan s"),
+        ({"prompt": "rain", "method": "rk4"}, "method: got 'rk4'"),
+        ({"prompt": "rain", "keep_original": 1.0}, "keep original: got no video file"),
+    ],
+)
+def test_arguments_are_checked(model, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        model.generate(**arguments)
+
+
+def test_longer_than_the_video(model, clip):
+    with pytest.raises(ValueError, match=r"duration: got 2 s, but .*clip.mp4 has 0.800 s"):
+        model.generate(clip, duration=2)
+
+
+def test_text_alone_defaults_to_eight_seconds():
+    assert pipeline._seconds(None, None) == 8.0
+
+
+def test_load(tmp_path, clip, result):
+    """From a directory: the same sound as from memory."""
+    loaded = kfjax.load(write_model(tmp_path / "model"))
+    assert not loaded.built_in
+    assert loaded.generate(clip, "a bell rings").waveform.tobytes() == result.waveform.tobytes()
+
+
+def test_a_missing_built_in_model_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(pipeline, "BUILT_IN", tmp_path / "absent")
+    with pytest.raises(ValueError, match="no built-in model"):
+        kfjax.load()
+
+
+def test_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("KFJAX_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert pipeline.cache_folder() == tmp_path / "kfjax"
+    monkeypatch.setenv("KFJAX_CACHE", str(tmp_path / "own"))
+    assert pipeline.cache_folder() == tmp_path / "own"
