@@ -84,6 +84,7 @@ def onset_strength(wave: np.ndarray, sample_rate_hz: int, detector: OnsetDetecto
     sparse, second = rise[:, ::4], round(0.25 / _HOP_SECONDS)
     usual = maximum_filter1d(percentile_filter(sparse, 85, size=(1, second), mode="nearest"), second, axis=1)
     rise = rise - detector.noise_weight * np.repeat(usual, 4, axis=1)[:, :frames]
+    rise[:, -3:] = 0.0  # frames that reach beyond the end: a ringing clip that is cut off there would click
     return np.sort(np.clip(rise, 0.0, detector.ceiling_db), axis=0)[-(_BANDS // 4) :].mean(axis=0)
 
 
