@@ -1,0 +1,105 @@
+"""`kfjax train`: reading and changing configs, and what a working folder will take."""
+import json
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from kfjax.cli import main
+from kfjax.train import __main__ as command
+from kfjax.train import loop, tasks
+
+CONFIG = """
+from ml_collections import ConfigDict
+
+def get_config(variant=""):
+    steps = {"": 100, "short": 2}[variant]
+    return ConfigDict({
+        "task": "toy",
+        "loop": {"steps": steps, "seed": 0},
+        "optim": {"learning_rate": 1e-3},
+        "data": {"folder": "runs/a", "buckets": ((4.0, 1.0),), "heldout": None, "flip": True},
+    })
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "toy.py").write_text(CONFIG)
+    return tmp_path / "toy.py"
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Training replaced by taking notes."""
+    notes = []
+    monkeypatch.setattr(tasks, "make_task", lambda config: (config, "settings"))
+    monkeypatch.setattr(loop, "run", lambda task, workdir, settings: notes.append((task, workdir, settings)))
+    return notes
+
+
+def test_set():
+    config = ConfigDict({"a": {"n": 1, "x": 0.5, "s": "text", "flag": True, "t": (1, 2), "none": None}}).lock()
+    for assignment in ("a.n=3", "a.x=2", "a.s=7", "a.flag=False", "a.t=(3,)", "a.none=[1]"):
+        command.apply(config, assignment)
+    assert config.to_dict() == {"a": {"n": 3, "x": 2.0, "s": "7", "flag": False, "t": (3,), "none": [1]}}
+
+
+@pytest.mark.parametrize(
+    "assignment, message",
+    [
+        ("loop.stps=1", "unknown key loop.stps; did you mean loop.steps?"),
+        ("zzz=1", "unknown key zzz; known: "),
+        ("loop=1", "unknown key loop"),
+        ("loop.steps", "got 'loop.steps', expected KEY=VALUE"),
+        ("loop.steps=1.5", r"loop.steps got 1.5 \(float\), expected int"),
+        ("loop.steps=many", r"loop.steps got 'many' \(str\), expected int"),
+        ("data.flip=1", r"data.flip got 1 \(int\), expected bool"),
+        ("loop.steps=True", r"loop.steps got True \(bool\), expected int"),
+    ],
+)
+def test_a_wrong_set_is_refused(config, assignment, message):
+    with pytest.raises(ValueError, match=message):
+        command.apply(command.load_config(str(config)), assignment)
+
+
+def test_train(config, runs, tmp_path):
+    work = tmp_path / "run"
+    changes = ["--set", "optim.learning_rate=2", "loop.seed=4"]
+    assert main(["train", f"{config}:short", "--workdir", str(work), *changes]) == 0
+    (task, workdir, settings), = runs
+    assert (workdir, settings) == (work, "settings")
+    written = json.loads((work / "config.json").read_text())
+    assert written["loop"] == {"steps": 2, "seed": 4} == task.loop.to_dict()
+    assert written["optim"] == {"learning_rate": 2.0}
+
+
+def test_a_folder_of_another_config_is_refused(config, runs, tmp_path, capsys):
+    """How long a run lasts may change, what it does may not."""
+    work = ["--workdir", str(tmp_path / "run")]
+    assert main(["train", str(config), *work]) == 0
+    assert main(["train", str(config), *work, "--set", "loop.steps=500"]) == 0
+    assert main(["train", str(config), *work, "--set", "data.folder=runs/b", "--set", "loop.seed=1"]) == 2
+    assert len(runs) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "data.folder was runs/a, is runs/b; loop.seed was 0, is 1" in said
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["folder"] == "runs/a"
+
+
+@pytest.mark.parametrize(
+    "spec, message",
+    [
+        ("absent.py", "no file absent.py"),
+        ("toy.py:long", "has no variant 'long'"),
+        ("empty.py", "defines no get_config"),
+        ("toy.txt", "expected a Python file"),
+    ],
+)
+def test_a_wrong_config_is_refused(config, runs, capsys, monkeypatch, spec, message):
+    monkeypatch.chdir(config.parent)
+    Path("empty.py").touch()
+    Path("toy.txt").touch()
+    assert main(["train", spec, "--workdir", "run"]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("run").exists() and not runs
