@@ -1,0 +1,188 @@
+"""What the built-in model can do, on scenes it never saw: every figure beside its ceiling and its floor.
+
+    python experiments/0003-built-in-model/evaluate.py kfjax/assets/model --output results.json \
+        --wavs speech.wav music.wav
+
+Held-out scenes are rendered once into a folder, and so is the judge of sources; run again, they are read back.
+--quick takes a tenth of everything: enough to see where a training stands.
+"""
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+CORPUS_SEED = 7000
+COLUMNS = ("video and caption", "video", "caption", "floor", "ceiling", "codec ceiling")
+
+
+def arguments(argv=None) -> argparse.Namespace:
+    from kfjax.evals.built_in import MEASURES
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("model", type=Path, help="model directory")
+    add("--scenes", type=int, default=200)
+    add("--seconds", type=float, default=8.0)
+    add("--steps", type=int, help="of sampling; default: the model's")
+    add("--guidance", type=float, help="default: the model's")
+    add("--negative", type=float, help="scale of negative prompts; default: the model's")
+    add("--seed", type=int, default=0, help="of the noise")
+    add("--quick", action="store_true", help="a tenth of everything")
+    add("--only", default=",".join(MEASURES), help="measures, separated by commas (default: %(default)s)")
+    add("--corpus", type=Path, help="folder of held-out scenes; rendered if missing (default: runs/heldout-…)")
+    add("--wavs", type=Path, nargs="*", default=[], help="recordings for the codec, 10 s of each")
+    add("--output", type=Path, default=Path("results.json"))
+    args = parser.parse_args(argv)
+    args.only = tuple(name for name in MEASURES if name in args.only.split(","))
+    if not args.only:
+        parser.error(f"--only: expected some of {', '.join(MEASURES)}")
+    return args
+
+
+def plan_of(args: argparse.Namespace):
+    from kfjax.evals.built_in import Plan
+
+    plan = Plan(scenes=args.scenes, seconds=args.seconds)
+    if not args.quick:
+        return plan
+    share = lambda count: max(1, count // 10)
+    return Plan(scenes=share(args.scenes), seconds=args.seconds, other_scenes=share(plan.other_scenes),
+                judge_clips=4 * share(plan.judge_clips), codec_scenes=share(plan.codec_scenes), pairs=share(plan.pairs))
+
+
+def held_out(folder: Path | None, plan, size: int):
+    """The corpus in `folder`, else one rendered for the plan; a plain run and a quick one have a folder each."""
+    from kfjax.data.scenes import Corpus, render_corpus
+
+    if folder is not None and (folder / "corpus.json").exists():
+        return Corpus(folder)
+    folder = folder or ROOT / "runs" / f"heldout-{plan.scenes}x{plan.seconds:g}-{size}"
+    count = sum(plan.durations.values())
+    return render_corpus(folder, int(count), seed=CORPUS_SEED, split="heldout", durations=plan.durations, size=size)
+
+
+def judge_file(folder: Path, plan, codec) -> Path:
+    """The judge depends on the codec's weights and on how many clips it heard."""
+    import numpy as np
+
+    from kfjax.module import flatten
+
+    digest = hashlib.sha256(f"{plan.judge_clips} {plan.seconds}".encode())
+    for _, leaf in sorted(flatten(codec).items()):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return folder / f"judge-{digest.hexdigest()[:12]}.npz"
+
+
+def recordings(paths: list[Path], sample_rate_hz: int):
+    from kfjax import media
+
+    return {path.stem: media.read_audio(path, sample_rate_hz, 1, duration_seconds=10.0)[:, 0] for path in paths}
+
+
+def plain(value):
+    """Named tuples to dicts, all the way down; floats as they are printed."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(part) for part in value]
+    return round(float(value), 4) if isinstance(value, float) else value
+
+
+def main(argv=None) -> dict:
+    args = arguments(argv)
+    from kfjax import system
+    from kfjax.evals.built_in import Evaluation
+    from kfjax.evals.scene_sounds import SceneSounds
+
+    start, plan, model = time.monotonic(), plan_of(args), system.load(args.model)
+    sounds = SceneSounds(model, steps=args.steps, guidance=args.guidance, negative=args.negative, seed=args.seed)
+    corpus = held_out(args.corpus, plan, model.cfg.sync.size)
+    folder = next(iter(corpus.buckets.values())).folder.parent
+    judge = judge_file(folder, plan, {name: model.params[name] for name in ("vae", "vocoder")})
+    evaluation = Evaluation(sounds, corpus, plan, judge, judged=bool({"meaning", "negative"} & set(args.only)))
+    results = {"settings": {"model": model.cfg.name, "scenes": len(evaluation.scenes), "seconds": plan.seconds,
+                            "steps": sounds.steps, "guidance": sounds.guidance, "negative": sounds.negative,
+                            "seed": args.seed}}
+    for name in args.only:
+        extra = (recordings(args.wavs, evaluation.rate),) if name == "codec" else ()
+        results[name] = plain(getattr(evaluation, name)(*extra))
+        print(table(name, results[name]), flush=True)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        results["cost"] = {"seconds": round(time.monotonic() - start), "peak_gib": round(peak, 2), **evaluation.cost}
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"{results['cost']['seconds']} s, at most {results['cost']['peak_gib']} GiB; {args.output}")
+    return results
+
+
+def table(measure: str, result: dict) -> str:
+    """One measure as a Markdown table."""
+    return "\n".join(["", f"### {measure}", "", *TABLES[measure](result)])
+
+
+def rows(header: list[str], body: list[list]) -> list[str]:
+    """A Markdown table; floats to three decimals."""
+    cell = lambda value: f"{value:.3f}" if isinstance(value, float) else str(value)
+    line = lambda cells: f"| {' | '.join(map(cell, cells))} |"
+    return [line(header), "|" + "---|" * len(header), *map(line, body)]
+
+
+def _synchrony(result: dict) -> list[str]:
+    kinds = [kind for kind in COLUMNS if kind in result]
+    total = [[kind, f"{result[kind]['f1']:.3f} ± {result[kind]['error']:.3f}",
+              *(result[kind][name] for name in ("pooled", "precision", "recall", "scenes"))] for kind in kinds]
+    recipes = [[f"{name} ({n})", *(result[kind]["recipes"][name][0] for kind in kinds)]
+               for name, (_, n) in result["ceiling"]["recipes"].items()]
+    return [*rows(["onsets within ±50 ms", "mean F1", "pooled F1", "precision", "recall", "scenes"], total), "",
+            f"{100 * result['share of ceiling']:.1f} % of the ceiling.", "", *rows(["mean F1 of", *kinds], recipes)]
+
+
+def _meaning(result: dict) -> list[str]:
+    kinds = [kind for kind in COLUMNS if kind in result]
+    body = [[f"all ({result['ceiling']['sounds']})", *(result[kind]["accuracy"] for kind in kinds)]]
+    body += [[source, *(result[kind]["sources"][source] for kind in kinds)] for source in result["ceiling"]["sources"]]
+    wrong = [f"- {kind}: " + ", ".join(f"{pair} {n}" for pair, n in list(result[kind]["confusions"].items())[:6])
+             for kind in kinds if result[kind]["confusions"] and kind != "floor"]
+    return [*rows(["right source", *kinds], body), "", "Most frequent mistakes (true > heard):", "", *wrong]
+
+
+def _negative(result: dict) -> list[str]:
+    columns = ("named, without", "named, with", "other, without", "other, with")
+    body = [[f"{name}, {what} ({score[columns[0]]['sounds']})", *(score[column][key] for column in columns)]
+            for name, score in result.items() for what, key in (("present", "rate"), ("probability", "probability"))]
+    return rows(["source", *columns], body)
+
+
+def _space(result: dict) -> list[str]:
+    return rows(["level difference against position", *result], [["correlation", *result.values()]])
+
+
+def _length(result: dict) -> list[str]:
+    body = [[f"{seconds} s", own["samples"], f"{own['f1']:.3f} ± {own['error']:.3f}",
+             *(own[name] for name in ("pooled", "ceiling", "relative", "scenes"))]
+            for seconds, own in sorted(result.items(), key=lambda item: float(item[0]))]
+    return rows(["length", "samples", "mean F1", "pooled F1", "ceiling", "relative", "scenes"], body)
+
+
+def _codec(result: dict) -> list[str]:
+    ways = list(next(iter(result.values())))
+    both = lambda score: f"{score['mel_l1']:.3f} / {score['stft']:.3f}"
+    body = [[f"{name} ({score[ways[0]]['sounds']})", *(both(score[way]) for way in ways)]
+            for name, score in result.items()]
+    return rows(["mel L1 / STFT distance", *ways], body)
+
+
+TABLES = {"synchrony": _synchrony, "meaning": _meaning, "negative": _negative, "space": _space, "length": _length,
+          "codec": _codec}
+
+if __name__ == "__main__":
+    main()
