@@ -1,0 +1,31 @@
+"""Straight paths, the times at which they are seen, and the loss."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kfjax.flow.matching import interpolate, loss, sample_times
+
+
+def test_paths_start_at_noise_and_end_at_data():
+    x0, x1 = np.random.default_rng(0).standard_normal((2, 3, 5, 4), dtype=np.float32)
+    xt, velocity = interpolate(x0, x1, np.array([0.0, 1.0, 0.25], np.float32))
+    np.testing.assert_array_equal(xt[0], x0[0])
+    np.testing.assert_array_equal(xt[1], x1[1])
+    np.testing.assert_allclose(x0[2] + 0.25 * velocity[2], xt[2], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(velocity, x1 - x0)
+
+
+def test_times_are_logit_normal():
+    t = np.asarray(sample_times(jax.random.key(0), 20_000))
+    assert t.min() > 0
+    assert t.max() < 1
+    logit = np.log(t / (1 - t))
+    assert abs(logit.mean()) < 0.03
+    assert abs(logit.std() - 1) < 0.03
+
+
+def test_loss_is_one_float32_value_a_sample():
+    predicted = jnp.zeros((2, 5, 4), jnp.bfloat16)
+    value = loss(predicted, jnp.stack([jnp.full((5, 4), 2.0), jnp.zeros((5, 4))]))
+    assert value.dtype == jnp.float32
+    np.testing.assert_array_equal(value, [4.0, 0.0])

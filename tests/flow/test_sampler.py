@@ -1,0 +1,133 @@
+"""Guidance weighs only the branches that are needed; integration is exact where it should be and compiles once."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kfjax.flow.sampler import Guidance, branch_features, guided, integrate
+from kfjax.structs import Features
+
+NOISE = np.random.default_rng(0).standard_normal((2, 5, 4), dtype=np.float32)
+
+
+def features(text=1.0):
+    here = np.ones(2, bool)
+    return Features(
+        clip=np.full((2, 3, 6), 2.0),
+        sync=np.full((2, 8, 5), 3.0),
+        text=np.full((2, 4, 7), text),
+        text_mask=np.ones((2, 4), bool),
+        seconds_start=np.zeros(2),
+        seconds_total=np.full(2, 8.0),
+        has_video=here,
+        has_text=here,
+    )
+
+
+@pytest.mark.parametrize(
+    "guidance, has_video, branches",
+    [
+        (Guidance(1, 1), True, {"full": 1}),
+        (Guidance(4.5, 4.5), True, {"full": 4.5, "empty": -3.5}),
+        (Guidance(3, 5), True, {"full": 5, "empty": -2, "video": -2}),
+        (Guidance(1, 5), True, {"full": 5, "video": -4}),
+        (Guidance(4, 0), True, {"empty": -3, "video": 4}),
+        (Guidance(0, 0), True, {"empty": 1}),
+        (Guidance(4.5, 4.5, 2), True, {"full": 4.5, "empty": -3.5, "video": 2, "negative": -2}),
+        (Guidance(3, 5), False, {"full": 5, "empty": -4}),
+        (Guidance(3, 1), False, {"full": 1}),
+        (Guidance(4.5, 4.5, 2), False, {"full": 4.5, "empty": -1.5, "negative": -2}),
+    ],
+)
+def test_only_needed_branches_are_weighed(guidance, has_video, branches):
+    assert guidance.weights(has_video) == branches
+    assert sum(branches.values()) == pytest.approx(1)
+
+
+def test_weights_are_the_formula():
+    """v(∅,∅) + s_v [v(V,∅) - v(∅,∅)] + s_t [v(V,T) - v(V,∅)] - s_n [v(V,T_neg) - v(V,∅)]"""
+    v = dict(zip(("full", "empty", "video", "negative"), np.random.default_rng(1).standard_normal(4), strict=True))
+    s_v, s_t, s_n = 2.3, 5.1, 1.7
+    got = sum(weight * v[branch] for branch, weight in Guidance(s_v, s_t, s_n).weights().items())
+    by_video, by_text = v["video"] - v["empty"], v["full"] - v["video"]
+    assert got == pytest.approx(v["empty"] + s_v * by_video + s_t * by_text - s_n * (v["negative"] - v["video"]))
+
+
+def test_branches_differ_by_presence_only():
+    made = branch_features(features(), ("full", "empty", "video", "negative"), features(text=-1.0))
+    assert made.clip.shape == (8, 3, 6)
+    np.testing.assert_array_equal(made.has_video.reshape(4, 2)[:, 0], [True, False, True, True])
+    np.testing.assert_array_equal(made.has_text.reshape(4, 2)[:, 0], [True, False, False, True])
+    np.testing.assert_array_equal(made.text.reshape(4, -1)[:, 0], [1, 1, 1, -1])
+    assert (made.clip == 2).all()
+
+
+def test_a_negative_scale_needs_a_negative_prompt():
+    with pytest.raises(ValueError, match="no negative prompt"):
+        branch_features(features(), ("full", "negative"))
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), 1e9])
+def test_senseless_scales_are_refused(value):
+    with pytest.raises(ValueError, match="text guidance: got"):
+        Guidance(text=value)
+
+
+def test_one_call_evaluates_all_branches():
+    seen = []
+
+    def velocity(x, t):
+        seen.append((x.shape, t.shape))
+        return x * jnp.repeat(jnp.array([1.0, 10.0, 100.0]), 2)[:, None, None]
+
+    got = guided(velocity, jnp.array([2.0, -1.5, 0.5]))(NOISE, jnp.zeros(2))
+    assert seen == [((6, 5, 4), (6,))]
+    np.testing.assert_allclose(got, NOISE * (2 - 15 + 50), rtol=1e-5)
+
+
+def test_scale_one_is_the_conditional_velocity():
+    weights = Guidance(1, 1).weights()
+    assert tuple(weights) == ("full",)
+    velocity = lambda x, t: jnp.sin(x) + t[:, None, None]
+    got = guided(velocity, jnp.array(list(weights.values())))(NOISE, jnp.full(2, 0.3))
+    np.testing.assert_array_equal(got, velocity(NOISE, jnp.full(2, 0.3)))
+
+
+@pytest.mark.parametrize("steps", [1, 3, 20])
+def test_euler_is_exact_on_straight_paths(steps):
+    data = 3 * NOISE[::-1]
+    straight = lambda x, t: (data - x) / (1 - t)[:, None, None]
+    np.testing.assert_allclose(integrate(straight, NOISE, steps), data, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method, order", [("euler", 1), ("heun", 2)])
+def test_order_of_the_methods(method, order):
+    decay = lambda x, t: -x * (1 + t)[:, None, None]
+    exact = NOISE * np.exp(-1.5)
+    error = lambda steps: np.abs(integrate(decay, NOISE, steps, method) - exact).max()
+    assert np.log2(error(8) / error(16)) == pytest.approx(order, abs=0.25)
+
+
+def test_heun_never_looks_beyond_the_end():
+    inside = lambda x, t: jnp.where((t >= 0) & (t <= 1), 1.0, jnp.nan)[:, None, None] * jnp.ones_like(x)
+    np.testing.assert_allclose(integrate(inside, NOISE, 7, "heun"), NOISE + 1, rtol=1e-5, atol=1e-6)
+
+
+def test_steps_weights_and_noise_are_traced():
+    traces = []
+
+    @jax.jit
+    def sample(noise, steps, weights):
+        traces.append(1)
+        return integrate(guided(lambda x, t: jnp.cos(x), weights), noise, steps)
+
+    guidance = jnp.array([4.5, -3.5])
+    first = sample(NOISE, 3, guidance)
+    others = sample(NOISE, 9, guidance), sample(NOISE, 3, 2 * guidance), sample(-NOISE, 3, guidance)
+    assert len(traces) == 1
+    assert not any(np.allclose(first, other) for other in others)
+
+
+def test_state_stays_float32():
+    half = lambda x, t: x.astype(jnp.bfloat16)
+    assert integrate(half, NOISE.astype(jnp.bfloat16), 2).dtype == jnp.float32
