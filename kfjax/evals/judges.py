@@ -59,10 +59,15 @@ class SourceJudge:
         Raises:
           ValueError: a label that is no source, or another number of labels than of sounds.
         """
+        return cls.fit_levels((band_levels_db(wave, sample_rate_hz) for wave in waves), labels, seed, copies)
+
+    @classmethod
+    def fit_levels(cls, levels_db: Iterable[np.ndarray], labels: Sequence[str | Collection[str]], seed: int,
+                   copies: int = 3) -> SourceJudge:
+        """`fit` on sounds that are already `band_levels_db`, [bands, frames] each."""
         rng = np.random.default_rng(seed)
         rows, targets = [], []
-        for wave, label in zip(waves, labels, strict=True):
-            levels = band_levels_db(wave, sample_rate_hz)
+        for levels, label in zip(levels_db, labels, strict=True):
             rows += [describe(levels), *(describe(alter(levels, rng)) for _ in range(copies))]
             targets += [_target(label)] * (1 + copies)
         features = np.stack(rows)
