@@ -45,7 +45,11 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """When the loop does what. Steps everywhere but `max_seconds` (0 = no limit), which ends a run early and cleanly."""
+    """When the loop does what, in steps. `max_seconds` ends a run early and cleanly; 0 is no limit.
+
+    Raises:
+      ValueError: a number of steps below 1.
+    """
 
     steps: int = 1000
     seed: int = 0
@@ -55,6 +59,12 @@ class LoopConfig:
     max_skipped: int = 20
     max_seconds: float = 0.0
     prefetch: int = 2
+
+    def __post_init__(self):
+        counts = ("steps", "log_every", "save_every", "panel_every", "max_skipped", "prefetch")
+        wrong = [f"{name} {getattr(self, name)}" for name in counts if getattr(self, name) < 1]
+        if wrong:
+            raise ValueError(f"loop: got {', '.join(wrong)}, expected 1 or more")
 
 
 class Diverged(RuntimeError):
@@ -80,32 +90,38 @@ def run(task: Task, workdir: str | Path, cfg: LoopConfig) -> TrainState:
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     mesh, root = data_mesh(), jax.random.key(cfg.seed)
-    store = StateStore(workdir / "checkpoints")
     everywhere = replicated(mesh)
-    state = jax.jit(lambda: init_state(task, jax.random.fold_in(root, 0)), out_shardings=everywhere)()
-    if (latest := store.latest()) is not None:
-        state = store.restore(latest, state)
-    step_fn = jax.jit(task.step, donate_argnums=0, out_shardings=everywhere)
-    with _Stop() as stop, _Prefetch(task.batch, int(state.step), cfg) as batches, _Log(workdir, cfg) as log:
-        for step in range(int(state.step), cfg.steps):
-            batch = put_batch(next(batches), mesh)
-            state, metrics = step_fn(state, batch, jax.random.fold_in(root, step + 1))
-            done = step + 1
-            if done % cfg.log_every == 0 or done == cfg.steps:
-                log.metrics(done, metrics)
-                if int(state.skipped) >= cfg.max_skipped:
-                    raise Diverged(f"{int(state.skipped)} non-finite steps in a row at step {done}; lower the learning rate")
-            if done % cfg.save_every == 0:
-                store.save(done, state)
-            if task.panel and done % cfg.panel_every == 0:
-                log.write(done, task.panel(state.ema, done, workdir / "panels"), "panel")
-            if stop.requested or (cfg.max_seconds and log.elapsed() > cfg.max_seconds):
-                break
-    store.save(int(state.step), state, wait=True)
-    store.close()
+    with _Stop() as stop, StateStore(workdir / "checkpoints") as store:
+        state = jax.jit(lambda: init_state(task, jax.random.fold_in(root, 0)), out_shardings=everywhere)()
+        if (latest := store.latest()) is not None:
+            state = store.restore(latest, state)
+        step_fn = jax.jit(task.step, donate_argnums=0, out_shardings=everywhere)
+        first = int(state.step)
+        with _Prefetch(task.batch, first, cfg) as batches, _Log(workdir, cfg, first) as log:
+            for step in range(first, cfg.steps):
+                batch = put_batch(next(batches), mesh)
+                state, metrics = step_fn(state, batch, jax.random.fold_in(root, step + 1))
+                done = step + 1
+                if done % cfg.log_every == 0 or done == cfg.steps:
+                    log.metrics(done, metrics)
+                    _check(state, cfg)
+                if done % cfg.save_every == 0:
+                    store.save(done, state)
+                if task.panel and done % cfg.panel_every == 0:
+                    log.write(done, task.panel(state.ema, done, workdir / "panels"), "panel")
+                if stop.requested or (cfg.max_seconds and log.elapsed() > cfg.max_seconds):
+                    break
+        store.save(int(state.step), state)
     export = task.export or (lambda params, folder: save_params(folder / "ema.safetensors", params))
     export(state.ema, workdir)
     return state
+
+
+def _check(state: TrainState, cfg: LoopConfig) -> None:
+    if int(state.skipped) >= cfg.max_skipped:
+        raise Diverged(
+            f"{int(state.skipped)} non-finite steps in a row at step {int(state.step)}; lower the learning rate"
+        )
 
 
 class _Stop:
@@ -156,15 +172,15 @@ class _Prefetch:
 class _Log:
     """Progress on the terminal, one JSON object a line in metrics.jsonl."""
 
-    def __init__(self, workdir: Path, cfg: LoopConfig):
-        self._path, self._cfg = workdir / "metrics.jsonl", cfg
+    def __init__(self, workdir: Path, cfg: LoopConfig, first: int):
+        self._path, self._cfg, self._first = workdir / "metrics.jsonl", cfg, first
         self._start = self._mark = time.monotonic()
         self._marked_step = None
 
     def __enter__(self):
         from tqdm import tqdm
 
-        self._bar = tqdm(total=self._cfg.steps, unit="step", dynamic_ncols=True, mininterval=5.0)
+        self._bar = tqdm(total=self._cfg.steps, initial=self._first, unit="step", dynamic_ncols=True, mininterval=5.0)
         return self
 
     def __exit__(self, *_):

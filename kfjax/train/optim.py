@@ -53,7 +53,7 @@ def guarded_update(tx: optax.GradientTransformation, grads, params, opt_state, l
     Returns:
       (params, opt_state, finite bool[], gradient norm f32[])
     """
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, new_state = tx.update(grads, opt_state, params)
     new_params = optax.apply_updates(params, updates)

@@ -1,0 +1,209 @@
+"""The training loop: resumes bit for bit, stops cleanly, survives bad steps, compiles once."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from tiny_task import make_batch, make_task, slow
+
+from kfjax.checkpoint import WeightsError, load_params
+from kfjax.train import loop
+from kfjax.train.loop import Diverged, LoopConfig, run
+
+ROOT = Path(__file__).parents[2]
+CFG = partial(LoopConfig, log_every=1, save_every=1000)
+
+
+def assert_equal(got, want):
+    """Same structure, same bits."""
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if line["kind"] == "train"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(workdir, state) of 8 steps without interruption."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, run(make_task(), workdir, CFG(steps=8))
+
+
+def test_it_learns_and_logs(whole):
+    workdir, state = whole
+    assert int(state.step) == 8 and int(state.skipped) == 0
+    curve = losses(workdir)
+    assert list(curve) == list(range(1, 9))
+    assert curve[8] < curve[1]
+    assert_equal(load_params(workdir / "ema.safetensors"), jax.tree.map(np.asarray, state.ema))
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(whole, tmp_path):
+    asked = []
+    task = make_task(lambda step: asked.append(step) or make_batch(step))
+    run(task, tmp_path, CFG(steps=4))
+    state = run(task, tmp_path, CFG(steps=8))
+    assert asked == list(range(8))  # every batch once: the data position is the step
+    assert_equal(state, whole[1])
+    assert losses(tmp_path) == losses(whole[0])
+    assert_equal(run(task, tmp_path, CFG(steps=8)), whole[1])  # nothing left to do
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(whole, tmp_path):
+    """The checkpoint of step 4 is written while step 5 already reuses its memory."""
+
+    def until_six(step):
+        if step == 6:
+            raise RuntimeError("power cut")
+        return make_batch(step)
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(make_task(until_six), tmp_path, CFG(steps=8, save_every=4))
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["4"]
+    assert not (tmp_path / "ema.safetensors").exists()
+    assert_equal(run(make_task(), tmp_path, CFG(steps=8)), whole[1])
+
+
+def test_sigterm_saves_and_exits_cleanly(tmp_path):
+    """Another process, as on a cluster; what it leaves is continued here and equals a run in one piece."""
+    script = [sys.executable, str(ROOT / "tests/tiny_task.py"), str(tmp_path / "run"), "60", "0.2"]
+    process = subprocess.Popen(script, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not metrics.exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors.decode()
+    (saved,) = (int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert 2 <= saved < 60
+    cfg = CFG(steps=60, log_every=2)
+    assert_equal(run(make_task(), tmp_path / "run", cfg), run(make_task(), tmp_path / "whole", cfg))
+
+
+def test_ctrl_c_ends_after_the_step_and_gives_the_handler_back(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(step):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return slow(0.05)(step)
+
+    state = run(make_task(interrupt), tmp_path, CFG(steps=100))
+    assert 1 <= int(state.step) < 20
+    assert (tmp_path / "checkpoints" / str(int(state.step))).is_dir()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_time_limit_ends_a_run_cleanly(tmp_path):
+    state = run(make_task(slow(0.02)), tmp_path, CFG(steps=10_000, max_seconds=0.2))
+    assert 1 <= int(state.step) < 1000
+    assert (tmp_path / "ema.safetensors").exists()
+
+
+def broken(*steps):
+    def batch(step):
+        values = make_batch(step)
+        return values | {"y": values["y"] * np.float32(np.nan)} if step in steps else values
+
+    return batch
+
+
+def test_bad_steps_are_skipped_wholly(tmp_path):
+    good = run(make_task(), tmp_path / "good", CFG(steps=3))
+    bad = run(make_task(broken(3, 4)), tmp_path / "bad", CFG(steps=5))
+    assert (int(bad.step), int(bad.skipped)) == (5, 2)
+    assert_equal(bad._replace(step=good.step, skipped=good.skipped), good)
+    after = run(make_task(broken(3, 4)), tmp_path / "bad", CFG(steps=6))
+    assert int(after.skipped) == 0
+    assert not np.array_equal(after.params["b"], good.params["b"])
+
+
+def test_a_run_that_keeps_failing_stops(tmp_path):
+    with pytest.raises(Diverged, match="4 non-finite steps in a row at step 6; lower the learning rate"):
+        run(make_task(broken(*range(2, 100))), tmp_path, CFG(steps=100, max_skipped=4, log_every=2, save_every=2))
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "4"]
+
+
+def test_a_checkpoint_of_another_config_is_refused(whole):
+    with pytest.raises(WeightsError, match=r"shape of ema/b: got \(2,\), expected \(5,\).*another --workdir"):
+        run(make_task(width=5), whole[0], CFG(steps=9))
+
+
+def one_device():
+    return jax.make_mesh((1,), ("data",), devices=jax.devices()[:1], axis_types=(AxisType.Auto,))
+
+
+def test_the_number_of_devices_changes_nothing(whole, tmp_path, monkeypatch):
+    workdir, state = whole
+    assert state.params["b"].sharding.mesh.size == 8
+    monkeypatch.setattr(loop, "data_mesh", one_device)
+    single = run(make_task(), tmp_path, CFG(steps=8))
+    assert single.params["b"].sharding.mesh.size == 1
+    np.testing.assert_allclose(list(losses(tmp_path).values()), list(losses(workdir).values()), rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), single, state)
+
+
+def test_a_run_goes_on_with_other_devices(whole, tmp_path, monkeypatch):
+    run(make_task(), tmp_path, CFG(steps=4))
+    monkeypatch.setattr(loop, "data_mesh", one_device)
+    state = run(make_task(), tmp_path, CFG(steps=8))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state, whole[1])
+
+
+def test_every_batch_shape_compiles_once(tmp_path, caplog):
+    """Two buckets, six steps: one trace and one compilation a bucket."""
+    traced = []
+    buckets = lambda step: {name: x[: (16, 8)[step % 2]] for name, x in make_batch(step).items()}
+    task = make_task(buckets)
+
+    def step(state, batch, key):
+        traced.append(batch["x"].shape[0])
+        return task.step(state, batch, key)
+
+    with jax.log_compiles():
+        run(task._replace(step=step), tmp_path, CFG(steps=6))
+    assert traced == [16, 8]
+    assert sum(record.getMessage().startswith("Compiling jit(step)") for record in caplog.records) == 2
+
+
+def test_panels_see_the_average(tmp_path):
+    seen = []
+
+    def panel(params, step, folder):
+        seen.append((step, folder, jax.tree.map(np.asarray, params)))
+        return {"f1": step / 10}
+
+    state = run(make_task(panel=panel), tmp_path, CFG(steps=5, panel_every=2))
+    assert [(step, folder) for step, folder, _ in seen] == [(2, tmp_path / "panels"), (4, tmp_path / "panels")]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(x["step"], x["f1"]) for x in lines if x["kind"] == "panel"] == [(2, 0.2), (4, 0.4)]
+    assert not np.array_equal(seen[-1][2]["b"], state.params["b"])
+
+
+def test_a_task_may_export_in_its_own_way(tmp_path):
+    exported = []
+    state = run(make_task(export=lambda ema, folder: exported.append((ema, folder))), tmp_path, CFG(steps=2))
+    assert exported[0][0] is state.ema and exported[0][1] == tmp_path
+    assert not (tmp_path / "ema.safetensors").exists()
+
+
+def test_the_seed_decides_the_run(whole, tmp_path):
+    assert_equal(run(make_task(), tmp_path / "0", CFG(steps=8, seed=0)), whole[1])
+    other = run(make_task(), tmp_path / "1", CFG(steps=8, seed=1))
+    assert not np.array_equal(other.params["b"], whole[1].params["b"])
+
+
+def test_senseless_settings_are_refused():
+    with pytest.raises(ValueError, match="loop: got log_every 0, max_skipped -1, expected 1 or more"):
+        LoopConfig(log_every=0, max_skipped=-1)
