@@ -49,6 +49,7 @@ class SynchformerConfig:
     stem: Literal["patch", "conv"] = "patch"
     stem_widths: tuple[int, int, int] = (32, 64, 96)
     motion_gain: float = 2.0  # of the frame differences that the "conv" stem sees
+    picture_gain: float = 1.0  # of the frames themselves; what stands still must not drown what moves
 
     def __post_init__(self):
         divisions = [
@@ -129,8 +130,8 @@ class ConvStem(nnx.Module):
         x = _signed(x.reshape(x.shape[0], -1, 2, *x.shape[2:]), self.proj.kernel.dtype)
         first, second = x[:, :, 0], x[:, :, 1]
         before = jnp.concatenate([first[:, :1], second[:, :-1]], axis=1)
-        gain = self.cfg.motion_gain
-        x = jnp.concatenate([(first + second) / 2, gain * (second - first), gain * (first - before)], axis=-1)
+        gain, still = self.cfg.motion_gain, self.cfg.picture_gain * (first + second) / 2
+        x = jnp.concatenate([still, gain * (second - first), gain * (first - before)], axis=-1)
         x = jax.nn.gelu(self.conv1(x), approximate=False)
         x = jax.nn.gelu(self.conv2(fold(x, 2)), approximate=False)
         x = jax.nn.gelu(self.conv3(fold(x, 2)), approximate=False)

@@ -10,6 +10,7 @@ import optax
 
 from kfjax import features
 from kfjax.flow import matching
+from kfjax.layers import layer_norm
 from kfjax.mmdit.mmdit import MMDiT
 from kfjax.module import Params, bind
 from kfjax.structs import Array, Excerpt, Features, Posterior, TrainState
@@ -38,6 +39,8 @@ class FlowStepConfig:
       drop_video, drop_text: probability of masking a modality, drawn per noise draw (classifier-free guidance).
       train_encoders: gradients reach the encoders; False freezes them.
       stereo_weight: weight of the Mono2Stereo loss that trains along on the clip features; 0 = not trained.
+      align_weight: weight of a linear read-out of the latents' mean from the align features alone; 0 = none. Encoders
+        that start from nothing find the moments of events by it long before the flow asks for them.
       ema_decay: of the averaged weights.
     """
 
@@ -46,6 +49,7 @@ class FlowStepConfig:
     drop_text: float = 0.1
     train_encoders: bool = False
     stereo_weight: float = 0.0
+    align_weight: float = 0.0
     ema_decay: float = 0.999
 
 
@@ -54,9 +58,18 @@ def trained_parts(cfg: FlowStepConfig) -> tuple[str, ...]:
     return (*(ENCODERS if cfg.train_encoders else ()), "mmdit", *(("stereo",) if cfg.stereo_weight else ()))
 
 
+def init_readout(system: SystemConfig, cfg: FlowStepConfig) -> Params:
+    """{"readout": ...}, the align read-out at zero; {} without it. It helps to train and is no part of the system."""
+    if not cfg.align_weight:
+        return {}
+    width, channels = system.mmdit.width, system.mmdit.latent_dim
+    return {"readout": {"kernel": jnp.zeros((width, channels)), "bias": jnp.zeros((channels,))}}
+
+
 def trained(params: Params, cfg: FlowStepConfig) -> Params:
     """The parameters that have gradients, an optimiser state and an average; the others never change."""
-    return {name: params[name] for name in trained_parts(cfg)}
+    names = (*trained_parts(cfg), *(("readout",) if cfg.align_weight else ()))
+    return {name: params[name] for name in names}
 
 
 def drop(encoded: Features, key: jax.Array, cfg: FlowStepConfig) -> Features:
@@ -91,7 +104,8 @@ def loss(
     x, _ = matching.interpolate(x0, x1, t)
     velocity = matching.expected_velocity(x, t, posterior)
     mmdit = bind(MMDiT, system.mmdit, params["mmdit"])
-    conditions = mmdit.prepare(drop(repeat(encoded), keys["drop"], cfg), x.shape[1])
+    seen = drop(repeat(encoded), keys["drop"], cfg)
+    conditions = mmdit.prepare(seen, x.shape[1])
     per_sample = matching.loss(mmdit(x, t, conditions), velocity)
     total = flow = per_sample.mean()
     early, late = _mean_where(per_sample, t < 0.3), _mean_where(per_sample, t > 0.7)
@@ -101,6 +115,10 @@ def loss(
         mono = jnp.logaddexp(left, right) - jnp.log(2.0)  # the channels' mean, as the split defines it
         stereo = stereo_loss(params["stereo"], system.codec.stereo, mono, left, right, encoded.clip, encoded.has_video)
         total, metrics["stereo"] = total + cfg.stereo_weight * stereo, stereo
+    if cfg.align_weight:
+        readout = layer_norm(conditions.align) @ params["readout"]["kernel"] + params["readout"]["bias"][None, None]
+        aligned = _mean_where(matching.loss(readout, posterior.mean), seen.has_video)
+        total, metrics["align"] = total + cfg.align_weight * aligned, aligned
     return total, metrics
 
 
