@@ -24,7 +24,7 @@ def clip(sources, seed):
 
 @pytest.fixture(scope="module")
 def judge():
-    labels = [{source} for source in HEARD] * 6 + [{"wood", "rain"}, {"glass", "engine"}, {"piano", "rain"}, set()] * 6
+    labels = [{source} for source in HEARD] * 4 + [{"wood", "rain"}, {"glass", "engine"}, {"piano", "rain"}, set()] * 4
     return SourceJudge.fit([clip(heard, seed) for seed, heard in enumerate(labels)], labels, seed=0, copies=2)
 
 
