@@ -1,10 +1,14 @@
+import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_system import tiny_system, write_model
 
+from kfjax import config, system
+from kfjax.checkpoint import StateStore, save_params
 from kfjax.codec.mel import MelConfig
 from kfjax.data.scenes import RECIPES, Corpus, make_scene, render_corpus
 from kfjax.evals.built_in import MEASURES, Evaluation, Plan
@@ -13,9 +17,20 @@ from kfjax.evals.judges import SourceJudge
 from kfjax.evals.pairs import TEXT_PAIRS, pair_of, source_of, words_for
 from kfjax.evals.scene_scores import Presence, following, listen, meaning, presence, synchrony
 from kfjax.evals.scene_sounds import SceneSounds, scene_excerpt
+from kfjax.module import flatten
+from kfjax.structs import TrainState
 
 RATE = 44100
 SECONDS = 1.0
+
+
+def experiment(name: str):
+    """A script of the experiment, which is on no import path."""
+    path = Path(__file__).parents[2] / f"experiments/0003-built-in-model/{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
@@ -128,14 +143,42 @@ def test_wrong_corpora_are_refused(sounds, tmp_path):
         next(sounds.generate([""], 1.0, films=(small.buckets[1.0], [0])))
 
 
+@pytest.mark.parametrize("how", ["exported", "checkpoint"])
+def test_parts_become_a_model(tmp_path, how):
+    tiny, run = tiny_system(), tmp_path / "flow"
+    run.mkdir()
+    for name in ("vae", "vocoder"):
+        save_params(tmp_path / f"{name}.safetensors", tiny.params[name])
+    tiny.tokenizer.save(tmp_path / "tokenizer.json")
+    flow = {name: tiny.params[name] for name in ("text", "clip", "sync", "mmdit", "stereo")}
+    flow["readout"] = {"bias": np.ones(3, np.float32)}  # of training alone
+    if how == "exported":
+        save_params(run / "ema.safetensors", flow)
+    else:
+        store = StateStore(run / "checkpoints")
+        store.save(7, TrainState(np.int32(7), {}, {}, flow, np.int32(0)), wait=True)
+        store.close()
+    log = [{"step": 4, "kind": "train", "elapsed": 1800.0}, {"step": 7, "kind": "train", "elapsed": 3600.0}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    (run / "config.json").write_text(json.dumps({"system": config.to_dict(tiny.cfg)}))
+    parts = [f"--{name}={tmp_path / name}.safetensors" for name in ("vae", "vocoder")]
+    results = {"settings": {"scenes": 2, "seconds": 8.0, "steps": 20, "guidance": 3.0},
+               "space": {"video and caption": 0.91, "ceiling": 0.99, "floor": 0.0}}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    experiment("assemble").main([
+        f"--flow={run}", *parts, f"--tokenizer={tmp_path / 'tokenizer.json'}", "--guidance=2",
+        f"--results={tmp_path / 'results.json'}", f"--output={tmp_path / 'model'}",
+    ])  # fmt: skip
+    made = system.load(tmp_path / "model")
+    assert made.cfg == replace(tiny.cfg, defaults=replace(tiny.cfg.defaults, guidance=2.0))
+    np.testing.assert_allclose(flatten(made.params)["vae/mel_mean"], tiny.params["vae"]["mel_mean"], rtol=1e-3)
+    card = (tmp_path / "model/MODEL_CARD.md").read_text()
+    assert "Generator: 7 steps" in card and "generator 1.0 h" in card and "| 0.910 | 0.990 | 0.000 |" in card
+
+
 @pytest.mark.slow
 def test_every_measure_of_a_random_system(corpus, tmp_path, monkeypatch, capsys):
-    import importlib.util
-
-    script = Path(__file__).parents[2] / "experiments/0003-built-in-model/evaluate.py"
-    spec = importlib.util.spec_from_file_location("evaluate", script)
-    evaluate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(evaluate)
+    evaluate = experiment("evaluate")
     plan = Plan(scenes=3, seconds=SECONDS, other_lengths=(2.5,), judge_clips=32, codec_scenes=1, pairs=1)
     monkeypatch.setattr(evaluate, "plan_of", lambda args: plan)
     folder = corpus.buckets[SECONDS].folder.parent

@@ -1,0 +1,143 @@
+"""The trained parts become one model directory, with a card that says what it is and what was measured.
+
+    python experiments/0003-built-in-model/assemble.py --flow runs/flow --vae runs/vae/vae.safetensors \
+        --vocoder runs/vocoder/vocoder.safetensors --tokenizer runs/tokenizer.json [--results results.json]
+
+The generator comes from ema.safetensors of its run, or, while it still trains, from its newest checkpoint.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+MOST_MEGABYTES = 40
+
+
+def arguments(argv=None) -> argparse.Namespace:
+    from kfjax.pipeline import BUILT_IN
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--flow", type=Path, required=True, help="working folder of the generator's training")
+    add("--vae", type=Path, required=True)
+    add("--vocoder", type=Path, required=True)
+    add("--tokenizer", type=Path, required=True)
+    add("--config", default="configs/flow.py", help="used where the working folder has no config.json")
+    add("--checkpoint", action="store_true", help="take the newest checkpoint even where ema.safetensors exists")
+    add("--guidance", type=float, help="the model's default; else the config's")
+    add("--steps", type=int)
+    add("--negative", type=float)
+    add("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
+    add("--results", type=Path, help="results.json of evaluate.py, for the card")
+    add("--output", type=Path, default=BUILT_IN)
+    return parser.parse_args(argv)
+
+
+def run_config(folder: Path, spec: str):
+    """The config that a run was made with."""
+    from ml_collections import ConfigDict
+
+    from kfjax.train.__main__ import load_config
+
+    path = folder / "config.json"
+    return ConfigDict(json.loads(path.read_text())).lock() if path.exists() else load_config(spec)
+
+
+def system_config(config, args: argparse.Namespace):
+    """The system of a run as it is shipped: blocks in a loop, which compiles faster, and the defaults asked for."""
+    from kfjax import config as strict
+    from kfjax.system import SystemConfig
+
+    cfg = strict.from_dict(SystemConfig, config.system.to_dict(), where="config.system")
+    own = {name: getattr(args, name) for name in ("guidance", "steps", "negative") if getattr(args, name) is not None}
+    return replace(cfg, mmdit=replace(cfg.mmdit, unroll=False), defaults=replace(cfg.defaults, **own))
+
+
+def trained_flow(folder: Path, checkpoint: bool):
+    """(averaged parameters, step) of a run; what only helps training is among them.
+
+    Raises:
+      ValueError: nothing has been saved there.
+    """
+    from kfjax.checkpoint import load_params, unflatten
+    from kfjax.module import flatten
+
+    weights = folder / "ema.safetensors"
+    if weights.exists() and not checkpoint:
+        return load_params(weights), last_step(folder)
+    import orbax.checkpoint as ocp
+
+    saved = sorted((int(path.name), path) for path in (folder / "checkpoints").glob("*") if path.name.isdigit())
+    if not saved:
+        raise ValueError(f"{folder}: neither ema.safetensors nor a checkpoint there; train first")
+    step, path = saved[-1]
+    state = ocp.StandardCheckpointer().restore((path / "default").resolve())
+    return unflatten(flatten(state["ema"])), step
+
+
+def last_step(folder: Path) -> int:
+    """The last step in a run's log."""
+    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+
+
+def training_hours(folder: Path) -> float:
+    """Hours of all sittings of a run: its clock starts again at every resume."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return 0.0
+    elapsed = [json.loads(line)["elapsed"] for line in path.read_text().splitlines()]
+    ends = [a for a, b in zip(elapsed, [*elapsed[1:], 0.0], strict=True) if b < a]
+    return sum(ends) / 3600
+
+
+def rounding_loss(params, dtype: str) -> float:
+    """Root mean square of the relative change that storing in `dtype` makes, over all weights."""
+    import jax
+    import numpy as np
+
+    total = changed = 0.0
+    for leaf in jax.tree.leaves(params):
+        x = np.asarray(leaf, np.float32)
+        total += float(np.square(x, dtype=np.float64).sum())
+        changed += float(np.square(x - x.astype(jax.numpy.dtype(dtype)).astype(np.float32), dtype=np.float64).sum())
+    return (changed / total) ** 0.5
+
+
+def main(argv=None) -> None:
+    args = arguments(argv)
+    sys.path.insert(0, str(Path(__file__).parent))
+    from card import model_card
+
+    from kfjax import module, system
+    from kfjax.checkpoint import load_params
+    from kfjax.encoders.tokenizer import Tokenizer
+
+    cfg = system_config(run_config(args.flow, args.config), args)
+    trained, step = trained_flow(args.flow, args.checkpoint)
+    parts = cfg.parts()
+    params = {name: part for name, part in trained.items() if name in parts}
+    params |= {name: load_params(getattr(args, name), module.shapes(*parts[name])) for name in ("vae", "vocoder")}
+    losses = {dtype: rounding_loss(params, dtype) for dtype in ("float16", "bfloat16")}
+    print("rounding: " + ", ".join(f"{dtype} {loss:.1e}" for dtype, loss in losses.items()))
+    facts = {
+        "step": step, "dtype": args.dtype, "parameters": {name: module.count(part) for name, part in params.items()},
+        "hours": {name: training_hours(folder) for name, folder in
+                  {"generator": args.flow, "Mel-VAE": args.vae.parent, "vocoder": args.vocoder.parent}.items()},
+    }
+    results = json.loads(args.results.read_text()) if args.results else None
+    built = system.System(cfg, params, Tokenizer.load(args.tokenizer, cfg.text_tokens))
+    system.save(args.output, built, card=model_card(cfg, facts, results), dtype=args.dtype)
+    system.load(args.output)  # every weight is there, of the right shape and finite
+    size = sum(path.stat().st_size for path in args.output.iterdir()) / 1e6
+    print(f"{args.output}: step {step}, {module.count(params) / 1e6:.1f} M parameters, {size:.1f} MB")
+    if size > MOST_MEGABYTES:
+        raise SystemExit(f"{size:.1f} MB is more than the {MOST_MEGABYTES} MB that the package may carry")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Retrains the built-in model from nothing and measures it. Every step resumes: run it again after a stop.
+# Two CPU cores: render 1 h, Mel-VAE 30 min, vocoder 1 h, generator about 10 h, evaluation 30 min.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+runs=${1:-runs}
+python=${PYTHON:-python3}
+kfjax="$python -m kfjax"
+here=experiments/0003-built-in-model
+
+$python -m kfjax.data.scenes --corpus "$runs/scenes" --count 7300 --seed 1 --split train \
+    --durations 4:4000 8:1000 2.5:1200 13:300 1:800
+$python -m kfjax.data.scenes --corpus "$runs/panel" --count 120 --seed 2 --split heldout --durations 4:1
+
+$kfjax train configs/codec.py --workdir "$runs/vae" --set "data.folder=$runs/scenes"
+$kfjax train configs/codec.py:vocoder --workdir "$runs/vocoder"
+$kfjax train configs/flow.py --workdir "$runs/flow" --set "data.folder=$runs/scenes" "data.heldout=$runs/panel" \
+    "data.tokenizer=$runs/tokenizer.json" "data.vae=$runs/vae/vae.safetensors" \
+    "data.vocoder=$runs/vocoder/vocoder.safetensors"
+
+assemble() {
+    $python $here/assemble.py --flow "$runs/flow" --vae "$runs/vae/vae.safetensors" \
+        --vocoder "$runs/vocoder/vocoder.safetensors" --tokenizer "$runs/tokenizer.json" "$@"
+}
+assemble
+$python $here/evaluate.py kfjax/assets/model --corpus "$runs/heldout" --output $here/results.json
+assemble --results $here/results.json
