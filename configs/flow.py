@@ -33,7 +33,10 @@ def built_in() -> dict:
                 "size": 64, "patch": 16, "width": WIDTH, "depth": 2, "heads": 4, "mlp_width": 256, "out_dim": WIDTH,
                 "normalize": False,
             },
-            "sync": {"size": 64, "patch": 32, "width": WIDTH, "depth": 2, "heads": 4, "stem": "conv"},
+            "sync": {
+                "size": 64, "patch": 32, "width": WIDTH, "depth": 2, "heads": 4, "stem": "conv", "motion_gain": 16.0,
+                "picture_gain": 0.25,
+            },
             "codec": {
                 "vae": {"variant": "plain", "width": 192, "mel_blocks": 2, "latent_blocks": 4},
                 "stereo": {"width": 64, "depth": 3, "clip_dim": WIDTH},
@@ -42,12 +45,15 @@ def built_in() -> dict:
             "sync_resize": "stretch",
             "defaults": {"steps": 20, "guidance": 3.0},
         },
-        "step": {"draws": 2, "train_encoders": True, "stereo_weight": 0.3, "drop_video": 0.15, "drop_text": 0.15},
+        "step": {
+            "draws": 2, "train_encoders": True, "stereo_weight": 0.3, "align_weight": 0.3, "drop_video": 0.15,
+            "drop_text": 0.15,
+        },
         "optim": {"learning_rate": 1e-3, "final_learning_rate": 1e-5, "decay_steps": 2000},
         "data": {
-            "folder": "runs/scenes", "heldout": "", "tokenizer": "runs/tokenizer.json",
+            "folder": "runs/scenes", "heldout": "", "tokenizer": "runs/tokenizer.json", "encoders": "",
             "vae": "runs/vae/vae.safetensors", "vocoder": "runs/vocoder/vocoder.safetensors",
-            "batch_seconds": 40.0, "buckets": ((4.0, 0.6), (8.0, 0.2), (2.5, 0.1), (13.0, 0.06), (1.0, 0.04)),
+            "batch_seconds": 32.0, "buckets": ((4.0, 0.6), (8.0, 0.2), (2.5, 0.1), (13.0, 0.06), (1.0, 0.04)),
         },
         "panel": {"scenes": 24, "seconds": 4.0},
     }
@@ -62,6 +68,7 @@ def paper(variant: str) -> dict:
     }
     config["step"] = {"draws": 1, "train_encoders": False, "stereo_weight": 0.0, "drop_video": 0.1, "drop_text": 0.1}
     config["optim"] = {"learning_rate": 1e-4}
+    config["data"] |= {"tokenizer": "runs/t5/tokenizer.json", "encoders": "runs/encoders.safetensors"}
     return config
 
 
@@ -69,6 +76,7 @@ def runlocal(config: dict) -> dict:
     config["loop"] |= {"steps": 4, "log_every": 2, "save_every": 2, "panel_every": 4}
     config["system"]["mmdit"] |= {"width": 64, "heads": 1, "joint_depth": 1, "single_depth": 1, "unroll": False}
     config["system"]["codec"]["vae"] |= {"width": 32, "mel_blocks": 1, "latent_blocks": 1}
+    config["optim"] |= {"decay_steps": 2}
     config["data"] |= {"batch_seconds": 8.0, "buckets": ((1.0, 1.0),)}
     config["panel"] |= {"scenes": 2, "seconds": 1.0}
     return config

@@ -26,9 +26,17 @@ def frame_specs(cfg: SystemConfig) -> tuple[FrameSpec, FrameSpec]:
 
 
 def make_excerpt(
-    cfg: SystemConfig, tokenizer: Tokenizer, lengths: Lengths, seconds: float, video: Video | None, prompts: Sequence[str]
+    cfg: SystemConfig,
+    tokenizer: Tokenizer,
+    lengths: Lengths,
+    seconds: float,
+    video: Video | None,
+    prompts: Sequence[str],
 ) -> Excerpt:
-    """A batch of one excerpt per prompt, all of the same video (or of none) and duration. An empty prompt is no prompt."""
+    """A batch of one excerpt per prompt, all of the same video (or of none) and duration.
+
+    An empty prompt is no prompt.
+    """
     b = len(prompts)
     ids, mask = tokenizer.encode(list(prompts))
     if video is None:

@@ -30,6 +30,8 @@ from kfjax.module import Params
 from kfjax.rates import Rates
 
 CODEC_PARTS = ("vae", "stereo", "vocoder")
+#: What a model directory must hold.
+FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class SystemConfig:
             "mmdit.latent_dim": (self.mmdit.latent_dim, self.codec.vae.latent_dim),
             "codec.stereo.clip_dim": (self.codec.stereo.clip_dim, self.clip.out_dim),
         }
-        wrong = [f"{name} is {got}, the part it reads gives {want}" for name, (got, want) in pairs.items() if got != want]
+        unequal = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+        wrong = [f"{name} is {got}, the part it reads gives {want}" for name, (got, want) in unequal.items()]
         if wrong:
             raise ValueError("the parts do not fit together: " + "; ".join(wrong))
 
@@ -107,8 +110,14 @@ def part_shapes(cfg: SystemConfig) -> Params:
 
 
 def save(directory: str | Path, system: System, *, card: str = "", dtype: str | None = None) -> None:
-    """Write a model directory. An existing one is replaced only once the new one is complete."""
+    """Write a model directory. An existing one is replaced only once the new one is complete.
+
+    Raises:
+      ValueError: the directory holds something else.
+    """
     directory = Path(directory)
+    if directory.is_dir() and any(directory.iterdir()) and not (directory / FILES[0]).is_file():
+        raise ValueError(f"{directory} is not empty and holds no model; expected a new, empty or model directory")
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
     try:
@@ -135,7 +144,7 @@ def load(directory: str | Path) -> System:
     directory = Path(directory)
     if not directory.is_dir():
         raise ValueError(f"no model directory at {directory}: expected a folder with config.json and model.safetensors")
-    missing = [name for name in ("config.json", "model.safetensors", "tokenizer.json") if not (directory / name).is_file()]
+    missing = [name for name in FILES if not (directory / name).is_file()]
     if missing:
         raise ValueError(f"{directory} is not a model directory: missing {', '.join(missing)}; export the model again")
     cfg = load_config(directory / "config.json")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -24,7 +23,7 @@ from kfjax.rates import lengths
 
 
 class Latents(NamedTuple):
-    """An encoded bucket, memory-mapped."""
+    """An encoded bucket, memory-mapped; `count` scenes of it are encoded."""
 
     posterior: np.ndarray  # f16 [scenes, n, 2d]
     mels: np.ndarray  # f16 [scenes, f, m, 2]
@@ -42,7 +41,10 @@ def fingerprint(vae: Params) -> str:
 
 
 def encode_corpus(corpus: Corpus, cfg: CodecConfig, vae: Params, *, batch: int = 8) -> None:
-    """Encode every rendered scene. Resumes; latents of another VAE are replaced."""
+    """Encode every rendered scene, `batch` at a time. Resumes; latents of another VAE are replaced.
+
+    A corpus may be encoded while it is still being rendered, and again when more is there.
+    """
     mark = fingerprint(vae)
     for bucket in corpus.buckets.values():
         _encode_bucket(bucket, cfg, vae, mark, batch)
@@ -55,36 +57,43 @@ def open_latents(bucket: Bucket, mark: str) -> Latents:
       ValueError: not encoded yet, or by another VAE.
     """
     note = _note(bucket)
-    if note.get("fingerprint") != mark:
-        raise ValueError(f"{bucket.folder}: got latents of codec {note.get('fingerprint')}, expected {mark}; encode the corpus")
-    arrays = (np.load(bucket.folder / name, mmap_mode="r") for name in ("posterior.npy", "mels.npy"))
+    if note.get("fingerprint") != mark or not note["done"]:
+        got = f"latents of codec {note['fingerprint']}" if note.get("done") else "no latents"
+        raise ValueError(f"{bucket.folder}: got {got}, expected those of codec {mark}; encode the corpus")
+    arrays = (np.load(bucket.folder / f"{name}.npy", mmap_mode="r") for name in ("posterior", "mels"))
     return Latents(*arrays, note["done"])
 
 
 def _encode_bucket(bucket: Bucket, cfg: CodecConfig, vae: Params, mark: str, batch: int) -> None:
     size = lengths(bucket.seconds)
-    total = len(bucket)
-    shapes = {"posterior": (total, size.latents, 2 * cfg.vae.latent_dim), "mels": (total, size.mel, cfg.mel.bands, 2)}
-    note = _note(bucket)
-    done = note.get("done", 0) if note.get("fingerprint") == mark and note.get("total") == total else 0
-    mode = "r+" if done else "w+"
-    arrays = {
-        name: np.lib.format.open_memmap(bucket.folder / f"{name}.npy", mode=mode, dtype=np.float16, shape=None if done else shape)
-        for name, shape in shapes.items()
-    }
+    rendered = len(bucket)
+    arrays, done = _open(bucket, cfg, mark)
     encode = jax.jit(lambda wave: _encode(vae, cfg, wave))
-    for first in tqdm(range(done, total, batch), unit="batch", desc=f"encode {bucket.seconds:g} s", mininterval=5.0):
-        rows = np.arange(first, min(first + batch, total))
+    for first in tqdm(range(done, rendered, batch), unit="batch", desc=f"encode {bucket.seconds:g} s", mininterval=5.0):
+        rows = np.arange(first, min(first + batch, rendered))
         wave = np.zeros((batch, size.samples, 2), np.float32)
         sound = bucket.sound[rows][np.arange(batch) % len(rows)]  # a short last batch repeats itself: one compile
         wave[:, : sound.shape[1]] = sound[:, : size.samples].astype(np.float32) / 32767.0
-        posterior, mels = encode(wave)
-        arrays["posterior"][rows] = np.asarray(posterior)[: len(rows)]
-        arrays["mels"][rows] = np.asarray(mels)[: len(rows)]
-        if (first // batch) % 20 == 0 or rows[-1] == total - 1:
-            for array in arrays.values():
+        for array, made in zip(arrays, encode(wave), strict=True):
+            array[rows] = np.asarray(made)[: len(rows)]
+        last = rows[-1] == rendered - 1
+        if last or first // batch % 20 == 0:
+            for array in arrays:
                 array.flush()
-            _write_note(bucket, {"fingerprint": mark, "done": int(rows[-1]) + 1, "total": total})
+            _write_note(bucket, mark, int(rows[-1]) + 1)
+
+
+def _open(bucket: Bucket, cfg: CodecConfig, mark: str) -> tuple[list[np.ndarray], int]:
+    """The bucket's arrays to write to, with room for all its scenes, and how many of them hold what `mark` makes."""
+    size, room = lengths(bucket.seconds), len(bucket.frames)
+    shapes = {"posterior": (room, size.latents, 2 * cfg.vae.latent_dim), "mels": (room, size.mel, cfg.mel.bands, 2)}
+    note = _note(bucket)
+    done = note["done"] if note.get("fingerprint") == mark else 0
+    if not done:
+        _write_note(bucket, mark, 0)  # first: what is emptied below must not be taken for another codec's latents
+        for name, shape in shapes.items():
+            np.lib.format.open_memmap(bucket.folder / f"{name}.npy", "w+", np.float16, shape)
+    return [np.load(bucket.folder / f"{name}.npy", mmap_mode="r+") for name in shapes], done
 
 
 def _encode(vae: Params, cfg: CodecConfig, wave):
@@ -99,7 +108,7 @@ def _note(bucket: Bucket) -> dict:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _write_note(bucket: Bucket, note: dict) -> None:
-    temporary = Path(bucket.folder / "latents.json.tmp")
-    temporary.write_text(json.dumps(note))
+def _write_note(bucket: Bucket, mark: str, done: int) -> None:
+    temporary = bucket.folder / "latents.json.tmp"
+    temporary.write_text(json.dumps({"fingerprint": mark, "done": done}))
     os.replace(temporary, bucket.folder / "latents.json")

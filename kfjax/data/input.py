@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import grain
@@ -23,6 +23,11 @@ class SceneInput:
       batch_seconds: seconds of material in a batch; a bucket's batch size follows, so that steps cost alike.
       weights: bucket seconds -> how often it is chosen.
       fingerprint: of the codec that the latents must come from (`extract.fingerprint`).
+      multiple_of: every batch size divides by it.
+      flip: mirror half of the pictures, and with them the ears.
+
+    Raises:
+      ValueError: no such bucket, frames of another size than the encoders see, more words than the text encoder has.
     """
 
     def __init__(
@@ -38,21 +43,19 @@ class SceneInput:
         multiple_of: int = 1,
         flip: bool = True,
     ):
-        missing = [s for s in weights if s not in corpus.buckets]
-        if missing:
-            raise ValueError(f"no scenes of {missing} s in the corpus; it has {sorted(corpus.buckets)}")
-        self._cfg, self._tokenizer, self._seed, self._flip = cfg, tokenizer, seed, flip
-        self._seconds = sorted(weights)
-        chance = np.array([weights[s] for s in self._seconds], np.float64)
-        self._chance = chance / chance.sum()
+        _check(cfg, tokenizer, corpus, weights)
+        self._seed, self._flip = seed, flip
+        seconds = sorted(weights)
+        chance = np.array([weights[s] for s in seconds], np.float64)
+        self._chance = tuple(chance / chance.sum())
         self._buckets = [
-            _Encoded(cfg, tokenizer, corpus.buckets[s], fingerprint, batch_seconds, multiple_of, seed) for s in self._seconds
+            _Encoded(cfg, tokenizer, corpus.buckets[s], fingerprint, batch_seconds, multiple_of, seed) for s in seconds
         ]
 
     def bucket_of(self, step: int) -> tuple[int, int]:
         """(bucket, how many times it was chosen before): the same on every host."""
-        choices = np.random.default_rng(self._seed).choice(len(self._seconds), step + 1, p=self._chance)
-        return int(choices[step]), int(np.sum(choices[:step] == choices[step]))
+        choices, earlier = _plan(self._seed, self._chance, max(1024, 1 << step.bit_length()))
+        return int(choices[step]), int(earlier[step])
 
     def __call__(self, step: int) -> tuple[Excerpt, Posterior, np.ndarray, np.ndarray]:
         which, nth = self.bucket_of(step)
@@ -63,6 +66,28 @@ class SceneInput:
         return bucket.examples(indices, flips)
 
 
+@lru_cache(maxsize=4)
+def _plan(seed: int, chance: tuple[float, ...], steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bucket of every step, and how often it was chosen before. A longer plan begins with the shorter one."""
+    choices = np.random.default_rng(seed).choice(len(chance), steps, p=chance)
+    chosen = choices[:, None] == np.arange(len(chance))
+    return choices, np.cumsum(chosen, 0)[np.arange(steps), choices] - 1
+
+
+def _check(cfg: SystemConfig, tokenizer: Tokenizer, corpus: Corpus, weights: Mapping[float, float]) -> None:
+    missing = [s for s in weights if s not in corpus.buckets]
+    if missing:
+        raise ValueError(f"no scenes of {missing} s in the corpus; it has {sorted(corpus.buckets)}")
+    size = corpus.order["size"]
+    if not size == cfg.clip.size == cfg.sync.size:
+        raise ValueError(
+            f"the corpus has frames of {size} pixels, the encoders see {cfg.clip.size} (clip) and {cfg.sync.size} "
+            "(sync); render the corpus at that size"
+        )
+    if tokenizer.vocab > cfg.text.vocab:
+        raise ValueError(f"the tokenizer has {tokenizer.vocab} words, text.vocab is {cfg.text.vocab}; make it larger")
+
+
 class _Encoded:
     """One bucket with its latents, mels and token ids."""
 
@@ -71,8 +96,7 @@ class _Encoded:
         self.latents = open_latents(bucket, fingerprint)
         self.count = self.latents.count
         self.batch = max(multiple_of, int(batch_seconds / bucket.seconds) // multiple_of * multiple_of)
-        self._captions = [bucket.scene(i).caption for i in range(self.count)]
-        self._ids, self._mask = tokenizer.encode(self._captions)
+        self._ids, self._mask = tokenizer.encode([bucket.scene(i).caption for i in range(self.count)])
         self._order = grain.MapDataset.range(self.count).shuffle(seed=seed).repeat()
 
     @cached_property
@@ -85,10 +109,10 @@ class _Encoded:
         return [int(self._order[nth * self.batch + i]) for i in range(self.batch)]
 
     def examples(self, indices: list[int], flips: np.ndarray):
-        frames = np.stack([self.bucket.frames[i][:, :, ::-1] if f else self.bucket.frames[i] for i, f in zip(indices, flips)])
-        mels = np.stack([self.latents.mels[i][..., ::-1] if f else self.latents.mels[i] for i, f in zip(indices, flips)])
-        mean, std = np.split(self.latents.posterior[np.sort(indices)][np.argsort(np.argsort(indices))].astype(np.float32), 2, -1)
-        b = len(indices)
+        b, sides = len(indices), [-1 if flip else 1 for flip in flips]
+        frames = np.stack([self.bucket.frames[i][:, :, ::side] for i, side in zip(indices, sides, strict=True)])
+        mels = np.stack([self.latents.mels[i][..., ::side] for i, side in zip(indices, sides, strict=True)])
+        mean, std = np.split(np.stack([self.latents.posterior[i] for i in indices]).astype(np.float32), 2, -1)
         excerpt = Excerpt(
             clip_frames=frames[:, self._clip_index],
             sync_frames=frames,

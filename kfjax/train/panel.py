@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from kfjax import config as strict
 from kfjax import features, media, plot
@@ -47,8 +48,12 @@ def flow_panel(
 ):
     """(averaged parameters, step, folder) -> figures; sounds and pictures of the first scenes go into the folder."""
     options = strict.from_dict(PanelConfig, panel, where="config.panel")
+    if options.seconds not in corpus.buckets:
+        raise ValueError(f"panel: no held-out scenes of {options.seconds:g} s; there are {sorted(corpus.buckets)} s")
     bucket = corpus.buckets[options.seconds]
     chosen = [i for i in range(len(bucket)) if any(e.struck for e in bucket.scene(i).events)][: options.scenes]
+    if not chosen:
+        raise ValueError(f"panel: none of {len(bucket)} held-out scenes has an impact; render more")
     events = [[e.time_seconds for e in bucket.scene(i).events if e.struck] for i in chosen]
     excerpt = scene_excerpt(cfg, tokenizer, bucket, chosen)
     shuffled = excerpt._replace(
@@ -89,8 +94,10 @@ def scene_excerpt(cfg: SystemConfig, tokenizer: Tokenizer, bucket: Bucket, rows:
     return blank._replace(clip_frames=frames[:, index], sync_frames=frames, has_video=np.ones(len(rows), bool))
 
 
-def _generate(params: Params, excerpt: Excerpt, *, cfg: SystemConfig, codec: Mapping[str, Params], options: PanelConfig):
-    """Mono waveforms [b t]."""
+def _generate(
+    params: Params, excerpt: Excerpt, *, cfg: SystemConfig, codec: Mapping[str, Params], options: PanelConfig
+) -> Float[Array, "b t"]:
+    """Mono waveforms of a batch of scenes."""
     encoded = features.encode(params, cfg, excerpt)
     latents = lengths(options.seconds, cfg.rates).latents
     branches = sampler.branch_features(encoded, ("full", "empty"))
@@ -104,5 +111,5 @@ def _generate(params: Params, excerpt: Excerpt, *, cfg: SystemConfig, codec: Map
 
 
 def _f1(waves, events: list[list[float]], cfg: SystemConfig) -> float:
-    scores = [onset_f1(detect_onsets(w, cfg.rates.sample_rate_hz), true).f1 for w, true in zip(waves, events, strict=True)]
-    return float(np.mean(scores))
+    rate = cfg.rates.sample_rate_hz
+    return float(np.mean([onset_f1(detect_onsets(w, rate), true).f1 for w, true in zip(waves, events, strict=True)]))

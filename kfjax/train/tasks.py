@@ -5,12 +5,13 @@ the task itself reads; every key is checked, none is optional by accident.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -19,6 +20,10 @@ from kfjax import module
 from kfjax.checkpoint import load_params, save_params
 from kfjax.train.loop import LoopConfig, Task
 from kfjax.train.optim import OptimConfig, make_optimizer
+
+if TYPE_CHECKING:
+    from kfjax.system import SystemConfig
+    from kfjax.train.vocoder_step import VocoderTraining
 
 
 def make_task(config: ConfigDict) -> tuple[Task, LoopConfig]:
@@ -49,11 +54,16 @@ def abstract_params(config: ConfigDict) -> Any:
         cfg = strict.from_dict(VocoderTraining, config.training.to_dict(), where="config.training")
         return module.shapes(Vocoder, cfg.vocoder)
     from kfjax.system import SystemConfig
-    from kfjax.train.flow_step import FlowStepConfig, trained_parts
+    from kfjax.train.flow_step import FlowStepConfig, init_readout, trained_parts
 
     system = strict.from_dict(SystemConfig, config.system.to_dict(), where="config.system")
+    step = strict.from_dict(FlowStepConfig, config.step.to_dict(), where="config.step")
+    return _part_shapes(system, trained_parts(step)) | jax.eval_shape(lambda: init_readout(system, step))
+
+
+def _part_shapes(system: SystemConfig, names: Iterable[str]) -> module.Params:
     parts = system.parts()
-    return {name: module.shapes(*parts[name]) for name in trained_parts(strict.from_dict(FlowStepConfig, config.step.to_dict()))}
+    return {name: module.shapes(*parts[name]) for name in names}
 
 
 def _optim(config: ConfigDict, loop: LoopConfig) -> OptimConfig:
@@ -85,12 +95,38 @@ def _codec(config: ConfigDict, loop: LoopConfig) -> Task:
 
 
 def _vocoder(config: ConfigDict, loop: LoopConfig) -> Task:
-    """The light vocoder; exports vocoder.safetensors."""
+    """The light vocoder; exports vocoder.safetensors. With `data.vae`, fine-tuning on what that VAE decodes."""
     from kfjax.train.vocoder_step import VocoderTraining, vocoder_task
 
     cfg = strict.from_dict(VocoderTraining, config.training.to_dict(), where="config.training")
     cfg = replace(cfg, optim=replace(cfg.optim, total_steps=loop.steps))
-    return vocoder_task(cfg)._replace(export=lambda ema, workdir: save_params(workdir / "vocoder.safetensors", ema))
+    task = vocoder_task(cfg, config.data.folder)
+    task = task._replace(export=lambda ema, workdir: save_params(workdir / "vocoder.safetensors", ema))
+    return _fine_tuned(task, cfg, config) if config.data.vae else task
+
+
+def _fine_tuned(task: Task, cfg: VocoderTraining, config: ConfigDict) -> Task:
+    """The vocoder goes on from `data.start`, on the corpus's sound and its mels as the VAE decodes them."""
+    from kfjax.codec.mel import log_mel
+    from kfjax.codec.vae import MelVAE, VAEConfig
+    from kfjax.codec.vocoder import Vocoder
+    from kfjax.data.scenes import Corpus
+    from kfjax.data.sound_input import SoundInput
+
+    data, vae_cfg = config.data, strict.from_dict(VAEConfig, config.vae.to_dict(), where="config.vae")
+    params = load_params(data.vae, module.shapes(MelVAE, vae_cfg))
+    start = load_params(data.start, module.shapes(Vocoder, cfg.vocoder))
+
+    def step(state, batch, key):
+        vae = module.bind(MelVAE, vae_cfg, params)
+        mel = vae.decode(vae.encode(log_mel(batch["wave"], cfg.mel)).mean)
+        return task.step(state, batch | {"mel": mel}, key)
+
+    return task._replace(
+        init=lambda key: jax.tree.map(jnp.asarray, start),
+        step=step,
+        batch=SoundInput(Corpus(data.scenes), batch=cfg.batch, samples=cfg.frames * cfg.mel.hop, seed=cfg.seed),
+    )
 
 
 def _flow(config: ConfigDict, loop: LoopConfig) -> Task:
@@ -98,18 +134,23 @@ def _flow(config: ConfigDict, loop: LoopConfig) -> Task:
     from kfjax.data.extract import encode_corpus, fingerprint
     from kfjax.data.input import SceneInput, tokenizer_from
     from kfjax.data.scenes import Corpus
+    from kfjax.encoders.tokenizer import Tokenizer
     from kfjax.system import SystemConfig, init_parts
-    from kfjax.train.flow_step import FlowBatch, FlowStepConfig, make_step, trained_parts
+    from kfjax.train import flow_step
     from kfjax.train.panel import flow_panel
 
     system = strict.from_dict(SystemConfig, config.system.to_dict(), where="config.system")
-    step = strict.from_dict(FlowStepConfig, config.step.to_dict(), where="config.step")
+    step = strict.from_dict(flow_step.FlowStepConfig, config.step.to_dict(), where="config.step")
     data = config.data
     corpus = Corpus(data.folder)
-    shapes = {name: module.shapes(*system.parts()[name]) for name in ("vae", "vocoder")}
-    codec = {name: load_params(data[name], shapes[name]) for name in shapes}
+    codec_parts = ("vae", "vocoder") if data.heldout else ("vae",)  # only the panel listens
+    codec = {name: load_params(data[name], shapes) for name, shapes in _part_shapes(system, codec_parts).items()}
     encode_corpus(corpus, system.codec, codec["vae"])
-    tokenizer = tokenizer_from(corpus, system.text_tokens, Path(data.tokenizer))
+    if step.train_encoders:
+        frozen, tokenizer = {}, tokenizer_from(corpus, system.text_tokens, Path(data.tokenizer))
+    else:
+        frozen = load_params(data.encoders, _part_shapes(system, flow_step.ENCODERS))
+        tokenizer = Tokenizer.load(data.tokenizer, system.text_tokens)
     batches = SceneInput(
         system,
         tokenizer,
@@ -121,12 +162,16 @@ def _flow(config: ConfigDict, loop: LoopConfig) -> Task:
         multiple_of=jax.device_count(),
     )
     tx = make_optimizer(_optim(config.optim, loop))
-    names = trained_parts(step)
     panel = flow_panel(system, tokenizer, codec, Corpus(data.heldout), config.panel.to_dict()) if data.heldout else None
+
+    def init(key: jax.Array) -> module.Params:
+        parts = init_parts(system, flow_step.trained_parts(step), key)
+        return parts | flow_step.init_readout(system, step) | jax.tree.map(jnp.asarray, frozen)
+
     return Task(
-        init=lambda key: init_parts(system, names, key),
-        init_opt=tx.init,
-        step=make_step(system, step, tx),
-        batch=lambda n: FlowBatch(*batches(n)),
+        init=init,
+        init_opt=lambda params: tx.init(flow_step.trained(params, step)),
+        step=flow_step.make_step(system, step, tx),
+        batch=lambda n: flow_step.FlowBatch(*batches(n)),
         panel=panel,
     )
