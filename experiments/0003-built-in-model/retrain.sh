@@ -12,15 +12,19 @@ $python -m kfjax.data.scenes --corpus "$runs/scenes" --count 7300 --seed 1 --spl
     --durations 4:4000 8:1000 2.5:1200 13:300 1:800
 $python -m kfjax.data.scenes --corpus "$runs/panel" --count 120 --seed 2 --split heldout --durations 4:1
 
+vae=$runs/vae/vae.safetensors
+vocoder=$runs/vocoder-finetune/vocoder.safetensors
+tokenizer=$runs/tokenizer.json
+
 $kfjax train configs/codec.py --workdir "$runs/vae" --set "data.folder=$runs/scenes"
-$kfjax train configs/codec.py:vocoder --workdir "$runs/vocoder"
+$kfjax train configs/codec.py:vocoder --workdir "$runs/vocoder" --set "data.folder=$runs/waves"
+$kfjax train configs/codec.py:vocoder-finetune --workdir "$runs/vocoder-finetune" --set "data.folder=$runs/waves" \
+    "data.scenes=$runs/scenes" "data.vae=$vae" "data.start=$runs/vocoder/vocoder.safetensors"
 $kfjax train configs/flow.py --workdir "$runs/flow" --set "data.folder=$runs/scenes" "data.heldout=$runs/panel" \
-    "data.tokenizer=$runs/tokenizer.json" "data.vae=$runs/vae/vae.safetensors" \
-    "data.vocoder=$runs/vocoder/vocoder.safetensors"
+    "data.tokenizer=$tokenizer" "data.vae=$vae" "data.vocoder=$vocoder"
 
 assemble() {
-    $python $here/assemble.py --flow "$runs/flow" --vae "$runs/vae/vae.safetensors" \
-        --vocoder "$runs/vocoder/vocoder.safetensors" --tokenizer "$runs/tokenizer.json" "$@"
+    $python $here/assemble.py --flow "$runs/flow" --vae "$vae" --vocoder "$vocoder" --tokenizer "$tokenizer" "$@"
 }
 assemble
 $python $here/evaluate.py kfjax/assets/model --corpus "$runs/heldout" --output $here/results.json
