@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -90,7 +90,8 @@ class Model:
     """A system ready to generate; made by `load`."""
 
     def __init__(self, system: System, *, built_in: bool = False):
-        self.cfg: SystemConfig = system.cfg
+        # Switches of training, which cost compile time here.
+        self.cfg = replace(system.cfg, mmdit=replace(system.cfg.mmdit, remat=False, unroll=False))
         self.built_in = built_in
         self._tokenizer = system.tokenizer
         self._params = jax.device_put(system.params)
