@@ -92,17 +92,30 @@ def main() -> None:
     }
     theirs, ours = (sample() for sample in samplers.values())  # also compiles and warms up
     print(f"relative difference of the results: {np.linalg.norm(ours - theirs) / np.linalg.norm(theirs):.1e}")
+    report(measure(samplers, args.rounds, args.steps))
+
+
+def measure(samplers, rounds: int, steps: int) -> dict[str, list[tuple[float, float]]]:
+    """(elapsed, processor) seconds a step of every sampler in every round, in turn."""
     seconds = {name: [] for name in samplers}
-    for _ in range(args.rounds):
+    for _ in range(rounds):
         for name, sample in samplers.items():
-            start = time.perf_counter()
+            start = time.perf_counter(), time.process_time()
             sample()
-            seconds[name].append((time.perf_counter() - start) / args.steps)
-    print(f"{'':16}{'median':>10}{'best':>10}   seconds a step")
-    for name, values in seconds.items():
-        print(f"{name:16}{statistics.median(values):10.3f}{min(values):10.3f}")
-    pairs = zip(seconds["kfjax"], seconds["PyTorch eager"], strict=True)
-    print(f"kfjax / PyTorch, median of the rounds: {statistics.median(a / b for a, b in pairs):.2f}")
+            end = time.perf_counter(), time.process_time()
+            seconds[name].append(tuple((b - a) / steps for a, b in zip(start, end, strict=True)))
+    return seconds
+
+
+def report(seconds: dict[str, list[tuple[float, float]]]) -> None:
+    """Medians over the rounds. On a busy machine elapsed time says little; processor time holds."""
+    print(f"{'seconds a step':16}{'elapsed':>10}{'processor':>12}")
+    for name, rounds in seconds.items():
+        elapsed, processor = (statistics.median(column) for column in zip(*rounds, strict=True))
+        print(f"{name:16}{elapsed:10.3f}{processor:12.3f}")
+    pairs = list(zip(seconds["kfjax"], seconds["PyTorch eager"], strict=True))
+    ratios = [statistics.median(ours[i] / theirs[i] for ours, theirs in pairs) for i in range(2)]
+    print(f"{'ratio':16}{ratios[0]:10.2f}{ratios[1]:12.2f}")
 
 
 if __name__ == "__main__":
