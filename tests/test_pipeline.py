@@ -1,4 +1,5 @@
 """The spine on a tiny system: exact lengths, what the sound depends on, what recompiles, what is written."""
+import os
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import media_files as files
 from tiny_system import CONFIG, tiny_system, write_model
 
 RATE_HZ = 44100
+SHARED = Path(os.environ.get("KFJAX_SHARED", Path(__file__).parents[2] / "shared"))
+REAL_CLIPS = sorted(path for path in (SHARED / "clips").glob("*") if path.suffix in (".mp4", ".mov"))
 
 
 @pytest.fixture(scope="module")
@@ -211,3 +214,17 @@ def test_cache_folder(monkeypatch, tmp_path):
     assert pipeline.cache_folder() == tmp_path / "kfjax"
     monkeypatch.setenv("KFJAX_CACHE", str(tmp_path / "own"))
     assert pipeline.cache_folder() == tmp_path / "own"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", REAL_CLIPS, ids=lambda path: path.name)
+def test_real_clips(tmp_path, model, path):
+    """Exact length, stereo, the picture's packets as they were; the same seed repeats, another does not."""
+    sounds = [model.generate(path, seed=seed) for seed in (0, 0, 1)]
+    waves = [sound.waveform for sound in sounds]
+    assert waves[0].shape == (round(media.probe(path).seconds * RATE_HZ), 2)
+    assert waves[0].tobytes() == waves[1].tobytes() != waves[2].tobytes()
+    output = tmp_path / f"out{path.suffix}"
+    sounds[0].save(output)
+    assert files.picture_packets(output)[0] == files.picture_packets(path)[0]
+    assert media.read_audio(output, RATE_HZ).shape == waves[0].shape
