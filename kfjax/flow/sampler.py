@@ -66,7 +66,7 @@ def branch_features(
       ValueError: the negative branch is asked for without negative features.
     """
     if "negative" in branches and negative is None:
-        raise ValueError("negative guidance: got a scale above 0 but no negative prompt; give one or set the scale to 0")
+        raise ValueError("negative guidance: got a scale above 0 and no negative prompt; give one, or a scale of 0")
     off = jnp.zeros_like(features.has_video)
     made = {
         "full": features,

@@ -21,8 +21,9 @@ class Event:
       x: horizontal position at the onset, -1 (left edge of the picture) to 1 (right edge).
       loudness: linear amplitude, 0 to 1, before distance.
       duration_seconds: 0 for a struck event (its decay is the sound's own); the length of a sustained one.
-      pitch: relative size or height of tone, 1.0 = nominal (frequency multiplier); the frequency ratio to 440 Hz for a piano note.
-      path: for sustained or moving events, samples (time_seconds, x, loudness) from onset to end, at least 25 a second; else empty.
+      pitch: frequency multiplier, 1.0 = nominal; for a piano note, the frequency's ratio to 440 Hz.
+      path: for sustained or moving events, samples (time_seconds, x, loudness) from onset to end, at least 25 a
+        second, in the scene's time; else empty. Its loudness replaces the event's.
       material: what it is made of or moves on, where that matters ("wood" rolling, "gravel" steps); else "".
     """
 
