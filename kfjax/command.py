@@ -29,21 +29,23 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
         return 130
     except SystemExit as end:  # argparse's --help and errors
         return int(end.code or 0)
-    except ValueError as error:
-        if not _foreseen(error):
-            raise
-        say(f"error: {error}")
-        return 2
-    except OSError as error:
-        if error.filename is None:
-            raise
-        say(f"error: {error.filename}: {error.strerror}; check the name, its folder and the permissions")
+    except (ValueError, OSError) as error:
+        say(f"error: {reason(error)}")
         return 2
 
 
 def say(message: str) -> None:
     """One line on stderr, whatever line breaks the message has."""
     print("kfjax:", " ".join(message.split()), file=sys.stderr, flush=True)
+
+
+def reason(error: ValueError | OSError) -> str:
+    """What to tell the user. Raises the error again if it is no mistake of theirs."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; check the name, its folder and the permissions"
+    if isinstance(error, ValueError) and _foreseen(error):
+        return str(error)
+    raise error
 
 
 def _foreseen(error: ValueError) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kfjax import media
-from kfjax.command import say
+from kfjax.command import reason, say
 from kfjax.media.write import VIDEO_FORMATS
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
@@ -117,7 +117,7 @@ def output_suffix(video: Path | None, audio_only: bool) -> str:
     return video.suffix.lower() if video.suffix.lower() in VIDEO_FORMATS else ".mkv"
 
 
-def run_all(jobs: Sequence[Job], make: Callable[[Job], Sequence[Path]], done: Callable[[Job], bool]) -> None:
+def run_all(jobs: Sequence[Job], make: Callable[[Job], None], done: Callable[[Job], bool]) -> None:
     """Does what is not done yet; what can't be done is said and passed over.
 
     Raises:
@@ -134,7 +134,7 @@ def run_all(jobs: Sequence[Job], make: Callable[[Job], Sequence[Path]], done: Ca
             job.check()
             make(job)
         except (ValueError, OSError) as error:
-            say(f"skipped: {error}")
+            say(f"skipped: {reason(error)}")
             failed.append(job.name)
     if failed:
         raise ValueError(f"{len(failed)} of {len(jobs)} could not be done: {', '.join(failed)}; the others are there")

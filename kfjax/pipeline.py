@@ -26,6 +26,7 @@ from kfjax import features, media, rates, system
 from kfjax.codec import audio_codec
 from kfjax.codec.audio_codec import CodecConfig
 from kfjax.flow import sampler
+from kfjax.media.write import AUDIO_FORMATS
 from kfjax.mmdit.mmdit import MMDiT, MMDiTConfig
 from kfjax.module import Params, bind
 from kfjax.structs import Excerpt, Features, Video
@@ -75,7 +76,7 @@ class Result:
           MediaError: a file that can't be written, or a video where there was none to begin with.
         """
         paths = sample_paths(path, len(self.waveforms))
-        audio_only = Path(path).suffix.lower() in (".wav", ".flac")
+        audio_only = Path(path).suffix.lower() in AUDIO_FORMATS
         if not audio_only and self.video is None:
             raise media.MediaError(f"{path}: there is no picture to go with; give a name that ends in .wav or .flac")
         for wave, target in zip(self.waveforms, paths, strict=True):

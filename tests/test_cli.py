@@ -137,6 +137,8 @@ def test_defects_keep_their_traceback(clips, model, monkeypatch):
     monkeypatch.setattr(pipeline, "_decode", lambda *_: np.zeros(3).reshape(2, 2))
     with pytest.raises(ValueError, match="reshape"):
         main(["generate", str(clips / "a.mp4"), "--model", model])
+    with pytest.raises(ValueError, match="reshape"):
+        main(["generate", str(clips), "--output", "out", "--model", model])
 
 
 def test_the_small_world_is_said(here, clips, model, capsys, monkeypatch):
