@@ -53,7 +53,7 @@ def built_in() -> dict:
         "data": {
             "folder": "runs/scenes", "heldout": "", "tokenizer": "runs/tokenizer.json", "encoders": "",
             "vae": "runs/vae/vae.safetensors", "vocoder": "runs/vocoder/vocoder.safetensors",
-            "batch_seconds": 32.0, "buckets": ((4.0, 0.6), (8.0, 0.2), (2.5, 0.1), (13.0, 0.06), (1.0, 0.04)),
+            "batch_seconds": 32.0, "duration_jitter": 0.25, "buckets": ((4.0, 0.6), (8.0, 0.2), (2.5, 0.1), (13.0, 0.06), (1.0, 0.04)),
         },
         "panel": {"scenes": 24, "seconds": 4.0},
     }

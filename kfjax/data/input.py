@@ -25,6 +25,8 @@ class SceneInput:
       fingerprint: of the codec that the latents must come from (`extract.fingerprint`).
       multiple_of: every batch size divides by it.
       flip: mirror half of the pictures, and with them the ears.
+      duration_jitter: largest relative error of the total duration that the model is told. Durations between the
+        buckets have rows of their own in the discrete embedding, which would stay random without it.
 
     Raises:
       ValueError: no such bucket, frames of another size than the encoders see, more words than the text encoder has.
@@ -42,9 +44,10 @@ class SceneInput:
         fingerprint: str,
         multiple_of: int = 1,
         flip: bool = True,
+        duration_jitter: float = 0.0,
     ):
         _check(cfg, tokenizer, corpus, weights)
-        self._seed, self._flip = seed, flip
+        self._seed, self._flip, self._jitter = seed, flip, duration_jitter
         seconds = sorted(weights)
         chance = np.array([weights[s] for s in seconds], np.float64)
         self._chance = tuple(chance / chance.sum())
@@ -63,7 +66,9 @@ class SceneInput:
         indices = bucket.indices(nth)
         rng = np.random.default_rng((self._seed, step))
         flips = rng.random(len(indices)) < 0.5 if self._flip else np.zeros(len(indices), bool)
-        return bucket.examples(indices, flips)
+        excerpt, *rest = bucket.examples(indices, flips)
+        told = excerpt.seconds_total * (1 + self._jitter * rng.uniform(-1, 1, len(indices)))
+        return excerpt._replace(seconds_total=told.astype(np.float32)), *rest
 
 
 @lru_cache(maxsize=4)

@@ -160,6 +160,7 @@ def _flow(config: ConfigDict, loop: LoopConfig) -> Task:
         seed=loop.seed,
         fingerprint=fingerprint(codec["vae"]),
         multiple_of=jax.device_count(),
+        duration_jitter=data.duration_jitter,
     )
     tx = make_optimizer(_optim(config.optim, loop))
     panel = flow_panel(system, tokenizer, codec, Corpus(data.heldout), config.panel.to_dict()) if data.heldout else None
