@@ -16,8 +16,8 @@ from kfjax import command
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-#: Settings that a later run in the same folder may change: when the loop does what, not what it does.
-FREE = {
+#: Settings that a later run in the same folder may change: when the loop does what, and the curriculum of durations.
+FREE = {"data.buckets", "optim.decay_steps"} | {
     f"loop.{name}"
     for name in ("steps", "log_every", "save_every", "panel_every", "max_seconds", "prefetch", "max_skipped")
 }
@@ -40,8 +40,10 @@ def main(argv: Sequence[str]) -> int:
         apply(config, assignment)
     check_workdir(args.workdir, config)
 
+    from kfjax import pipeline
     from kfjax.train import loop, tasks
 
+    pipeline.use_program_cache()  # a resumed run compiles nothing anew
     task, settings = tasks.make_task(config)
     write_config(args.workdir, config)
     loop.run(task, args.workdir, settings)
