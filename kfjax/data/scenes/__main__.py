@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--split", choices=SPLITS, default="train")
     parser.add_argument("--recipe", choices=sorted(RECIPES), help="kind of scene (default: any)")
     parser.add_argument("--duration", type=float, default=8.0, help="seconds (default: %(default)s)")
+    parser.add_argument("--silent", action="store_true", help="the film without its sound")
     parser.add_argument("--corpus", help="folder to render a corpus into, instead of one film")
     parser.add_argument("--count", type=int, default=1000, help="scenes in the corpus (default: %(default)s)")
     parser.add_argument("--durations", type=_weighted, nargs="+", default=[(8.0, 1.0)], metavar="SECONDS:WEIGHT")
@@ -37,7 +38,7 @@ def main() -> None:
                       size=args.size, workers=args.workers)
         return
     scene = make_scene(args.seed, duration_seconds=args.duration, split=args.split, recipe=args.recipe)
-    write_mp4(scene, args.output)
+    write_mp4(scene, args.output, silent=args.silent)
     print(f"{args.output}: {scene.caption} ({scene.combination}, {len(scene.events)} events)")
 
 

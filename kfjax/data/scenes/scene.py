@@ -136,6 +136,7 @@ def _check(seed: int, duration_seconds: float, split: str, recipe: str | None) -
         raise ValueError(f"recipe: got {recipe!r}, expected one of {', '.join(RECIPES)}")
 
 
-def write_mp4(scene: Scene, path: str | Path) -> None:
-    """Writes the scene as an ordinary mp4 (H.264 and AAC); nothing is left behind when it fails."""
-    media.write_video(path, scene.frames(), scene.fps, scene.sound(_SAMPLE_RATE_HZ), _SAMPLE_RATE_HZ)
+def write_mp4(scene: Scene, path: str | Path, *, silent: bool = False) -> None:
+    """Writes the scene as an ordinary mp4 (H.264 and AAC), `silent` without sound; nothing is left when it fails."""
+    sound = (None, None) if silent else (scene.sound(_SAMPLE_RATE_HZ), _SAMPLE_RATE_HZ)
+    media.write_video(path, scene.frames(), scene.fps, *sound)
