@@ -2,7 +2,8 @@
 
     kfjax train configs/flow.py --workdir runs/flow --set data.folder=runs/scenes data.vae=runs/vae/vae.safetensors
 
-Hardware: two CPU cores (the built-in model); a pod for the sizes of the paper. Metric: onset F1 on held-out scenes
+The built-in model was trained in two parts, experiments/0003-built-in-model/retrain.sh has them.
+Hardware: two CPU cores (the built-in model, an hour); a pod for the sizes of the paper. Metric: onset F1 on held-out scenes
 (metrics.jsonl, kind "panel"). Variants: "" (the built-in model), "1.5b", "3b", "6b" (the paper's sizes, frozen
 encoders), "runlocal" (under a minute, for tests).
 """
@@ -21,7 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
 def built_in() -> dict:
     return {
         "task": "flow",
-        "loop": {"steps": 6000, "seed": 0, "log_every": 25, "save_every": 250, "panel_every": 500},
+        "loop": {"steps": 3200, "seed": 0, "log_every": 25, "save_every": 250, "panel_every": 500},
         "system": {
             "name": "built-in",
             "mmdit": {
@@ -49,11 +50,12 @@ def built_in() -> dict:
             "draws": 2, "train_encoders": True, "stereo_weight": 0.3, "align_weight": 0.3, "drop_video": 0.15,
             "drop_text": 0.15,
         },
-        "optim": {"learning_rate": 1e-3, "final_learning_rate": 1e-5, "decay_steps": 2000},
+        "optim": {"learning_rate": 1e-3, "final_learning_rate": 1e-5, "decay_steps": 1000},
         "data": {
             "folder": "runs/scenes", "heldout": "", "tokenizer": "runs/tokenizer.json", "encoders": "",
             "vae": "runs/vae/vae.safetensors", "vocoder": "runs/vocoder/vocoder.safetensors",
-            "batch_seconds": 32.0, "duration_jitter": 0.25, "buckets": ((4.0, 0.6), (8.0, 0.2), (2.5, 0.1), (13.0, 0.06), (1.0, 0.04)),
+            "batch_seconds": 32.0, "duration_jitter": 0.25,
+            "buckets": ((4.0, 0.52), (8.0, 0.33), (13.0, 0.08), (2.5, 0.05), (1.0, 0.02)),
         },
         "panel": {"scenes": 24, "seconds": 4.0},
     }

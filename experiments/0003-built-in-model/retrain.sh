@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Retrains the built-in model from nothing and measures it. Every step resumes: run it again after a stop.
-# Two CPU cores: render 1 h, Mel-VAE 30 min, vocoder 1 h, generator about 10 h, evaluation 30 min.
+# Two CPU cores: rendering 10 min, Mel-VAE 15 min, vocoder 1 h, generator 1 h, evaluation 15 min.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 runs=${1:-runs}
@@ -20,8 +20,13 @@ $kfjax train configs/codec.py --workdir "$runs/vae" --set "data.folder=$runs/sce
 $kfjax train configs/codec.py:vocoder --workdir "$runs/vocoder" --set "data.folder=$runs/waves"
 $kfjax train configs/codec.py:vocoder-finetune --workdir "$runs/vocoder-finetune" --set "data.folder=$runs/waves" \
     "data.scenes=$runs/scenes" "data.vae=$vae" "data.start=$runs/vocoder/vocoder.safetensors"
-$kfjax train configs/flow.py --workdir "$runs/flow" --set "data.folder=$runs/scenes" "data.heldout=$runs/panel" \
-    "data.tokenizer=$tokenizer" "data.vae=$vae" "data.vocoder=$vocoder"
+flow() {
+    $kfjax train configs/flow.py --workdir "$runs/flow" --set "data.folder=$runs/scenes" "data.heldout=$runs/panel" \
+        "data.tokenizer=$tokenizer" "data.vae=$vae" "data.vocoder=$vocoder" "$@"
+}
+# Short scenes first: most events a second of training. Then all durations, the rate falling over the last 1000 steps.
+flow loop.steps=1600 optim.decay_steps=0 "data.buckets=((4.0, 1.0),)"
+flow
 
 assemble() {
     $python $here/assemble.py --flow "$runs/flow" --vae "$vae" --vocoder "$vocoder" --tokenizer "$tokenizer" "$@"
