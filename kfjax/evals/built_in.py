@@ -152,7 +152,7 @@ class Evaluation:
         return result
 
     def codec(self, recordings: Mapping[str, np.ndarray] | None = None) -> dict[str, dict[str, CodecScore]]:
-        """Distances from the true sound of what comes back: material -> way -> `CodecScore`.
+        """Distances of vocoder and Griffin-Lim, on the same mels, from the true sound: material -> way -> `CodecScore`.
 
         Args:
           recordings: name -> mono sound [t] at the system's rate, besides the scenes.
@@ -161,14 +161,14 @@ class Evaluation:
         rows = [i for i, scene in enumerate(self.scenes) if scene.sources][: self.plan.codec_scenes]
         materials = {"scenes": [bucket.waveform(i).mean(-1) for i in rows]}
         materials |= {name: [wave] for name, wave in (recordings or {}).items()}
-        mel, result = self.sounds.cfg.codec.mel, {}
+        cfg, result = self.sounds.cfg.codec.mel, {}
         for name, waves in materials.items():
-            seconds = len(waves[0]) / self.rate
-            made = {
-                "VAE and vocoder": list(self.sounds.through_codec(waves, seconds)),
-                "vocoder": list(self.sounds.through_codec(waves, seconds, vae=False)),
-                "Griffin-Lim": [griffin_lim(w, mel) for w in tqdm(waves, "Griffin-Lim", leave=False, mininterval=5.0)],
-            }
+            seconds, made = len(waves[0]) / self.rate, {}
+            for mel, vae in (("VAE's mel", True), ("true mel", False)):
+                mels = self.sounds.codec_mels(waves, seconds, vae=vae)
+                made[f"{mel}, vocoder"] = list(self.sounds.through_codec(waves, seconds, vae=vae))
+                progress = tqdm(mels, "Griffin-Lim", len(waves), leave=False)
+                made[f"{mel}, Griffin-Lim"] = [griffin_lim(own, cfg) for own in progress]
             result[name] = codec_scores(waves, made, self.rate)
         return result
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kfjax.codec.mel import MelConfig, log_mel
+from kfjax.codec.mel import MelConfig
 from kfjax.evals.metrics import mel_l1, multi_resolution_stft_distance
 
 
@@ -31,15 +31,14 @@ def codec_scores(true: Sequence[np.ndarray], made: Mapping[str, Sequence[np.ndar
     }
 
 
-def griffin_lim(wave: np.ndarray, cfg: MelConfig, iterations: int = 60) -> np.ndarray:
-    """The wave [t] from nothing but its mel: magnitudes by non-negative least squares, phases by Griffin-Lim."""
+def griffin_lim(log_mel: np.ndarray, cfg: MelConfig, iterations: int = 60) -> np.ndarray:
+    """A wave [f · hop] from a log-mel [f, m]: magnitudes by non-negative least squares, phases by Griffin-Lim."""
     import librosa  # slow to import
 
-    whole = np.pad(wave, (0, -len(wave) % cfg.hop))
-    mel = np.exp(np.asarray(log_mel(whole[None], cfg))[0].T) * (np.log(10) if cfg.log == "log10" else 1.0)
+    mel = np.exp(np.asarray(log_mel, np.float32).T * (np.log(10) if cfg.log == "log10" else 1.0))
     magnitude = librosa.feature.inverse.mel_to_stft(
         mel, sr=cfg.sample_rate_hz, n_fft=cfg.n_fft, power=1.0, fmin=cfg.fmin_hz, fmax=cfg.fmax_hz
     )
     made = librosa.griffinlim(magnitude, n_iter=iterations, hop_length=cfg.hop, n_fft=cfg.n_fft, random_state=0)
     # librosa centres its frames on multiples of the hop, our mel on the middles between them.
-    return np.pad(made, (cfg.hop // 2, cfg.hop))[: len(wave)].astype(np.float32)
+    return np.pad(made, (cfg.hop // 2, cfg.hop))[: mel.shape[1] * cfg.hop].astype(np.float32)

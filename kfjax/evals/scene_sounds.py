@@ -90,6 +90,13 @@ class SceneSounds:
 
     def through_codec(self, waves: Iterable[np.ndarray], seconds: float, *, vae: bool = True) -> Iterator[np.ndarray]:
         """Each sound [t] or [t, 2] of `seconds` as the VAE and the vocoder (or the vocoder alone) give it back, [t]."""
+        return (wave for wave, _ in self._coded(waves, seconds, vae))
+
+    def codec_mels(self, waves: Iterable[np.ndarray], seconds: float, *, vae: bool = True) -> Iterator[np.ndarray]:
+        """The log-mels [f, m] from which `through_codec` makes its sounds: the VAE's, or the true ones."""
+        return (mel for _, mel in self._coded(waves, seconds, vae))
+
+    def _coded(self, waves: Iterable[np.ndarray], seconds: float, vae: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         size = rates.lengths(seconds, self.cfg.rates).samples
         codec, waves = {name: self._params[name] for name in ("vae", "vocoder")}, iter(waves)
         batch = _batch_size(seconds)
@@ -97,8 +104,8 @@ class SceneSounds:
             padded = np.zeros((batch, size), np.float32)
             for row, wave in zip(padded, chosen, strict=False):
                 row[: len(wave)] = wave[:size]
-            made = np.asarray(_through_codec(codec, self.cfg.codec, padded, vae=vae))
-            yield from (out[: len(wave)] for out, wave in zip(made, chosen, strict=False))
+            made, mels = (np.asarray(x) for x in _through_codec(codec, self.cfg.codec, padded, vae=vae))
+            yield from ((out[: len(wave)], mel) for out, mel, wave in zip(made, mels, chosen, strict=False))
 
 
 def scene_excerpt(cfg: SystemConfig, tokenizer: Tokenizer, bucket: Bucket, rows: Sequence[int], prompts: Sequence[str]
@@ -164,12 +171,14 @@ def _generate(
 
 
 @partial(jax.jit, static_argnames=("cfg", "vae"))
-def _through_codec(params: Params, cfg: CodecConfig, wave: Float[Array, "b t"], *, vae: bool) -> Float[Array, "b t"]:
+def _through_codec(
+    params: Params, cfg: CodecConfig, wave: Float[Array, "b t"], *, vae: bool
+) -> tuple[Float[Array, "b t"], Float[Array, "b f m"]]:
     mel = log_mel(wave, cfg.mel)
     if vae:
         network = bind(MelVAE, cfg.vae, params["vae"])
         mel = network.decode(network.encode(mel).mean)
-    return _one_by_one(bind(Vocoder, cfg.vocoder, params["vocoder"]), mel)
+    return _one_by_one(bind(Vocoder, cfg.vocoder, params["vocoder"]), mel), mel
 
 
 def _one_by_one(decode: Callable[..., Array], *batch: Array) -> Array:

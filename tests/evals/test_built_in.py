@@ -9,7 +9,7 @@ from tiny_system import tiny_system, write_model
 
 from kfjax import config, system
 from kfjax.checkpoint import StateStore, save_params
-from kfjax.codec.mel import MelConfig
+from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.data.scenes import RECIPES, Corpus, make_scene, render_corpus
 from kfjax.evals.built_in import MEASURES, Evaluation, Plan
 from kfjax.evals.codec_scores import codec_scores, griffin_lim
@@ -123,8 +123,8 @@ def test_griffin_lim_is_not_shifted():
     t = np.arange(RATE // 2) / RATE
     ring = np.where(t < 0.2, 0, np.sin(2 * np.pi * 440 * t) * np.exp(-10 * (t - 0.2)))
     wave = (0.3 * ring + 1e-3 * np.random.default_rng(0).standard_normal(t.size)).astype(np.float32)
-    made = griffin_lim(wave, MelConfig(), iterations=8)
-    assert made.shape == wave.shape
+    made = griffin_lim(np.asarray(log_mel(wave[None], MelConfig()))[0], MelConfig(), iterations=8)
+    assert len(made) == len(wave) // 512 * 512
     loud = lambda x: np.flatnonzero(np.convolve(x**2, np.ones(441) / 441, "same") > 0.01)[0]
     assert abs(loud(made) - loud(wave)) < 0.01 * RATE
     scores = codec_scores([wave], {"same": [wave], "back": [made], "late": [np.roll(made, 2048)]}, RATE)
