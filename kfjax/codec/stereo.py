@@ -15,8 +15,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from kfjax import layers, module
+from kfjax.codec import bands
 from kfjax.codec.mel import MelConfig, istft, stft
-from kfjax.codec.vocoder import band_to_bin
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,6 @@ def pan(wave: Float[Array, "b t"], r: Float[Array, "b f m"], cfg: MelConfig) -> 
 
     The ears differ in level and never in phase, and (left + right) / 2 is the waveform itself.
     """
-    share = jax.nn.sigmoid(r.astype(jnp.float32) @ band_to_bin(cfg.bands, cfg.n_fft, cfg.sample_rate_hz))
+    share = jax.nn.sigmoid(r.astype(jnp.float32) @ bands.to_bins(cfg.bands, cfg.n_fft, cfg.sample_rate_hz))
     side = istft((2 * share - 1) * stft(wave, cfg.n_fft, cfg.hop), cfg.n_fft, cfg.hop)
     return jnp.stack([wave + side, wave - side], -1)

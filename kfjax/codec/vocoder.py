@@ -1,33 +1,43 @@
 """Log-mel to waveform: a light vocoder with an inverse-STFT head, fast on a CPU.
 
-Backbone after Vocos (Siuzdak, arXiv 2306.00814): ConvNeXt blocks at the frame rate. The head differs. A
-convolutional net cannot place the phase of a steady tone: equal frames in give equal frames out, and those repeat
-with the hop. So the net predicts how phase *moves*, and a recursion over frames makes it:
+Backbone after Vocos (Siuzdak, arXiv 2306.00814): ConvNeXt blocks at the frame rate. Vocos also lets the net predict
+phase, which takes an adversary and weeks to learn. Here the net says how loud every bin is, at three resolutions of
+time and frequency, and the phases are computed:
 
-    u_t = unit(u_{t-1} · exp(i advance_t) + onset_t · exp(i delay_t) + noise_t · ξ_t)
-
-per bin: tones carry their phase over by their own frequency (`advance`), an onset resets the bins it reaches to the
-straight phase of a click (`delay`, in samples, summed along frequency), and noise blurs it.
+1. start: phase moves along time and frequency as the slopes of the log-magnitude say (phase-gradient integration,
+   Pruša, Balazs, Søndergaard 2017), every bin following its louder neighbours;
+2. rounds: the wave is brought to the magnitudes of each resolution in turn (Griffin and Lim 1984);
+3. end: the wave's own bands are scaled until its mel is the input.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Complex, Float
 
 from kfjax import layers, module
-from kfjax.codec.mel import istft
+from kfjax.codec import bands
+from kfjax.codec.mel import istft, stft
+
+#: Windows of n_fft / r samples and hops of hop / r, from the mel's own resolution to the finest in time.
+RATIOS = (1, 2, 4)
+#: A Hann window of n samples is nearest to the Gaussian exp(-pi t² / (0.25645 n²)), where phase gradients are exact.
+_HANN_AS_GAUSSIAN = 0.25645
 
 
 @dataclass(frozen=True)
 class VocoderConfig:
-    """Sizes of the vocoder. `bands`, `n_fft`, `hop` and `sample_rate_hz` are those of the (natural-log) mel."""
+    """Sizes of the vocoder. `bands`, `n_fft`, `hop`, `sample_rate_hz` and `floor` are those of the natural-log mel.
+
+    `rounds` and `matches` say how often steps 2 and 3 of the synthesis are done; they hold no parameters.
+    """
 
     kind: Literal["istft"] = "istft"
     bands: int = 128
@@ -38,16 +48,13 @@ class VocoderConfig:
     hop: int = 512
     sample_rate_hz: int = 44100
     floor: float = 1e-5
+    rounds: int = 12
+    matches: int = 12
 
-
-class Spectrum(NamedTuple):
-    """What the head says about every frame and bin; training also supervises the phase's slopes directly."""
-
-    magnitude: Array  # [b f k], 0 where the mel is at its floor
-    advance: Array  # [b f k], radians a frame beyond the bin's own centre frequency
-    delay: Array  # [b f k], samples: where in the frame an onset lies, from the frame's middle
-    onset: Array  # [b f k], how strongly the click's phase replaces the carried phase
-    noise: Array  # [b f k], how strongly the phase is blurred
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """(window, hop) of each resolution."""
+        return tuple((self.n_fft // r, self.hop // r) for r in RATIOS)
 
 
 class Block(nnx.Module):
@@ -65,94 +72,158 @@ class Block(nnx.Module):
 
 
 class Vocoder(nnx.Module):
-    """log_mel [b f m] -> wave [b f * hop]. Deterministic: its noise comes from a fixed key unless one is given."""
+    """log_mel [b f m] -> wave [b f * hop]. Deterministic: equal mels make equal waves."""
 
     def __init__(self, cfg: VocoderConfig, *, rngs: nnx.Rngs):
         self.cfg = cfg
-        bins = cfg.n_fft // 2 + 1
+        self._bands = (cfg.bands, cfg.n_fft, cfg.sample_rate_hz)
         self.embed = layers.conv(cfg.bands, cfg.width, 7, rngs)
         self.blocks = module.stack(lambda r: Block(cfg, rngs=r), cfg.depth, rngs)
-        self.fine = layers.linear(cfg.width, 2 * bins, rngs, zero=True)  # per bin: magnitude, advance
-        self.coarse = layers.linear(cfg.width, 3 * cfg.bands, rngs, zero=True)  # per band: delay, onset, noise
-
-    def __call__(self, log_mel: Float[Array, "b f m"], *, key: Array | None = None) -> Float[Array, "b t"]:
-        """The waveform of a natural-log mel.
-
-        Args:
-          log_mel: as `mel.log_mel` makes it. Frames at the floor in every band come out silent.
-          key: draws the phase noise; the same fixed key when not given.
-        """
-        return self.waveform(self.spectrum(log_mel), key=key)
-
-    def spectrum(self, log_mel: Float[Array, "b f m"]) -> Spectrum:
-        """Magnitudes and the movement of phase for every frame and bin, before any of it is put together."""
-        dtype = self.embed.kernel[...].dtype
-        x = self.embed((0.25 * log_mel + 1.5).astype(dtype))
-        x = layers.layer_norm(module.scan_blocks(self.blocks, x, lambda block, x: block(x)))
-        correction, advance = jnp.split(self.fine(x).astype(jnp.float32), 2, -1)
-        upsample = band_to_bin(self.cfg.bands, self.cfg.n_fft, self.cfg.sample_rate_hz)
-        delay, onset, noise = (y @ upsample for y in jnp.split(self.coarse(x).astype(jnp.float32), 3, -1))
-        return Spectrum(
-            magnitude=self._smooth_magnitude(log_mel.astype(jnp.float32)) * jnp.exp(correction),
-            advance=advance,
-            delay=self.cfg.n_fft / 4 * delay,
-            onset=jnp.exp(onset - 2),
-            noise=jnp.exp(noise - 2),
+        self.heads = nnx.List(
+            [layers.linear(cfg.width, r * (cfg.n_fft // r // 2 + 1), rngs, zero=True) for r in RATIOS]
         )
 
-    def waveform(self, spectrum: Spectrum, *, key: Array | None = None) -> Float[Array, "b t"]:
-        """Phases by recursion over frames, then the inverse STFT: exactly f * hop samples."""
-        phasor = self._phasor(spectrum, jax.random.key(0) if key is None else key)
-        return istft(spectrum.magnitude * phasor, self.cfg.n_fft, self.cfg.hop)
+    def __call__(self, log_mel: Float[Array, "b f m"]) -> Float[Array, "b t"]:
+        """The waveform of a natural-log mel, as `mel.log_mel` makes it; silent where all bands are at the floor."""
+        return self.waveform(self.magnitudes(log_mel), log_mel.astype(jnp.float32))
 
-    def _smooth_magnitude(self, log_mel: Float[Array, "b f m"]) -> Float[Array, "b f k"]:
-        """The mel spread back over the bins, less its floor: the right level for sounds never trained on."""
+    def magnitudes(self, log_mel: Float[Array, "b f m"]) -> tuple[Float[Array, "b _f _k"], ...]:
+        """STFT magnitudes on each of `cfg.grids`, float32: r frames of n_fft / r / 2 + 1 bins for every mel frame.
+
+        The net's part is a factor on what the mel itself says, which is right in level for any sound at any gain.
+        """
+        cfg = self.cfg
+        x = self.embed((0.25 * log_mel + 1.5).astype(self.embed.kernel[...].dtype))
+        x = layers.layer_norm(module.scan_blocks(self.blocks, x, lambda block, x: block(x)))
+        log_mel = log_mel.astype(jnp.float32)
+        factors = [
+            jnp.exp(head(x).astype(jnp.float32)).reshape(len(x), r * x.shape[1], -1)
+            for r, head in zip(RATIOS, self.heads, strict=True)
+        ]
+        coarse = self._match(self._smooth(log_mel) * factors[0], log_mel)
+        finer = [
+            _finer(coarse, r, cfg.n_fft) * factor for r, factor in zip(RATIOS[1:], factors[1:], strict=True)
+        ]
+        return coarse, *finer
+
+    def waveform(
+        self, magnitudes: tuple[Float[Array, "b _f _k"], ...], log_mel: Float[Array, "b f m"]
+    ) -> Float[Array, "b t"]:
+        """A wave of f * hop samples with these magnitudes and this mel, as nearly as there is one."""
+        cfg = self.cfg
+        wave = istft(magnitudes[0] * start_phasor(magnitudes[0], cfg.n_fft, cfg.hop), cfg.n_fft, cfg.hop)
+
+        def round(wave):
+            for magnitude, (n_fft, hop) in reversed(list(zip(magnitudes, cfg.grids, strict=True))):
+                wave = istft(magnitude * _unit(stft(wave, n_fft, hop)), n_fft, hop)
+            return wave
+
+        def match(wave):
+            spec = stft(wave, cfg.n_fft, cfg.hop)
+            return istft(spec * self._gain(jnp.abs(spec), log_mel), cfg.n_fft, cfg.hop)
+
+        wave = _accelerated(round, wave, cfg.rounds, momentum=0.9)
+        return _accelerated(match, wave, cfg.matches, momentum=0.85)
+
+    def _smooth(self, log_mel: Float[Array, "b f m"]) -> Float[Array, "b f k"]:
+        """The mel spread over the bins, less its floor."""
         # Slaney filters have unit area in hertz, so a flat spectrum of magnitude 1 has a mel of 1 / bin width.
         bin_hz = self.cfg.sample_rate_hz / self.cfg.n_fft
         floor = jnp.full((1, 1, self.cfg.bands), np.log(self.cfg.floor), jnp.float32)
-        upsample = band_to_bin(self.cfg.bands, self.cfg.n_fft, self.cfg.sample_rate_hz)
+        upsample = bands.to_bins(*self._bands)
         return bin_hz * jax.nn.relu(jnp.exp(log_mel @ upsample) - jnp.exp(floor @ upsample))
 
-    def _phasor(self, spectrum: Spectrum, key: Array) -> Array:
-        n_fft, hop = self.cfg.n_fft, self.cfg.hop
-        bins = np.arange(n_fft // 2 + 1)
-        # Integer arithmetic before the float: bin * hop is exact, and its sine too.
-        carry = jnp.exp(1j * (np.float32(2 * np.pi / n_fft) * (bins * hop % n_fft)[None, None] + spectrum.advance))
-        # Phase is counted from the frame's first sample, half a window before its middle: hence (-1)^k.
-        click = np.float32(1 - 2 * (bins % 2))[None, None] * jnp.exp(-2j * np.pi / n_fft * jnp.cumsum(spectrum.delay, -1))
-        noise = jax.random.normal(key, (*spectrum.noise.shape, 2))
-        push = spectrum.onset * click + spectrum.noise * jax.lax.complex(noise[..., 0], noise[..., 1])
+    def _match(self, magnitude: Float[Array, "b f k"], log_mel: Float[Array, "b f m"]) -> Float[Array, "b f k"]:
+        """Magnitudes whose mel is the input's: the net decides only what a mel leaves open."""
+        for _ in range(3):
+            magnitude = magnitude * self._gain(magnitude, log_mel)
+        return magnitude
 
-        def step(unit, frame):
-            z = unit * frame[0] + frame[1]
-            unit = z * jax.lax.rsqrt(jnp.square(z.real) + jnp.square(z.imag) + 1e-4)
-            # No gradient through time: a long product of rotations is chaotic and drowns everything else.
-            return jax.lax.stop_gradient(unit), unit
+    def _gain(self, magnitude: Float[Array, "b f k"], log_mel: Float[Array, "b f m"]) -> Float[Array, "b f k"]:
+        """What brings a spectrum's mel towards `log_mel`, at most by e³ at once."""
+        mel = jnp.maximum(magnitude @ bands.filters(*self._bands), self.cfg.floor)
+        return jnp.exp(jnp.clip(log_mel - jnp.log(mel), -3, 3) @ bands.to_bins(*self._bands))
 
-        start = jnp.zeros_like(push[:, 0])
-        frames = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (carry, push))
-        return jnp.moveaxis(jax.lax.scan(step, start, frames)[1], 0, 1)
+
+def start_phasor(magnitude: Float[Array, "b f k"], n_fft: int, hop: int) -> Complex[Array, "b f k"]:
+    """Unit phasors that fit the slopes of these magnitudes, frame after frame.
+
+    A bin follows itself in the frame before and its two neighbours in its own frame, each in proportion to its
+    magnitude: so a tone keeps its own frequency, whatever the hop.
+    """
+    gamma = _HANN_AS_GAUSSIAN * n_fft**2
+    log = jnp.log(magnitude + 1e-7)
+    along_bins = jnp.pad((log[..., 2:] - log[..., :-2]) / 2, ((0, 0), (0, 0), (1, 1)))
+    along_time = jnp.pad((log[:, 2:] - log[:, :-2]) / 2, ((0, 0), (1, 1), (0, 0)))
+    # Bin * hop is taken modulo the window in integers: exact, and so is its sine.
+    bins = np.arange(n_fft // 2 + 1)
+    centre = np.float32(2 * np.pi / n_fft) * (bins * hop % n_fft)
+    advance = jnp.exp(1j * (centre[None, None] + hop * n_fft / gamma * along_bins))
+    delay = jnp.clip(gamma / (2 * np.pi * hop) * along_time, -n_fft / 2, n_fft / 2)
+    # Phase counts from the frame's first sample, half a window before its middle: hence the sign between two bins.
+    slope = -jnp.exp(-2j * np.pi / n_fft * delay)
+    noise = jax.random.normal(jax.random.key(0), (1, *magnitude.shape[1:], 2))
+    # What nothing leads to begins anywhere; one draw for the whole batch keeps equal mels equal.
+    anywhere = 1e-3 * magnitude * jax.lax.complex(noise[..., 0], noise[..., 1])
+
+    def step(last, frame):
+        now, advance, slope, anywhere = frame
+        carried = last * advance + anywhere
+        unit = _unit(carried)
+        for _ in range(3):
+            spoken = now * unit
+            from_below = jnp.pad(spoken[:, :-1] * slope[:, 1:], ((0, 0), (1, 0)))
+            from_above = jnp.pad(spoken[:, 1:] * jnp.conj(slope[:, 1:]), ((0, 0), (0, 1)))
+            unit = _unit(carried + from_below + from_above)
+        return now * unit, unit
+
+    frames = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (magnitude, advance, slope, anywhere))
+    return jnp.moveaxis(jax.lax.scan(step, jnp.zeros_like(anywhere[:, 0] + slope[:, 0]), frames)[1], 0, 1)
+
+
+def _accelerated(
+    step: Callable[[Array], Array], wave: Float[Array, "b t"], count: int, *, momentum: float
+) -> Float[Array, "b t"]:
+    """`count` steps, each taken from a point ahead in the direction of the last (as in fast Griffin-Lim)."""
+
+    def body(carry, _):
+        now, before = carry
+        return (step(now + momentum * (now - before)), now), None
+
+    return jax.lax.scan(body, (wave, wave), length=count)[0][0]
+
+
+def _finer(magnitude: Float[Array, "b f k"], ratio: int, n_fft: int) -> Float[Array, "b rf j"]:
+    """What a window `ratio` times shorter would measure: power spread over its wider bins, interpolated in time."""
+    power = jnp.square(magnitude) @ _spread(n_fft, ratio) + 1e-12
+    frames = magnitude.shape[1]
+    at = np.clip((np.arange(frames * ratio) + 0.5) / ratio - 0.5, 0, frames - 1)
+    before = np.floor(at).astype(np.int32)
+    after = np.minimum(before + 1, frames - 1)
+    part = (at - before).astype(np.float32)[None, :, None]
+    log = jnp.log(power)
+    return jnp.exp(0.5 * ((1 - part) * log[:, before] + part * log[:, after]))
 
 
 @lru_cache(maxsize=16)
-def band_to_bin(bands: int, n_fft: int, sample_rate_hz: int) -> np.ndarray:
-    """Linear interpolation from mel bands (at their centre frequencies) to STFT bins, float32 [m k]."""
-    top_hz = sample_rate_hz / 2
-    centres = _slaney_hz(np.linspace(0, _slaney_mel(top_hz), bands + 2)[1:-1])
-    bins_hz = np.linspace(0, top_hz, n_fft // 2 + 1)
-    return np.stack([np.interp(bins_hz, centres, row) for row in np.eye(bands)]).astype(np.float32)
+def _spread(n_fft: int, ratio: int) -> np.ndarray:
+    """Power in the bins of a Hann window of n_fft to power in those of one `ratio` times shorter, float32 [k j].
+
+    Exact for a tone, whose lobe is summed and drawn wider, and in the mean for noise.
+    """
+    hann = lambda n: 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)
+    wide = np.abs(np.fft.fft(hann(n_fft // ratio), n_fft)) ** 2
+    narrow = np.abs(np.fft.fft(hann(n_fft))) ** 2
+    apart = ratio * np.arange(n_fft // ratio // 2 + 1)[None] - np.arange(n_fft // 2 + 1)[:, None]
+    return (wide[apart % n_fft] / narrow.sum()).astype(np.float32)
 
 
-def _slaney_mel(hz: float) -> float:
-    return hz / (200 / 3) if hz < 1000 else 15 + 27 * np.log(hz / 1000) / np.log(6.4)
-
-
-def _slaney_hz(mel: np.ndarray) -> np.ndarray:
-    return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))
+def _unit(z: Complex[Array, "*b k"]) -> Complex[Array, "*b k"]:
+    return z * jax.lax.rsqrt(jnp.square(z.real) + jnp.square(z.imag) + 1e-20)
 
 
 def _depthwise(x: Float[Array, "b f h"], conv: nnx.Conv) -> Float[Array, "b f h"]:
-    """A depthwise convolution as a sum of shifted products: XLA's grouped convolution is many times slower on a CPU."""
+    """A depthwise convolution as shifted products: XLA's grouped convolution is many times slower on a CPU."""
     kernel = conv.kernel[...]  # [7 1 h]
     taps, frames = kernel.shape[0], x.shape[1]
     padded = jnp.pad(x, ((0, 0), (taps // 2, taps // 2), (0, 0)))

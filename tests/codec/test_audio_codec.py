@@ -17,7 +17,7 @@ CFG = CodecConfig(
     mel=MelConfig(sample_rate_hz=16000, n_fft=512, hop=128, bands=20, fmax_hz=8000.0),
     vae=VAEConfig(bands=20, latent_dim=8, width=16, mel_blocks=1, latent_blocks=1),
     stereo=StereoConfig(bands=20, width=16, depth=1, clip_dim=6, mel_hz=125.0),
-    vocoder=VocoderConfig(bands=20, width=16, hidden=32, depth=1, n_fft=512, hop=128, sample_rate_hz=16000),
+    vocoder=VocoderConfig(bands=20, width=16, hidden=32, depth=1, n_fft=512, hop=128, sample_rate_hz=16000, rounds=1),
 )
 CLIP, SEEN = jnp.ones((2, 4, 6)), jnp.array([True, False])
 
