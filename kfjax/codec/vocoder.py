@@ -48,8 +48,8 @@ class VocoderConfig:
     hop: int = 512
     sample_rate_hz: int = 44100
     floor: float = 1e-5
-    rounds: int = 12
-    matches: int = 12
+    rounds: int = 16
+    matches: int = 16
 
     @property
     def grids(self) -> tuple[tuple[int, int], ...]:
