@@ -174,7 +174,7 @@ def test_ways_to_run_the_blocks_agree(changes):
     expected = jax.value_and_grad(partial(loss, CFG))(params)
     got = jax.value_and_grad(partial(loss, dataclasses.replace(CFG, **changes)))(params)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)
 
 
 def test_no_silent_broadcasting():
