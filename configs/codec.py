@@ -55,9 +55,9 @@ def vae_runlocal() -> dict:
 def vocoder() -> dict:
     return {
         "task": "vocoder",
-        "loop": {"steps": 6000, "seed": 0, "log_every": 50, "save_every": 500},
+        "loop": {"steps": 4000, "seed": 0, "log_every": 50, "save_every": 500},
         "data": {"folder": "runs/waves", "vae": ""},
-        "training": {"optim": {"learning_rate": 1e-3}},
+        "training": {"optim": {"learning_rate": 1e-3, "weight_decay": 1e-4, "decay_steps": 1000}},
     }
 
 

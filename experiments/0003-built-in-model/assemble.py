@@ -1,7 +1,7 @@
 """The trained parts become one model directory, with a card that says what it is and what was measured.
 
     python experiments/0003-built-in-model/assemble.py --flow runs/flow --vae runs/vae/vae.safetensors \
-        --vocoder runs/vocoder-finetune/vocoder.safetensors --tokenizer runs/tokenizer.json [--results results.json]
+        --vocoder runs/vocoder/vocoder.safetensors --tokenizer runs/tokenizer.json [--results results.json]
 
 The generator comes from ema.safetensors of its run, or, while it still trains, from its newest checkpoint.
 """

@@ -13,13 +13,11 @@ $python -m kfjax.data.scenes --corpus "$runs/scenes" --count 7300 --seed 1 --spl
 $python -m kfjax.data.scenes --corpus "$runs/panel" --count 120 --seed 2 --split heldout --durations 4:1
 
 vae=$runs/vae/vae.safetensors
-vocoder=$runs/vocoder-finetune/vocoder.safetensors
+vocoder=$runs/vocoder/vocoder.safetensors
 tokenizer=$runs/tokenizer.json
 
 $kfjax train configs/codec.py --workdir "$runs/vae" --set "data.folder=$runs/scenes"
 $kfjax train configs/codec.py:vocoder --workdir "$runs/vocoder" --set "data.folder=$runs/waves"
-$kfjax train configs/codec.py:vocoder-finetune --workdir "$runs/vocoder-finetune" --set "data.folder=$runs/waves" \
-    "data.scenes=$runs/scenes" "data.vae=$vae" "data.start=$runs/vocoder/vocoder.safetensors"
 flow() {
     $kfjax train configs/flow.py --workdir "$runs/flow" --set "data.folder=$runs/scenes" "data.heldout=$runs/panel" \
         "data.tokenizer=$tokenizer" "data.vae=$vae" "data.vocoder=$vocoder" "$@"
