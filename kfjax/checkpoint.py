@@ -46,6 +46,7 @@ def save_params(path: str | Path, params: Params, *, dtype: str | None = None) -
     temporary = path.with_name(path.name + ".tmp")
     try:
         save_file({name: leaf(x) for name, x in flatten(params).items()}, temporary)
+        temporary.chmod(0o644)  # the library writes for its owner alone
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
