@@ -3,9 +3,9 @@
     kfjax train configs/flow.py --workdir runs/flow --set data.folder=runs/scenes data.vae=runs/vae/vae.safetensors
 
 The built-in model was trained in two parts, experiments/0003-built-in-model/retrain.sh has them.
-Hardware: two CPU cores (the built-in model, an hour); a pod for the sizes of the paper. Metric: onset F1 on held-out scenes
-(metrics.jsonl, kind "panel"). Variants: "" (the built-in model), "1.5b", "3b", "6b" (the paper's sizes, frozen
-encoders), "runlocal" (under a minute, for tests).
+Hardware: two CPU cores (the built-in model, an hour); a pod for the sizes of the paper. Metric: onset F1 on held-out
+scenes (metrics.jsonl, kind "panel"). Variants: "" (the built-in model), "stereo" (its Mono2Stereo alone, on the frozen
+encoders of a run), "1.5b", "3b", "6b" (the paper's sizes, frozen encoders), "runlocal" (under a minute, for tests).
 """
 from ml_collections import ConfigDict
 
@@ -13,7 +13,9 @@ WIDTH = 128  # of every encoder of the built-in model
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    config = built_in() if variant in ("", "runlocal") else paper(variant)
+    config = built_in() if variant in ("", "stereo", "runlocal") else paper(variant)
+    if variant == "stereo":
+        config = stereo(config)
     if variant == "runlocal":
         config = runlocal(config)
     return ConfigDict(config).lock()
@@ -40,10 +42,11 @@ def built_in() -> dict:
             },
             "codec": {
                 "vae": {"variant": "plain", "width": 192, "mel_blocks": 2, "latent_blocks": 4},
-                "stereo": {"width": 64, "depth": 3, "clip_dim": WIDTH},
+                "stereo": {"width": 64, "depth": 3, "clip_dim": WIDTH, "clip_hz": 44100 / 1024},
             },
             "text_tokens": 24,
             "sync_resize": "stretch",
+            "stereo_sees": "sync",
             "defaults": {"steps": 20, "guidance": 3.0},
         },
         "step": {
@@ -59,6 +62,14 @@ def built_in() -> dict:
         },
         "panel": {"scenes": 24, "seconds": 4.0},
     }
+
+
+def stereo(config: dict) -> dict:
+    config["task"] = "stereo"
+    config["loop"] |= {"steps": 1500}
+    config["data"] |= {"encoders": "runs/flow/ema.safetensors", "buckets": ((4.0, 1.0),)}
+    config["optim"] |= {"decay_steps": 500}
+    return config
 
 
 def paper(variant: str) -> dict:

@@ -11,9 +11,10 @@ from kfjax.encoders.synchformer import Synchformer
 from kfjax.encoders.t5 import T5Encoder
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.media import FrameSpec
+from kfjax.mmdit.mmdit import align
 from kfjax.module import Params, bind
 from kfjax.rates import Lengths
-from kfjax.structs import Excerpt, Features, Video
+from kfjax.structs import Array, Excerpt, Features, Video
 from kfjax.system import SystemConfig
 
 
@@ -69,3 +70,11 @@ def encode(params: Params, cfg: SystemConfig, excerpt: Excerpt) -> Features:
         has_video=jnp.asarray(excerpt.has_video),
         has_text=jnp.asarray(excerpt.has_text),
     )
+
+
+def seen_by_stereo(cfg: SystemConfig, encoded: Features, latents: int) -> Array:
+    """The per-frame features that Mono2Stereo reads, evenly spaced in time at `cfg.codec.stereo.clip_hz`.
+
+    "clip": the clip encoder's, as they are [b v ·]; "sync": the sync tokens at their true times, one a latent [b n ·].
+    """
+    return encoded.clip if cfg.stereo_sees == "clip" else align(encoded.sync, latents, "timed")

@@ -24,7 +24,6 @@ from jaxtyping import Array, Float
 
 from kfjax import features, media, rates, system
 from kfjax.codec import audio_codec
-from kfjax.codec.audio_codec import CodecConfig
 from kfjax.flow import sampler
 from kfjax.media.write import AUDIO_FORMATS
 from kfjax.mmdit.mmdit import MMDiT, MMDiTConfig
@@ -162,7 +161,7 @@ class Model:
             )  # fmt: skip
             say("decoding", 0.2 + 0.8 * (k + 0.7) / samples)
             codec = {part: self._params[part] for part in system.CODEC_PARTS}
-            wave = np.asarray(_decode(codec, self.cfg.codec, latents, encoded.clip, encoded.has_video)[0])
+            wave = np.asarray(_decode(codec, self.cfg, latents, encoded)[0])
             waves.append(_finished(wave[: rates.exact_samples(seconds, self.cfg.rates)], original))
         say("done", 1.0)
         path = None if video is None or isinstance(video, Video) else Path(video)
@@ -270,8 +269,11 @@ def _sample(
 
 
 @partial(jax.jit, static_argnames="cfg")
-def _decode(params: Params, cfg: CodecConfig, latents: Array, clip: Array, has_video: Array) -> Float[Array, "1 t 2"]:
-    return audio_codec.decode(params, cfg, latents, clip, has_video)
+def _decode(
+    params: Params, cfg: SystemConfig, latents: Float[Array, "1 n d"], encoded: Features
+) -> Float[Array, "1 t 2"]:
+    seen = features.seen_by_stereo(cfg, encoded, latents.shape[1])
+    return audio_codec.decode(params, cfg.codec, latents, seen, encoded.has_video)
 
 
 def _seconds(video: str | Path | Video | None, duration: float | None) -> float:

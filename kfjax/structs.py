@@ -66,6 +66,15 @@ class Posterior(NamedTuple):
         return self.mean + self.std * jax.random.normal(key, self.mean.shape, self.mean.dtype)
 
 
+class FlowBatch(NamedTuple):
+    """One bucket's examples. `mel_left` and `mel_right` are log-mels of the ears, for Mono2Stereo."""
+
+    excerpt: Excerpt
+    posterior: Posterior
+    mel_left: Array  # [b, f, m]
+    mel_right: Array  # [b, f, m]
+
+
 class TrainState(NamedTuple):
     """All that a training run carries from step to step (the data position is `step`)."""
 

@@ -61,6 +61,7 @@ class SystemConfig:
     text_tokens: int = 77
     clip_resize: Literal["stretch", "crop"] = "stretch"
     sync_resize: Literal["stretch", "crop"] = "crop"
+    stereo_sees: Literal["clip", "sync"] = "clip"  # the per-frame features that place a source left or right
     name: str = "unnamed"
 
     def __post_init__(self):
@@ -69,7 +70,9 @@ class SystemConfig:
             "mmdit.clip_dim": (self.mmdit.clip_dim, self.clip.out_dim),
             "mmdit.sync_dim": (self.mmdit.sync_dim, self.sync.width),
             "mmdit.latent_dim": (self.mmdit.latent_dim, self.codec.vae.latent_dim),
-            "codec.stereo.clip_dim": (self.codec.stereo.clip_dim, self.clip.out_dim),
+            "codec.stereo.clip_dim": (
+                self.codec.stereo.clip_dim, self.clip.out_dim if self.stereo_sees == "clip" else self.sync.width
+            ),
         }
         unequal = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
         wrong = [f"{name} is {got}, the part it reads gives {want}" for name, (got, want) in unequal.items()]

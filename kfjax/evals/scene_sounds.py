@@ -167,7 +167,8 @@ def _generate(
     noise = jax.vmap(lambda key: jax.random.normal(key, (latents, cfg.mmdit.latent_dim)))(keys)
     velocity = sampler.guided(lambda x, t: network(x, t, conditions), weights)
     made = sampler.integrate(velocity, noise, steps)
-    return _one_by_one(lambda *x: audio_codec.decode(params, cfg.codec, *x), made, encoded.clip, encoded.has_video)
+    seen = features.seen_by_stereo(cfg, encoded, latents)
+    return _one_by_one(lambda *x: audio_codec.decode(params, cfg.codec, *x), made, seen, encoded.has_video)
 
 
 @partial(jax.jit, static_argnames=("cfg", "vae"))

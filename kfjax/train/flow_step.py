@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,21 +12,12 @@ from kfjax.flow import matching
 from kfjax.layers import layer_norm
 from kfjax.mmdit.mmdit import MMDiT
 from kfjax.module import Params, bind
-from kfjax.structs import Array, Excerpt, Features, Posterior, TrainState
+from kfjax.structs import Features, FlowBatch, TrainState
 from kfjax.system import SystemConfig
 from kfjax.train.optim import ema, guarded_update
 from kfjax.train.stereo_step import stereo_loss
 
 ENCODERS = ("text", "clip", "sync")
-
-
-class FlowBatch(NamedTuple):
-    """One bucket's examples. `mel_left` and `mel_right` are read only where the stereo part trains along."""
-
-    excerpt: Excerpt
-    posterior: Posterior
-    mel_left: Array  # [b, f, m]
-    mel_right: Array  # [b, f, m]
 
 
 @dataclass(frozen=True)
@@ -38,7 +28,7 @@ class FlowStepConfig:
       draws: noise and time draws per example; the encoders run once for all of them.
       drop_video, drop_text: probability of masking a modality, drawn per noise draw (classifier-free guidance).
       train_encoders: gradients reach the encoders; False freezes them.
-      stereo_weight: weight of the Mono2Stereo loss that trains along on the clip features; 0 = not trained.
+      stereo_weight: weight of the Mono2Stereo loss that trains along; 0 = not trained.
       align_weight: weight of a linear read-out of the latents' mean from the align features alone; 0 = none. Encoders
         that start from nothing find the moments of events by it long before the flow asks for them.
       ema_decay: of the averaged weights.
@@ -104,8 +94,8 @@ def loss(
     x, _ = matching.interpolate(x0, x1, t)
     velocity = matching.expected_velocity(x, t, posterior)
     mmdit = bind(MMDiT, system.mmdit, params["mmdit"])
-    seen = drop(repeat(encoded), keys["drop"], cfg)
-    conditions = mmdit.prepare(seen, x.shape[1])
+    kept = drop(repeat(encoded), keys["drop"], cfg)
+    conditions = mmdit.prepare(kept, x.shape[1])
     per_sample = matching.loss(mmdit(x, t, conditions), velocity)
     total = flow = per_sample.mean()
     early, late = _mean_where(per_sample, t < 0.3), _mean_where(per_sample, t > 0.7)
@@ -113,11 +103,12 @@ def loss(
     if cfg.stereo_weight:
         left, right = batch.mel_left, batch.mel_right
         mono = jnp.logaddexp(left, right) - jnp.log(2.0)  # the channels' mean, as the split defines it
-        stereo = stereo_loss(params["stereo"], system.codec.stereo, mono, left, right, encoded.clip, encoded.has_video)
+        seen = features.seen_by_stereo(system, encoded, batch.posterior.mean.shape[1])
+        stereo = stereo_loss(params["stereo"], system.codec.stereo, mono, left, right, seen, encoded.has_video)
         total, metrics["stereo"] = total + cfg.stereo_weight * stereo, stereo
     if cfg.align_weight:
         readout = layer_norm(conditions.align) @ params["readout"]["kernel"] + params["readout"]["bias"][None, None]
-        aligned = _mean_where(matching.loss(readout, posterior.mean), seen.has_video)
+        aligned = _mean_where(matching.loss(readout, posterior.mean), kept.has_video)
         total, metrics["align"] = total + cfg.align_weight * aligned, aligned
     return total, metrics
 

@@ -1,11 +1,15 @@
 """The loss of Mono2Stereo, on its own or as a term of the joint step."""
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kfjax import module
+from kfjax import features, module
 from kfjax.codec.stereo import Mono2Stereo, StereoConfig
+from kfjax.structs import FlowBatch, TrainState
+from kfjax.system import SystemConfig
+from kfjax.train.optim import OptimConfig, ema, guarded_update, make_optimizer
 
 #: Log-ratios beyond this (35 dB) are one ear's silence, not a position.
 _MAX_LOG_RATIO = 4.0
@@ -29,3 +33,28 @@ def stereo_loss(
     target = jnp.clip(target_left_mel - target_right_mel, -_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     weight = jnp.exp(0.5 * mel_mono)
     return jnp.sum(weight * jnp.abs(r - target)) / jnp.sum(weight)
+
+
+def make_step(system: SystemConfig, encoders: module.Params, optim: OptimConfig):
+    """(state, batch, key) -> (state, metrics): Mono2Stereo alone, on the features of frozen encoders.
+
+    Args:
+      encoders: parameters of clip, sync and text.
+    """
+    tx = make_optimizer(optim)
+
+    def objective(params: module.Params, batch: FlowBatch) -> Array:
+        encoded = features.encode(encoders, system, batch.excerpt)
+        seen = features.seen_by_stereo(system, encoded, batch.posterior.mean.shape[1])
+        left, right = batch.mel_left, batch.mel_right
+        mono = jnp.logaddexp(left, right) - jnp.log(2.0)  # the channels' mean, as the split defines it
+        return stereo_loss(params["stereo"], system.codec.stereo, mono, left, right, seen, encoded.has_video)
+
+    def step(state: TrainState, batch: FlowBatch, key: Array) -> tuple[TrainState, dict[str, Array]]:
+        loss, grads = jax.value_and_grad(objective)(state.params, batch)
+        params, opt_state, finite, norm = guarded_update(tx, grads, state.params, state.opt_state, loss)
+        averaged = ema(state.ema, params, jnp.minimum(optim.ema_decay, (1 + state.step) / (10 + state.step)))
+        skipped = jnp.where(finite, 0, state.skipped + 1)
+        return TrainState(state.step + 1, params, opt_state, averaged, skipped), {"loss": loss, "gradient_norm": norm}
+
+    return step

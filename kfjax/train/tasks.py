@@ -1,7 +1,7 @@
 """From a configuration to a `Task`: what `kfjax train CONFIG` runs.
 
-A configuration is an `ml_collections.ConfigDict` with `task` (codec | vocoder | flow), `loop` (`LoopConfig`) and what
-the task itself reads; every key is checked, none is optional by accident.
+A configuration is an `ml_collections.ConfigDict` with `task` (codec | vocoder | flow | stereo), `loop` (`LoopConfig`)
+and what the task itself reads; every key is checked, none is optional by accident.
 """
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def make_task(config: ConfigDict) -> tuple[Task, LoopConfig]:
     Raises:
       ValueError: an unknown task or key, or data that is not there.
     """
-    makers: dict[str, Callable[[ConfigDict, LoopConfig], Task]] = {"codec": _codec, "vocoder": _vocoder, "flow": _flow}
+    makers: dict[str, Callable[[ConfigDict, LoopConfig], Task]] = {
+        "codec": _codec, "vocoder": _vocoder, "flow": _flow, "stereo": _stereo,
+    }
     if config.task not in makers:
         raise ValueError(f"config.task: got {config.task!r}, expected one of {', '.join(makers)}")
     loop = strict.from_dict(LoopConfig, config.loop.to_dict(), where="config.loop")
@@ -131,8 +133,8 @@ def _fine_tuned(task: Task, cfg: VocoderTraining, config: ConfigDict) -> Task:
 
 def _flow(config: ConfigDict, loop: LoopConfig) -> Task:
     """The generator (with its encoders, where they train) on an encoded corpus."""
-    from kfjax.data.extract import encode_corpus, fingerprint
-    from kfjax.data.input import SceneInput, tokenizer_from
+    from kfjax.data.extract import encode_corpus
+    from kfjax.data.input import tokenizer_from
     from kfjax.data.scenes import Corpus
     from kfjax.encoders.tokenizer import Tokenizer
     from kfjax.system import SystemConfig, init_parts
@@ -151,17 +153,7 @@ def _flow(config: ConfigDict, loop: LoopConfig) -> Task:
     else:
         frozen = load_params(data.encoders, _part_shapes(system, flow_step.ENCODERS))
         tokenizer = Tokenizer.load(data.tokenizer, system.text_tokens)
-    batches = SceneInput(
-        system,
-        tokenizer,
-        corpus,
-        batch_seconds=data.batch_seconds,
-        weights={float(seconds): weight for seconds, weight in data.buckets},
-        seed=loop.seed,
-        fingerprint=fingerprint(codec["vae"]),
-        multiple_of=jax.device_count(),
-        duration_jitter=data.duration_jitter,
-    )
+    batches = _scene_input(config, loop, system, tokenizer, corpus, codec["vae"])
     tx = make_optimizer(_optim(config.optim, loop))
     panel = flow_panel(system, tokenizer, codec, Corpus(data.heldout), config.panel.to_dict()) if data.heldout else None
 
@@ -173,6 +165,52 @@ def _flow(config: ConfigDict, loop: LoopConfig) -> Task:
         init=init,
         init_opt=lambda params: tx.init(flow_step.trained(params, step)),
         step=flow_step.make_step(system, step, tx),
-        batch=lambda n: flow_step.FlowBatch(*batches(n)),
+        batch=batches,
         panel=panel,
     )
+
+
+def _stereo(config: ConfigDict, loop: LoopConfig) -> Task:
+    """Mono2Stereo alone, on the frozen encoders of a flow run; exports stereo.safetensors."""
+    from kfjax.data.extract import encode_corpus
+    from kfjax.data.scenes import Corpus
+    from kfjax.encoders.tokenizer import Tokenizer
+    from kfjax.system import SystemConfig, init_parts
+    from kfjax.train import stereo_step
+    from kfjax.train.flow_step import ENCODERS
+
+    system = strict.from_dict(SystemConfig, config.system.to_dict(), where="config.system")
+    corpus, optim = Corpus(config.data.folder), _optim(config.optim, loop)
+    vae = load_params(config.data.vae, _part_shapes(system, ("vae",))["vae"])
+    encode_corpus(corpus, system.codec, vae)
+    tokenizer = Tokenizer.load(config.data.tokenizer, system.text_tokens)
+    run = load_params(config.data.encoders)
+    encoders = {name: jax.tree.map(jnp.asarray, run[name]) for name in ENCODERS}
+    return Task(
+        init=lambda key: init_parts(system, ("stereo",), key),
+        init_opt=make_optimizer(optim).init,
+        step=stereo_step.make_step(system, encoders, optim),
+        batch=_scene_input(config, loop, system, tokenizer, corpus, vae),
+        export=lambda ema, workdir: save_params(workdir / "stereo.safetensors", ema["stereo"]),
+    )
+
+
+def _scene_input(config: ConfigDict, loop: LoopConfig, system, tokenizer, corpus, vae) -> Callable[[int], Any]:
+    """step -> `FlowBatch` of the scenes corpus."""
+    from kfjax.data.extract import fingerprint
+    from kfjax.data.input import SceneInput
+    from kfjax.structs import FlowBatch
+
+    data = config.data
+    batches = SceneInput(
+        system,
+        tokenizer,
+        corpus,
+        batch_seconds=data.batch_seconds,
+        weights={float(seconds): weight for seconds, weight in data.buckets},
+        seed=loop.seed,
+        fingerprint=fingerprint(vae),
+        multiple_of=jax.device_count(),
+        duration_jitter=data.duration_jitter,
+    )
+    return lambda step: FlowBatch(*batches(step))
