@@ -239,17 +239,15 @@ def test_training_loss_and_gradients(case):
     for name in ref.files:
         if name.startswith("dur_1s/grad/"):
             assert distance(got[name.removeprefix("dur_1s/grad/")], ref[name]) < 10 * case.tolerance, name
-    for key, norm in case.meta["train_grad_norms"].items():
-        assert np.linalg.norm(got[key]) == pytest.approx(norm, rel=10 * case.tolerance, abs=1e-6), key
+    for key, norm in case.meta["train_grad_norms"].items():  # norms summed in float32: three digits
+        assert np.linalg.norm(got[key].astype(np.float64)) == pytest.approx(norm, rel=2e-3, abs=1e-6), key
 
 
 def test_epsilons_of_the_norms(case):
     ref, model = case.reference, bind(MMDiT, case.cfg, case.params)
-    first = layer(model.single, 0)
-    q = ref["probe/q_norm_in"].transpose(0, 2, 1, 3)
-    assert distance(first.audio.q_norm(q).transpose(0, 2, 1, 3), ref["probe/q_norm_out"]) < 1e-5
+    assert distance(layer(model.joint, 0).audio.q_norm(ref["probe/q_norm_in"]), ref["probe/q_norm_out"]) < 1e-5
     x, condition = ref["probe/fused0_in"], jax.nn.silu(ref["probe/fused0_cond"])
-    out = jax.jit(first)(x, condition, model._tables(x.shape[1], 64)[0])
+    out = jax.jit(layer(model.single, 0))(x, condition, model._tables(x.shape[1], 64)[0])
     assert distance(out, ref["probe/fused0_out"]) < 1e-5
 
 
