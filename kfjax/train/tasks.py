@@ -60,6 +60,8 @@ def abstract_params(config: ConfigDict) -> Any:
 
     system = strict.from_dict(SystemConfig, config.system.to_dict(), where="config.system")
     step = strict.from_dict(FlowStepConfig, config.step.to_dict(), where="config.step")
+    if config.task == "stereo":
+        return _part_shapes(system, ("stereo",))
     return _part_shapes(system, trained_parts(step)) | jax.eval_shape(lambda: init_readout(system, step))
 
 
