@@ -1,7 +1,8 @@
 """The trained parts become one model directory, with a card that says what it is and what was measured.
 
     python experiments/0003-built-in-model/assemble.py --flow runs/flow --vae runs/vae/vae.safetensors \
-        --vocoder runs/vocoder/vocoder.safetensors --tokenizer runs/tokenizer.json [--results results.json]
+        --vocoder runs/vocoder/vocoder.safetensors --stereo runs/stereo/stereo.safetensors \
+        --tokenizer runs/tokenizer.json [--results results.json]
 
 The generator comes from ema.safetensors of its run, or, while it still trains, from its newest checkpoint.
 """
@@ -26,6 +27,7 @@ def arguments(argv=None) -> argparse.Namespace:
     add("--flow", type=Path, required=True, help="working folder of the generator's training")
     add("--vae", type=Path, required=True)
     add("--vocoder", type=Path, required=True)
+    add("--stereo", type=Path, help="weights of a training of Mono2Stereo alone; default: those of the generator's run")
     add("--tokenizer", type=Path, required=True)
     add("--config", default="configs/flow.py", help="used where the working folder has no config.json")
     add("--checkpoint", action="store_true", help="take the newest checkpoint even where ema.safetensors exists")
@@ -117,17 +119,20 @@ def main(argv=None) -> None:
     from kfjax.checkpoint import load_params
     from kfjax.encoders.tokenizer import Tokenizer
 
-    cfg = system_config(run_config(args.flow, args.config), args)
+    # Mono2Stereo trains last, and its run knows the whole system.
+    cfg = system_config(run_config(args.stereo.parent if args.stereo else args.flow, args.config), args)
     trained, step = trained_flow(args.flow, args.checkpoint)
     parts = cfg.parts()
     params = {name: part for name, part in trained.items() if name in parts}
-    params |= {name: load_params(getattr(args, name), module.shapes(*parts[name])) for name in ("vae", "vocoder")}
+    files = {name: getattr(args, name) for name in ("vae", "vocoder", "stereo") if getattr(args, name)}
+    params |= {name: load_params(path, module.shapes(*parts[name])) for name, path in files.items()}
     losses = {dtype: rounding_loss(params, dtype) for dtype in ("float16", "bfloat16")}
     print("rounding: " + ", ".join(f"{dtype} {loss:.1e}" for dtype, loss in losses.items()))
     facts = {
         "step": step, "dtype": args.dtype, "parameters": {name: module.count(part) for name, part in params.items()},
-        "hours": {name: training_hours(folder) for name, folder in
-                  {"generator": args.flow, "Mel-VAE": args.vae.parent, "vocoder": args.vocoder.parent}.items()},
+        "hours": {"generator": training_hours(args.flow)} | {
+            name: training_hours(path.parent) for name, path in files.items()
+        },
     }
     results = json.loads(args.results.read_text()) if args.results else None
     built = system.System(cfg, params, Tokenizer.load(args.tokenizer, cfg.text_tokens))

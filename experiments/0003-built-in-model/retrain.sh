@@ -25,9 +25,12 @@ flow() {
 # Short scenes first: most events a second of training. Then all durations, the rate falling over the last 1000 steps.
 flow loop.steps=1600 optim.decay_steps=0 "data.buckets=((4.0, 1.0),)"
 flow
+$kfjax train configs/flow.py:stereo --workdir "$runs/stereo" --set "data.folder=$runs/scenes" "data.vae=$vae" \
+    "data.tokenizer=$tokenizer" "data.encoders=$runs/flow/ema.safetensors"
 
 assemble() {
-    $python $here/assemble.py --flow "$runs/flow" --vae "$vae" --vocoder "$vocoder" --tokenizer "$tokenizer" "$@"
+    $python $here/assemble.py --flow "$runs/flow" --stereo "$runs/stereo/stereo.safetensors" --vae "$vae" \
+        --vocoder "$vocoder" --tokenizer "$tokenizer" "$@"
 }
 assemble
 $python $here/evaluate.py kfjax/assets/model --corpus "$runs/heldout" --output $here/results.json

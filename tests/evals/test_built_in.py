@@ -162,6 +162,12 @@ def test_parts_become_a_model(tmp_path, how):
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
     (run / "config.json").write_text(json.dumps({"system": config.to_dict(tiny.cfg)}))
     parts = [f"--{name}={tmp_path / name}.safetensors" for name in ("vae", "vocoder")]
+    if how == "checkpoint":  # Mono2Stereo by itself, after the generator
+        flow.pop("stereo")
+        (tmp_path / "stereo").mkdir()
+        save_params(tmp_path / "stereo/stereo.safetensors", tiny.params["stereo"])
+        (tmp_path / "stereo/config.json").write_text(json.dumps({"system": config.to_dict(tiny.cfg)}))
+        parts.append(f"--stereo={tmp_path / 'stereo/stereo.safetensors'}")
     results = {"settings": {"scenes": 2, "seconds": 8.0, "steps": 20, "guidance": 3.0},
                "space": {"video and caption": 0.91, "ceiling": 0.99, "floor": 0.0}}
     (tmp_path / "results.json").write_text(json.dumps(results))
