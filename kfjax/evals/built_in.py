@@ -57,7 +57,7 @@ class Plan:
     seconds: float = 8.0
     other_lengths: tuple[float, ...] = (1.0, 2.5, 5.0, 13.0)
     other_scenes: int = 60
-    judge_clips: int = 800
+    judge_clips: int = 400
     codec_scenes: int = 24
     pairs: int = len(TEXT_PAIRS)
 
