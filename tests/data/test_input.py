@@ -73,6 +73,15 @@ def test_batches_hold_about_as_many_seconds(corpus, multiple_of, sizes):
     assert posterior.mean.dtype == posterior.std.dtype == left.dtype == right.dtype == np.float32
 
 
+def test_the_duration_that_is_told_wavers(corpus):
+    """Every row of the discrete duration embedding is to be trained; all else stays as it is."""
+    plain, wavering = (make(corpus, weights={1.0: 1.0}, duration_jitter=jitter)(0) for jitter in (0.0, 0.2))
+    told = wavering[0].seconds_total
+    assert told.dtype == np.float32 and len(set(told)) == len(told)
+    assert (np.abs(told - 1) <= 0.2).all() and np.abs(told - 1).max() > 0.02
+    assert_same((wavering[0]._replace(seconds_total=plain[0].seconds_total), *wavering[1:]), plain)
+
+
 def rows_of(corpus, batch) -> list[int]:
     """Which scenes a batch holds, told by their latents."""
     bucket = corpus.buckets[round(float(batch[0].seconds_total[0]), 3)]
