@@ -34,11 +34,11 @@ def built_in() -> dict:
             "text": {"vocab": 512, "width": WIDTH, "depth": 2, "heads": 4, "head_dim": 32, "hidden": 256},
             "clip": {
                 "size": 64, "patch": 16, "width": WIDTH, "depth": 2, "heads": 4, "mlp_width": 256, "out_dim": WIDTH,
-                "normalize": False,
+                "normalize": False, "stem": "conv", "position_std": 0.5,
             },
             "sync": {
                 "size": 64, "patch": 32, "width": WIDTH, "depth": 2, "heads": 4, "stem": "conv", "motion_gain": 16.0,
-                "picture_gain": 0.25,
+                "picture_gain": 0.25, "position_std": 0.5,
             },
             "codec": {
                 "vae": {"variant": "plain", "width": 192, "mel_blocks": 2, "latent_blocks": 4},
@@ -50,14 +50,14 @@ def built_in() -> dict:
             "defaults": {"steps": 20, "guidance": 3.0},
         },
         "step": {
-            "draws": 2, "train_encoders": True, "stereo_weight": 0.3, "align_weight": 0.3, "drop_video": 0.15,
-            "drop_text": 0.15,
+            "draws": 2, "train_encoders": True, "stereo_weight": 0.5, "align_weight": 0.3, "caption_weight": 0.02,
+            "drop_video": 0.25, "drop_text": 0.15,
         },
         "optim": {"learning_rate": 1e-3, "final_learning_rate": 1e-5, "decay_steps": 1000},
         "data": {
-            "folder": "runs/scenes", "heldout": "", "tokenizer": "runs/tokenizer.json", "encoders": "",
+            "folder": "runs/scenes", "heldout": "", "start": "", "tokenizer": "runs/tokenizer.json", "encoders": "",
             "vae": "runs/vae/vae.safetensors", "vocoder": "runs/vocoder/vocoder.safetensors",
-            "batch_seconds": 32.0, "duration_jitter": 0.25,
+            "batch_seconds": 32.0, "duration_jitter": 0.25, "emphasis": (("several", 2), ("sliding", 2)),
             "buckets": ((4.0, 0.52), (8.0, 0.33), (13.0, 0.08), (2.5, 0.05), (1.0, 0.02)),
         },
         "panel": {"scenes": 24, "seconds": 4.0},

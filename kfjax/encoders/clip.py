@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from kfjax.encoders import stem
 from kfjax.layers import attention, linear
 from kfjax.module import scan_blocks, stack
 
@@ -47,11 +48,19 @@ class CLIPVisionConfig:
     eps: float = 1e-5
     activation: Activation = "quick_gelu"
     normalize: bool = True  # output vectors of length 1
+    stem: Literal["patch", "conv"] = "patch"  # "conv" is ours, for small models trained from nothing
+    stem_widths: tuple[int, int, int] = (32, 64, 96)
+    position_std: float = 0.02  # of the untrained positions; see docs/decisions/0008
 
     def __post_init__(self):
         _require_heads(self.width, self.heads)
         if self.size < self.patch:
             raise ValueError(f"CLIP: got size={self.size}, expected at least one patch of {self.patch} pixels")
+        if self.stem == "conv" and (self.patch % stem.STRIDE or self.size % self.patch):
+            raise ValueError(
+                f"CLIP: got stem='conv' with size={self.size} and patch={self.patch}, expected a patch that is a "
+                f"multiple of {stem.STRIDE} and divides the size; change them or choose stem='patch'"
+            )
 
     @property
     def cells(self) -> int:
@@ -151,9 +160,13 @@ class CLIPVision(nnx.Module):
 
     def __init__(self, cfg: CLIPVisionConfig, *, rngs: nnx.Rngs):
         self.cfg = cfg
-        self.conv1 = linear(cfg.patch**2 * 3, cfg.width, rngs, bias=False)
+        if cfg.stem == "conv":
+            self.stem = stem.ConvStem(3, cfg.stem_widths, cfg.patch, cfg.width, rngs=rngs)
+        else:
+            self.conv1 = linear(cfg.patch**2 * 3, cfg.width, rngs, bias=False)
+        positions = nnx.initializers.normal(cfg.position_std)
         self.class_embedding = nnx.Param(position_init(rngs.params(), (cfg.width,)))
-        self.positional_embedding = nnx.Param(position_init(rngs.params(), (1 + cfg.cells, cfg.width)))
+        self.positional_embedding = nnx.Param(positions(rngs.params(), (1 + cfg.cells, cfg.width)))
         self.ln_pre, self.ln_post = _norm(cfg.width, cfg.eps, rngs), _norm(cfg.width, cfg.eps, rngs)
         self.blocks = stack(lambda rngs: Block(cfg, rngs=rngs), cfg.depth, rngs)
         self.proj = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), (cfg.width, cfg.out_dim)))
@@ -171,15 +184,21 @@ class CLIPVision(nnx.Module):
             raise ValueError(
                 f"CLIP: got frames of {list(frames.shape[1:])}, expected [{cfg.size}, {cfg.size}, 3]; resize the frames"
             )
-        dtype, side = self.conv1.kernel.dtype, cfg.size // cfg.patch
+        x = self._patches(frames)
+        first = jnp.broadcast_to(self.class_embedding[...], (len(x), 1, cfg.width))
+        return self.ln_pre(jnp.concatenate([first, x], axis=1) + self.positional_embedding[...][None])
+
+    def _patches(self, frames: UInt8[Array, "n size size 3"]) -> Float[Array, "n l h"]:
+        cfg = self.cfg
+        dtype, side = self.proj[...].dtype, cfg.size // cfg.patch
+        if cfg.stem == "conv":
+            return self.stem(stem.signed(stem.fold(frames, 4), dtype))
         used = frames[:, : side * cfg.patch, : side * cfg.patch]
         x = used.reshape(-1, side, cfg.patch, side, cfg.patch, 3).swapaxes(2, 3)
         x = x.astype(dtype) / 255 if x.dtype == jnp.uint8 else x.astype(dtype)
         x = x.reshape(-1, cfg.cells, cfg.patch**2 * 3)
         mean, std = (jnp.tile(jnp.asarray(v, dtype), (1, 1, cfg.patch**2)) for v in (PIXEL_MEAN, PIXEL_STD))
-        x = self.conv1((x - mean) / std)
-        first = jnp.broadcast_to(self.class_embedding[...], (len(x), 1, cfg.width))
-        return self.ln_pre(jnp.concatenate([first, x], axis=1) + self.positional_embedding[...][None])
+        return self.conv1((x - mean) / std)
 
 
 class CLIPText(nnx.Module):

@@ -19,13 +19,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
+from kfjax.encoders import stem
+from kfjax.encoders.stem import fold
 from kfjax.layers import attention, linear
 from kfjax.module import scan_blocks, stack
 
-#: Total stride of the three patchify steps (4, 2, 2) of the convolutional stem.
-STEM_STRIDE = 16
-
-position_init = nnx.initializers.normal(0.02)
+cls_init = nnx.initializers.normal(0.02)
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class SynchformerConfig:
     stem_widths: tuple[int, int, int] = (32, 64, 96)
     motion_gain: float = 2.0  # of the frame differences that the "conv" stem sees
     picture_gain: float = 1.0  # of the frames themselves; what stands still must not drown what moves
+    position_std: float = 0.02  # of the untrained positions; see docs/decisions/0008
 
     def __post_init__(self):
         divisions = [
@@ -61,10 +61,10 @@ class SynchformerConfig:
                     f"Synchformer: got {whole}={getattr(self, whole)} and {part}={getattr(self, part)}, "
                     f"expected {whole} to be a multiple of {part}; change one of them"
                 )
-        if self.stem == "conv" and (self.patch % STEM_STRIDE or self.tubelet != 2):
+        if self.stem == "conv" and (self.patch % stem.STRIDE or self.tubelet != 2):
             raise ValueError(
                 f"Synchformer: got stem='conv' with patch={self.patch} and tubelet={self.tubelet}, expected a patch "
-                f"that is a multiple of {STEM_STRIDE} and tubelet=2; change them or choose stem='patch'"
+                f"that is a multiple of {stem.STRIDE} and tubelet=2; change them or choose stem='patch'"
             )
 
     @property
@@ -76,19 +76,6 @@ class SynchformerConfig:
     def cells(self) -> int:
         """Spatial tokens of a time step."""
         return (self.size // self.patch) ** 2
-
-
-def fold(x: Float[Array, "*b H W c"], factor: int) -> Float[Array, "*b H/f W/f f*f*c"]:
-    """Space to depth: each factor × factor square becomes one vector, ordered (y, x, channel)."""
-    *batch, height, width, channels = x.shape
-    x = x.reshape(*batch, height // factor, factor, width // factor, factor, channels).swapaxes(-4, -3)
-    return x.reshape(*batch, height // factor, width // factor, factor * factor * channels)
-
-
-def _signed(frames: Array, dtype: jnp.dtype) -> Array:
-    """uint8 0..255 or float 0..1 to -1..1."""
-    scale = 2 / 255 if frames.dtype == jnp.uint8 else 2.0
-    return frames.astype(dtype) * scale - 1
 
 
 def _norm(cfg: SynchformerConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -107,36 +94,27 @@ class PatchStem(nnx.Module):
         x = fold(frames, cfg.patch)  # bytes are cheaper to move than floats
         x = x.reshape(len(x), -1, cfg.tubelet, cfg.cells, x.shape[-1]).swapaxes(2, 3)
         x = x.reshape(*x.shape[:3], -1)
-        return self.proj(_signed(x, self.proj.kernel.dtype))
+        return self.proj(stem.signed(x, self.proj.kernel.dtype))
 
 
-class ConvStem(nnx.Module):
-    """Motion made visible early, then patchify 4, 2, 2 (and `patch`/16) with GELU between.
+class ConvStem(stem.ConvStem):
+    """Motion made visible early, then the convolutional stem.
 
     A pixel of a tubelet is its mean and the two latest frame differences, so that a bounce, a change of velocity,
     is linear in the input; from raw frames alone a small model learns no synchrony.
     """
 
     def __init__(self, cfg: SynchformerConfig, *, rngs: nnx.Rngs):
-        first, second, third = cfg.stem_widths
+        super().__init__(9, cfg.stem_widths, cfg.patch, cfg.width, rngs=rngs)
         self.cfg = cfg
-        self.conv1 = linear(4 * 4 * 9, first, rngs)
-        self.conv2 = linear(2 * 2 * first, second, rngs)
-        self.conv3 = linear(2 * 2 * second, third, rngs)
-        self.proj = linear((cfg.patch // STEM_STRIDE) ** 2 * third, cfg.width, rngs)
 
     def __call__(self, frames: UInt8[Array, "b f H W 3"]) -> Float[Array, "b f/2 l h"]:
         x = fold(frames, 4)  # bytes are cheaper to move than floats
-        x = _signed(x.reshape(x.shape[0], -1, 2, *x.shape[2:]), self.proj.kernel.dtype)
+        x = stem.signed(x.reshape(x.shape[0], -1, 2, *x.shape[2:]), self.proj.kernel.dtype)
         first, second = x[:, :, 0], x[:, :, 1]
         before = jnp.concatenate([first[:, :1], second[:, :-1]], axis=1)
         gain, still = self.cfg.motion_gain, self.cfg.picture_gain * (first + second) / 2
-        x = jnp.concatenate([still, gain * (second - first), gain * (first - before)], axis=-1)
-        x = jax.nn.gelu(self.conv1(x), approximate=False)
-        x = jax.nn.gelu(self.conv2(fold(x, 2)), approximate=False)
-        x = jax.nn.gelu(self.conv3(fold(x, 2)), approximate=False)
-        x = self.proj(fold(x, self.cfg.patch // STEM_STRIDE))
-        return x.reshape(*x.shape[:2], self.cfg.cells, self.cfg.width)
+        return super().__call__(jnp.concatenate([still, gain * (second - first), gain * (first - before)], axis=-1))
 
 
 class DividedAttention(nnx.Module):
@@ -215,7 +193,7 @@ class Aggregation(nnx.Module):
     """One pre-norm encoder layer over the tokens of a time step and its own CLS, which is the result."""
 
     def __init__(self, cfg: SynchformerConfig, *, rngs: nnx.Rngs):
-        self.cls_token = nnx.Param(position_init(rngs.params(), (cfg.width,)))
+        self.cls_token = nnx.Param(cls_init(rngs.params(), (cfg.width,)))
         self.self_attn = SelfAttention(cfg, rngs=rngs)
         self.linear1 = linear(cfg.width, cfg.mlp_ratio * cfg.width, rngs)
         self.linear2 = linear(cfg.mlp_ratio * cfg.width, cfg.width, rngs)
@@ -243,7 +221,8 @@ class Synchformer(nnx.Module):
     def __init__(self, cfg: SynchformerConfig, *, rngs: nnx.Rngs):
         self.cfg = cfg
         self.patch_embed = (ConvStem if cfg.stem == "conv" else PatchStem)(cfg, rngs=rngs)
-        self.cls_token = nnx.Param(position_init(rngs.params(), (cfg.width,)))
+        position_init = nnx.initializers.normal(cfg.position_std)
+        self.cls_token = nnx.Param(cls_init(rngs.params(), (cfg.width,)))
         self.pos_embed = nnx.Param(position_init(rngs.params(), (1 + cfg.cells, cfg.width)))
         self.temp_embed = nnx.Param(position_init(rngs.params(), (cfg.steps, cfg.width)))
         self.blocks = stack(lambda rngs: Block(cfg, rngs=rngs), cfg.depth, rngs)

@@ -31,6 +31,8 @@ class FlowStepConfig:
       stereo_weight: weight of the Mono2Stereo loss that trains along; 0 = not trained.
       align_weight: weight of a linear read-out of the latents' mean from the align features alone; 0 = none. Encoders
         that start from nothing find the moments of events by it long before the flow asks for them.
+      caption_weight: weight of a linear read-out of the caption's words from the clip's mean feature alone, in place of
+        CLIP's contrast with text; 0 = none. An image tower that starts from nothing sees what is there by it.
       ema_decay: of the averaged weights.
     """
 
@@ -40,6 +42,7 @@ class FlowStepConfig:
     train_encoders: bool = False
     stereo_weight: float = 0.0
     align_weight: float = 0.0
+    caption_weight: float = 0.0
     ema_decay: float = 0.999
 
 
@@ -48,18 +51,21 @@ def trained_parts(cfg: FlowStepConfig) -> tuple[str, ...]:
     return (*(ENCODERS if cfg.train_encoders else ()), "mmdit", *(("stereo",) if cfg.stereo_weight else ()))
 
 
-def init_readout(system: SystemConfig, cfg: FlowStepConfig) -> Params:
-    """{"readout": ...}, the align read-out at zero; {} without it. It helps to train and is no part of the system."""
-    if not cfg.align_weight:
-        return {}
-    width, channels = system.mmdit.width, system.mmdit.latent_dim
-    return {"readout": {"kernel": jnp.zeros((width, channels)), "bias": jnp.zeros((channels,))}}
+def init_readouts(system: SystemConfig, cfg: FlowStepConfig) -> Params:
+    """The linear read-outs that the step asks for, at zero. They help to train and are no part of the system."""
+    zeros = lambda inputs, outputs: {"kernel": jnp.zeros((inputs, outputs)), "bias": jnp.zeros((outputs,))}
+    readouts = {}
+    if cfg.align_weight:
+        readouts["readout"] = zeros(system.mmdit.width, system.mmdit.latent_dim)
+    if cfg.caption_weight:
+        readouts["caption"] = zeros(system.clip.out_dim, system.text.vocab)
+    return readouts
 
 
 def trained(params: Params, cfg: FlowStepConfig) -> Params:
     """The parameters that have gradients, an optimiser state and an average; the others never change."""
-    names = (*trained_parts(cfg), *(("readout",) if cfg.align_weight else ()))
-    return {name: params[name] for name in names}
+    readouts = ("readout",) * bool(cfg.align_weight) + ("caption",) * bool(cfg.caption_weight)
+    return {name: params[name] for name in (*trained_parts(cfg), *readouts)}
 
 
 def drop(encoded: Features, key: jax.Array, cfg: FlowStepConfig) -> Features:
@@ -75,10 +81,10 @@ def drop(encoded: Features, key: jax.Array, cfg: FlowStepConfig) -> Features:
 def loss(
     params: Params, batch: FlowBatch, key: jax.Array, system: SystemConfig, cfg: FlowStepConfig
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Flow-matching loss (paper eq. 1) and, where asked for, the stereo loss, each mean over the batch.
+    """Flow-matching loss (paper eq. 1) and, where asked for, the stereo loss and the read-outs', mean over the batch.
 
     Args:
-      params: of the three encoders, "mmdit" and, with a stereo weight, "stereo".
+      params: of the three encoders, "mmdit", with a stereo weight "stereo", and the read-outs.
 
     Returns:
       What is minimised, and figures: "loss" is the flow's part alone, early and late where t < 0.3 and t > 0.7.
@@ -107,9 +113,15 @@ def loss(
         stereo = stereo_loss(params["stereo"], system.codec.stereo, mono, left, right, seen, encoded.has_video)
         total, metrics["stereo"] = total + cfg.stereo_weight * stereo, stereo
     if cfg.align_weight:
-        readout = layer_norm(conditions.align) @ params["readout"]["kernel"] + params["readout"]["bias"][None, None]
+        readout = _linear(params["readout"], layer_norm(conditions.align))
         aligned = _mean_where(matching.loss(readout, posterior.mean), kept.has_video)
         total, metrics["align"] = total + cfg.align_weight * aligned, aligned
+    if cfg.caption_weight:
+        words = caption_words(batch.excerpt.text_ids, batch.excerpt.text_mask, system.text.vocab)
+        logits = _linear(params["caption"], layer_norm(encoded.clip.mean(1)))
+        missed = optax.sigmoid_binary_cross_entropy(logits, words).mean(-1) * system.text.vocab / words.sum(-1).mean()
+        caption = _mean_where(missed, encoded.has_video & encoded.has_text)
+        total, metrics["caption"] = total + cfg.caption_weight * caption, caption
     return total, metrics
 
 
@@ -129,6 +141,16 @@ def make_step(system: SystemConfig, cfg: FlowStepConfig, tx: optax.GradientTrans
         return TrainState(state.step + 1, state.params | new, opt_state, state.ema | averaged, skipped), metrics
 
     return step
+
+
+def caption_words(ids: jax.Array, mask: jax.Array, vocab: int) -> jax.Array:
+    """1 for every word of the vocabulary that the caption has, else 0. ids, mask [b l] -> [b vocab]"""
+    return jnp.max(jax.nn.one_hot(ids, vocab) * mask[..., None], axis=1)
+
+
+def _linear(params: Params, x: jax.Array) -> jax.Array:
+    y = x @ params["kernel"]
+    return y + jnp.broadcast_to(params["bias"], y.shape)
 
 
 def _mean_where(x: jax.Array, mask: jax.Array) -> jax.Array:

@@ -56,13 +56,13 @@ def abstract_params(config: ConfigDict) -> Any:
         cfg = strict.from_dict(VocoderTraining, config.training.to_dict(), where="config.training")
         return module.shapes(Vocoder, cfg.vocoder)
     from kfjax.system import SystemConfig
-    from kfjax.train.flow_step import FlowStepConfig, init_readout, trained_parts
+    from kfjax.train.flow_step import FlowStepConfig, init_readouts, trained_parts
 
     system = strict.from_dict(SystemConfig, config.system.to_dict(), where="config.system")
     step = strict.from_dict(FlowStepConfig, config.step.to_dict(), where="config.step")
     if config.task == "stereo":
         return _part_shapes(system, ("stereo",))
-    return _part_shapes(system, trained_parts(step)) | jax.eval_shape(lambda: init_readout(system, step))
+    return _part_shapes(system, trained_parts(step)) | jax.eval_shape(lambda: init_readouts(system, step))
 
 
 def _part_shapes(system: SystemConfig, names: Iterable[str]) -> module.Params:
@@ -160,8 +160,9 @@ def _flow(config: ConfigDict, loop: LoopConfig) -> Task:
     panel = flow_panel(system, tokenizer, codec, Corpus(data.heldout), config.panel.to_dict()) if data.heldout else None
 
     def init(key: jax.Array) -> module.Params:
-        parts = init_parts(system, flow_step.trained_parts(step), key)
-        return parts | flow_step.init_readout(system, step) | jax.tree.map(jnp.asarray, frozen)
+        parts = init_parts(system, flow_step.trained_parts(step), key) | flow_step.init_readouts(system, step)
+        start = load_params(data.start, parts | frozen) if data.start else {}
+        return parts | jax.tree.map(jnp.asarray, start | frozen)
 
     return Task(
         init=init,
@@ -214,5 +215,6 @@ def _scene_input(config: ConfigDict, loop: LoopConfig, system, tokenizer, corpus
         fingerprint=fingerprint(vae),
         multiple_of=jax.device_count(),
         duration_jitter=data.duration_jitter,
+        emphasis=dict(data.emphasis),
     )
     return lambda step: FlowBatch(*batches(step))

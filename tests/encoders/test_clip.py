@@ -32,6 +32,20 @@ def test_rows_that_fill_no_patch_are_not_read(params):
     np.testing.assert_array_equal(apply(params, frames), apply(params, other))
 
 
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_both_stems_see_where_something_is(stem):
+    cfg = CLIPVisionConfig(
+        size=32, patch=16, width=16, depth=1, heads=2, mlp_width=32, out_dim=12, stem=stem, stem_widths=(4, 6, 8),
+        position_std=0.5,
+    )  # fmt: skip
+    weights = init(CLIPVision, cfg, jax.random.key(0))
+    left = np.zeros((1, 1, 32, 32, 3), np.uint8)
+    left[..., :16, :16, :] = 255
+    one, two = (bind(CLIPVision, cfg, weights)(x) for x in (left, left[:, :, :, ::-1]))
+    assert one.shape == (1, 1, 12)
+    assert np.linalg.norm(one - two) > 0.01
+
+
 def test_unit_of_zero_is_zero_with_a_finite_gradient():
     zero = np.zeros((2, 4), np.float32)
     assert (unit(zero) == 0).all()
@@ -45,6 +59,8 @@ def test_public_sizes():
 
 
 def test_refusals():
+    with pytest.raises(ValueError, match="multiple of 16"):
+        CLIPVisionConfig(size=32, patch=8, stem="conv")
     abstract = shapes(CLIPVision, CFG)
     frames = jax.ShapeDtypeStruct((1, 2, 24, 24, 3), np.uint8)
     with pytest.raises(ValueError, match="resize the frames"):

@@ -4,6 +4,7 @@ The references lie outside the repository: in the folder that the environment va
 `shared` beside the repository. Where they are absent nothing of this file runs.
 """
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -11,15 +12,19 @@ import zlib
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from torch_states import assert_same_bytes
 
-from kfjax.encoders.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig, unit
-from kfjax.encoders.synchformer import Synchformer, SynchformerConfig
+from kfjax.convert import clip, synchformer
+from kfjax.encoders.clip import CLIPText, CLIPVision
+from kfjax.encoders.synchformer import Synchformer
 from kfjax.module import bind
 
 FIXTURES = Path(os.environ.get("KFJAX_SHARED", Path(__file__).parents[3] / "shared")) / "fixtures"
 TOLERANCE = 1e-5  # relative L2
+BFLOAT16_TOLERANCE = 3.5e-2
 
 
 def references(*names):
@@ -44,116 +49,48 @@ def distance(got, want):
     return np.linalg.norm(np.asarray(got) - want) / np.linalg.norm(want)
 
 
-def dense(w, name):
-    return {"kernel": w[f"{name}.weight"].T, "bias": w[f"{name}.bias"]}
-
-
-def packed(w, name):
-    return {"kernel": w[f"{name}.in_proj_weight"].T, "bias": w[f"{name}.in_proj_bias"]}
-
-
-def norm(w, name):
-    return {"scale": w[f"{name}.weight"], "bias": w[f"{name}.bias"]}
-
-
-def layers(tree, depth):
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *(tree(i) for i in range(depth)))
-
-
-def synchformer_params(w, depth):
-    def block(i):
-        at = f"blocks.{i}."
-        attentions = {k: {p: dense(w, f"{at}{k}.{p}") for p in ("qkv", "proj")} for k in ("attn", "timeattn")}
-        norms = {k: norm(w, at + k) for k in ("norm1", "norm2", "norm3")}
-        return {**attentions, **norms, "mlp": {k: dense(w, f"{at}mlp.{k}") for k in ("fc1", "fc2")}}
-
-    agg = "spatial_attn_agg."
-    kernel = w["patch_embed_3d.proj.weight"]  # (out, colour, frame, y, x)
-    return {
-        "cls_token": w["cls_token"][0, 0],
-        "pos_embed": w["pos_embed"][0],
-        "temp_embed": w["temp_embed"][0],
-        "patch_embed": {
-            "proj": {
-                "kernel": kernel.transpose(2, 3, 4, 1, 0).reshape(-1, kernel.shape[0]),
-                "bias": w["patch_embed_3d.proj.bias"],
-            }
-        },
-        "blocks": layers(block, depth),
-        "norm": norm(w, "norm"),
-        "spatial_attn_agg": {
-            "cls_token": w[agg + "cls_token"][0, 0],
-            "self_attn": {
-                "in_proj": packed(w, agg + "self_attn"),
-                "out_proj": dense(w, agg + "self_attn.out_proj"),
-            },
-            **{k: dense(w, agg + k) for k in ("linear1", "linear2")},
-            **{k: norm(w, agg + k) for k in ("norm1", "norm2")},
-        },
-    }
-
-
-def clip_blocks(w, prefix, depth):
-    def block(i):
-        at = f"{prefix}.resblocks.{i}."
-        return {
-            "ln_1": norm(w, at + "ln_1"),
-            "ln_2": norm(w, at + "ln_2"),
-            "attn": {"in_proj": packed(w, at + "attn"), "out_proj": dense(w, at + "attn.out_proj")},
-            "mlp": {k: dense(w, f"{at}mlp.{k}") for k in ("c_fc", "c_proj")},
-        }
-
-    return layers(block, depth)
+def half(tree):
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), tree)
 
 
 @pytest.mark.parametrize("path", references("synchformer"), ids=lambda p: p.stem)
 def test_synchformer(path):
-    weights = {k.removeprefix("vfeat_extractor."): v for k, v in public_weights(path).items()}
-    reference, cfg = np.load(path), SynchformerConfig()
+    weights, reference, cfg = public_weights(path), np.load(path), synchformer.CONFIGS["synchformer"]
+    tree = synchformer.from_torch(weights, cfg)
+    assert_same_bytes(synchformer.to_torch(tree, cfg), weights)
     frames = (uniform("input/sync_video", reference["in/sync_video"].shape, -1, 1) + 1) / 2
-    got = bind(Synchformer, cfg, synchformer_params(weights, cfg.depth))(frames.transpose(0, 1, 3, 4, 2))
+    got = bind(Synchformer, cfg, tree["visual"])(frames.transpose(0, 1, 3, 4, 2))
     assert distance(got, reference["out/features_25_frames"]) < TOLERANCE
-
-
-def clip_vision_distance(w, reference, config, name):
-    sizes, shape = config["vision_cfg"], reference["in/image"].shape
-    cfg = CLIPVisionConfig(
-        size=shape[-1], patch=sizes["patch_size"], width=sizes["width"], depth=sizes["layers"],
-        heads=sizes["width"] // sizes["head_width"], out_dim=config["embed_dim"],
-        mlp_width=len(w["visual.transformer.resblocks.0.mlp.c_fc.bias"]),
-    )  # fmt: skip
-    params = {
-        "conv1": {"kernel": w["visual.conv1.weight"].transpose(2, 3, 1, 0).reshape(-1, cfg.width)},
-        "class_embedding": w["visual.class_embedding"],
-        "positional_embedding": w["visual.positional_embedding"],
-        "ln_pre": norm(w, "visual.ln_pre"),
-        "ln_post": norm(w, "visual.ln_post"),
-        "blocks": clip_blocks(w, "visual.transformer", cfg.depth),
-        "proj": w["visual.proj"],
-    }
-    frames = uniform(f"input/{name}/image", shape, 0, 1).transpose(0, 1, 3, 4, 2)
-    return distance(bind(CLIPVision, cfg, params)(frames), reference["out/image"])
-
-
-def clip_text_distances(w, reference, config):
-    sizes = config["text_cfg"]
-    cfg = CLIPTextConfig(
-        vocab=sizes["vocab_size"], length=sizes["context_length"], width=sizes["width"], depth=sizes["layers"],
-        heads=sizes["heads"], mlp_width=4 * sizes["width"], normalize=False,
-    )  # fmt: skip
-    params = {
-        "token_embedding": {"embedding": w["token_embedding.weight"]},
-        "positional_embedding": w["positional_embedding"],
-        "blocks": clip_blocks(w, "transformer", cfg.depth),
-        "ln_final": norm(w, "ln_final"),
-    }
-    hidden = bind(CLIPText, cfg, params)(reference["in/tokens"].astype(np.int32))
-    return distance(hidden, reference["out/text_unnormalized"]), distance(unit(hidden), reference["out/text"])
 
 
 @pytest.mark.parametrize("path", references("clip_h14_small", "clip_bigG14_small"), ids=lambda p: p.stem)
 def test_clip(path):
     weights, reference = public_weights(path), np.load(path)
-    config = json.loads(str(reference["__meta__"]))["used_config"]
-    assert clip_vision_distance(weights, reference, config, path.stem) < TOLERANCE
-    assert max(clip_text_distances(weights, reference, config)) < TOLERANCE
+    cfg = shallow(path)
+    tree = clip.from_torch(weights, cfg)
+    assert_same_bytes(clip.to_torch(tree, cfg), weights)
+
+    frames = uniform(f"input/{path.stem}/image", reference["in/image"].shape, 0, 1).transpose(0, 1, 3, 4, 2)
+    vectors = bind(CLIPVision, cfg.vision, tree["vision"])(frames)
+    assert distance(vectors, reference["out/image"]) < TOLERANCE
+    lower = bind(CLIPVision, cfg.vision, half(tree["vision"]))(frames)
+    assert distance(lower.astype(np.float32), reference["out/image"]) < BFLOAT16_TOLERANCE
+
+    ids = reference["in/tokens"].astype(np.int32)
+    hidden = bind(CLIPText, cfg.text, tree["text"])(ids)
+    assert distance(hidden, reference["out/text"]) < TOLERANCE
+    longer = bind(CLIPText, dataclasses.replace(cfg.text, normalize=False), tree["text"])(ids)
+    assert distance(longer, reference["out/text_unnormalized"]) < TOLERANCE
+    lower = bind(CLIPText, cfg.text, half(tree["text"]))(ids)
+    assert distance(lower.astype(np.float32), reference["out/text"]) < BFLOAT16_TOLERANCE
+
+
+def shallow(path):
+    """The published sizes with the two layers a tower that the reference was made with."""
+    name = "dfn5b-vit-h-14-384" if "h14" in path.stem else "metaclip-vit-bigG-14-quickgelu"
+    cfg = clip.CONFIGS[name]
+    used = json.loads(str(np.load(path)["__meta__"]))["used_config"]
+    return clip.CLIPConfig(
+        vision=dataclasses.replace(cfg.vision, depth=used["vision_cfg"]["layers"]),
+        text=dataclasses.replace(cfg.text, depth=used["text_cfg"]["layers"]),
+    )

@@ -18,12 +18,20 @@ from kfjax.train.flow_step import ENCODERS, FlowStepConfig, trained, trained_par
 from kfjax.train.optim import OptimConfig, make_optimizer
 
 B, SIZE = 8, lengths(1.0)
-ALWAYS = FlowStepConfig(drop_video=0.0, drop_text=0.0, stereo_weight=0.5, align_weight=0.25, train_encoders=True)
+ALWAYS = FlowStepConfig(
+    drop_video=0.0, drop_text=0.0, stereo_weight=0.5, align_weight=0.25, caption_weight=0.1, train_encoders=True
+)
 NEVER = FlowStepConfig(drop_video=1.0, drop_text=1.0)
 KEY = jax.random.key(1)
-READOUT = {"kernel": np.full((CONFIG.mmdit.width, 8), 0.01, np.float32), "bias": np.zeros(8, np.float32)}
+READOUTS = {
+    "readout": {"kernel": np.full((CONFIG.mmdit.width, 8), 0.01, np.float32), "bias": np.zeros(8, np.float32)},
+    "caption": {
+        "kernel": np.full((CONFIG.clip.out_dim, CONFIG.text.vocab), 0.01, np.float32),
+        "bias": np.zeros(CONFIG.text.vocab, np.float32),
+    },
+}
 # Larger than the tiny system's own weights: what is seen and read must show in the loss.
-PARAMS = jax.tree.map(lambda x: 5.0 * jnp.asarray(x), tiny_system().params | {"readout": READOUT})
+PARAMS = jax.tree.map(lambda x: 5.0 * jnp.asarray(x), tiny_system().params | READOUTS)
 
 
 def make_batch(seed=0) -> FlowBatch:
@@ -94,23 +102,36 @@ def test_conditions_are_dropped_independently_and_at_their_rates():
 
 def test_the_other_losses_are_added_with_their_weights():
     total, metrics = loss(BATCH, ALWAYS)
-    assert float(metrics["stereo"]) > 0.1 and float(metrics["align"]) > 0.1
-    parts = metrics["loss"] + 0.5 * metrics["stereo"] + 0.25 * metrics["align"]
+    assert all(float(metrics[name]) > 0.1 for name in ("stereo", "align", "caption"))
+    parts = metrics["loss"] + 0.5 * metrics["stereo"] + 0.25 * metrics["align"] + 0.1 * metrics["caption"]
     assert float(total) == pytest.approx(float(parts), rel=1e-5)
     plain, metrics = loss(BATCH, NEVER)
-    assert float(plain) == float(metrics["loss"]) and not {"stereo", "align"} & set(metrics)
+    assert float(plain) == float(metrics["loss"]) and not {"stereo", "align", "caption"} & set(metrics)
 
 
-def test_the_read_out_hears_of_nothing_where_no_video_is_seen():
+def test_the_read_outs_hear_of_nothing_where_no_video_is_seen():
     _, metrics = loss(with_inputs(BATCH, has_video=np.zeros(B, bool)), ALWAYS)
-    assert float(metrics["align"]) == 0.0
+    assert float(metrics["align"]) == float(metrics["caption"]) == 0.0
 
 
-def test_the_read_out_starts_at_zero():
-    start = flow_step.init_readout(CONFIG, ALWAYS)["readout"]
-    assert jax.tree.map(jnp.shape, start) == jax.tree.map(jnp.shape, READOUT)
+def test_the_read_outs_start_at_zero():
+    start = flow_step.init_readouts(CONFIG, ALWAYS)
+    assert jax.tree.map(jnp.shape, start) == jax.tree.map(jnp.shape, READOUTS)
     assert not any(leaf.any() for leaf in jax.tree.leaves(start))
-    assert flow_step.init_readout(CONFIG, NEVER) == {}
+    assert flow_step.init_readouts(CONFIG, NEVER) == {}
+
+
+def test_words_of_a_caption_count_once_and_padding_never():
+    ids, mask = np.array([[3, 1, 3, 0]]), np.array([[True, True, True, False]])
+    np.testing.assert_array_equal(flow_step.caption_words(ids, mask, 5), [[0, 1, 0, 1, 0]])
+
+
+def test_an_untrained_read_out_of_the_caption_misses_every_word_by_half():
+    nothing = jax.tree.map(jnp.zeros_like, PARAMS["caption"])
+    _, metrics = compiled(PARAMS | {"caption": nothing}, BATCH, ALWAYS)
+    excerpt = BATCH.excerpt
+    words = flow_step.caption_words(excerpt.text_ids, excerpt.text_mask, CONFIG.text.vocab).sum(-1).mean()
+    assert float(metrics["caption"]) == pytest.approx(np.log(2) * CONFIG.text.vocab / float(words), rel=1e-5)
 
 
 def test_several_draws_share_one_encoding(monkeypatch):
@@ -134,14 +155,14 @@ def test_early_and_late_losses():
 def test_what_trains():
     assert trained_parts(FlowStepConfig()) == ("mmdit",)
     assert set(trained_parts(ALWAYS)) == {*ENCODERS, "mmdit", "stereo"}
-    assert set(trained(PARAMS, ALWAYS)) == {*ENCODERS, "mmdit", "stereo", "readout"}
+    assert set(trained(PARAMS, ALWAYS)) == {*ENCODERS, "mmdit", "stereo", *READOUTS}
     assert set(trained(PARAMS, FlowStepConfig())) == {"mmdit"}
 
 
 def start(cfg: FlowStepConfig):
     """(step, fresh state): weight decay and the average would move what is not kept still."""
     tx = make_optimizer(OptimConfig(learning_rate=1e-2, warmup=0.0, weight_decay=0.5))
-    names = (*ENCODERS, "mmdit", "stereo", "readout")
+    names = (*ENCODERS, "mmdit", "stereo", *READOUTS)
     params = {name: PARAMS[name] for name in names}
     zero = jnp.zeros((), jnp.int32)
     # An average of its own: one equal to the parameters would hide that it moves.

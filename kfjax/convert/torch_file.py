@@ -1,0 +1,112 @@
+"""PyTorch's own files (`torch.save`, since version 1.6), read and written without PyTorch.
+
+Such a file is an uncompressed zip archive: `<root>/data.pkl` describes the object, `<root>/data/<key>` holds the
+bytes of one storage, `<root>/byteorder` says how they lie. No other record is looked at.
+"""
+from __future__ import annotations
+
+import struct
+import sys
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kfjax.convert import torch_pickle
+
+#: Storages begin at multiples of this many bytes, so that they can be used where they are mapped.
+ALIGNMENT = 64
+_SAVE_AGAIN = "download it again, or load it with torch where you trust it and torch.save its state_dict()"
+
+
+def read(path: Path) -> Any:
+    """The object in a torch file: nested dicts, lists and tuples of plain values, with tensors as numpy arrays.
+
+    The file is mapped into memory and arrays are read-only views of it: values are read when they are used.
+
+    Raises:
+      ValueError: not such a file, damaged, of the other byte order, TorchScript, or one that names code to run
+        (nothing of it is run).
+    """
+    data = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = {entry.filename: entry for entry in archive.infolist()}
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error):
+        raise ValueError(f"{path} {_diagnosis(bytes(data[:64]))}") from None
+    try:
+        root = _root(entries)
+
+        def record(name: str) -> np.ndarray:
+            if f"{root}/{name}" not in entries:
+                raise ValueError(f"record {name} is missing")
+            return _stored(data, entries[f"{root}/{name}"])
+
+        order = bytes(record("byteorder")).decode() if f"{root}/byteorder" in entries else "little"
+        if order != sys.byteorder:
+            raise ValueError(f"byte order {order!r}, expected {sys.byteorder!r}")
+        return torch_pickle.loads(bytes(record("data.pkl")), lambda key: record(f"data/{key}"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no readable file of tensors: {error}; {_SAVE_AGAIN}") from None
+
+
+def _diagnosis(head: bytes) -> str:
+    """What a file that is no zip archive is, by its first bytes, and what to do."""
+    if not head:
+        return "is empty, expected a torch file; download it again"
+    if head.startswith(b"PK"):
+        return "is cut off or damaged (a zip archive without its directory), expected a torch file; download it again"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a git-lfs pointer, expected the file it points to; run `git lfs pull`, or download it"
+    if head.startswith(b"\x80"):
+        return "is a legacy torch file (a bare pickle), expected the zip format; torch.load and torch.save it"
+    return f"is no torch file (it starts with {head[:8]!r}), expected a zip archive of torch.save; check the path"
+
+
+def _root(entries: Iterable[str]) -> str:
+    roots = [name.removesuffix("/data.pkl") for name in entries if name.endswith("/data.pkl")]
+    if len(roots) != 1 or "/" in roots[0]:
+        raise ValueError(f"a zip archive with {len(roots)} data.pkl, expected one in the one folder at its top")
+    if f"{roots[0]}/constants.pkl" in entries:
+        raise ValueError("a TorchScript program, expected tensors (torch.jit.load opens it)")
+    return roots[0]
+
+
+def _stored(data: np.ndarray, entry: zipfile.ZipInfo) -> np.ndarray:
+    """The bytes of one record, where they lie in the archive."""
+    if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 or entry.compress_size != entry.file_size:
+        raise ValueError(f"record {entry.filename} is compressed or encrypted, expected it plain")
+    header = bytes(data[entry.header_offset : entry.header_offset + 30])
+    if len(header) < 30 or not header.startswith(b"PK\3\4"):
+        raise ValueError(f"record {entry.filename} does not lie where the archive says")
+    start = entry.header_offset + 30 + sum(struct.unpack_from("<HH", header, 26))  # its name and extra fields
+    if start + entry.file_size > data.size:
+        raise ValueError(f"record {entry.filename} is cut off")
+    return data[start : start + entry.file_size]
+
+
+def write(path: Path, state: Mapping[str, np.ndarray]) -> None:
+    """Write a state dict that `torch.load(path, weights_only=True)` returns as an ordered dict of CPU tensors.
+
+    Values, of the dtypes in `torch_pickle.STORAGES`, are written one by one in C order; arrays that share memory
+    become separate tensors.
+    """
+    records = {"data.pkl": torch_pickle.dumps(state), "byteorder": sys.byteorder.encode()}
+    with path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
+        for name, data in records.items():
+            archive.writestr(_aligned(f"archive/{name}", file.tell(), len(data)), data)
+        for index, value in enumerate(state.values()):
+            data = np.asarray(value, order="C").reshape(-1).view(np.uint8)
+            archive.writestr(_aligned(f"archive/data/{index}", file.tell(), data.size), data.data)
+        archive.writestr(_aligned("archive/version", file.tell(), 2), b"3\n")
+
+
+def _aligned(name: str, offset: int, size: int) -> zipfile.ZipInfo:
+    """The header of a record of `size` bytes that is written at `offset`, padded so that its bytes are aligned."""
+    entry = zipfile.ZipInfo(name)  # dated 1980: the same state makes the same file
+    long = 20 if size * 1.05 > zipfile.ZIP64_LIMIT else 0  # the field that zipfile adds for long records
+    padding = -(offset + 30 + len(name) + long + 4) % ALIGNMENT
+    entry.extra = b"FB" + struct.pack("<H", padding) + bytes(padding)  # the field that torch pads with
+    return entry

@@ -1,0 +1,289 @@
+"""The object description inside a torch file: read by a stack machine that cannot run anything, and written.
+
+    found = loads(data, record)         # plain containers with numpy leaves; record(key) -> the bytes of a storage
+    data = dumps({"weight": array})     # storages are named "0", "1", ... in the order of the mapping
+
+A pickle is a program whose instructions may call any function it names, which is how hostile files work. Here the
+instructions are interpreted one by one: a name is looked up in the tables below and nowhere else, so there is
+nothing else to call. Everything that `torch.save` writes for tensors, parameters and plain containers is understood.
+"""
+from __future__ import annotations
+
+import pickle
+import pickletools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+#: The storage class that stands for a dtype in a torch file.
+STORAGES = {
+    "FloatStorage": np.dtype(np.float32),
+    "DoubleStorage": np.dtype(np.float64),
+    "HalfStorage": np.dtype(np.float16),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "LongStorage": np.dtype(np.int64),
+    "IntStorage": np.dtype(np.int32),
+    "ShortStorage": np.dtype(np.int16),
+    "CharStorage": np.dtype(np.int8),
+    "ByteStorage": np.dtype(np.uint8),
+    "BoolStorage": np.dtype(np.bool_),
+}
+_DTYPES = {f"torch {name}": dtype for name, dtype in STORAGES.items()} | {
+    "torch.storage UntypedStorage": np.dtype(np.uint8)
+}
+
+Record = Callable[[str], np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Name:
+    """A name out of the tables below, standing on the stack for what it names ("module name")."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """The bytes that tensors lie in."""
+
+    dtype: np.dtype
+    raw: np.ndarray  # uint8, a whole number of values
+
+
+def loads(data: bytes, record: Record) -> Any:
+    """The pickled object: nested dicts, lists, tuples and sets of plain values, with tensors as numpy arrays.
+
+    Tensors are views of what `record(key)` returns (uint8, 1-D): strides, offsets and shared storages are kept and
+    nothing is copied. Ordered dicts come back as dicts, and attributes of theirs (`_metadata`) are left out.
+
+    Raises:
+      ValueError: the pickle names something else, is damaged, or describes a tensor outside its storage.
+    """
+    return _Machine(record).run(data)
+
+
+class _Machine:
+    """Pickle's stack machine, with those instructions that data needs."""
+
+    def __init__(self, record: Record):
+        self.record = record
+        self.stack: list[Any] = []
+        self.marks: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self, data: bytes) -> Any:
+        try:
+            for opcode, argument, _ in pickletools.genops(data):
+                self.step(opcode.name, argument)
+        except (IndexError, KeyError, TypeError, OverflowError) as error:  # an empty stack, the wrong operands
+            raise ValueError(f"the pickle is damaged ({type(error).__name__}: {error})") from None
+        return self.pop(object)
+
+    def step(self, opcode: str, argument: Any) -> None:
+        if opcode in _ARGUMENT:
+            self.stack.append(argument)
+        elif opcode in _MADE:
+            self.stack.append(_MADE[opcode]())
+        elif opcode in _TUPLES:
+            self.stack.append(tuple(reversed([self.pop(object) for _ in range(_TUPLES[opcode])])))
+        elif opcode in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            self.memo[len(self.memo) if opcode == "MEMOIZE" else argument] = self.stack[-1]
+        elif opcode in ("BINGET", "LONG_BINGET"):
+            self.stack.append(self.memo[argument])
+        elif opcode in _STEPS:
+            _STEPS[opcode](self, argument)
+        elif opcode not in ("PROTO", "FRAME", "STOP"):
+            raise ValueError(f"the pickle uses {opcode}, which no file of tensors needs")
+
+    def pop(self, kind: type) -> Any:
+        value = self.stack.pop()
+        if not isinstance(value, kind):
+            raise TypeError(f"a {type(value).__name__} where a {kind.__name__} belongs")
+        return value
+
+    def pop_mark(self) -> list[Any]:
+        """Everything since the last mark."""
+        values, self.stack = self.stack, self.marks.pop()
+        return values
+
+    def top(self, kind: type) -> Any:
+        value = self.pop(kind)
+        self.stack.append(value)
+        return value
+
+    def mark(self, _: None) -> None:
+        self.marks.append(self.stack)
+        self.stack = []
+
+    def marked_tuple(self, _: None) -> None:
+        self.stack.append(tuple(self.pop_mark()))
+
+    def append(self, _: None) -> None:
+        value = self.pop(object)
+        self.top(list).append(value)
+
+    def appends(self, _: None) -> None:
+        values = self.pop_mark()
+        self.top(list).extend(values)
+
+    def additems(self, _: None) -> None:
+        values = self.pop_mark()
+        self.top(set).update(map(_key, values))
+
+    def setitem(self, _: None) -> None:
+        value, key = self.pop(object), self.pop(object)
+        self.top(dict)[_key(key)] = value
+
+    def setitems(self, _: None) -> None:
+        values = self.pop_mark()
+        self.top(dict).update(zip(map(_key, values[::2]), values[1::2], strict=True))
+
+    def name(self, text: str) -> None:
+        if text not in _CALLS and text not in _DTYPES:
+            module, _, name = text.rpartition(" ")
+            raise ValueError(f"the pickle names {module}.{name}, which could run code and which no tensor needs")
+        self.stack.append(_Name(text))
+
+    def stack_name(self, _: None) -> None:
+        name, module = self.pop(str), self.pop(str)
+        self.name(f"{module} {name}")
+
+    def call(self, _: None) -> None:
+        arguments, callee = self.pop(tuple), self.pop(_Name)
+        if callee.text not in _CALLS:
+            raise ValueError(f"the pickle calls {callee.text}, which only names a type")
+        self.stack.append(_CALLS[callee.text](*arguments))
+
+    def build(self, _: None) -> None:
+        self.pop(object)  # attributes of an ordered dict, such as the versions of modules: no values
+        self.top(dict)
+
+    def storage(self, _: None) -> None:
+        identity = self.pop(tuple)
+        if len(identity) != 5 or identity[0] != "storage" or not isinstance(identity[1], _Name):
+            raise ValueError("the pickle refers to an outside object that is no storage")
+        _, name, key, _, count = identity
+        if name.text not in _DTYPES or not isinstance(key, str):
+            raise ValueError(f"the pickle takes {name.text} for the type of a storage")
+        (count,), dtype, raw = _whole((count,), "length"), _DTYPES[name.text], self.record(key)
+        if count * dtype.itemsize > raw.size:
+            raise ValueError(f"storage {key!r} holds {raw.size} bytes, expected {count} x {dtype.itemsize}")
+        self.stack.append(_Storage(dtype, raw[: count * dtype.itemsize]))
+
+
+def _key(key: Any) -> Any:
+    # Hashing deeply nested tuples exhausts the interpreter's own stack.
+    if not isinstance(key, str | bytes | int | float | None):
+        raise ValueError(f"the pickle uses a {type(key).__name__} as a key; expected plain values")
+    return key
+
+
+def _whole(values: Any, what: str) -> tuple[int, ...]:
+    if not isinstance(values, tuple | list) or not all(type(v) is int and 0 <= v < 2**63 for v in values):
+        raise ValueError(f"the {what} of a tensor is {values!r:.80}; expected whole numbers from 0")
+    return tuple(values)
+
+
+def _tensor(
+    storage: Any, offset: Any, size: Any, stride: Any, grad: Any = False, hooks: Any = None, metadata: Any = None
+) -> np.ndarray:
+    """A view of `storage`; offset and strides count values."""
+    if not isinstance(storage, _Storage):
+        raise TypeError(f"a tensor in a {type(storage).__name__}")
+    if metadata:
+        raise ValueError(f"a tensor is stored with {metadata!r:.80}; expected plain values; resolve it before saving")
+    (offset,), size, stride = _whole((offset,), "offset"), _whole(size, "size"), _whole(stride, "stride")
+    if len(size) != len(stride):
+        raise ValueError(f"a tensor has {len(size)} axes and {len(stride)} strides")
+    width, held = storage.dtype.itemsize, storage.raw.size // storage.dtype.itemsize
+    if 0 in size:
+        return np.empty(size, storage.dtype)
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    if last >= held:
+        raise ValueError(f"a tensor of size {size} reaches value {last} of its storage, which holds {held}")
+    steps = tuple(step * width for step in stride)
+    return np.ndarray(size, storage.dtype, buffer=storage.raw, offset=offset * width, strides=steps)
+
+
+def _parameter(tensor: Any, grad: Any = False, hooks: Any = None) -> np.ndarray:
+    if not isinstance(tensor, np.ndarray):
+        raise TypeError(f"a parameter made of a {type(tensor).__name__}")
+    return tensor
+
+
+def _ordered_dict(items: Any = ()) -> dict[Any, Any]:
+    return {_key(key): value for key, value in items}
+
+
+_CALLS: dict[str, Callable[..., Any]] = {
+    "collections OrderedDict": _ordered_dict,
+    "torch Size": lambda size: _whole(size, "size"),
+    "torch._utils _rebuild_tensor_v2": _tensor,
+    "torch._utils _rebuild_parameter": _parameter,
+}
+_ARGUMENT = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"} | {
+    "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8",
+}  # fmt: skip
+_MADE: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_SET": set,
+    "EMPTY_TUPLE": tuple,
+}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_STEPS: dict[str, Callable[[_Machine, Any], None]] = {
+    "MARK": _Machine.mark,
+    "TUPLE": _Machine.marked_tuple,
+    "APPEND": _Machine.append,
+    "APPENDS": _Machine.appends,
+    "ADDITEMS": _Machine.additems,
+    "SETITEM": _Machine.setitem,
+    "SETITEMS": _Machine.setitems,
+    "GLOBAL": _Machine.name,
+    "STACK_GLOBAL": _Machine.stack_name,
+    "REDUCE": _Machine.call,
+    "BUILD": _Machine.build,
+    "BINPERSID": _Machine.storage,
+}
+
+
+def dumps(state: Mapping[str, np.ndarray]) -> bytes:
+    """The pickle of an ordered dict of contiguous tensors of the dtypes in `STORAGES`, as `torch.save` writes it."""
+    classes = {dtype: name for name, dtype in STORAGES.items()}
+    items = [
+        _plain(key) + _tensor_program(str(index), classes[value.dtype], value.shape)
+        for index, (key, value) in enumerate(state.items())
+    ]
+    return b"".join([pickle.PROTO + b"\2", _ORDERED_DICT, pickle.MARK, *items, pickle.SETITEMS, pickle.STOP])
+
+
+def _plain(value: Any) -> bytes:
+    """The instructions that push plain values."""
+    return pickle.dumps(value, protocol=2)[2:-1]
+
+
+def _global(module: str, name: str) -> bytes:
+    return pickle.GLOBAL + f"{module}\n{name}\n".encode()
+
+
+_ORDERED_DICT = _global("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
+
+
+def _tensor_program(storage: str, storage_class: str, shape: tuple[int, ...]) -> bytes:
+    """The instructions that push a C-contiguous tensor filling its storage."""
+    count = int(np.prod(shape, dtype=object))
+    strides = [int(np.prod(shape[axis + 1 :], dtype=object)) for axis in range(len(shape))]
+    identity = [_plain("storage"), _global("torch", storage_class), _plain(storage), _plain("cpu"), _plain(count)]
+    arguments = [
+        *(pickle.MARK, *identity, pickle.TUPLE, pickle.BINPERSID),
+        *map(_plain, (0, tuple(shape), tuple(strides), False)),  # offset, size, stride, no gradient
+        _ORDERED_DICT,  # no hooks
+    ]
+    rebuild = _global("torch._utils", "_rebuild_tensor_v2")
+    return b"".join([rebuild, pickle.MARK, *arguments, pickle.TUPLE, pickle.REDUCE])
