@@ -44,9 +44,9 @@ def _required(field: dataclasses.Field) -> bool:
 def _value(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         options = [arg for arg in typing.get_args(hint) if arg is not type(None)]
-        if value is None:
+        if value is None and type(None) in typing.get_args(hint):
             return None
-        hint = options[0]
+        hint = _option(options, value)
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else from_dict(hint, value, where=where)
     origin = typing.get_origin(hint)
@@ -62,6 +62,18 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if hint in (int, float, str, bool) and type(value) is not hint:
         raise ValueError(f"{where}: got {value!r} ({type(value).__name__}), expected {hint.__name__}")
     return value
+
+
+def _option(options: list[Any], value: Any) -> Any:
+    """Of several dataclasses the one that knows most of the keys (the first of equals); else the first hint."""
+    if not isinstance(value, Mapping):
+        return next((option for option in options if isinstance(option, type) and type(value) is option), options[0])
+    known = lambda option: sum(f.name in value for f in dataclasses.fields(option)) if _is_dataclass(option) else -1
+    return max(options, key=known)
+
+
+def _is_dataclass(hint: Any) -> bool:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 
 def _tuple(hints: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:

@@ -42,6 +42,35 @@ def test_whole_numbers_are_floats_where_floats_are_meant():
     assert type(make(inner={"rate_hz": 2}).inner.rate_hz) is float
 
 
+@dataclass(frozen=True)
+class Square:
+    side: float = 1.0
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Circle:
+    radius: float = 1.0
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Shape:
+    form: Square | Circle | None = None
+
+
+def test_of_several_dataclasses_the_one_with_the_keys_is_meant():
+    make = lambda form: config.from_dict(Shape, {"form": form}).form
+    assert make({"radius": 2.0, "name": "x"}) == Circle(2.0, "x")
+    assert make({"name": "x"}) == Square(name="x")
+    assert make(None) is None
+    for form in (Square(3.0), Circle(3.0)):
+        assert make(form) == form
+        assert config.from_dict(Shape, config.to_dict(Shape(form))) == Shape(form)
+    with pytest.raises(ValueError, match=r"config\.form\.radus; did you mean config\.form\.radius"):
+        make({"radus": 1.0, "radius": 1.0})
+
+
 def test_lists_become_tuples():
     made = make(inner={"sizes": [3, 4, 5], "pair": ["b", 2]}).inner
     assert made.sizes == (3, 4, 5) and made.pair == ("b", 2.0)

@@ -96,6 +96,14 @@ def test_every_scene_is_seen_before_any_is_seen_again(corpus):
     assert rows[0] + rows[1] != rows[2] + rows[3]
 
 
+def test_recipes_with_emphasis_come_more_often(corpus):
+    scenes = corpus.buckets[1.0]
+    recipe = scenes.scene(0).recipe
+    often = [i for i in range(10) if scenes.scene(i).recipe == recipe]
+    made = make(corpus, weights={1.0: 1.0}, batch_seconds=10.0 + 2 * len(often), emphasis={recipe: 3})
+    assert sorted(rows_of(corpus, made(0))) == sorted([*range(10), *often, *often])
+
+
 def test_examples_are_the_scenes(corpus):
     excerpt, posterior, left, right = batch = make(corpus, weights={1.0: 1.0}, flip=False)(0)
     bucket = corpus.buckets[1.0]
