@@ -17,7 +17,7 @@ import numpy as np
 
 from kfjax import module
 from kfjax.convert import rules
-from kfjax.convert.rules import SAME, TRANSPOSE, How, Rule, leading
+from kfjax.convert.rules import TRANSPOSE, How, Rule, leading
 from kfjax.encoders.sync_judge import SyncJudge, SyncJudgeConfig
 from kfjax.encoders.synchformer import SynchformerConfig
 
@@ -47,8 +47,8 @@ def to_torch(params: module.Params, unused: Unused, cfg: SyncJudgeConfig) -> rul
 def shapes(cfg: SyncJudgeConfig) -> module.Params:
     """Shapes of the tree that the table fills: `judge` (the network) and `unused` (weight, bias)."""
     width, patch = cfg.visual.width, cfg.visual.patch
-    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
-    return {"judge": module.shapes(SyncJudge, cfg), "unused": {"weight": shape(width, 3, patch, patch), "bias": shape(width)}}
+    unused = Unused(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((width, 3, patch, patch), (width,))))
+    return {"judge": module.shapes(SyncJudge, cfg), "unused": unused._asdict()}
 
 
 def table(cfg: SyncJudgeConfig) -> list[Rule]:
@@ -90,7 +90,11 @@ def _audio(torch_key: str, jax_path: str) -> list[Rule]:
         Rule("ast.embeddings.distillation_token", "distillation_token", leading(2)),
         Rule("ast.embeddings.position_embeddings", "pos_embed", leading(1)),
         *_dense("ast.embeddings.patch_embeddings.projection", "patch_embed"),
-        *(rule for name in ("query", "key", "value") for rule in _dense(f"{layer}.attention.attention.{name}", f"{block}/{name}")),
+        *(
+            rule
+            for name in ("query", "key", "value")
+            for rule in _dense(f"{layer}.attention.attention.{name}", f"{block}/{name}")
+        ),
         *_dense(f"{layer}.attention.output.dense", f"{block}/out"),
         *_dense(f"{layer}.intermediate.dense", f"{block}/fc1"),
         *_dense(f"{layer}.output.dense", f"{block}/fc2"),
@@ -136,8 +140,11 @@ def _aggregation(name: str) -> list[Rule]:
     ]
 
 
-def _dense(torch_key: str, jax_path: str, how: How = TRANSPOSE) -> list[Rule]:
-    return [Rule(f"{torch_key}.weight", f"{jax_path}/kernel", how), Rule(f"{torch_key}.bias", f"{jax_path}/bias")]
+def _dense(torch_key: str, jax_path: str) -> list[Rule]:
+    return [
+        Rule(f"{torch_key}.weight", f"{jax_path}/kernel", TRANSPOSE),
+        Rule(f"{torch_key}.bias", f"{jax_path}/bias"),
+    ]
 
 
 def _norm(torch_key: str, jax_path: str) -> list[Rule]:
