@@ -18,7 +18,7 @@ from kfjax.convert import torch_pickle
 
 #: Storages begin at multiples of this many bytes, so that they can be used where they are mapped.
 ALIGNMENT = 64
-_SAVE_AGAIN = "download it again, or load it with torch where you trust it and torch.save its state_dict()"
+_SAVE_AGAIN = "download it again or, if you trust where it is from, load it with torch and torch.save its state_dict()"
 
 
 def read(path: Path) -> Any:

@@ -78,9 +78,12 @@ class _Machine:
         try:
             for opcode, argument, _ in pickletools.genops(data):
                 self.step(opcode.name, argument)
+            found = self.pop(object)
         except (IndexError, KeyError, TypeError, OverflowError) as error:  # an empty stack, the wrong operands
             raise ValueError(f"the pickle is damaged ({type(error).__name__}: {error})") from None
-        return self.pop(object)
+        if self.stack or self.marks or isinstance(found, _Name):
+            raise ValueError("the pickle is damaged (it ends in the middle)")
+        return found
 
     def step(self, opcode: str, argument: Any) -> None:
         if opcode in _ARGUMENT:
@@ -119,7 +122,8 @@ class _Machine:
         self.stack = []
 
     def marked_tuple(self, _: None) -> None:
-        self.stack.append(tuple(self.pop_mark()))
+        values = self.pop_mark()
+        self.stack.append(tuple(values))
 
     def append(self, _: None) -> None:
         value = self.pop(object)
