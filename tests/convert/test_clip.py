@@ -17,7 +17,7 @@ SMALL = clip.CLIPConfig(
     vision=CLIPVisionConfig(size=30, patch=7, width=12, depth=3, heads=2, mlp_width=20, out_dim=10),
     text=CLIPTextConfig(vocab=40, length=9, width=8, depth=2, heads=2, mlp_width=24),
 )
-#: Parameters of both towers, projection and temperature, as open_clip counts them.
+#: Parameters of a file: open_clip's own list says 986.11 million at 224 pixels (here 473 positions more) and 2539.57.
 COUNTS = {"dfn5b-vit-h-14-384": 986_714_881, "metaclip-vit-bigG-14-quickgelu": 2_539_567_105}
 
 
