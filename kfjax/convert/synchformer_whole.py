@@ -1,91 +1,71 @@
-"""The whole public Synchformer (checkpoint 24-01-04T16-39-21, also `synchformer_state_dict.pth`), and back.
+"""The whole public Synchformer in kfjax's SyncJudge, and back: both branches and the transformer that compares them.
 
-    params, unused = from_torch(state_dict, SyncJudgeConfig())
-    state_dict = to_torch(params, unused, SyncJudgeConfig())
+    tree = from_torch(state_dict, CONFIGS["synchformer"])
+    logits = bind(SyncJudge, cfg, tree["judge"])(frames, wave)
+    state_dict = to_torch(tree, CONFIGS["synchformer"])
 
-Keys as in github.com/v-iashin/Synchformer. The file also holds a picture-patch layer that the network never calls
-but that a strict load asks for; it is kept apart, so that what is written back is what was read, bit for bit.
+The file is the same that `synchformer.py` reads the visual branch from (checkpoint 24-01-04T16-39-21 of
+github.com/v-iashin/Synchformer, its `model` entry; elsewhere `synchformer_state_dict.pth`). As there, the 2-D patch
+embedding that nobody reads waits in `unused` for the way back.
 """
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from kfjax import module
-from kfjax.convert import rules
-from kfjax.convert.rules import TRANSPOSE, How, Rule, leading
+from kfjax.convert import rules, synchformer
+from kfjax.convert.rules import TRANSPOSE, Rule, leading
 from kfjax.encoders.sync_judge import SyncJudge, SyncJudgeConfig
-from kfjax.encoders.synchformer import SynchformerConfig
+
+CONFIGS = {"synchformer": SyncJudgeConfig()}
 
 
-class Unused(NamedTuple):
-    """The 2-D patch layer beside the one that is called."""
-
-    weight: np.ndarray  # [width, 3, patch, patch]
-    bias: np.ndarray  # [width]
-
-
-def from_torch(state: Mapping[str, np.ndarray], cfg: SyncJudgeConfig) -> tuple[module.Params, Unused]:
-    """Parameters of `SyncJudge(cfg)` and the unused layer from a public state dict.
+def from_torch(state: Mapping[str, np.ndarray], cfg: SyncJudgeConfig) -> module.Params:
+    """`{"judge": parameters of SyncJudge(cfg), "unused": {...}}` from a public state dict.
 
     Raises:
       ValueError: names every missing, unused and misshapen key at once.
     """
-    tree = rules.to_jax(state, table(cfg), shapes(cfg))
-    return tree["judge"], Unused(**tree["unused"])
+    return rules.to_jax(state, table(cfg), shapes(cfg))
 
 
-def to_torch(params: module.Params, unused: Unused, cfg: SyncJudgeConfig) -> rules.State:
-    """The public state dict: the exact inverse of `from_torch`."""
-    return rules.to_torch({"judge": params, "unused": unused._asdict()}, table(cfg))
+def to_torch(params: module.Params, cfg: SyncJudgeConfig) -> rules.State:
+    """The public state dict: the exact inverse of `from_torch`.
+
+    Raises:
+      ValueError: parameters of another tree.
+    """
+    return rules.to_torch(params, table(cfg))
 
 
 def shapes(cfg: SyncJudgeConfig) -> module.Params:
-    """Shapes of the tree that the table fills: `judge` (the network) and `unused` (weight, bias)."""
-    width, patch = cfg.visual.width, cfg.visual.patch
-    unused = Unused(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((width, 3, patch, patch), (width,))))
-    return {"judge": module.shapes(SyncJudge, cfg), "unused": unused._asdict()}
+    """Shapes of the tree that the table fills."""
+    return {"judge": module.shapes(SyncJudge, cfg), "unused": synchformer.shapes(cfg.visual)["unused"]}
 
 
 def table(cfg: SyncJudgeConfig) -> list[Rule]:
-    """The whole correspondence; of `cfg` only the tubelet's size matters."""
+    """The whole correspondence.
+
+    Raises:
+      ValueError: a picture half with our own stem, which no public file has.
+    """
     network = [
-        *_visual("vfeat_extractor", "visual", cfg.visual),
-        *_audio("afeat_extractor", "audio"),
+        *_under("afeat_extractor", "audio", [*_audio(), *_aggregation(cfg)]),
         *_dense("vproj", "visual_proj"),
         *_dense("aproj", "audio_proj"),
-        *_transformer("transformer", "transformer"),
+        *_under("transformer", "transformer", _transformer()),
     ]
-    unused = [Rule(f"vfeat_extractor.patch_embed.proj.{name}", f"unused/{name}") for name in Unused._fields]
-    return [rule._replace(jax_path=f"judge/{rule.jax_path}") for rule in network] + unused
+    visual = synchformer.table(cfg.visual)
+    read = [rule for rule in visual if not rule.jax_path.startswith("unused/")]
+    unread = [rule for rule in visual if rule.jax_path.startswith("unused/")]
+    return [rule._replace(jax_path=f"judge/{rule.jax_path}") for rule in [*read, *network]] + unread
 
 
-def _visual(torch_key: str, jax_path: str, cfg: SynchformerConfig) -> list[Rule]:
-    made = [
-        Rule("cls_token", "cls_token", leading(2)),
-        Rule("pos_embed", "pos_embed", leading(1)),
-        Rule("temp_embed", "temp_embed", leading(1)),
-        Rule("patch_embed_3d.proj.weight", "patch_embed/proj/kernel", _tubelet(cfg)),
-        Rule("patch_embed_3d.proj.bias", "patch_embed/proj/bias"),
-        *(rule for name in ("norm1", "norm2", "norm3") for rule in _norm(f"blocks.{{i}}.{name}", f"blocks/{name}")),
-        *(
-            rule
-            for name in ("attn.qkv", "attn.proj", "timeattn.qkv", "timeattn.proj", "mlp.fc1", "mlp.fc2")
-            for rule in _dense(f"blocks.{{i}}.{name}", f"blocks/{name.replace('.', '/')}")
-        ),
-        *_norm("norm", "norm"),
-        *_aggregation("spatial_attn_agg"),
-    ]
-    return _under(torch_key, jax_path, made)
-
-
-def _audio(torch_key: str, jax_path: str) -> list[Rule]:
+def _audio() -> list[Rule]:
     layer, block = "ast.encoder.layer.{i}", "blocks"
-    made = [
+    return [
         Rule("ast.embeddings.cls_token", "cls_token", leading(2)),
         Rule("ast.embeddings.distillation_token", "distillation_token", leading(2)),
         Rule("ast.embeddings.position_embeddings", "pos_embed", leading(1)),
@@ -101,14 +81,12 @@ def _audio(torch_key: str, jax_path: str) -> list[Rule]:
         *_norm(f"{layer}.layernorm_before", f"{block}/norm1"),
         *_norm(f"{layer}.layernorm_after", f"{block}/norm2"),
         *_norm("ast.layernorm", "norm"),
-        *_aggregation("freq_attn_agg"),
     ]
-    return _under(torch_key, jax_path, made)
 
 
-def _transformer(torch_key: str, jax_path: str) -> list[Rule]:
+def _transformer() -> list[Rule]:
     layer, block = "blocks.{i}", "blocks"
-    made = [
+    return [
         Rule("OFF_tok", "offset_token", leading(2)),
         Rule("MOD_tok", "modality_token", leading(2)),
         Rule("pos_emb_cfg.pos_emb", "pos_embed", leading(1)),
@@ -123,20 +101,19 @@ def _transformer(torch_key: str, jax_path: str) -> list[Rule]:
         *_norm("ln_f", "norm"),
         *_dense("off_head", "head"),
     ]
-    return _under(torch_key, jax_path, made)
 
 
-def _aggregation(name: str) -> list[Rule]:
-    """An encoder layer with its own class token, named alike on both sides."""
+def _aggregation(cfg: SyncJudgeConfig) -> list[Rule]:
+    """The layer that sums up a time step, the same as the picture half's."""
+    torch_key, jax_path = f"{synchformer.VISUAL}spatial_attn_agg.", "visual/spatial_attn_agg/"
     return [
-        Rule(f"{name}.cls_token", f"{name}/cls_token", leading(2)),
-        Rule(f"{name}.self_attn.in_proj_weight", f"{name}/self_attn/in_proj/kernel", TRANSPOSE),
-        Rule(f"{name}.self_attn.in_proj_bias", f"{name}/self_attn/in_proj/bias"),
-        *_dense(f"{name}.self_attn.out_proj", f"{name}/self_attn/out_proj"),
-        *_dense(f"{name}.linear1", f"{name}/linear1"),
-        *_dense(f"{name}.linear2", f"{name}/linear2"),
-        *_norm(f"{name}.norm1", f"{name}/norm1"),
-        *_norm(f"{name}.norm2", f"{name}/norm2"),
+        Rule(
+            rule.torch_key.replace(torch_key, "freq_attn_agg."),
+            rule.jax_path.replace(jax_path, "freq_attn_agg/"),
+            rule.how,
+        )
+        for rule in synchformer.table(cfg.visual)
+        if rule.torch_key.startswith(torch_key)
     ]
 
 
@@ -153,11 +130,3 @@ def _norm(torch_key: str, jax_path: str) -> list[Rule]:
 
 def _under(torch_key: str, jax_path: str, made: list[Rule]) -> list[Rule]:
     return [Rule(f"{torch_key}.{rule.torch_key}", f"{jax_path}/{rule.jax_path}", rule.how) for rule in made]
-
-
-def _tubelet(cfg: SynchformerConfig) -> How:
-    """Conv3d [out, colour, frame, y, x] <-> matrix [(frame, y, x, colour), out]."""
-    return How(
-        lambda x: x.transpose(2, 3, 4, 1, 0).reshape(-1, x.shape[0]),
-        lambda x: x.reshape(cfg.tubelet, cfg.patch, cfg.patch, 3, -1).transpose(4, 3, 0, 1, 2),
-    )
