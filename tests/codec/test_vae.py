@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from torch_states import assert_same_bytes
 
 from kfjax import module
 from kfjax.codec.vae import MelVAE, MPConv, VAEConfig, convolve
+from kfjax.convert.vae import CONFIGS, from_torch, to_torch
 
 SMALL = VAEConfig(bands=16, latent_dim=5, width=24, mel_blocks=1, latent_blocks=2)
 EDM2 = VAEConfig(variant="edm2", bands=16, latent_dim=5, width=8)
@@ -115,33 +117,19 @@ def test_edm2_convolution_preserves_magnitude():
     assert float(conv(draw((4, 64, 64))).std()) == pytest.approx(1, abs=0.05)
 
 
-def public_to_ours(weights, template):
-    """{"encoder.down.0.block.1.conv1.weight": [o, i, k]} -> our nested parameters: a change of names and axes."""
-    flat = {}
-    for key, value in weights.items():
-        path = key.removesuffix(".weight").replace(".", "/")
-        flat[f"{path}/kernel" if value.ndim == 3 else path] = value.transpose() if value.ndim == 3 else value
-    paths = list(module.flatten(template))
-    statistics = {"mel_mean": flat.pop("mel_mean"), "mel_std": flat.pop("mel_std"),
-                  "latent_mean": np.zeros(40, np.float32), "latent_std": np.ones(40, np.float32)}
-    flat |= statistics
-    assert sorted(flat) == sorted(paths)
-    return jax.tree.unflatten(jax.tree.structure(template), [flat[path] for path in paths])
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not REFERENCE.exists(), reason="reference outputs are not at hand")
 def test_edm2_equals_the_public_vae(monkeypatch):
     monkeypatch.syspath_prepend(REFERENCE.parents[1])
     import keyed_weights
 
-    cfg = VAEConfig(variant="edm2", width=512)
-    template = module.shapes(MelVAE, cfg)
-    reference = {k: v for k, v in np.load(REFERENCE).items()}
+    cfg, reference = CONFIGS["44k"], dict(np.load(REFERENCE))
     weights = keyed_weights.state_dict(REFERENCE)
-    weights |= {"mel_mean": reference["const/data_mean"].ravel(), "mel_std": reference["const/data_std"].ravel()}
-    params = public_to_ours(weights, template)
-    assert module.count(template) == 305479682 + 2 * 40 + 2 * 128
+    weights |= {name: reference[f"const/{name}"] for name in ("data_mean", "data_std")}
+    params = from_torch(weights, cfg)
+    assert_same_bytes(to_torch(params, cfg), weights)
+    # No statistics of latents: the reference's are the network's own.
+    params |= {"latent_mean": np.zeros(40, np.float32), "latent_std": np.ones(40, np.float32)}
     encode = jax.jit(lambda p, mel: module.bind(MelVAE, cfg, p).posterior(mel))
     decode = jax.jit(lambda p, latent: module.bind(MelVAE, cfg, p).decode_raw(latent))
     ours = lambda name: reference[name].transpose(0, 2, 1)
@@ -152,3 +140,7 @@ def test_edm2_equals_the_public_vae(monkeypatch):
     latent = posterior.mean + posterior.std * ours("in/eps")
     assert relative(decode(params, ours("out/mean")), "out/decoded") < 1e-5
     assert relative(latent, "out/sample_with_eps") < 1e-5
+    half = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), params)
+    lower = decode(half, jnp.asarray(ours("out/mean"), jnp.bfloat16))
+    assert lower.dtype == jnp.bfloat16
+    assert relative(lower.astype(jnp.float32), "out/decoded") < 3.5e-2
