@@ -4,11 +4,11 @@ Runs only where torch and transformers are installed (the `dev` extra); everythi
 them, except the token ids of `test_tokenizer.py`.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kfjax.convert import clip, t5
 from kfjax.encoders.clip import (
     PIXEL_MEAN,
     PIXEL_STD,
@@ -42,52 +42,43 @@ def randomised(model, std=0.3):
     return model.eval(), {name: value.numpy() for name, value in model.state_dict().items()}
 
 
-def layers(tree, depth):
-    """`tree(i)` of every layer, leaves stacked."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *(tree(i) for i in range(depth)))
+def open_clip_state(w, prefix):
+    """One tower of transformers under open_clip's names: q, k and v are one matrix there."""
+    names = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+    names["self_attn.out_proj"] = "attn.out_proj"
+    state = {}
+    for key, value in w.items():
+        layer, _, name = key.removeprefix(f"{prefix}.encoder.layers.").partition(".")
+        if not layer.isdigit():
+            continue
+        module, kind = name.rsplit(".", 1)
+        if module in names:
+            state[f"resblocks.{layer}.{names[module]}.{kind}"] = value
+        elif module == "self_attn.q_proj":
+            parts = [w[key.replace("q_proj", f"{part}_proj")] for part in "qkv"]
+            state[f"resblocks.{layer}.attn.in_proj_{kind}"] = np.concatenate(parts)
+    return state
 
 
-def t5_params(w, depth):
-    def block(i):
-        attention, forward = f"encoder.block.{i}.layer.0.", f"encoder.block.{i}.layer.1."
-        return {
-            "norm1": {"scale": w[attention + "layer_norm.weight"]},
-            "norm2": {"scale": w[forward + "layer_norm.weight"]},
-            "attention": {k: {"kernel": w[f"{attention}SelfAttention.{k}.weight"].T} for k in "qkvo"},
-            "feed_forward": {k: {"kernel": w[f"{forward}DenseReluDense.{k}.weight"].T} for k in ("wi", "wo")},
-        }
-
-    return {
-        "embed": {"embedding": w["shared.weight"]},
-        "relative_bias": w["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"],
-        "blocks": layers(block, depth),
-        "norm": {"scale": w["encoder.final_layer_norm.weight"]},
+def open_clip_file(w):
+    """A whole CLIPModel of transformers as open_clip's file."""
+    v, t = "vision_model", "text_model"
+    state = {
+        "visual.conv1.weight": w[f"{v}.embeddings.patch_embedding.weight"],
+        "visual.class_embedding": w[f"{v}.embeddings.class_embedding"],
+        "visual.positional_embedding": w[f"{v}.embeddings.position_embedding.weight"],
+        "visual.proj": w["visual_projection.weight"].T,
+        "token_embedding.weight": w[f"{t}.embeddings.token_embedding.weight"],
+        "positional_embedding": w[f"{t}.embeddings.position_embedding.weight"],
+        "text_projection": w["text_projection.weight"].T,
+        "logit_scale": w["logit_scale"],
     }
-
-
-def dense(w, name):
-    return {"kernel": w[f"{name}.weight"].T, "bias": w[f"{name}.bias"]}
-
-
-def norm(w, name):
-    return {"scale": w[f"{name}.weight"], "bias": w[f"{name}.bias"]}
-
-
-def clip_blocks(w, prefix, depth):
-    def block(i):
-        at = f"{prefix}.layers.{i}."
-        parts = [dense(w, f"{at}self_attn.{k}_proj") for k in "qkv"]
-        return {
-            "ln_1": norm(w, at + "layer_norm1"),
-            "ln_2": norm(w, at + "layer_norm2"),
-            "attn": {
-                "in_proj": {k: np.concatenate([p[k] for p in parts], -1) for k in ("kernel", "bias")},
-                "out_proj": dense(w, at + "self_attn.out_proj"),
-            },
-            "mlp": {"c_fc": dense(w, at + "mlp.fc1"), "c_proj": dense(w, at + "mlp.fc2")},
-        }
-
-    return layers(block, depth)
+    for kind in ("weight", "bias"):
+        state[f"visual.ln_pre.{kind}"] = w[f"{v}.pre_layrnorm.{kind}"]
+        state[f"visual.ln_post.{kind}"] = w[f"{v}.post_layernorm.{kind}"]
+        state[f"ln_final.{kind}"] = w[f"{t}.final_layer_norm.{kind}"]
+    state |= {f"visual.transformer.{key}": value for key, value in open_clip_state(w, v).items()}
+    return state | {f"transformer.{key}": value for key, value in open_clip_state(w, t).items()}
 
 
 @pytest.mark.parametrize("length", [7, 90])
@@ -102,8 +93,12 @@ def test_t5(length):
     ids = rng.integers(0, 50, (3, length)).astype(np.int32)
     mask = np.arange(length) < np.array([[length], [length // 2], [1]])
     want = model(input_ids=torch.tensor(ids).long(), attention_mask=torch.tensor(mask).long()).last_hidden_state
-    got = bind(T5Encoder, cfg, t5_params(w, 3))(ids, mask)
+    params = t5.from_torch(w, cfg)
+    got = bind(T5Encoder, cfg, params)(ids, mask)
     assert distance(got, want) < TOLERANCE
+    written = {name: torch.tensor(value) for name, value in t5.to_torch(params, cfg).items()}
+    missing, unexpected = model.load_state_dict(written, strict=False)
+    assert (set(missing) - {t5.COPY}, unexpected) == (set(), [])
 
 
 def test_t5_buckets_to_far_distances():
@@ -114,48 +109,31 @@ def test_t5_buckets_to_far_distances():
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
-def test_clip_vision(activation):
-    cfg = CLIPVisionConfig(
-        size=30, patch=8, width=24, depth=3, heads=4, mlp_width=50, out_dim=10, activation=activation, normalize=False
+def test_clip(activation):
+    tower = {"width": 24, "depth": 3, "heads": 4, "mlp_width": 50, "activation": activation, "normalize": False}
+    cfg = clip.CLIPConfig(
+        vision=CLIPVisionConfig(size=30, patch=8, out_dim=10, **tower),
+        text=CLIPTextConfig(vocab=60, length=20, **tower),
     )
-    theirs = transformers.CLIPVisionConfig(
-        hidden_size=24, intermediate_size=50, projection_dim=10, num_hidden_layers=3, num_attention_heads=4,
-        image_size=30, patch_size=8, hidden_act=activation,
-    )  # fmt: skip
-    model, w = randomised(transformers.CLIPVisionModelWithProjection(theirs))
+    sizes = {"hidden_size": 24, "intermediate_size": 50, "num_hidden_layers": 3, "num_attention_heads": 4}
+    sizes["hidden_act"] = activation
+    ends = {"eos_token_id": 59, "bos_token_id": 58, "pad_token_id": 0}
+    theirs = transformers.CLIPConfig(
+        vision_config=sizes | {"image_size": 30, "patch_size": 8},
+        text_config=sizes | ends | {"vocab_size": 60, "max_position_embeddings": 20},
+        projection_dim=10,
+    )
+    model, w = randomised(transformers.CLIPModel(theirs))
+    tree = clip.from_torch(open_clip_file(w), cfg)
+
     frames = np.random.default_rng(0).integers(0, 256, (2, 3, 30, 30, 3), np.uint8)
     pixels = (torch.tensor(frames).float() / 255 - torch.tensor(PIXEL_MEAN)) / torch.tensor(PIXEL_STD)
-    want = model(pixel_values=pixels.flatten(0, 1).permute(0, 3, 1, 2)).image_embeds.view(2, 3, 10)
-    v = "vision_model"
-    kernel = w[f"{v}.embeddings.patch_embedding.weight"]
-    params = {
-        "conv1": {"kernel": kernel.transpose(2, 3, 1, 0).reshape(-1, 24)},
-        "class_embedding": w[f"{v}.embeddings.class_embedding"],
-        "positional_embedding": w[f"{v}.embeddings.position_embedding.weight"],
-        "ln_pre": norm(w, f"{v}.pre_layrnorm"),
-        "ln_post": norm(w, f"{v}.post_layernorm"),
-        "blocks": clip_blocks(w, f"{v}.encoder", 3),
-        "proj": w["visual_projection.weight"].T,
-    }
-    assert distance(bind(CLIPVision, cfg, params)(frames), want) < TOLERANCE
+    pooled = model.vision_model(pixel_values=pixels.flatten(0, 1).permute(0, 3, 1, 2)).pooler_output
+    want = model.visual_projection(pooled).view(2, 3, 10)
+    assert distance(bind(CLIPVision, cfg.vision, tree["vision"])(frames), want) < TOLERANCE
 
-
-def test_clip_text():
-    cfg = CLIPTextConfig(vocab=60, length=20, width=24, depth=3, heads=4, mlp_width=50, normalize=False)
-    theirs = transformers.CLIPTextConfig(
-        vocab_size=60, hidden_size=24, intermediate_size=50, num_hidden_layers=3, num_attention_heads=4,
-        max_position_embeddings=20, hidden_act="quick_gelu", eos_token_id=59, bos_token_id=58, pad_token_id=0,
-    )  # fmt: skip
-    model, w = randomised(transformers.CLIPTextModel(theirs))
     ids = np.random.default_rng(0).integers(0, 60, (3, 20)).astype(np.int32)
-    want = model(input_ids=torch.tensor(ids).long()).last_hidden_state
-    w = {name.removeprefix("text_model."): value for name, value in w.items()}  # a prefix of older versions
-    params = {
-        "token_embedding": {"embedding": w["embeddings.token_embedding.weight"]},
-        "positional_embedding": w["embeddings.position_embedding.weight"],
-        "blocks": clip_blocks(w, "encoder", 3),
-        "ln_final": norm(w, "final_layer_norm"),
-    }
-    assert distance(bind(CLIPText, cfg, params)(ids), want) < TOLERANCE
-    short = bind(CLIPText, cfg, params)(jnp.asarray(ids[:, :9]))
+    want = model.text_model(input_ids=torch.tensor(ids).long()).last_hidden_state
+    assert distance(bind(CLIPText, cfg.text, tree["text"])(ids), want) < TOLERANCE
+    short = bind(CLIPText, cfg.text, tree["text"])(jnp.asarray(ids[:, :9]))
     assert distance(short, want[:, :9]) < TOLERANCE  # causal: later tokens do not matter
