@@ -115,8 +115,9 @@ def test_vit_is_transformers_ast():
         )
     ).eval()  # fmt: skip
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0.1, 0.3)
+        for name, parameter in model.named_parameters():
+            # Hardly anything enters the first norm: another epsilon would show.
+            parameter.normal_(0.1, 0.3).mul_(1e-3 if name.startswith("embeddings") else 1)
     spectrogram = np.random.default_rng(0).standard_normal((2, cfg.frames, cfg.bands)).astype(np.float32)
     want = model(torch.from_numpy(spectrogram)).last_hidden_state.detach().numpy()
     state = {key: value.numpy() for key, value in model.state_dict().items()}
