@@ -49,6 +49,24 @@ def test_the_parameters_are_the_encoders():
     assert tokens.shape == (2, 8, 6)
 
 
+def test_tokens_match_torch():
+    torch = pytest.importorskip("torch")
+    from torch_synchformer import Visual
+
+    state = {key: value * np.float32(0.3) for key, value in random_state(synchformer, SMALL).items()}
+    theirs = Visual(SMALL).eval()
+    theirs.load_state_dict(
+        {key.removeprefix(synchformer.VISUAL): torch.from_numpy(value) for key, value in state.items()}, strict=True
+    )
+    frames = np.random.default_rng(1).integers(0, 256, (2, 21, 12, 12, 3), np.uint8)
+    with torch.no_grad():
+        want = theirs(torch.from_numpy(frames)).flatten(1, 2).numpy()
+    params = synchformer.from_torch(state, SMALL)["visual"]
+    got = jax.jit(module.bind(Synchformer, SMALL, params))(frames)
+    assert got.shape == want.shape
+    assert np.linalg.norm(got - want) / np.linalg.norm(want) < 1e-5
+
+
 def test_a_tubelet_is_read_frame_by_frame():
     state = random_state(synchformer, SMALL)
     kernel = synchformer.from_torch(state, SMALL)["visual"]["patch_embed"]["proj"]["kernel"]

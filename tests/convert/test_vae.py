@@ -59,6 +59,39 @@ def test_a_vae_is_complete_with_the_latents_statistics():
     assert posterior.mean.shape == (2, 4, 3)
 
 
+encode = jax.jit(lambda params, mel: module.bind(MelVAE, SMALL, params).posterior(mel))
+decode = jax.jit(lambda params, latent: module.bind(MelVAE, SMALL, params).decode_raw(latent))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_encode_and_decode_match_torch(scale):
+    """Small kernels and mels expose the norms' epsilons."""
+    torch = pytest.importorskip("torch")
+    from torch_vae import VAE
+
+    state = random_state(vae, SMALL)
+    state |= {key: value * np.float32(scale) for key, value in state.items() if key.endswith(".weight")}
+    state["data_std"] = np.abs(state["data_std"]) + np.float32(0.5)
+    theirs = VAE(SMALL)
+    theirs.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()}, strict=True)
+    latent = {"latent_mean": np.zeros(3, np.float32), "latent_std": np.ones(3, np.float32)}
+    params = vae.from_torch(state, SMALL) | latent
+    mel = np.random.default_rng(1).standard_normal((2, 10, 6), np.float32) * np.float32(scale)
+    with torch.no_grad():
+        mean, std = (x.numpy().transpose(0, 2, 1) for x in theirs.encode(torch.from_numpy(mel).transpose(1, 2)))
+        decoded = theirs.decode(torch.from_numpy(mean).transpose(1, 2)).numpy().transpose(0, 2, 1)
+    posterior = encode(params, mel)
+    assert distance(posterior.mean, mean) < 1e-5
+    assert distance(posterior.std, std) < 1e-5
+    assert distance(decode(params, mean), decoded) < 1e-5
+
+
+def distance(got, want):
+    """Relative L2."""
+    assert got.shape == want.shape
+    return np.linalg.norm(np.asarray(got) - want) / np.linalg.norm(want)
+
+
 def test_another_rate_is_refused_with_every_difference():
     broken = random_state(vae, SMALL) | {"quant_conv.weight": np.zeros((6, 6, 1))}
     del broken["data_std"]
