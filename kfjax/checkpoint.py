@@ -52,23 +52,25 @@ def save_params(path: str | Path, params: Params, *, dtype: str | None = None) -
         temporary.unlink(missing_ok=True)
 
 
-def load_params(path: str | Path, expected: Params | None = None) -> Params:
+def load_params(path: str | Path, expected: Params | None = None, *, skip: str = "") -> Params:
     """Read a weights file; floating-point leaves come back as float32.
 
     Args:
       expected: nested dict of shapes (`module.shapes`) that the file must match exactly.
+      skip: a branch at the root that is neither read nor checked.
 
     Raises:
       WeightsError: unreadable file; missing, unknown or misshapen tensors; NaN or infinite values. All at once.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors import SafetensorError, safe_open
 
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"no weights at {path}: expected a .safetensors file; check the model directory")
     try:
-        flat = {name: _float32(x) for name, x in load_file(path).items()}
+        with safe_open(path, "numpy") as file:
+            names = [name for name in file.keys() if not (skip and name.startswith(f"{skip}/"))]  # noqa: SIM118
+            flat = {name: _float32(file.get_tensor(name)) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} is not a readable .safetensors file ({error}); copy or export it again") from None
     problems = _differences(flat, flatten(expected)) if expected is not None else []

@@ -1,4 +1,4 @@
-"""The command line: kfjax generate | train | doctor. Arguments in, exit code out; the work is done elsewhere."""
+"""The command line: kfjax generate | convert | train | doctor. No logic: the work is done elsewhere."""
 from __future__ import annotations
 
 import signal
@@ -29,6 +29,13 @@ Make sound for a video, a prompt, a folder of videos or a table of both.
   kfjax generate clips/ --output sounds/                       every video of a folder; run again to resume
   kfjax generate clips.csv --output sounds/                    columns video, prompt, negative_prompt, duration, seed
 """
+CONVERT = """\
+Public PyTorch weights, numerically the same here: MMAudio, its VAEs, BigVGAN, CLIP, Synchformer, T5.
+
+  kfjax convert downloads/ mmaudio            every weights file of a folder, into one model directory
+  kfjax convert v1-44.pth mmaudio             one more part
+  kfjax convert mmaudio again/ --to torch     the files as they were published, bit for bit
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,14 +48,15 @@ def _dispatch(argv: Sequence[str]) -> int:
         from kfjax.train.__main__ import main as train
 
         return train(argv[1:])
-    parser = command.Parser(prog="kfjax", description="Video to sound: generate, train.")
+    parser = command.Parser(prog="kfjax", description="Video to sound: generate, convert, train.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=command.Parser)
     _add_generate(commands)
+    _add_convert(commands)
     commands.add_parser("train", help="train a model from a config")
     commands.add_parser("doctor", help="say what is installed and where")
     args = parser.parse_args(argv)
-    return {"generate": _generate, "doctor": _doctor}[args.command](args)
+    return {"generate": _generate, "convert": _convert, "doctor": _doctor}[args.command](args)
 
 
 def _add_generate(commands) -> None:
@@ -74,9 +82,43 @@ def _add_generate(commands) -> None:
         "a folder for many; default: VIDEO.sound.mp4 in the working folder; overwritten")
     add("--audio-only", action="store_true", help="write .wav instead of a video")
     add("--keep-original", type=float, metavar="GAIN", help="mix in the video's own sound times this")
-    add("--model", default="built-in", metavar="FOLDER", help="model directory; default: the small built-in model")
+    add("--model", default="built-in", metavar="NAME|FOLDER", help="a published model's name (mmaudio-large-44k-v2, …) "
+        "or a model directory; default: the small built-in model")
+    add("--dtype", choices=("float32", "bfloat16"), help="of encoders and generator; default: bfloat16 on accelerators")
+    add("--memory-report", action="store_true", help="say what memory each stage will need, and stop")
     add("--plot", nargs="?", const="", metavar="PNG",
         help="also draw frames, waveform and mel over time; default name: the output's, .png")
+
+
+def _add_convert(commands) -> None:
+    parser = commands.add_parser(
+        "convert", help="public PyTorch weights into a model directory, and back", description=CONVERT,
+        formatter_class=RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("source", type=Path, metavar="SRC", help="weights file, folder of them, or (with --to torch) model directory")
+    add("target", type=Path, metavar="DST", nargs="?", help="model directory, or (with --to torch) folder or file")
+    add("--to", choices=("kfjax", "torch"), default="kfjax", help="direction (default kfjax)")
+    add("--inside", metavar="KEY", help="key of the state dict in a file that holds several things")
+    add("--format", choices=("pth", "safetensors"), default="pth", help="with --to torch into a folder (default pth)")
+    add("--dry-run", action="store_true", help="print where every tensor would go; write nothing")
+
+
+def _convert(args: Namespace) -> int:
+    from kfjax.convert import directory
+
+    if args.target is None and not args.dry_run:
+        raise ValueError("DST: got none, expected a folder to write to; give one, or --dry-run")
+    if args.dry_run and args.to == "torch":
+        raise ValueError("--dry-run: got --to torch, expected to read torch weights; leave one of them out")
+    if args.dry_run:
+        for path in directory.weight_files(args.source):
+            print(*directory.mapping(path, inside=args.inside), sep="\n")
+    elif args.to == "torch":
+        directory.export(args.source, args.target, suffix=f".{args.format}")
+    else:
+        directory.convert(args.source, args.target, inside=args.inside)
+    return 0
 
 
 def _generate(args: Namespace) -> int:
@@ -88,7 +130,10 @@ def _generate(args: Namespace) -> int:
     from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for
     from kfjax.jobs import run_all
 
-    model = pipeline.load(args.model)
+    model = pipeline.load(args.model, dtype=args.dtype)
+    if args.memory_report:
+        print(model.memory_report(jobs[0].video, jobs[0].duration))
+        return 0
     if model.built_in:
         command.say(SMALL_WORLD)
     if not many:

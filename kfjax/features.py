@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from kfjax.encoders.clip import CLIPVision
+from kfjax.encoders.clip import CLIPText, CLIPTextConfig, CLIPVision
 from kfjax.encoders.synchformer import Synchformer
 from kfjax.encoders.t5 import T5Encoder
 from kfjax.encoders.tokenizer import Tokenizer
@@ -58,13 +58,22 @@ def make_excerpt(
     )
 
 
+def encode_text(params: Params, cfg: SystemConfig, excerpt: Excerpt) -> tuple[Array, Array]:
+    """(hidden states [b l ·], mask [b l]). CLIP's tower was trained with its padding, which is text too."""
+    if isinstance(cfg.text, CLIPTextConfig):
+        hidden = bind(CLIPText, cfg.text, params)(excerpt.text_ids)
+        return hidden, jnp.ones(hidden.shape[:2], bool)
+    return bind(T5Encoder, cfg.text, params)(excerpt.text_ids, excerpt.text_mask), jnp.asarray(excerpt.text_mask)
+
+
 def encode(params: Params, cfg: SystemConfig, excerpt: Excerpt) -> Features:
     """Run the three encoders. `params` has the parts clip, sync and text."""
+    text, text_mask = encode_text(params["text"], cfg, excerpt)
     return Features(
         clip=bind(CLIPVision, cfg.clip, params["clip"])(excerpt.clip_frames),
         sync=bind(Synchformer, cfg.sync, params["sync"])(excerpt.sync_frames),
-        text=bind(T5Encoder, cfg.text, params["text"])(excerpt.text_ids, excerpt.text_mask),
-        text_mask=jnp.asarray(excerpt.text_mask),
+        text=text,
+        text_mask=text_mask,
         seconds_start=jnp.asarray(excerpt.seconds_start),
         seconds_total=jnp.asarray(excerpt.seconds_total),
         has_video=jnp.asarray(excerpt.has_video),

@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from kfjax import features, media, rates, system
 from kfjax.codec import audio_codec
+from kfjax.convert import hub
 from kfjax.flow import sampler
 from kfjax.media.write import AUDIO_FORMATS
 from kfjax.mmdit.mmdit import MMDiT, MMDiTConfig
@@ -39,6 +41,7 @@ MAX_PROMPT_CHARACTERS = 1000  # several times what 77 tokens hold
 
 Progress = Callable[[str, float], None]  # (what happens now, share that is done)
 Method = Literal["euler", "heun"]
+Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,28 @@ class Result:
 class Model:
     """A system ready to generate; made by `load`."""
 
-    def __init__(self, system: System, *, built_in: bool = False):
+    def __init__(self, system: System, *, built_in: bool = False, dtype: Dtype | None = None):
         # Switches of training, which cost compile time here.
         self.cfg = replace(system.cfg, mmdit=replace(system.cfg.mmdit, remat=False, unroll=False))
         self.built_in = built_in
+        self.dtype = jnp.dtype(dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
         self._tokenizer = system.tokenizer
-        self._params = jax.device_put(system.params)
+        # A system in one file is small and stays on the device; the parts of a large one come and go.
+        whole = isinstance(system.params, dict)
+        self._params = self._placed(system.params) if whole else system.params
+        self._resident = whole
+
+    def _placed(self, params: Mapping[str, Params]) -> Mapping[str, Params]:
+        """On the device; what is not of the codec in `dtype` (the codec's sums would be heard to be rounded)."""
+        codec = self.cfg.codec.parts()
+        return {
+            name: jax.device_put(part if name in codec else _cast(part, self.dtype)) for name, part in params.items()
+        }
+
+    def _parts(self, *names: str) -> Mapping[str, Params]:
+        """These parts on the device, until the caller lets go of them."""
+        chosen = {name: self._params[name] for name in names}
+        return chosen if self._resident else self._placed(chosen)
 
     def generate(
         self,
@@ -148,24 +167,64 @@ class Model:
         lengths = rates.lengths(bucket_seconds(seconds), self.cfg.rates)
         frames = None if video is None else _read(video, self.cfg, lengths)
         say("encoding", 0.1)
-        encoded = self._features(frames, prompt, lengths, seconds)
-        negative = self._features(None, negative_prompt, lengths, seconds) if scales.negative else None
+        avoided = negative_prompt if scales.negative else None
+        encoded, negative = self._encoded(frames, prompt, avoided, lengths, seconds)
         weights = scales.weights(has_video=video is not None)
         branches = _branches(encoded, tuple(weights), negative)
-        waves = []
+        mmdit = self._parts("mmdit")["mmdit"]
+        latents = []
         for k in range(samples):
-            say("sampling", 0.2 + 0.8 * k / samples)
-            latents = _sample(
-                self._params["mmdit"], self.cfg.mmdit, branches, np.array([*weights.values()], np.float32),
+            say("sampling", 0.2 + 0.6 * k / samples)
+            latents.append(jax.block_until_ready(_sample(
+                mmdit, self.cfg.mmdit, branches, np.array([*weights.values()], np.float32),
                 np.int32(steps), np.uint32(seed), np.uint32(k), latents=lengths.latents, method=method,
-            )  # fmt: skip
-            say("decoding", 0.2 + 0.8 * (k + 0.7) / samples)
-            codec = {part: self._params[part] for part in system.CODEC_PARTS}
-            wave = np.asarray(_decode(codec, self.cfg, latents, encoded)[0])
+            )))  # fmt: skip
+        del mmdit
+        codec, waves = self._parts(*self.cfg.codec.parts()), []
+        for k, latent in enumerate(latents):
+            say("decoding", 0.8 + 0.2 * k / samples)
+            wave = np.asarray(_decode(codec, self.cfg, latent, encoded)[0])
             waves.append(_finished(wave[: rates.exact_samples(seconds, self.cfg.rates)], original))
         say("done", 1.0)
         path = None if video is None or isinstance(video, Video) else Path(video)
         return Result(np.stack(waves), self.cfg.rates.sample_rate_hz, seconds, path)
+
+    def memory_report(self, video: str | Path | Video | None = None, duration: float | None = None) -> str:
+        """What every stage will need for one clip, from its compiled program: nothing is read or allocated.
+
+        Raises:
+          ValueError: as `generate`.
+        """
+        lengths = rates.lengths(bucket_seconds(_seconds(video, duration)), self.cfg.rates)
+        cast = lambda part: jax.eval_shape(partial(_cast, dtype=self.dtype), part)
+        parts = system.part_shapes(self.cfg).items()
+        params = {name: part if name in self.cfg.codec.parts() else cast(part) for name, part in parts}
+        blank = lambda count, size: np.broadcast_to(np.uint8(0), (count, size, size, 3))
+        frames = Video(blank(lengths.clip, self.cfg.clip.size), blank(lengths.sync_frames, self.cfg.sync.size), 0.0)
+        excerpt = features.make_excerpt(self.cfg, self._tokenizer, lengths, 1.0, frames, ["a sound"])
+        encoders = {name: params[name] for name in ("clip", "sync", "text")}
+        encoded = jax.eval_shape(partial(_encode, cfg=self.cfg), encoders, excerpt=excerpt)
+        branches = jax.eval_shape(partial(_branches, branches=("full", "empty"), negative=None), encoded)
+        number = jax.ShapeDtypeStruct((), np.int32)
+        latents = jax.ShapeDtypeStruct((1, lengths.latents, self.cfg.mmdit.latent_dim), np.float32)
+        scales = jax.ShapeDtypeStruct((2,), np.float32)
+        sample = _sample.lower(params["mmdit"], self.cfg.mmdit, branches, scales, number, number, number,
+                               latents=lengths.latents, method="euler")  # fmt: skip
+        codec = {name: params[name] for name in self.cfg.codec.parts()}
+        stages = {
+            "encode": (encoders, _encode.lower(encoders, self.cfg, excerpt)),
+            "sample": (params["mmdit"], sample),
+            "decode": (codec, _decode.lower(codec, self.cfg, latents, encoded)),
+        }
+        rows = {name: (_bytes(held), lowered.compile().memory_analysis()) for name, (held, lowered) in stages.items()}
+        held = sum(weights for weights, _ in rows.values()) if self._resident else 0
+        title = f"MB, {self.dtype}, {lengths.latents} latents"
+        lines = [f"{'stage':8}{'weights':>12}{'working':>12}{'at most':>12}  {title}"]
+        for name, (weights, plan) in rows.items():
+            most = max(held, weights) + plan.temp_size_in_bytes + plan.output_size_in_bytes
+            numbers = (weights, plan.temp_size_in_bytes, most)
+            lines.append(f"{name:8}" + "".join(f"{number / 1e6:12.1f}" for number in numbers))
+        return "\n".join(lines)
 
     def _scales(self, guidance, video, text, negative, negative_prompt: str) -> sampler.Guidance:
         defaults, avoided = self.cfg.defaults, bool(negative_prompt.strip())
@@ -178,12 +237,23 @@ class Model:
             negative=(defaults.negative if negative is None else negative) if avoided else 0.0,
         )
 
-    def _features(self, video: Video | None, prompt: str, lengths: rates.Lengths, seconds: float) -> Features:
-        """What the generator reads, [1, ...]."""
+    def _encoded(
+        self, video: Video | None, prompt: str, negative: str | None, lengths: rates.Lengths, seconds: float
+    ) -> tuple[Features, Features | None]:
+        """What the generator reads, [1, ...]: of the clip, and of the negative prompt where there is one."""
+        encoders = self._parts("clip", "sync", "text")
+        made = self._features(encoders, video, prompt, lengths, seconds)
+        if negative is None:
+            return made, None
+        return made, self._features(encoders, None, negative, lengths, seconds)
+
+    def _features(
+        self, encoders: Mapping[str, Params], video: Video | None, prompt: str, lengths: rates.Lengths, seconds: float
+    ) -> Features:
         # Without a video the encoders see the fewest frames they take: one compiled program for all durations.
         shape = lengths if video is not None else rates.lengths(rates.MIN_SECONDS, self.cfg.rates)
         excerpt = features.make_excerpt(self.cfg, self._tokenizer, shape, seconds, video, [prompt])
-        encoded = _encode({part: self._params[part] for part in ("clip", "sync", "text")}, self.cfg, excerpt)
+        encoded = _encode(encoders, self.cfg, excerpt)
         if video is not None:
             return encoded
         # The masks make these features irrelevant; only their lengths count.
@@ -191,18 +261,25 @@ class Model:
         return encoded._replace(clip=blank(encoded.clip, lengths.clip), sync=blank(encoded.sync, lengths.sync))
 
 
-def load(model: str | Path = "built-in") -> Model:
-    """Read a model directory ("built-in": the small model that ships with the package) and set up the program cache.
+def load(model: str | Path = "built-in", *, dtype: Dtype | None = None) -> Model:
+    """Read a model and set up the program cache.
+
+    Args:
+      model: "built-in", the small model that ships with the package; a model directory; or the name of a published
+        model (`kfjax.convert.hub.MODELS`), which is fetched and converted once.
+      dtype: of encoders and generator. Default: float32 on a CPU, bfloat16 on an accelerator.
 
     Raises:
-      ValueError: no such directory, or one that does not fit together.
+      ValueError: no such model, or one that does not fit together; parts that could not be fetched.
     """
     use_program_cache()
-    if str(model) != "built-in":
-        return Model(system.load(model))
-    if not BUILT_IN.is_dir():
-        raise ValueError(f"this installation has no built-in model (expected {BUILT_IN}); give the folder of a model")
-    return Model(system.load(BUILT_IN), built_in=True)
+    if str(model) == "built-in":
+        if not BUILT_IN.is_dir():
+            raise ValueError(f"this installation has no built-in model (expected {BUILT_IN}); give another model")
+        return Model(system.load(BUILT_IN), built_in=True, dtype=dtype)
+    if str(model) in hub.MODELS and not Path(model).exists():
+        model = hub.fetch(str(model), cache_folder() / "models")
+    return Model(system.load(model), dtype=dtype)
 
 
 def cache_folder() -> Path:
@@ -264,7 +341,8 @@ def _sample(
     network = bind(MMDiT, cfg, params)
     conditions = network.prepare(branches, latents)
     noise = jax.random.normal(jax.random.fold_in(jax.random.key(seed), version), (1, latents, cfg.latent_dim))
-    velocity = sampler.guided(lambda x, t: network(x, t, conditions), weights)
+    dtype = conditions.pooled.dtype
+    velocity = sampler.guided(lambda x, t: network(x.astype(dtype), t, conditions), weights)
     return sampler.integrate(velocity, noise, steps, method)
 
 
@@ -272,8 +350,16 @@ def _sample(
 def _decode(
     params: Params, cfg: SystemConfig, latents: Float[Array, "1 n d"], encoded: Features
 ) -> Float[Array, "1 t 2"]:
-    seen = features.seen_by_stereo(cfg, encoded, latents.shape[1])
+    seen = None if cfg.codec.stereo is None else features.seen_by_stereo(cfg, encoded, latents.shape[1])
     return audio_codec.decode(params, cfg.codec, latents, seen, encoded.has_video)
+
+
+def _bytes(params: Params) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+
+
+def _cast(params: Params, dtype: jnp.dtype) -> Params:
+    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, params)
 
 
 def _seconds(video: str | Path | Video | None, duration: float | None) -> float:

@@ -1,7 +1,8 @@
 """The system: every part's configuration and weights together, and the model directory that holds them.
 
-A model directory has `config.json` (a `SystemConfig`), `model.safetensors` (names begin with the part: text, clip,
-sync, mmdit, vae, stereo, vocoder), `tokenizer.json` and, for people, `MODEL_CARD.md`.
+A model directory has `config.json` (a `SystemConfig`), `tokenizer.json`, for people `MODEL_CARD.md`, and the weights:
+`model.safetensors` (names begin with the part: text, clip, sync, mmdit, vae, stereo, vocoder), or, for large systems,
+one `PART.safetensors` a part, each read when it is needed.
 """
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,10 +20,7 @@ import jax
 from kfjax import config, module
 from kfjax.checkpoint import load_params, save_params
 from kfjax.codec.audio_codec import CodecConfig
-from kfjax.codec.stereo import Mono2Stereo
-from kfjax.codec.vae import MelVAE
-from kfjax.codec.vocoder import Vocoder
-from kfjax.encoders.clip import CLIPVision, CLIPVisionConfig
+from kfjax.encoders.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
 from kfjax.encoders.synchformer import Synchformer, SynchformerConfig
 from kfjax.encoders.t5 import T5Config, T5Encoder
 from kfjax.encoders.tokenizer import Tokenizer
@@ -29,9 +28,11 @@ from kfjax.mmdit.mmdit import MMDiT, MMDiTConfig
 from kfjax.module import Params
 from kfjax.rates import Rates
 
-CODEC_PARTS = ("vae", "stereo", "vocoder")
 #: What a model directory must hold.
-FILES = ("config.json", "model.safetensors", "tokenizer.json")
+FILES = ("config.json", "tokenizer.json")
+WEIGHTS = "model.safetensors"
+#: Branch of a part's file that holds what came with public weights and nothing here runs.
+UNUSED = "unused"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class SystemConfig:
     """
 
     mmdit: MMDiTConfig
-    text: T5Config = field(default_factory=T5Config)
+    text: T5Config | CLIPTextConfig = field(default_factory=T5Config)
     clip: CLIPVisionConfig = field(default_factory=CLIPVisionConfig)
     sync: SynchformerConfig = field(default_factory=SynchformerConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
@@ -70,10 +71,12 @@ class SystemConfig:
             "mmdit.clip_dim": (self.mmdit.clip_dim, self.clip.out_dim),
             "mmdit.sync_dim": (self.mmdit.sync_dim, self.sync.width),
             "mmdit.latent_dim": (self.mmdit.latent_dim, self.codec.vae.latent_dim),
-            "codec.stereo.clip_dim": (
-                self.codec.stereo.clip_dim, self.clip.out_dim if self.stereo_sees == "clip" else self.sync.width
-            ),
         }
+        if self.codec.stereo is not None:
+            seen = self.clip.out_dim if self.stereo_sees == "clip" else self.sync.width
+            pairs["codec.stereo.clip_dim"] = self.codec.stereo.clip_dim, seen
+        if isinstance(self.text, CLIPTextConfig):
+            pairs["text_tokens"] = self.text_tokens, self.text.length
         unequal = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
         wrong = [f"{name} is {got}, the part it reads gives {want}" for name, (got, want) in unequal.items()]
         if wrong:
@@ -82,13 +85,11 @@ class SystemConfig:
     def parts(self) -> dict[str, tuple[type, object]]:
         """Name -> (module class, its configuration)."""
         return {
-            "text": (T5Encoder, self.text),
+            "text": (T5Encoder if isinstance(self.text, T5Config) else CLIPText, self.text),
             "clip": (CLIPVision, self.clip),
             "sync": (Synchformer, self.sync),
             "mmdit": (MMDiT, self.mmdit),
-            "vae": (MelVAE, self.codec.vae),
-            "stereo": (Mono2Stereo, self.codec.stereo),
-            "vocoder": (Vocoder, self.codec.vocoder),
+            **self.codec.parts(),
         }
 
 
@@ -96,8 +97,34 @@ class System(NamedTuple):
     """A configuration, its weights and its tokenizer."""
 
     cfg: SystemConfig
-    params: Params
+    params: Mapping[str, Params]
     tokenizer: Tokenizer
+
+
+class PartFiles(Mapping[str, Params]):
+    """Part -> its weights, read from `PART.safetensors` every time it is asked for: nothing is kept.
+
+    Raises:
+      ValueError: files that are missing, all named at once.
+    """
+
+    def __init__(self, directory: Path, cfg: SystemConfig):
+        self._parts = cfg.parts()
+        self._files = {name: directory / f"{name}.safetensors" for name in self._parts}
+        missing = [path.name for path in self._files.values() if not path.is_file()]
+        if missing:
+            raise ValueError(
+                f"{directory} is not a whole model: missing {', '.join(missing)}; convert these parts into it too"
+            )
+
+    def __getitem__(self, name: str) -> Params:
+        return load_params(self._files[name], module.shapes(*self._parts[name]), skip=UNUSED)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
 
 
 def init_parts(cfg: SystemConfig, names: tuple[str, ...], key: jax.Array) -> Params:
@@ -125,7 +152,7 @@ def save(directory: str | Path, system: System, *, card: str = "", dtype: str | 
     temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
     try:
         (temporary / "config.json").write_text(json.dumps(config.to_dict(system.cfg), indent=1) + "\n")
-        save_params(temporary / "model.safetensors", system.params, dtype=dtype)
+        save_params(temporary / WEIGHTS, dict(system.params), dtype=dtype)
         system.tokenizer.save(temporary / "tokenizer.json")
         if card:
             (temporary / "MODEL_CARD.md").write_text(card)
@@ -147,11 +174,13 @@ def load(directory: str | Path) -> System:
     directory = Path(directory)
     if not directory.is_dir():
         raise ValueError(f"no model directory at {directory}: expected a folder with config.json and model.safetensors")
-    missing = [name for name in FILES if not (directory / name).is_file()]
+    in_parts = any((directory / f"{name}.safetensors").is_file() for name in ("mmdit", "clip", "text", "vae"))
+    needed = FILES if in_parts else (FILES[0], WEIGHTS, *FILES[1:])
+    missing = [name for name in needed if not (directory / name).is_file()]
     if missing:
         raise ValueError(f"{directory} is not a model directory: missing {', '.join(missing)}; export the model again")
     cfg = load_config(directory / "config.json")
-    params = load_params(directory / "model.safetensors", part_shapes(cfg))
+    params = PartFiles(directory, cfg) if in_parts else load_params(directory / WEIGHTS, part_shapes(cfg))
     return System(cfg, params, Tokenizer.load(directory / "tokenizer.json", cfg.text_tokens))
 
 

@@ -1,4 +1,7 @@
-"""The codec: mono waveform -> normalised latents, and latents with what the camera sees -> stereo waveform."""
+"""The codec: mono waveform -> normalised latents, and latents with what the camera sees -> stereo waveform.
+
+Public systems have no Mono2Stereo (`stereo=None`): both ears then hear the mono. Their vocoder is BigVGAN.
+"""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -9,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from kfjax import module
 from kfjax.codec import stereo
+from kfjax.codec.bigvgan import BigVGAN, BigVGANConfig
 from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.codec.stereo import Mono2Stereo, StereoConfig
 from kfjax.codec.vae import MelVAE, VAEConfig
@@ -18,7 +22,7 @@ from kfjax.structs import Posterior
 
 @dataclass(frozen=True)
 class CodecConfig:
-    """The four parts, which must agree on what a mel is.
+    """The mel and the three parts, which must agree on what a mel is. Without `stereo` the sound is mono.
 
     Raises:
       ValueError: they do not; all disagreements at once.
@@ -26,29 +30,39 @@ class CodecConfig:
 
     mel: MelConfig = field(default_factory=MelConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
-    stereo: StereoConfig = field(default_factory=StereoConfig)
-    vocoder: VocoderConfig = field(default_factory=VocoderConfig)
+    stereo: StereoConfig | None = field(default_factory=StereoConfig)
+    vocoder: VocoderConfig | BigVGANConfig = field(default_factory=VocoderConfig)
 
     def __post_init__(self):
         mel, vocoder = self.mel, self.vocoder
-        pairs = {
-            "vae.bands": (self.vae.bands, mel.bands),
-            "stereo.bands": (self.stereo.bands, mel.bands),
-            "stereo.mel_hz": (self.stereo.mel_hz, mel.sample_rate_hz / mel.hop),
-            "mel.log": (mel.log, "natural"),
-            "mel.fmin_hz": (mel.fmin_hz, 0.0),
-            "mel.fmax_hz": (mel.fmax_hz, mel.sample_rate_hz / 2),
-        }
-        for name in ("bands", "n_fft", "hop", "sample_rate_hz", "floor"):
-            pairs[f"vocoder.{name}"] = (getattr(vocoder, name), getattr(mel, name))
+        pairs = {"vae.bands": (self.vae.bands, mel.bands), "vocoder.bands": (vocoder.bands, mel.bands)}
+        pairs["vocoder.hop"] = vocoder.hop, mel.hop
+        if isinstance(vocoder, VocoderConfig):
+            pairs |= {f"vocoder.{name}": (getattr(vocoder, name), getattr(mel, name))
+                      for name in ("n_fft", "sample_rate_hz", "floor")}
+        if self.stereo is not None:
+            pairs["stereo.bands"] = self.stereo.bands, mel.bands
+            pairs["stereo.mel_hz"] = self.stereo.mel_hz, mel.sample_rate_hz / mel.hop
+        if self.stereo is not None or isinstance(vocoder, VocoderConfig):
+            pairs |= {
+                "mel.log": (mel.log, "natural"),
+                "mel.fmin_hz": (mel.fmin_hz, 0.0),
+                "mel.fmax_hz": (mel.fmax_hz, mel.sample_rate_hz / 2),
+            }
         wrong = [f"{name}: got {got}, expected {want}" for name, (got, want) in pairs.items() if got != want]
         if wrong:
             raise ValueError(f"codec parts disagree: {'; '.join(wrong)}; change one side")
 
+    def parts(self) -> dict[str, tuple[type, object]]:
+        """Name -> (module class, its configuration)."""
+        vocoder = Vocoder if isinstance(self.vocoder, VocoderConfig) else BigVGAN
+        stereo = {} if self.stereo is None else {"stereo": (Mono2Stereo, self.stereo)}
+        return {"vae": (MelVAE, self.vae), **stereo, "vocoder": (vocoder, self.vocoder)}
+
 
 def init(cfg: CodecConfig, key: Array) -> module.Params:
-    """Parameters of the parts that have any: {"vae", "stereo", "vocoder"}."""
-    parts = {"vae": (MelVAE, cfg.vae), "stereo": (Mono2Stereo, cfg.stereo), "vocoder": (Vocoder, cfg.vocoder)}
+    """Parameters of the parts: {"vae", "stereo" where there is one, "vocoder"}."""
+    parts = cfg.parts()
     keys = jax.random.split(key, len(parts))
     return {name: module.init(*part, k) for (name, part), k in zip(parts.items(), keys, strict=True)}
 
@@ -67,7 +81,7 @@ def decode(
     params: module.Params,
     cfg: CodecConfig,
     latents: Float[Array, "b n d"],
-    clip: Float[Array, "b v i"],
+    clip: Float[Array, "b v i"] | None,
     has_video: Bool[Array, " b"],
     *,
     coherent: bool = True,
@@ -76,13 +90,15 @@ def decode(
 
     Args:
       latents: normalised, as `encode` and the generator make them.
-      clip: the video's per-frame features, which tell where the sources are.
+      clip: the video's per-frame features, which tell where the sources are; not read without Mono2Stereo.
       has_video: where False, `clip` does not matter.
       coherent: vocode once and pan; (left + right) / 2 is then exactly the mono waveform. Otherwise each ear's mel
         is vocoded by itself, as in the paper.
     """
     mel = module.bind(MelVAE, cfg.vae, params["vae"]).decode(latents)
-    vocoder = module.bind(Vocoder, cfg.vocoder, params["vocoder"])
+    vocoder = module.bind(*cfg.parts()["vocoder"], params["vocoder"])
+    if cfg.stereo is None:
+        return jnp.repeat(vocoder(mel)[..., None], 2, -1)
     r = module.bind(Mono2Stereo, cfg.stereo, params["stereo"])(mel, clip, has_video)
     if coherent:
         return stereo.pan(vocoder(mel), r, cfg.mel)

@@ -141,7 +141,8 @@ class Up(WeightNorm):
         b, n, _ = x.shape
         # Each frame gives two stretches of `rate` samples, and the second falls on the next frame's first.
         # One product for all, where a convolution over inserted zeros would do `rate` times the work.
-        y = jnp.einsum("bni,koi->bnko", x, self.kernel()).reshape(b, n, 2, self.rate, -1)
+        kernel = self.kernel()
+        y = (x @ kernel.reshape(-1, kernel.shape[-1]).T).reshape(b, n, 2, self.rate, -1)
         nothing = jnp.zeros_like(y[:, :1, 0])
         y = jnp.concatenate([y[:, :, 0], nothing], 1) + jnp.concatenate([nothing, y[:, :, 1]], 1)
         y = y.reshape(b, (n + 1) * self.rate, -1)
@@ -186,16 +187,11 @@ class AntiAliasedSnake(nnx.Module):
             return (y + strength * sin_squared(frequency * y)).astype(x.dtype)
 
         # A loop, because what it returns is stored: a compiler that fuses everything computes each sine six times.
-        even, odd = jax.lax.map(phase, jnp.asarray(_PHASES))
-        first, last = even[:, 3:4], odd[:, n + 2 : n + 3]
-        even, odd = _hold(even, first, last), _hold(odd, first, last)
-        y = sum(FILTER[2 * i + 1] * even[:, i + 1 : i + 1 + n] + FILTER[2 * i] * odd[:, i : i + n] for i in range(6))
+        y = jax.lax.map(phase, jnp.asarray(_PHASES))  # even and odd samples from position -3 on
+        first, last = y[:1, :, 3:4], y[1:, :, n + 2 : n + 3]
+        y = y.at[:, :, :3].set(first).at[:, :, -3:].set(last)
+        y = sum(FILTER[2 * i + 1] * y[0, :, i + 1 : i + 1 + n] + FILTER[2 * i] * y[1, :, i : i + n] for i in range(6))
         return y.astype(x.dtype)
-
-
-def _hold(x: Float[Array, "b m h"], first: Float[Array, "b 1 h"], last: Float[Array, "b 1 h"]) -> Float[Array, "b m h"]:
-    """The three outermost samples at both ends replaced."""
-    return x.at[:, :3].set(first).at[:, -3:].set(last)
 
 
 #: sin² r = Σ (-1)ᵏ⁺¹ 2²ᵏ⁻¹ / (2k)! r²ᵏ; eight terms leave 1e-7 at π / 2.

@@ -69,16 +69,19 @@ def read_object(path: str | Path) -> Any:
     raise ValueError(f"{path} has the suffix {path.suffix!r}, expected {_suffixes()}; rename or convert it")
 
 
-def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
-    """Write a state dict as `.safetensors` or `.pth`: same keys, order (`.pth`), shapes and dtypes.
+def write_state(path: str | Path, state: Mapping[str, np.ndarray], *, inside: str = "") -> None:
+    """Write a state dict as `.safetensors` or torch file: same keys, order (torch), shapes and dtypes.
 
-    A `.pth` loads with `torch.load(path, weights_only=True)`. The file appears whole or not at all.
+    A torch file loads with `torch.load(path, weights_only=True)`. The file appears whole or not at all.
+
+    Args:
+      inside: key of the state dict in the torch file; "" where the file is the state dict.
 
     Raises:
       ValueError: another suffix, an empty state dict, or a dtype that PyTorch has not.
     """
     path = Path(path)
-    if path.suffix not in (".pth", SAFETENSORS):
+    if path.suffix not in (*TORCH, SAFETENSORS):
         raise ValueError(f"cannot write {path}: got suffix {path.suffix!r}, expected .pth or {SAFETENSORS}; rename it")
     arrays = {key: np.asarray(value) for key, value in state.items()}
     if not arrays:
@@ -93,7 +96,7 @@ def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
         if path.suffix == SAFETENSORS:
             _write_safetensors(temporary, arrays)
         else:
-            torch_file.write(temporary, arrays)
+            torch_file.write(temporary, arrays, inside)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -78,13 +78,16 @@ def torch_shapes(shapes: Params, rules: Sequence[Rule]) -> dict[str, Shape]:
     """
     flat = flatten(shapes)
     _check_paths(flat, rules)
-    layout = {}
-    for rule in rules:
-        shape = flat[rule.jax_path].shape
-        # An array of one repeated byte has any shape at no cost.
-        layer = np.broadcast_to(np.int8(0), shape[1:] if rule.stacked else shape)
-        layout |= dict.fromkeys(_keys(rule, shape), rule.how.to_torch(layer).shape)
-    return layout
+    return {
+        key: shape for rule in rules for key, shape in torch_shapes_of(rule, flat[rule.jax_path].shape).items()
+    }
+
+
+def torch_shapes_of(rule: Rule, shape: Shape) -> dict[str, Shape]:
+    """What one rule makes of a parameter of that shape: {key: shape}."""
+    # An array of one repeated byte has any shape at no cost.
+    layer = np.broadcast_to(np.int8(0), shape[1:] if rule.stacked else shape)
+    return dict.fromkeys(_keys(rule, shape), rule.how.to_torch(layer).shape)
 
 
 def to_jax(state: Mapping[str, np.ndarray], rules: Sequence[Rule], shapes: Params) -> Params:

@@ -87,13 +87,15 @@ def _stored(data: np.ndarray, entry: zipfile.ZipInfo) -> np.ndarray:
     return data[start : start + entry.file_size]
 
 
-def write(path: Path, state: Mapping[str, np.ndarray]) -> None:
+def write(path: Path, state: Mapping[str, np.ndarray], inside: str = "") -> None:
     """Write a state dict that `torch.load(path, weights_only=True)` returns as an ordered dict of CPU tensors.
+
+    With `inside`, it returns a dict that holds that one under this key.
 
     Values, of the dtypes in `torch_pickle.STORAGES`, are written one by one in C order; arrays that share memory
     become separate tensors.
     """
-    records = {"data.pkl": torch_pickle.dumps(state), "byteorder": sys.byteorder.encode()}
+    records = {"data.pkl": torch_pickle.dumps(state, inside), "byteorder": sys.byteorder.encode()}
     with path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
         for name, data in records.items():
             archive.writestr(_aligned(f"archive/{name}", file.tell(), len(data)), data)

@@ -257,14 +257,20 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
 }
 
 
-def dumps(state: Mapping[str, np.ndarray]) -> bytes:
-    """The pickle of an ordered dict of contiguous tensors of the dtypes in `STORAGES`, as `torch.save` writes it."""
+def dumps(state: Mapping[str, np.ndarray], inside: str = "") -> bytes:
+    """The pickle of an ordered dict of contiguous tensors of the dtypes in `STORAGES`, as `torch.save` writes it.
+
+    With `inside`, of a dict that holds it under that key.
+    """
     classes = {dtype: name for name, dtype in STORAGES.items()}
     items = [
         _plain(key) + _tensor_program(str(index), classes[value.dtype], value.shape)
         for index, (key, value) in enumerate(state.items())
     ]
-    return b"".join([pickle.PROTO + b"\2", _ORDERED_DICT, pickle.MARK, *items, pickle.SETITEMS, pickle.STOP])
+    made = b"".join([_ORDERED_DICT, pickle.MARK, *items, pickle.SETITEMS])
+    if inside:
+        made = pickle.EMPTY_DICT + _plain(inside) + made + pickle.SETITEM
+    return pickle.PROTO + b"\2" + made + pickle.STOP
 
 
 def _plain(value: Any) -> bytes:

@@ -1,0 +1,151 @@
+"""Published models by name: where their parts lie, how large they are, who may use them.
+
+    directory = fetch("mmaudio-large-44k-v2", Path("~/.cache/kfjax/models").expanduser())
+
+A part is downloaded with `huggingface_hub` (whose cache it stays in), checked, converted once and shared by all models
+that have it. File names and checksums: docs of the MMAudio repository and the cards of the repositories below.
+"""
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from kfjax import command
+from kfjax.convert import directory
+from kfjax.convert.systems import SYSTEMS, rate_of
+
+
+class Source(NamedTuple):
+    """One published file.
+
+    Attributes:
+      repo, file: on the hub; the revision is `REVISION`, the content is pinned by `md5` where one is published.
+      megabytes: size.
+      licence: of the weights.
+    """
+
+    repo: str
+    file: str
+    megabytes: int
+    licence: str
+    md5: str = ""
+
+    @property
+    def name(self) -> str:
+        return Path(self.file).name
+
+
+REVISION = "main"
+MMAUDIO, NC, MIT, APPLE = "hkchengrex/MMAudio", "CC-BY-NC-4.0", "MIT", "Apple AMLR"
+DFN5B = "apple/DFN5B-CLIP-ViT-H-14-384"
+
+FLOWS = {
+    "small_16k": Source(MMAUDIO, "weights/mmaudio_small_16k.pth", 601, NC, "af93cde404179f58e3919ac085b8033b"),
+    "small_44k": Source(MMAUDIO, "weights/mmaudio_small_44k.pth", 601, NC, "babd74c884783d13701ea2820a5f5b6d"),
+    "medium_44k": Source(MMAUDIO, "weights/mmaudio_medium_44k.pth", 2400, NC, "5a56b6665e45a1e65ada534defa903d0"),
+    "large_44k": Source(MMAUDIO, "weights/mmaudio_large_44k.pth", 3900, NC, "fed96c325a6785b85ce75ae1aafd2673"),
+    "large_44k_v2": Source(MMAUDIO, "weights/mmaudio_large_44k_v2.pth", 3900, NC, "01ad4464f049b2d7efdaa4c1a59b8dfe"),
+}
+CODECS = {
+    "16k": (
+        Source(MMAUDIO, "ext_weights/v1-16.pth", 655, NC, "69f56803f59a549a1a507c93859fd4d7"),
+        Source(MMAUDIO, "ext_weights/best_netG.pt", 429, NC, "eeaf372a38a9c31c362120aba2dde292"),
+    ),
+    "44k": (
+        Source(MMAUDIO, "ext_weights/v1-44.pth", 1200, NC, "fab020275fa44c6589820ce025191600"),
+        Source("nvidia/bigvgan_v2_44khz_128band_512x", "bigvgan_generator.pt", 489, MIT),
+    ),
+}
+ENCODERS = (
+    Source(MMAUDIO, "ext_weights/synchformer_state_dict.pth", 907, NC, "5b2f5594b0730f70e41e549b7c94390c"),
+    Source(DFN5B, "open_clip_pytorch_model.bin", 3950, APPLE),
+    Source(DFN5B, "vocab.json", 1, APPLE),
+    Source(DFN5B, "merges.txt", 1, APPLE),
+)
+MODELS = {
+    cfg.name: (FLOWS[variant], *CODECS[rate_of(variant)], *ENCODERS) for variant, cfg in SYSTEMS.items()
+}
+
+
+def fetch(name: str, cache: Path) -> Path:
+    """The model directory of a published model; downloads and converts what is not there yet.
+
+    Args:
+      name: a key of `MODELS`.
+      cache: folder of converted models.
+
+    Raises:
+      ValueError: unknown name; files that could not be had, all named, with where to put them; a wrong checksum.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model: got {name!r}, expected a folder or one of {', '.join(MODELS)}")
+    target = cache / name
+    if target.is_dir():
+        return target
+    sources = MODELS[name]
+    licences = ", ".join(sorted({source.licence for source in sources}))
+    size = sum(source.megabytes for source in sources) / 1000
+    command.say(f"{name}: {len(sources)} files, {size:.1f} GB in all; licences of the weights: {licences}")
+    paths = download(name, sources)
+    cache.mkdir(parents=True, exist_ok=True)
+    making = Path(tempfile.mkdtemp(dir=cache, prefix=f".{name}-"))
+    try:
+        together = making / "sources"
+        together.mkdir()
+        for source, path in zip(sources, paths, strict=True):
+            (together / source.name).symlink_to(path.resolve())
+        directory.convert(together, making / "model", say=command.say)
+        _share(making / "model", cache)
+        os.replace(making / "model", target)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return target
+
+
+def download(name: str, sources: tuple[Source, ...]) -> list[Path]:
+    """Local paths of the files, from the hub or its cache.
+
+    Raises:
+      ValueError: names every file that could not be had, with what to do; or a file with another checksum.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    paths, missing = [], []
+    for source in sources:
+        try:
+            paths.append(Path(hf_hub_download(source.repo, source.file, revision=REVISION)))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+            missing.append(f"{source.repo} {source.file} ({type(error).__name__})")
+    if missing:
+        raise ValueError(
+            f"{name}: could not get {'; '.join(missing)}. Connect to the hub, or download these and the other files of "
+            f"the model into one folder by hand and run: kfjax convert FOLDER {name}; then give --model {name}"
+        )
+    for source, path in zip(sources, paths, strict=True):
+        if source.md5 and (got := _md5(path)) != source.md5:
+            raise ValueError(f"{path}: got md5 {got}, expected {source.md5}; delete the file and try again")
+    return paths
+
+
+def _share(made: Path, cache: Path) -> None:
+    """Parts that another model of the cache has too become one file on disk."""
+    for path in made.glob("*.safetensors"):
+        for other in cache.glob(f"*/{path.name}"):
+            if _same(path, other):
+                path.unlink()
+                os.link(other, path)
+                break
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.stat().st_size == other.stat().st_size and _md5(one) == _md5(other)
+
+
+def _md5(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()

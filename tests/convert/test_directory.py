@@ -1,0 +1,194 @@
+"""From public files to a model that makes sound, and back to the files."""
+import json
+
+import numpy as np
+import pytest
+import tiny_public as public
+
+import kfjax
+from kfjax import cli, media, system
+from kfjax.convert import directory, families, files, hub
+
+
+@pytest.fixture
+def known(monkeypatch):
+    public.announce(monkeypatch)
+
+
+@pytest.fixture
+def folder(known, tmp_path):
+    return public.write(tmp_path / "downloads")
+
+
+@pytest.fixture
+def model(folder, tmp_path):
+    kfjax.convert.from_torch(folder, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_folder_becomes_a_whole_model(model):
+    names = {path.name for path in model.iterdir()}
+    parts = {f"{part}.safetensors" for part in ("mmdit", "vae", "vocoder", "clip", "text", "sync", "judge")}
+    assert names == parts | {"config.json", "tokenizer.json", directory.SOURCES}
+    loaded = system.load(model)
+    assert loaded.cfg.name == public.NAME and set(loaded.params) == set(loaded.cfg.parts())
+
+
+def test_the_latents_statistics_of_the_flow_reach_the_codec(model):
+    loaded = system.load(model)
+    flow = public.state("mmaudio", public.VARIANT)
+    np.testing.assert_array_equal(loaded.params["vae"]["latent_mean"], flow["latent_mean"].ravel())
+    np.testing.assert_array_equal(loaded.params["vae"]["latent_std"], flow["latent_std"].ravel())
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_the_way_back_is_exact(model, folder, tmp_path, suffix):
+    written = kfjax.convert.to_torch(model, tmp_path / "again", suffix=suffix)
+    assert len(written) == len(public.WHOLE)
+    for path in written:
+        family, variant = families.recognise(files.read_state(path))
+        want, got = public.state(family.name, variant), files.read_state(path)
+        assert want.keys() <= got.keys()
+        for key, value in want.items():
+            assert got[key].dtype == value.dtype
+            np.testing.assert_array_equal(got[key], value)
+
+
+def test_half_precision_stays_half(known, tmp_path):
+    from ml_dtypes import bfloat16
+
+    for dtype in (np.float16, bfloat16):
+        state = public.state("mmaudio-vae", "44k", dtype)
+        files.write_state(tmp_path / "vae.pth", state)
+        directory.convert(tmp_path / "vae.pth", tmp_path / dtype.__name__)
+        directory.export(tmp_path / dtype.__name__, tmp_path / "again.safetensors")
+        again = files.read_state(tmp_path / "again.safetensors")
+        assert again.keys() == state.keys()
+        assert all(again[key].dtype == dtype and (again[key] == state[key]).all() for key in state)
+
+
+def test_by_name_from_the_hub_s_cache_to_a_film_with_sound(folder, tmp_path, monkeypatch, capsys):
+    public.write_hub_cache(tmp_path / "hub", folder)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("KFJAX_CACHE", str(tmp_path / "cache"))
+    output = tmp_path / "out.mp4"
+    arguments = ["generate", str(cli.EXAMPLE), "--model", public.NAME, "--prompt", "a bell", "--duration", "1"]
+    assert cli.main([*arguments, "--steps", "2", "--output", str(output)]) == 0
+    assert "licences" in capsys.readouterr().err
+    sound = media.read_audio(output, 44100)
+    assert media.probe(output).has_video and np.abs(sound[:44100]).max() > 0
+    np.testing.assert_allclose(sound[:, 0], sound[:, 1], atol=0.05)  # the public systems are mono
+    # The second time nothing is fetched or converted.
+    monkeypatch.setattr(hub, "download", None)
+    assert hub.fetch(public.NAME, tmp_path / "cache" / "models").is_dir()
+
+
+def test_what_the_hub_does_not_give_is_named_at_once(known, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("KFJAX_CACHE", str(tmp_path / "cache"))
+    assert cli.main(["generate", str(cli.EXAMPLE), "--model", public.NAME]) == 2
+    error = capsys.readouterr().err
+    for source in hub.MODELS[public.NAME]:
+        assert source.file in error
+    assert f"kfjax convert FOLDER {public.NAME}" in error
+    assert not list((tmp_path / "cache").glob("models/*"))
+
+
+def test_another_checksum_is_refused(folder, tmp_path, monkeypatch):
+    public.write_hub_cache(tmp_path / "hub", folder)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    first, *rest = hub.MODELS[public.NAME]
+    monkeypatch.setitem(hub.MODELS, public.NAME, (first._replace(md5="0" * 32), *rest))
+    with pytest.raises(ValueError, match=r"got md5 [0-9a-f]{32}, expected 0{32}; delete the file"):
+        hub.fetch(public.NAME, tmp_path / "cache")
+
+
+def test_models_share_their_parts_on_disk(model, tmp_path):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    model.rename(cache / "one")
+    kfjax.convert.from_torch(tmp_path / "downloads", tmp_path / "two")
+    hub._share(tmp_path / "two", cache)
+    assert (tmp_path / "two" / "clip.safetensors").samefile(cache / "one" / "clip.safetensors")
+
+
+def test_an_unfinished_model_says_which_parts_it_lacks(folder, tmp_path):
+    directory.convert(folder / f"mmaudio_{public.VARIANT}.pth", tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"missing text\.safetensors, clip\.safetensors, sync\.safetensors"):
+        system.load(tmp_path / "model")
+
+
+def test_the_dry_run_prints_every_tensor_and_writes_nothing(folder, tmp_path, capsys):
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.main(["convert", str(folder / "v1-44.pth"), "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    layout = families.named("mmaudio-vae").layout("44k")
+    assert len(lines) == 1 + len(layout)
+    assert all(any(line.startswith(f"  {key} ") for line in lines) for key in layout)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def broken(state: dict, how: str) -> dict:
+    first = sorted(state)[0]
+    if how == "missing":
+        return {key: value for key, value in state.items() if key != first}
+    if how == "unused":
+        return state | {"something.else": np.zeros(3, np.float32)}
+    if how == "misshapen":
+        return state | {first: np.zeros((3, 5), np.float32)}
+    return state | {first: np.full_like(state[first], np.nan)}
+
+
+@pytest.mark.parametrize("how, message", [
+    ("missing", "missing    data_mean"), ("unused", "unused     something.else"), ("misshapen", r"got \(3, 5\)"),
+    ("nan", "NaN or infinite values in"),
+])  # fmt: skip
+def test_what_is_wrong_with_a_file_is_said_and_nothing_is_written(known, tmp_path, capsys, how, message):
+    path = tmp_path / "vae.pth"
+    files.write_state(path, broken(public.state("mmaudio-vae", "44k"), how))
+    assert cli.main(["convert", str(path), str(tmp_path / "model")]) == 2
+    error = capsys.readouterr().err
+    assert str(path) in error
+    with pytest.raises(ValueError, match=message):
+        directory.read_parts(path)
+    if how != "nan":
+        assert "nearest to mmaudio-vae 44k" in error
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["nowhere.pth", "model"], "no such file or folder"),
+    (["empty", "model"], "a folder without weights"),
+    (["other.safetensors", "model"], "unknown kind of weights"),
+    (["other.safetensors"], "expected a folder to write to"),
+    (["empty", "again", "--to", "torch"], "no converted weights"),
+    (["other.safetensors", "other.safetensors"], "is a file"),
+    (["other.safetensors", "--dry-run", "--to", "torch"], "leave one of them out"),
+])  # fmt: skip
+def test_mistakes_get_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    files.write_state(tmp_path / "other.safetensors", {"a.b": np.zeros(3, np.float32)})
+    assert cli.main(["convert", *arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and len(error.splitlines()) == 1
+
+
+def test_public_sizes_are_told_apart_by_shape():
+    for family in families.FAMILIES:
+        for variant in family.configs:
+            # Broadcast views: a gigabyte's shape at no cost.
+            state = {key: np.broadcast_to(np.float32(0), shape) for key, shape in family.layout(variant).items()}
+            found, name = families.recognise(state)
+            assert (found.name, name) == (family.name, variant)
+
+
+def test_every_published_model_has_its_sources():
+    for name, sources in hub.MODELS.items():
+        assert name.startswith("mmaudio-") and len(sources) == 7
+        assert all(source.megabytes > 0 and source.licence for source in sources)
+    assert json.dumps([source.file for source in hub.MODELS["mmaudio-large-44k-v2"]])
