@@ -13,22 +13,20 @@ import numpy as np
 import pytest
 
 from kfjax import media
-from kfjax.convert import clip, synchformer
+from kfjax.convert.systems import SYSTEMS
 from kfjax.encoders.stem import signed
-from kfjax.rates import Rates, lengths
+from kfjax.features import frame_specs
+from kfjax.rates import lengths
 
-CLIP_SIZE = clip.CONFIGS["dfn5b-vit-h-14-384"].vision.size
-SYNC_SIZE = synchformer.CONFIGS["synchformer"].size
-CLIP = media.FrameSpec(Rates().clip_hz, CLIP_SIZE, "stretch")
-SYNC = media.FrameSpec(Rates().sync_hz, SYNC_SIZE, "crop")
+CLIP, SYNC = frame_specs(SYSTEMS["large_44k_v2"])
 #: Frames of a 2:1 picture with a number in its middle.
 HEIGHT, WIDTH = files.SIDE, 2 * files.SIDE
 RATES = [Fraction(24000, 1001), Fraction(24), Fraction(25), Fraction(30000, 1001), 30, 50, 60]
 
 
-def test_rates_and_sizes_are_the_published_ones():
-    assert CLIP == (8.0, 384, "stretch")
-    assert SYNC == (25.0, 224, "crop")
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_rates_and_sizes_are_the_published_ones(name):
+    assert frame_specs(SYSTEMS[name]) == ((8.0, 384, "stretch"), (25.0, 224, "crop"))
 
 
 def numbered(index):
