@@ -4,6 +4,8 @@ Modules compute in the dtype of their parameters and inputs; norms, rotations an
 """
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -111,3 +113,17 @@ class ConvMLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "b n h"]) -> Float[Array, "b n h"]:
         return self.w2(jax.nn.silu(self.w1(x)) * self.w3(x))
+
+
+def in_turn(apply: Callable[[Array], Array], x: Float[Array, "n ..."], most: int) -> Float[Array, "n ..."]:
+    """apply(x) in pieces of `most` rows, one after the other: the memory of a piece, not of the whole. 0: all at once.
+
+    The last piece is filled up with zeros, so rows must not depend on each other.
+    """
+    count = x.shape[0]
+    if not most or count <= most:
+        return apply(x)
+    pieces = -(-count // most)
+    filled = jnp.pad(x, ((0, pieces * most - count), *((0, 0),) * (x.ndim - 1)))
+    y = jax.lax.map(apply, filled.reshape(pieces, most, *x.shape[1:]))
+    return y.reshape(pieces * most, *y.shape[2:])[:count]

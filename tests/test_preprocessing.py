@@ -96,7 +96,7 @@ def scene(height, width):
     return (waves + 30 * x[..., None] / x.max()).clip(0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("height, width", [(180, 320), (200, 480), (450, 338)])
+@pytest.mark.parametrize("height, width", [(180, 320), (200, 480), (450, 338), (480, 848)])
 def test_resize_and_crop(tmp_path, height, width):
     """Within what two bicubic kernels differ by; a shift of one pixel or another kernel differs by far more."""
     picture = scene(height, width)

@@ -1,6 +1,8 @@
 """The systems that public weights make up: MMAudio's five, each a flow network with the parts it was trained on."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kfjax.codec.audio_codec import CodecConfig
 from kfjax.codec.mel import MelConfig
 from kfjax.convert import bigvgan, clip, mmaudio, synchformer, vae
@@ -27,8 +29,8 @@ def mmaudio_system(variant: str) -> SystemConfig:
         name="mmaudio-" + variant.replace("_", "-"),
         mmdit=mmaudio.CONFIGS[variant],
         text=towers.text,
-        clip=towers.vision,
-        sync=synchformer.CONFIGS["synchformer"],
+        clip=replace(towers.vision, frames_at_once=16),
+        sync=replace(synchformer.CONFIGS["synchformer"], segments_at_once=8),
         codec=CodecConfig(mel=mel, vae=vae.CONFIGS[rate], stereo=None, vocoder=bigvgan.CONFIGS[rate]),
         rates=Rates(sample_rate_hz=mel.sample_rate_hz, hop=mel.hop),
         defaults=Defaults(steps=25, guidance=4.5),

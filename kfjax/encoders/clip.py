@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from kfjax.encoders import stem
-from kfjax.layers import attention, linear
+from kfjax.layers import attention, in_turn, linear
 from kfjax.module import scan_blocks, stack
 
 #: Mean and standard deviation of CLIP's training pixels, RGB in 0..1.
@@ -51,6 +51,7 @@ class CLIPVisionConfig:
     stem: Literal["patch", "conv"] = "patch"  # "conv" is ours, for small models trained from nothing
     stem_widths: tuple[int, int, int] = (32, 64, 96)
     position_std: float = 0.02  # of the untrained positions; see docs/decisions/0008
+    frames_at_once: int = 0  # frames that share memory; 0 = all
 
     def __post_init__(self):
         _require_heads(self.width, self.heads)
@@ -172,10 +173,13 @@ class CLIPVision(nnx.Module):
         self.proj = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), (cfg.width, cfg.out_dim)))
 
     def __call__(self, frames: UInt8[Array, "b v size size 3"]) -> Float[Array, "b v out_dim"]:
-        x = self.embed(frames.reshape(-1, *frames.shape[2:]))
-        x = scan_blocks(self.blocks, x, lambda block, x: block(x))
+        y = in_turn(self._see, frames.reshape(-1, *frames.shape[2:]), self.cfg.frames_at_once)
+        return y.reshape(*frames.shape[:2], -1)
+
+    def _see(self, frames: UInt8[Array, "n size size 3"]) -> Float[Array, "n out_dim"]:
+        x = scan_blocks(self.blocks, self.embed(frames), lambda block, x: block(x))
         y = self.ln_post(x[:, 0]) @ self.proj[...]
-        return (unit(y) if self.cfg.normalize else y).reshape(*frames.shape[:2], -1)
+        return unit(y) if self.cfg.normalize else y
 
     def embed(self, frames: UInt8[Array, "n size size 3"]) -> Float[Array, "n 1+l h"]:
         """Class token and patches with their positions, after the first norm."""

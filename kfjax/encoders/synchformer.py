@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, UInt8
 
 from kfjax.encoders import stem
 from kfjax.encoders.stem import fold
-from kfjax.layers import attention, linear
+from kfjax.layers import attention, in_turn, linear
 from kfjax.module import scan_blocks, stack
 
 cls_init = nnx.initializers.normal(0.02)
@@ -50,6 +50,7 @@ class SynchformerConfig:
     motion_gain: float = 2.0  # of the frame differences that the "conv" stem sees
     picture_gain: float = 1.0  # of the frames themselves; what stands still must not drown what moves
     position_std: float = 0.02  # of the untrained positions; see docs/decisions/0008
+    segments_at_once: int = 0  # segments that share memory; 0 = all
 
     def __post_init__(self):
         divisions = [
@@ -230,11 +231,14 @@ class Synchformer(nnx.Module):
         self.spatial_attn_agg = Aggregation(cfg, rngs=rngs)
 
     def __call__(self, frames: UInt8[Array, "b f size size 3"]) -> Float[Array, "b s h"]:
+        x = in_turn(self._see, self.embed(frames), self.cfg.segments_at_once)
+        return x.reshape(len(frames), -1, self.cfg.width)
+
+    def _see(self, x: Float[Array, "g 1+n h"]) -> Float[Array, "g steps h"]:
         cfg = self.cfg
-        x = self.embed(frames)
         x = scan_blocks(self.blocks, x, lambda block, x: block(x))
         x = self.norm(x[:, 1:]).reshape(-1, cfg.cells, cfg.width)  # one row per time step of a segment
-        return self.spatial_attn_agg(x).reshape(len(frames), -1, cfg.width)
+        return self.spatial_attn_agg(x).reshape(-1, cfg.steps, cfg.width)
 
     def embed(self, frames: UInt8[Array, "b f size size 3"]) -> Float[Array, "b*segments 1+n h"]:
         """CLS and the tokens of every segment, with their positions in space and time."""

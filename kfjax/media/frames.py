@@ -151,7 +151,8 @@ class _Resizer:
             shorter = min(frame.width, frame.height)
             width, height = size * frame.width // shorter, size * frame.height // shorter
         small = self.scaler.reformat(frame, width, height, "rgb24", interpolation=self.kernel, threads=1)
-        top, left = (height - size) // 2, (width - size) // 2
+        # As torchvision rounds, for the public encoders: half to even.
+        top, left = round((height - size) / 2), round((width - size) / 2)
         image = small.to_ndarray()[top : top + size, left : left + size]
         swap, mirror_x, mirror_y = self.upright
         image = image.transpose(1, 0, 2) if swap else image

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -44,6 +46,13 @@ def test_both_stems_see_where_something_is(stem):
     one, two = (bind(CLIPVision, cfg, weights)(x) for x in (left, left[:, :, :, ::-1]))
     assert one.shape == (1, 1, 12)
     assert np.linalg.norm(one - two) > 0.01
+
+
+@pytest.mark.parametrize("frames_at_once", [1, 4, 5])
+def test_frames_in_turn_make_the_same_vectors(params, frames_at_once):
+    frames = np.random.default_rng(2).integers(0, 256, (2, 5, 20, 20, 3), np.uint8)
+    few = replace(CFG, frames_at_once=frames_at_once)
+    np.testing.assert_allclose(bind(CLIPVision, few, params)(frames), apply(params, frames), rtol=1e-5, atol=1e-6)
 
 
 def test_unit_of_zero_is_zero_with_a_finite_gradient():

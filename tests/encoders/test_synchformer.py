@@ -1,5 +1,6 @@
 """Synchformer against a plain numpy restatement (dense masks, a loop over segments), its lengths and its stem."""
 
+from dataclasses import replace
 from math import erf, sqrt
 
 import jax
@@ -163,3 +164,12 @@ def test_refusals():
     for wrong in [{"size": 225}, {"heads": 7}, {"segment_step": 6}, {"stem": "conv", "patch": 8}]:
         with pytest.raises(ValueError, match="Synchformer: got"):
             SynchformerConfig(**wrong)
+
+
+@pytest.mark.parametrize("segments", [1, 2, 3])
+def test_segments_in_turn_make_the_same_tokens(segments):
+    cfg, frames = PATCH, random_frames(40, PATCH, batch=2)  # 4 segments each
+    params = random_params(cfg)
+    want = apply(cfg, params, frames)
+    got = apply(replace(cfg, segments_at_once=segments), params, frames)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
