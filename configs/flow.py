@@ -2,8 +2,8 @@
 
     kfjax train configs/flow.py --workdir runs/flow --set data.folder=runs/scenes data.vae=runs/vae/vae.safetensors
 
-The built-in model was trained in two parts, experiments/0003-built-in-model/retrain.sh has them.
-Hardware: two CPU cores (the built-in model, an hour); a pod for the sizes of the paper. Metric: onset F1 on held-out
+The built-in model is trained in two parts, experiments/0003-built-in-model/retrain.sh has them.
+Hardware: two CPU cores (the built-in model, 2.5 hours); a pod for the sizes of the paper. Metric: onset F1 on held-out
 scenes (metrics.jsonl, kind "panel"). Variants: "" (the built-in model), "stereo" (its Mono2Stereo alone, on the frozen
 encoders of a run), "1.5b", "3b", "6b" (the paper's sizes, frozen encoders), "runlocal" (under a minute, for tests).
 """
@@ -24,7 +24,7 @@ def get_config(variant: str = "") -> ConfigDict:
 def built_in() -> dict:
     return {
         "task": "flow",
-        "loop": {"steps": 3200, "seed": 0, "log_every": 25, "save_every": 250, "panel_every": 500},
+        "loop": {"steps": 8000, "seed": 0, "log_every": 25, "save_every": 250, "panel_every": 500},
         "system": {
             "name": "built-in",
             "mmdit": {
@@ -53,7 +53,7 @@ def built_in() -> dict:
             "draws": 2, "train_encoders": True, "stereo_weight": 0.5, "align_weight": 0.3, "caption_weight": 0.02,
             "drop_video": 0.25, "drop_text": 0.15,
         },
-        "optim": {"learning_rate": 1e-3, "final_learning_rate": 1e-5, "decay_steps": 1000},
+        "optim": {"learning_rate": 1e-3, "final_learning_rate": 1e-5, "decay_steps": 2000},
         "data": {
             "folder": "runs/scenes", "heldout": "", "start": "", "tokenizer": "runs/tokenizer.json", "encoders": "",
             "vae": "runs/vae/vae.safetensors", "vocoder": "runs/vocoder/vocoder.safetensors",

@@ -1,8 +1,7 @@
 """The trained parts become one model directory, with a card that says what it is and what was measured.
 
     python experiments/0003-built-in-model/assemble.py --flow runs/flow --vae runs/vae/vae.safetensors \
-        --vocoder runs/vocoder/vocoder.safetensors --stereo runs/stereo/stereo.safetensors \
-        --tokenizer runs/tokenizer.json [--results results.json]
+        --vocoder runs/vocoder/vocoder.safetensors --tokenizer runs/tokenizer.json [--results results.json]
 
 The generator comes from ema.safetensors of its run, or, while it still trains, from its newest checkpoint.
 """
@@ -31,6 +30,7 @@ def arguments(argv=None) -> argparse.Namespace:
     add("--tokenizer", type=Path, required=True)
     add("--config", default="configs/flow.py", help="used where the working folder has no config.json")
     add("--checkpoint", action="store_true", help="take the newest checkpoint even where ema.safetensors exists")
+    add("--before", type=int, default=0, help="steps of the runs that this one started from, for the card")
     add("--guidance", type=float, help="the model's default; else the config's")
     add("--steps", type=int)
     add("--negative", type=float)
@@ -129,7 +129,7 @@ def main(argv=None) -> None:
     losses = {dtype: rounding_loss(params, dtype) for dtype in ("float16", "bfloat16")}
     print("rounding: " + ", ".join(f"{dtype} {loss:.1e}" for dtype, loss in losses.items()))
     facts = {
-        "step": step, "dtype": args.dtype, "parameters": {name: module.count(part) for name, part in params.items()},
+        "step": step, "before": args.before, "dtype": args.dtype, "parameters": {name: module.count(part) for name, part in params.items()},
         "hours": {"generator": training_hours(args.flow)} | {
             name: training_hours(path.parent) for name, path in files.items()
         },

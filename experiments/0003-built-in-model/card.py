@@ -15,7 +15,7 @@ it is no model for real footage.
 On scenes that `kfjax.data.scenes` makes, and on nothing else: drawn films of impacts of wood, metal, glass, rubber and
 stone, rolling and sliding, footsteps, a clock, a bell, a piano, rain, wind, fire, passing engines, mixtures, silence,
 with modal and noise synthesis for sound. No recorded sound, no photographed picture.
-Generator: {step} steps{hours}.
+Generator: {step} steps{before}{hours}.
 Commands: `experiments/0003-built-in-model/retrain.sh`.
 
 ## Use
@@ -43,7 +43,7 @@ def model_card(cfg: Any, facts: dict[str, Any], results: dict[str, Any] | None) 
 
     Args:
       cfg: the `SystemConfig`.
-      facts: step, dtype, parameters (part -> count), hours (what was trained -> hours).
+      facts: step, before (steps of the run that it started from), dtype, parameters (part -> count), hours (what was trained -> hours).
       results: of evaluate.py, or None while nothing has been measured.
     """
     counts = facts["parameters"]
@@ -51,7 +51,8 @@ def model_card(cfg: Any, facts: dict[str, Any], results: dict[str, Any] | None) 
     return CARD.format(
         name=cfg.name, rate=cfg.rates.sample_rate_hz, parameters=sum(counts.values()) / 1e6,
         parts=", ".join(f"{name} {count / 1e6:.1f}" for name, count in counts.items()),
-        dtype=facts["dtype"], step=f"{facts['step']:,}", hours=f"; on two CPU cores: {hours}" if hours else "",
+        dtype=facts["dtype"], step=f"{facts['step']:,}",
+        before=f", from weights of {facts['before']:,} steps of an earlier version" if facts["before"] else "", hours=f"; on two CPU cores: {hours}" if hours else "",
         steps=cfg.defaults.steps, guidance=cfg.defaults.guidance,
         measured="\n".join(figures(results)) if results else "Not measured yet.",
     )  # fmt: skip

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Retrains the built-in model from nothing and measures it. Every step resumes: run it again after a stop.
-# Two CPU cores: rendering 10 min, Mel-VAE 15 min, vocoder 1 h, generator 1 h, evaluation 15 min.
+# Two CPU cores: rendering 10 min, Mel-VAE 15 min, vocoder 1 h, generator 2.5 h, evaluation 20 min.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 runs=${1:-runs}
@@ -22,15 +22,12 @@ flow() {
     $kfjax train configs/flow.py --workdir "$runs/flow" --set "data.folder=$runs/scenes" "data.heldout=$runs/panel" \
         "data.tokenizer=$tokenizer" "data.vae=$vae" "data.vocoder=$vocoder" "$@"
 }
-# Short scenes first: most events a second of training. Then all durations, the rate falling over the last 1000 steps.
-flow loop.steps=1600 optim.decay_steps=0 "data.buckets=((4.0, 1.0),)"
+# Short scenes first: most events a second of training. Then all durations, the rate falling over the last 2000 steps.
+flow loop.steps=2400 optim.decay_steps=0 "data.buckets=((4.0, 1.0),)"
 flow
-$kfjax train configs/flow.py:stereo --workdir "$runs/stereo" --set "data.folder=$runs/scenes" "data.vae=$vae" \
-    "data.tokenizer=$tokenizer" "data.encoders=$runs/flow/ema.safetensors"
 
 assemble() {
-    $python $here/assemble.py --flow "$runs/flow" --stereo "$runs/stereo/stereo.safetensors" --vae "$vae" \
-        --vocoder "$vocoder" --tokenizer "$tokenizer" "$@"
+    $python $here/assemble.py --flow "$runs/flow" --vae "$vae" --vocoder "$vocoder" --tokenizer "$tokenizer" "$@"
 }
 assemble
 $python $here/evaluate.py kfjax/assets/model --corpus "$runs/heldout" --output $here/results.json
