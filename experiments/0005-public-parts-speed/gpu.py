@@ -1,0 +1,155 @@
+"""Time of every stage of a published system on an accelerator: random weights of the true layout, bfloat16.
+
+    python experiments/0005-public-parts-speed/gpu.py [--model mmaudio-large-44k-v2] [--seconds 8] [--rounds 5]
+
+Prints a table of seconds a stage and of the whole clip. Where PyTorch with CUDA is there, the flow network, the VAE's
+decoder and the vocoder are also timed in PyTorch, eager and compiled, on the same card.
+"""
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS, GUIDANCE = 25, 4.5
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="mmaudio-large-44k-v2")
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    return parser.parse_args()
+
+
+def timed(run, rounds: int) -> float:
+    """Median seconds; the first call, which compiles, does not count."""
+    import jax
+
+    jax.block_until_ready(run())
+    taken = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def random_params(cfg, dtype):
+    """Weights of every part, made on the device; the codec's stay in float32."""
+    import jax
+    import jax.numpy as jnp
+
+    from kfjax import module
+
+    made = {}
+    for index, (name, part) in enumerate(cfg.parts().items()):
+        draw = jax.jit(lambda key, part=part: module.init(*part, key))
+        params = draw(jax.random.key(index))
+        keep = name in cfg.codec.parts()
+        made[name] = params if keep else jax.tree.map(lambda x: x.astype(dtype), params)
+        jax.block_until_ready(made[name])
+    return jax.tree.map(jnp.asarray, made)
+
+
+def stages(cfg, params, seconds: float):
+    """Stage -> a function of nothing; each takes the results of those before it."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from kfjax import pipeline, rates
+    from kfjax.encoders.clip import CLIPText, CLIPVision
+    from kfjax.encoders.synchformer import Synchformer
+    from kfjax.module import bind
+    from kfjax.structs import Features
+
+    lengths = rates.lengths(seconds, cfg.rates)
+    rng = np.random.default_rng(0)
+    picture = lambda count, size: jax.device_put(rng.integers(0, 256, (1, count, size, size, 3), np.uint8))
+    clip_frames, sync_frames = picture(lengths.clip, cfg.clip.size), picture(lengths.sync_frames, cfg.sync.size)
+    ids = jnp.zeros((1, cfg.text_tokens), jnp.int32)
+    see = jax.jit(lambda p, x: bind(CLIPVision, cfg.clip, p)(x))
+    align = jax.jit(lambda p, x: bind(Synchformer, cfg.sync, p)(x))
+    read = jax.jit(lambda p, x: bind(CLIPText, cfg.text, p)(x))
+    clip, sync, text = see(params["clip"], clip_frames), align(params["sync"], sync_frames), read(params["text"], ids)
+    here, zero = jnp.ones(1, bool), jnp.zeros(1)
+    features = Features(clip, sync, text, jnp.ones((1, cfg.text_tokens), bool), zero, zero + seconds, here, here)
+    branches = pipeline._branches(features, ("full", "empty"), None)
+    weights = np.array([GUIDANCE, 1 - GUIDANCE], np.float32)
+    sample = lambda: pipeline._sample(
+        params["mmdit"], cfg.mmdit, branches, weights, np.int32(STEPS), np.uint32(0), np.uint32(0),
+        latents=lengths.latents, method="euler",
+    )  # fmt: skip
+    latents = sample()
+    codec = {name: params[name] for name in cfg.codec.parts()}
+    decode = jax.jit(lambda p, x: bind(*cfg.parts()["vae"], p).decode(x))
+    mel = decode(codec["vae"], latents)
+    vocode = jax.jit(lambda p, x: bind(*cfg.parts()["vocoder"], p)(x))
+    return {
+        "CLIP, frames": lambda: see(params["clip"], clip_frames),
+        "Synchformer": lambda: align(params["sync"], sync_frames),
+        "CLIP, text": lambda: read(params["text"], ids),
+        f"flow, {STEPS} guided steps": sample,
+        "VAE decoder": lambda: decode(codec["vae"], latents),
+        "vocoder": lambda: vocode(codec["vocoder"], mel),
+    }
+
+
+def torch_stages(cfg, seconds: float):
+    """The flow, the VAE's decoder and the vocoder in PyTorch, where it has the card; {} elsewhere."""
+    try:
+        import torch
+    except ImportError:
+        return {}
+    if not torch.cuda.is_available():
+        return {}
+    from torch_bigvgan import TorchBigVGAN
+    from torch_vae import VAE
+
+    from kfjax import rates
+
+    lengths = rates.lengths(seconds, cfg.rates)
+    vae, vocoder = VAE(cfg.codec.vae).cuda().eval(), TorchBigVGAN(cfg.codec.vocoder).randomise(0).fold().cuda().eval()
+    latents = torch.randn(1, cfg.mmdit.latent_dim, lengths.latents, device="cuda")
+    mel = torch.randn(1, cfg.codec.mel.bands, lengths.mel, device="cuda")
+    made = {"VAE decoder": (vae.decode, latents), "vocoder": (vocoder, mel)}
+    ways = {"eager": lambda f: f, "compiled": torch.compile}
+
+    def call(f, x):
+        def run():
+            with torch.inference_mode():
+                y = f(x)
+            torch.cuda.synchronize()
+            return y.shape
+
+        return run
+
+    return {f"{name}, PyTorch {way}": call(how(f), x) for name, (f, x) in made.items() for way, how in ways.items()}
+
+
+def main() -> None:
+    args = arguments()
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    import jax
+
+    from kfjax.convert.systems import SYSTEMS
+
+    cfg = next(cfg for cfg in SYSTEMS.values() if cfg.name == args.model)
+    print(jax.devices()[0].device_kind, jax.__version__, cfg.name)
+    params = random_params(cfg, "bfloat16")
+    total = 0.0
+    for name, run in stages(cfg, params, args.seconds).items():
+        seconds = timed(run, args.rounds)
+        total += seconds
+        print(f"{name:32}{seconds:10.4f} s", flush=True)
+    print(f"{'the whole clip':32}{total:10.4f} s")
+    for name, run in torch_stages(cfg, args.seconds).items():
+        print(f"{name:32}{timed(run, args.rounds):10.4f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Time of Synchformer's visual branch and of the 44 kHz VAE's decoder on a CPU: ours and PyTorch eager, in turn.
+
+    python experiments/0005-public-parts-speed/parts.py [--seconds 8] [--rounds 3] [--threads 2] [--only vae]
+
+Both hold the same random weights and get the same input; their outputs must agree before anything is timed.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("synchformer", "vae")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=8.0, help="of the clip")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", choices=PARTS)
+    return parser.parse_args()
+
+
+def random_state(module, cfg, scale: float):
+    """Random weights in the public layout."""
+    import numpy as np
+
+    from kfjax.convert import rules
+
+    rng = np.random.default_rng(0)
+    layout = rules.torch_shapes(module.shapes(cfg), module.table(cfg))
+    state = {key: np.asarray(scale * rng.standard_normal(shape), np.float32) for key, shape in layout.items()}
+    return {key: abs(x) + 0.5 if key.endswith("std") else x for key, x in state.items()}
+
+
+def grouped_attention(attention, x, cfg, axis: str):
+    """Divided attention as it is written for speed: CLS sees all, every token its own group and CLS."""
+    import torch
+    import torch.nn.functional as F
+
+    def split(tokens):
+        tokens = tokens.unflatten(2, (cfg.steps, cfg.cells))
+        if axis == "time":
+            tokens = tokens.transpose(2, 3)
+        return tokens.permute(0, 2, 1, 3, 4).flatten(0, 1)
+
+    batch = len(x)
+    q, k, v = attention.qkv(x).unflatten(-1, (3, cfg.heads, -1)).permute(2, 0, 3, 1, 4)
+    first = F.scaled_dot_product_attention(q[:, :, :1], k, v)
+    groups = cfg.cells if axis == "time" else cfg.steps
+    cls = [tokens[:, :, :1].repeat_interleave(groups, 0) for tokens in (k, v)]
+    keys, values = (torch.cat([own, split(tokens[:, :, 1:])], 2) for own, tokens in zip(cls, (k, v), strict=True))
+    rest = F.scaled_dot_product_attention(split(q[:, :, 1:]), keys, values)
+    rest = rest.unflatten(0, (batch, groups)).permute(0, 2, 1, 3, 4)
+    if axis == "time":
+        rest = rest.transpose(2, 3)
+    made = torch.cat([first, rest.flatten(2, 3)], 2)
+    return attention.proj(made.transpose(1, 2).flatten(2))
+
+
+def synchformer_pair(seconds: float):
+    """(PyTorch, kfjax): functions of nothing that make the sync tokens [1 s 768]."""
+    import jax
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+    from torch_synchformer import Visual
+
+    from kfjax.convert import synchformer
+    from kfjax.encoders.synchformer import Synchformer
+    from kfjax.module import bind
+
+    cfg = synchformer.CONFIGS["synchformer"]
+    state = random_state(synchformer, cfg, 0.03)
+    params = jax.device_put(synchformer.from_torch(state, cfg)["visual"])
+    frames = np.random.default_rng(1).integers(0, 256, (1, int(25 * seconds), cfg.size, cfg.size, 3), np.uint8)
+    theirs = Visual(cfg).eval()
+    own = {key.removeprefix(synchformer.VISUAL): torch.from_numpy(value) for key, value in state.items()}
+    theirs.load_state_dict(own, strict=True)
+    for block in theirs.blocks:
+        def forward(x, *_, block=block):
+            x = x + grouped_attention(block.timeattn, block.norm3(x), cfg, "time")
+            x = x + grouped_attention(block.attn, block.norm1(x), cfg, "space")
+            return x + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(x))))
+
+        block.forward = forward
+    pixels = torch.from_numpy(frames).float()
+    run = jax.jit(lambda params: bind(Synchformer, cfg, params)(frames))
+
+    def eager():
+        with torch.inference_mode():
+            return theirs(pixels).flatten(1, 2).numpy()
+
+    return eager, lambda: np.asarray(run(params))
+
+
+def vae_pair(seconds: float):
+    """(PyTorch, kfjax): functions of nothing that decode latents to a log-mel [1 f 128]."""
+    import jax
+    import numpy as np
+    import torch
+    from torch_vae import VAE
+
+    from kfjax.codec.vae import MelVAE
+    from kfjax.convert import vae
+    from kfjax.module import bind
+
+    cfg = vae.CONFIGS["44k"]
+    state = random_state(vae, cfg, 1.0)
+    latent = {"latent_mean": np.zeros(cfg.latent_dim, np.float32), "latent_std": np.ones(cfg.latent_dim, np.float32)}
+    params = jax.device_put(vae.from_torch(state, cfg) | latent)
+    theirs = VAE(cfg).eval()
+    theirs.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()}, strict=True)
+    x = np.random.default_rng(1).standard_normal((1, round(seconds * 44100 / 1024), cfg.latent_dim), np.float32)
+    for_torch = torch.from_numpy(x.transpose(0, 2, 1).copy())
+    run = jax.jit(lambda params, x: bind(MelVAE, cfg, params).decode(x))
+
+    def eager():
+        with torch.inference_mode():
+            return theirs.decode(for_torch).numpy().transpose(0, 2, 1)
+
+    return eager, lambda: np.asarray(run(params, x))
+
+
+def main() -> None:
+    args = arguments()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads must not count as processor time
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])  # XLA has no thread option of its own
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
+    import numpy as np
+    import torch
+    from bigvgan import measure, report
+
+    torch.set_num_threads(args.threads)
+    pairs = {"synchformer": synchformer_pair, "vae": vae_pair}
+    for name in [args.only] if args.only else PARTS:
+        ways = dict(zip(("PyTorch eager", "kfjax"), pairs[name](args.seconds), strict=True))
+        want, got = (way() for way in ways.values())  # also compiles and warms up
+        difference = np.linalg.norm(got - want) / np.linalg.norm(want)
+        print(f"{name}: {list(got.shape)}, relative difference {difference:.1e}")
+        if not difference < 1e-4:
+            raise SystemExit("the two do not agree")
+        report(measure(ways, args.rounds))
+
+
+if __name__ == "__main__":
+    main()
