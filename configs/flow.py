@@ -5,19 +5,29 @@
 The built-in model is trained in two parts, experiments/0003-built-in-model/retrain.sh has them.
 Hardware: two CPU cores (the built-in model, 2.5 hours); a pod for the sizes of the paper. Metric: onset F1 on held-out
 scenes (metrics.jsonl, kind "panel"). Variants: "" (the built-in model), "stereo" (its Mono2Stereo alone, on the frozen
-encoders of a run), "1.5b", "3b", "6b" (the paper's sizes, frozen encoders), "runlocal" (under a minute, for tests).
+encoders of a run), "1.5b", "3b", "6b" (the paper's sizes, frozen encoders), "lora" (LoRA on the network of the model
+directory data.start, whichever its size), "runlocal", "lora-runlocal" (under a minute, for tests).
 """
+from importlib.resources import files
+
 from ml_collections import ConfigDict
 
 WIDTH = 128  # of every encoder of the built-in model
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    config = built_in() if variant in ("", "stereo", "runlocal") else paper(variant)
+    small = variant in ("", "stereo", "lora", "runlocal", "lora-runlocal")
+    config = built_in() if small else paper(variant)
     if variant == "stereo":
         config = stereo(config)
     if variant == "runlocal":
         config = runlocal(config)
+    if variant.startswith("lora"):
+        config = lora(config)
+    if variant == "lora-runlocal":
+        config["system"]["mmdit"]["unroll"] = False
+    if variant.endswith("runlocal"):
+        config = short(config)
     return ConfigDict(config).lock()
 
 
@@ -85,10 +95,26 @@ def paper(variant: str) -> dict:
     return config
 
 
+def lora(config: dict) -> dict:
+    """Whatever of the system is not named, and every empty path, is the model directory's."""
+    config["loop"] |= {"steps": 500, "panel_every": 250}
+    config["system"] = {"mmdit": {"remat": False, "unroll": True}}
+    targets = (r"(joint|joint_last|single)/.*/(qkv|out)/kernel",)
+    config["step"] = {"draws": 2, "lora": {"rank": 8, "alpha": 8.0, "targets": targets}}
+    config["optim"] |= {"decay_steps": 250}
+    config["data"] |= {"start": str(files("kfjax") / "assets" / "model"), "vae": "", "vocoder": "", "tokenizer": ""}
+    config["data"] |= {"buckets": ((4.0, 1.0),), "emphasis": ()}
+    return config
+
+
 def runlocal(config: dict) -> dict:
-    config["loop"] |= {"steps": 4, "log_every": 2, "save_every": 2, "panel_every": 4}
     config["system"]["mmdit"] |= {"width": 64, "heads": 1, "joint_depth": 1, "single_depth": 1, "unroll": False}
     config["system"]["codec"]["vae"] |= {"width": 32, "mel_blocks": 1, "latent_blocks": 1}
+    return config
+
+
+def short(config: dict) -> dict:
+    config["loop"] |= {"steps": 4, "log_every": 2, "save_every": 2, "panel_every": 4}
     config["optim"] |= {"decay_steps": 2}
     config["data"] |= {"batch_seconds": 8.0, "buckets": ((1.0, 1.0),)}
     config["panel"] |= {"scenes": 2, "seconds": 1.0}

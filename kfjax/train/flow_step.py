@@ -1,7 +1,7 @@
 """The generator's training step: encoders (where they train), masks, a point on the path, the velocity, the update."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from kfjax.mmdit.mmdit import MMDiT
 from kfjax.module import Params, bind
 from kfjax.structs import Features, FlowBatch, TrainState
 from kfjax.system import SystemConfig
+from kfjax.train.lora import LoRAConfig, merge
 from kfjax.train.optim import ema, guarded_update
 from kfjax.train.stereo_step import stereo_loss
 
@@ -34,6 +35,10 @@ class FlowStepConfig:
       caption_weight: weight of a linear read-out of the caption's words from the clip's mean feature alone, in place of
         CLIP's contrast with text; 0 = none. An image tower that starts from nothing sees what is there by it.
       ema_decay: of the averaged weights.
+      lora: where its rank is not 0, LoRA's pairs are all that trains, on a frozen network.
+
+    Raises:
+      ValueError: LoRA together with anything else that trains.
     """
 
     draws: int = 1
@@ -44,10 +49,19 @@ class FlowStepConfig:
     align_weight: float = 0.0
     caption_weight: float = 0.0
     ema_decay: float = 0.999
+    lora: LoRAConfig = field(default_factory=lambda: LoRAConfig(rank=0))
+
+    def __post_init__(self):
+        others = ("train_encoders", "stereo_weight", "align_weight", "caption_weight")
+        both = [f"{name} {getattr(self, name)}" for name in others if getattr(self, name)]
+        if self.lora.rank and both:
+            raise ValueError(f"step: got lora.rank {self.lora.rank}, {', '.join(both)}; LoRA trains alone, unset them")
 
 
 def trained_parts(cfg: FlowStepConfig) -> tuple[str, ...]:
-    """Parts whose parameters the step updates."""
+    """Parts whose own parameters the step updates."""
+    if cfg.lora.rank:
+        return ()
     return (*(ENCODERS if cfg.train_encoders else ()), "mmdit", *(("stereo",) if cfg.stereo_weight else ()))
 
 
@@ -64,8 +78,15 @@ def init_readouts(system: SystemConfig, cfg: FlowStepConfig) -> Params:
 
 def trained(params: Params, cfg: FlowStepConfig) -> Params:
     """The parameters that have gradients, an optimiser state and an average; the others never change."""
+    if cfg.lora.rank:
+        return {"lora": params["lora"]}
     readouts = ("readout",) * bool(cfg.align_weight) + ("caption",) * bool(cfg.caption_weight)
     return {name: params[name] for name in (*trained_parts(cfg), *readouts)}
+
+
+def network(params: Params, cfg: FlowStepConfig) -> Params:
+    """The weights that the flow network runs with: "mmdit", with "lora" added where that trains."""
+    return merge(params["mmdit"], params["lora"], cfg.lora) if cfg.lora.rank else params["mmdit"]
 
 
 def drop(encoded: Features, key: jax.Array, cfg: FlowStepConfig) -> Features:
@@ -84,7 +105,7 @@ def loss(
     """Flow-matching loss (paper eq. 1) and, where asked for, the stereo loss and the read-outs', mean over the batch.
 
     Args:
-      params: of the three encoders, "mmdit", with a stereo weight "stereo", and the read-outs.
+      params: of the three encoders, "mmdit", with a stereo weight "stereo", with LoRA "lora", and the read-outs.
 
     Returns:
       What is minimised, and figures: "loss" is the flow's part alone, early and late where t < 0.3 and t > 0.7.
@@ -99,7 +120,7 @@ def loss(
     t = matching.sample_times(keys["time"], x1.shape[0])
     x, _ = matching.interpolate(x0, x1, t)
     velocity = matching.expected_velocity(x, t, posterior)
-    mmdit = bind(MMDiT, system.mmdit, params["mmdit"])
+    mmdit = bind(MMDiT, system.mmdit, network(params, cfg))
     kept = drop(repeat(encoded), keys["drop"], cfg)
     conditions = mmdit.prepare(kept, x.shape[1])
     per_sample = matching.loss(mmdit(x, t, conditions), velocity)

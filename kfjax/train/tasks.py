@@ -23,6 +23,7 @@ from kfjax.train.optim import OptimConfig, make_optimizer
 
 if TYPE_CHECKING:
     from kfjax.system import SystemConfig
+    from kfjax.train.flow_step import FlowStepConfig
     from kfjax.train.vocoder_step import VocoderTraining
 
 
@@ -55,19 +56,59 @@ def abstract_params(config: ConfigDict) -> Any:
 
         cfg = strict.from_dict(VocoderTraining, config.training.to_dict(), where="config.training")
         return module.shapes(Vocoder, cfg.vocoder)
-    from kfjax.system import SystemConfig
     from kfjax.train.flow_step import FlowStepConfig, init_readouts, trained_parts
+    from kfjax.train.lora import init_lora
 
-    system = strict.from_dict(SystemConfig, config.system.to_dict(), where="config.system")
+    system = _system(config)
     step = strict.from_dict(FlowStepConfig, config.step.to_dict(), where="config.step")
     if config.task == "stereo":
         return _part_shapes(system, ("stereo",))
+    if step.lora.rank:
+        network = _part_shapes(system, ("mmdit",))["mmdit"]
+        return {"lora": jax.eval_shape(lambda: init_lora(network, step.lora, jax.random.key(0)))}
     return _part_shapes(system, trained_parts(step)) | jax.eval_shape(lambda: init_readouts(system, step))
 
 
 def _part_shapes(system: SystemConfig, names: Iterable[str]) -> module.Params:
     parts = system.parts()
     return {name: module.shapes(*parts[name]) for name in names}
+
+
+def _system(config: ConfigDict) -> SystemConfig:
+    """Of a run that starts from a model directory, that directory's system, with what the config says changed."""
+    from kfjax.system import SystemConfig, load_config
+
+    values, start = config.system.to_dict(), config.data.start
+    if Path(start, "config.json").is_file():
+        stored = ConfigDict(strict.to_dict(load_config(Path(start, "config.json"))), type_safe=False)
+        stored.update(values)
+        values = stored.to_dict()
+    return strict.from_dict(SystemConfig, values, where="config.system")
+
+
+def _weights(path: str, shapes: module.Params) -> module.Params:
+    """Some parts of a model directory, or of a weights file that may hold others too.
+
+    Raises:
+      ValueError: no weights there, or weights of other shapes.
+    """
+    from kfjax.system import load
+
+    stored = load(path).params if Path(path).is_dir() else load_params(path)
+    missing = sorted(shapes.keys() - stored.keys())
+    if missing:
+        raise ValueError(f"{path} has no {', '.join(missing)}; expected a model directory, or a flow run's weights")
+    found = {name: stored[name] for name in shapes}
+    got, want = ({path: leaf.shape for path, leaf in module.flatten(tree).items()} for tree in (found, shapes))
+    wrong = sorted(name for name in got.keys() | want.keys() if got.get(name, ...) != want.get(name, ...))
+    if wrong:
+        raise ValueError(f"{path} does not fit config.system: they differ in {', '.join(wrong[:6])}; give its system")
+    return found
+
+
+def _part(path: str, name: str, shapes: module.Params) -> module.Params:
+    """One part's weights, from a file of its own or from a model directory."""
+    return _weights(path, {name: shapes})[name] if Path(path).is_dir() else load_params(path, shapes)
 
 
 def _optim(config: ConfigDict, loop: LoopConfig) -> OptimConfig:
@@ -134,43 +175,80 @@ def _fine_tuned(task: Task, cfg: VocoderTraining, config: ConfigDict) -> Task:
 
 
 def _flow(config: ConfigDict, loop: LoopConfig) -> Task:
-    """The generator (with its encoders, where they train) on an encoded corpus."""
+    """The generator (with its encoders, where they train) on an encoded corpus, from nothing or from `data.start`."""
     from kfjax.data.extract import encode_corpus
     from kfjax.data.input import tokenizer_from
     from kfjax.data.scenes import Corpus
     from kfjax.encoders.tokenizer import Tokenizer
-    from kfjax.system import SystemConfig, init_parts
+    from kfjax.system import init_parts
     from kfjax.train import flow_step
     from kfjax.train.panel import flow_panel
 
-    system = strict.from_dict(SystemConfig, config.system.to_dict(), where="config.system")
+    system = _system(config)
     step = strict.from_dict(flow_step.FlowStepConfig, config.step.to_dict(), where="config.step")
     data = config.data
     corpus = Corpus(data.folder)
     codec_parts = ("vae", "vocoder") if data.heldout else ("vae",)  # only the panel listens
-    codec = {name: load_params(data[name], shapes) for name, shapes in _part_shapes(system, codec_parts).items()}
+    shapes = _part_shapes(system, codec_parts)
+    codec = {name: _part(data[name] or data.start, name, shapes[name]) for name in codec_parts}
     encode_corpus(corpus, system.codec, codec["vae"])
+    frozen = _frozen(config, system, step)
     if step.train_encoders:
-        frozen, tokenizer = {}, tokenizer_from(corpus, system.text_tokens, Path(data.tokenizer))
+        tokenizer = tokenizer_from(corpus, system.text_tokens, Path(data.tokenizer))
     else:
-        frozen = load_params(data.encoders, _part_shapes(system, flow_step.ENCODERS))
-        tokenizer = Tokenizer.load(data.tokenizer, system.text_tokens)
+        tokenizer = Tokenizer.load(data.tokenizer or Path(data.start, "tokenizer.json"), system.text_tokens)
     batches = _scene_input(config, loop, system, tokenizer, corpus, codec["vae"])
     tx = make_optimizer(_optim(config.optim, loop))
     panel = flow_panel(system, tokenizer, codec, Corpus(data.heldout), config.panel.to_dict()) if data.heldout else None
 
     def init(key: jax.Array) -> module.Params:
-        parts = init_parts(system, flow_step.trained_parts(step), key) | flow_step.init_readouts(system, step)
-        start = load_params(data.start, parts | frozen) if data.start else {}
+        names = flow_step.trained_parts(step)
+        parts = init_parts(system, names, key) | flow_step.init_readouts(system, step)
+        if Path(data.start).is_dir():
+            start = _weights(data.start, {name: parts[name] for name in names})
+        else:
+            start = load_params(data.start, parts | frozen) if data.start else {}
         return parts | jax.tree.map(jnp.asarray, start | frozen)
 
-    return Task(
+    task = Task(
         init=init,
         init_opt=lambda params: tx.init(flow_step.trained(params, step)),
         step=flow_step.make_step(system, step, tx),
         batch=batches,
         panel=panel,
     )
+    return _lora(task, frozen, step) if step.lora.rank else task
+
+
+def _frozen(config: ConfigDict, system: SystemConfig, step: FlowStepConfig) -> module.Params:
+    """The parts that a flow run reads and leaves as they are."""
+    from kfjax.train.flow_step import ENCODERS
+
+    start, encoders = config.data.start, config.data.encoders or config.data.start
+    if step.lora.rank:
+        return _weights(start, _part_shapes(system, (*ENCODERS, "mmdit")))
+    if step.train_encoders:
+        return {}
+    shapes = _part_shapes(system, ENCODERS)
+    return _weights(encoders, shapes) if Path(encoders).is_dir() else load_params(encoders, shapes)
+
+
+def _lora(task: Task, frozen: module.Params, step: FlowStepConfig) -> Task:
+    """The task with LoRA on the frozen network; exports lora.safetensors, and ema.safetensors with it merged in."""
+    from kfjax.train.flow_step import network
+    from kfjax.train.lora import init_lora
+
+    merged = lambda params: {name: params[name] for name in frozen} | {"mmdit": network(params, step)}
+
+    def init(key: jax.Array) -> module.Params:
+        return jax.tree.map(jnp.asarray, frozen) | {"lora": init_lora(frozen["mmdit"], step.lora, key)}
+
+    def export(ema: module.Params, workdir: Path) -> None:
+        save_params(workdir / "lora.safetensors", ema["lora"])
+        save_params(workdir / "ema.safetensors", merged(ema))
+
+    look = task.panel and (lambda ema, number, folder: task.panel(merged(ema), number, folder))
+    return task._replace(init=init, panel=look, export=export)
 
 
 def _stereo(config: ConfigDict, loop: LoopConfig) -> Task:

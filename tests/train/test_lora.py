@@ -1,0 +1,238 @@
+"""LoRA: what it adds, what it leaves alone, what a run with it makes of a model directory."""
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_corpus
+from tiny_system import CONFIG, tiny_system, write_model
+
+from kfjax import module, system
+from kfjax.checkpoint import load_params, save_params
+from kfjax.mmdit.mmdit import MMDiT
+from kfjax.train.flow_step import FlowStepConfig, network, trained
+from kfjax.train.loop import init_state
+from kfjax.train.lora import STACKED, LoRAConfig, init_lora, merge, targeted
+from kfjax.train.tasks import abstract_params, make_task
+
+ROOT = Path(__file__).parents[2]
+DEEP = dataclasses.replace(CONFIG.mmdit, joint_depth=4, single_depth=2)
+SHAPES = module.shapes(MMDiT, DEEP)
+CFG = LoRAConfig(rank=4, alpha=2.0)
+KEY = jax.random.key(0)
+
+
+def drawn(shapes, seed=0, dtype=np.float32):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(dtype), shapes)
+
+
+PARAMS = drawn(SHAPES)
+
+
+def assert_equal(got, want):
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def differing(old, new) -> set[str]:
+    """Paths of the arrays that are not the same bits."""
+    old, new = module.flatten(old), module.flatten(new)
+    assert old.keys() == new.keys()
+    return {path for path in old if not np.array_equal(old[path], new[path])}
+
+
+def test_the_start_is_the_base():
+    assert_equal(jax.jit(merge, static_argnums=2)(PARAMS, init_lora(PARAMS, CFG, KEY), CFG), PARAMS)
+
+
+def test_the_parameters_are_left_as_they_were():
+    before = jax.tree.map(np.copy, PARAMS)
+    merge(PARAMS, drawn(init_lora(PARAMS, CFG, KEY)), CFG)
+    assert_equal(PARAMS, before)
+
+
+def test_only_targets_change():
+    lora = drawn(init_lora(SHAPES, CFG, KEY))
+    changed = differing(PARAMS, merge(PARAMS, lora, CFG))
+    assert changed == set(targeted(PARAMS, CFG))
+    assert {"single/audio/out/kernel", "joint/text/qkv/kernel", "joint_last/clip/qkv/kernel"} <= changed
+    assert not [path for path in changed if "mlp" in path or "modulation" in path]
+
+
+@pytest.mark.parametrize("targets, paths", [
+    ((r"final/conv/kernel",), {"final/conv/kernel"}),
+    ((r"single/audio/mlp/w[12]/kernel", r".*_in/kernel"), {
+        "single/audio/mlp/w1/kernel", "single/audio/mlp/w2/kernel",
+        "audio_in/kernel", "clip_in/kernel", "sync_in/kernel", "text_in/kernel",
+    }),
+    ((r"single/.*",), {f"single/audio/{name}/kernel" for name in ("modulation", "qkv", "out", *(
+        f"mlp/w{i}" for i in (1, 2, 3)))}),
+])  # fmt: skip
+def test_targets_by_rule(targets, paths):
+    cfg = dataclasses.replace(CFG, targets=targets)
+    assert set(targeted(SHAPES, cfg)) == paths
+    pairs = {path.rpartition("/")[0] for path in module.flatten(init_lora(SHAPES, cfg, KEY))}
+    assert pairs == paths
+
+
+def test_shapes_of_the_pairs():
+    cfg = dataclasses.replace(CFG, targets=(r".*/(qkv|out)/kernel", "clip_in/kernel"))
+    lora = {path: leaf.shape for path, leaf in module.flatten(init_lora(SHAPES, cfg, KEY)).items()}
+    assert lora["joint/text/qkv/kernel/down"] == (3, 64, 4) and lora["joint/text/qkv/kernel/up"] == (3, 4, 192)
+    assert lora["single/audio/out/kernel/down"] == (2, 3 * 64, 4)  # a convolution's taps count as inputs
+    assert lora["joint_last/audio/out/kernel/down"] == (3 * 64, 4)
+    assert lora["clip_in/kernel/down"] == (16, 4) and lora["clip_in/kernel/up"] == (4, 64)
+
+
+def test_stacked_branches_are_those_that_grow_with_depth():
+    deeper = module.flatten(module.shapes(MMDiT, dataclasses.replace(DEEP, joint_depth=6, single_depth=5)))
+    grown = {path for path, leaf in module.flatten(SHAPES).items() if leaf.shape != deeper[path].shape}
+    assert {path.partition("/")[0] for path in grown} == set(STACKED)
+    assert grown == {path for path in deeper if path.partition("/")[0] in STACKED}
+
+
+def test_merged_is_unmerged():
+    """The product of the pair on the input, beside the base: dense, and a convolution through a thin middle."""
+    cfg = dataclasses.replace(CFG, targets=(r"single/audio/(qkv|out)/kernel",))
+    lora = drawn(init_lora(SHAPES, cfg, KEY), seed=1)
+    merged, base = (tree["single"]["audio"] for tree in (merge(PARAMS, lora, cfg), PARAMS))
+    pairs = lora["single"]["audio"]
+    x = np.random.default_rng(2).standard_normal((2, 10, 64)).astype(np.float32)
+    convolve = lambda kernel: jax.lax.conv_general_dilated(
+        x, jnp.asarray(kernel), (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+    )
+    for layer in range(2):
+        pair = {name: leaf[layer] for name, leaf in pairs["qkv"]["kernel"].items()}
+        beside = x @ base["qkv"]["kernel"][layer] + 0.5 * (x @ pair["down"]) @ pair["up"]
+        np.testing.assert_allclose(x @ np.asarray(merged["qkv"]["kernel"][layer]), beside, rtol=1e-4, atol=1e-3)
+        pair = {name: leaf[layer] for name, leaf in pairs["out"]["kernel"].items()}
+        thin = convolve(pair["down"].reshape(3, 64, 4))
+        beside = convolve(base["out"]["kernel"][layer]) + 0.5 * thin @ pair["up"]
+        np.testing.assert_allclose(convolve(merged["out"]["kernel"][layer]), beside, rtol=1e-4, atol=1e-3)
+
+
+def test_the_dtype_is_the_bases():
+    base = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
+    merged = merge(base, drawn(init_lora(base, CFG, KEY)), CFG)
+    assert {leaf.dtype for leaf in jax.tree.leaves(merged)} == {jnp.dtype(jnp.bfloat16)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(init_lora(base, CFG, KEY))} == {jnp.dtype(jnp.float32)}
+
+
+def test_rank_0_is_none():
+    assert init_lora(SHAPES, LoRAConfig(rank=0), KEY) == {}
+    assert merge(PARAMS, {}, LoRAConfig(rank=0)) == PARAMS
+
+
+def test_on_disk_and_back(tmp_path):
+    lora = drawn(init_lora(SHAPES, CFG, KEY))
+    save_params(tmp_path / "lora.safetensors", lora)
+    shapes = jax.eval_shape(lambda: init_lora(SHAPES, CFG, KEY))
+    assert_equal(load_params(tmp_path / "lora.safetensors", shapes), lora)
+
+
+@pytest.mark.parametrize("values, message", [
+    ({"rank": -1}, r"got rank -1, .* expected rank 0 or more"),
+    ({"alpha": 0.0}, r"alpha 0; expected .* alpha over 0"),
+    ({"targets": ("single/(",)}, r"'single/\(' is no regular expression"),
+    ({"targets": ("single/audio/qvk/kernel",)}, r"matches no kernel; the nearest are single/audio/qkv/kernel"),
+    ({"rank": 65}, r"lora\.rank: got 65, but \S+/out/kernel is \[192, 64\]; expected at most 64"),
+])  # fmt: skip
+def test_bad_settings_are_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        init_lora(SHAPES, LoRAConfig(**{"rank": 4} | values), KEY)
+
+
+def test_a_strange_pair_is_named():
+    lora = init_lora(SHAPES, CFG, KEY)
+    with pytest.raises(ValueError, match="a pair of rank 4, expected 8"):
+        merge(PARAMS, lora, LoRAConfig(rank=8))
+    with pytest.raises(ValueError, match="no parameter for double"):
+        merge(PARAMS, {"double": lora["single"]}, CFG)
+
+
+def test_it_trains_alone():
+    with pytest.raises(ValueError, match=r"got lora\.rank 4, train_encoders True, stereo_weight 0\.5; LoRA trains"):
+        FlowStepConfig(lora=CFG, train_encoders=True, stereo_weight=0.5)
+
+
+# A run: the tiny system's directory in, its encoders and network with LoRA merged in out.
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lora")
+    tiny_corpus.render(folder / "scenes", durations={1.0: 8})
+    write_model(folder / "model")
+    return folder
+
+
+def config_of(folder, **values):
+    spec = importlib.util.spec_from_file_location("flow", ROOT / "configs" / "flow.py")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    config = loaded.get_config("lora-runlocal")
+    paths = {"data.folder": str(folder / "scenes"), "data.start": str(folder / "model")}
+    config.update_from_flattened_dict(paths | {"step.lora.rank": 4, "step.draws": 1} | values)
+    return config
+
+
+@pytest.fixture(scope="module")
+def tuned(folder):
+    """(config, task, state after two steps), its results exported as at a run's end."""
+    config = config_of(folder)
+    task, _ = make_task(config)
+    state, step = init_state(task, KEY), jax.jit(task.step)
+    for number in range(2):
+        state, _ = step(state, task.batch(number), KEY)
+    task.export(state.ema, folder / "run")
+    return config, task, state
+
+
+def test_a_run_starts_from_the_directory(folder, tuned):
+    config, task, _ = tuned
+    start, base = task.init(KEY), system.load(folder / "model").params
+    assert set(start) == {"text", "clip", "sync", "mmdit", "lora"}
+    assert_equal(network(start, FlowStepConfig(lora=LoRAConfig(**config.step.lora.to_dict()))), base["mmdit"])
+    assert jax.tree.map(jnp.shape, start["lora"]) == jax.tree.map(jnp.shape, abstract_params(config)["lora"])
+
+
+def test_a_run_moves_lora_alone(tuned):
+    _, task, state = tuned
+    base = tiny_system().params
+    for tree in (state.params, state.ema):
+        for name in ("text", "clip", "sync", "mmdit"):
+            assert not differing(base[name], tree[name])
+    start = task.init(KEY)["lora"]
+    assert differing(start, state.params["lora"]) == set(module.flatten(start))
+    assert int(state.step) == 2 and int(state.skipped) == 0
+    sizes = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim)
+    assert sizes == 2 * module.count(start)  # of AdamW: nothing for what is frozen
+
+
+def test_a_run_exports_lora_and_merged_weights(folder, tuned):
+    config, _, state = tuned
+    cfg = LoRAConfig(**config.step.lora.to_dict())
+    lora = load_params(folder / "run" / "lora.safetensors", abstract_params(config)["lora"])
+    assert_equal(lora, jax.tree.map(np.asarray, state.ema["lora"]))
+    shapes = {name: module.shapes(*CONFIG.parts()[name]) for name in ("text", "clip", "sync", "mmdit")}
+    merged = load_params(folder / "run" / "ema.safetensors", shapes)
+    base = tiny_system().params
+    assert differing(base["mmdit"], merged["mmdit"]) == set(targeted(base["mmdit"], cfg))
+    assert_equal(merged["mmdit"], jax.tree.map(np.asarray, merge(base["mmdit"], lora, cfg)))
+    assert set(trained(state.params, FlowStepConfig(lora=cfg))) == {"lora"}
+
+
+@pytest.mark.parametrize("values, message", [
+    ({"data.start": "nowhere"}, r"config\.system"),
+    ({"system.mmdit": {"width": 128}}, r"model does not fit"),
+])  # fmt: skip
+def test_another_base_is_refused(folder, values, message):
+    config = config_of(folder)
+    with config.unlocked():
+        config.update_from_flattened_dict(values)
+    with pytest.raises(ValueError, match=message):
+        make_task(config)
