@@ -75,15 +75,28 @@ def _part_shapes(system: SystemConfig, names: Iterable[str]) -> module.Params:
 
 
 def _system(config: ConfigDict) -> SystemConfig:
-    """Of a run that starts from a model directory, that directory's system, with what the config says changed."""
+    """Of a run that starts from a model directory, that directory's system, with what the config says changed.
+
+    Raises:
+      ValueError: nothing to start from where the config says; an unknown key or a bad value.
+    """
     from kfjax.system import SystemConfig, load_config
 
     values, start = config.system.to_dict(), config.data.start
-    if Path(start, "config.json").is_file():
-        stored = ConfigDict(strict.to_dict(load_config(Path(start, "config.json"))), type_safe=False)
+    if start and not Path(start).exists():
+        raise ValueError(f"config.data.start: nothing at {start}; expected a model directory or a weights file")
+    if _is_folder(start):
+        path = Path(start, "config.json")
+        if not path.is_file():
+            raise ValueError(f"config.data.start: no config.json in {start}; expected a model directory")
+        stored = ConfigDict(strict.to_dict(load_config(path)), type_safe=False)
         stored.update(values)
         values = stored.to_dict()
     return strict.from_dict(SystemConfig, values, where="config.system")
+
+
+def _is_folder(path: str) -> bool:
+    return bool(path) and Path(path).is_dir()  # "" is nothing, for pathlib it is the current folder
 
 
 def _weights(path: str, shapes: module.Params) -> module.Params:
@@ -94,7 +107,7 @@ def _weights(path: str, shapes: module.Params) -> module.Params:
     """
     from kfjax.system import load
 
-    stored = load(path).params if Path(path).is_dir() else load_params(path)
+    stored = load(path).params if _is_folder(path) else load_params(path)
     missing = sorted(shapes.keys() - stored.keys())
     if missing:
         raise ValueError(f"{path} has no {', '.join(missing)}; expected a model directory, or a flow run's weights")
@@ -108,7 +121,7 @@ def _weights(path: str, shapes: module.Params) -> module.Params:
 
 def _part(path: str, name: str, shapes: module.Params) -> module.Params:
     """One part's weights, from a file of its own or from a model directory."""
-    return _weights(path, {name: shapes})[name] if Path(path).is_dir() else load_params(path, shapes)
+    return _weights(path, {name: shapes})[name] if _is_folder(path) else load_params(path, shapes)
 
 
 def _optim(config: ConfigDict, loop: LoopConfig) -> OptimConfig:
@@ -204,7 +217,7 @@ def _flow(config: ConfigDict, loop: LoopConfig) -> Task:
     def init(key: jax.Array) -> module.Params:
         names = flow_step.trained_parts(step)
         parts = init_parts(system, names, key) | flow_step.init_readouts(system, step)
-        if Path(data.start).is_dir():
+        if _is_folder(data.start):
             start = _weights(data.start, {name: parts[name] for name in names})
         else:
             start = load_params(data.start, parts | frozen) if data.start else {}
@@ -230,7 +243,7 @@ def _frozen(config: ConfigDict, system: SystemConfig, step: FlowStepConfig) -> m
     if step.train_encoders:
         return {}
     shapes = _part_shapes(system, ENCODERS)
-    return _weights(encoders, shapes) if Path(encoders).is_dir() else load_params(encoders, shapes)
+    return _weights(encoders, shapes) if _is_folder(encoders) else load_params(encoders, shapes)
 
 
 def _lora(task: Task, frozen: module.Params, step: FlowStepConfig) -> Task:

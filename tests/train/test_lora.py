@@ -159,7 +159,7 @@ def test_it_trains_alone():
         FlowStepConfig(lora=CFG, train_encoders=True, stereo_weight=0.5)
 
 
-# A run: the tiny system's directory in, its encoders and network with LoRA merged in out.
+# A run: the tiny system's directory in, LoRA and the network with it merged in out.
 
 
 @pytest.fixture(scope="module")
@@ -226,13 +226,25 @@ def test_a_run_exports_lora_and_merged_weights(folder, tuned):
     assert set(trained(state.params, FlowStepConfig(lora=cfg))) == {"lora"}
 
 
+def test_a_whole_fine_tuning_starts_from_the_directory_too(folder):
+    config = config_of(folder)
+    with config.unlocked():
+        config.step.lora.rank = 0
+    task, _ = make_task(config)
+    base, start = tiny_system().params, jax.jit(task.init)(KEY)
+    assert_equal(start, {name: base[name] for name in ("text", "clip", "sync", "mmdit")})
+    assert set(module.flatten(abstract_params(config))) == set(module.flatten({"mmdit": base["mmdit"]}))
+
+
 @pytest.mark.parametrize("values, message", [
-    ({"data.start": "nowhere"}, r"config\.system"),
+    ({"data.start": "nowhere"}, r"config\.data\.start: nothing at nowhere"),
+    ({"data.start": "configs"}, r"no config\.json in configs"),
     ({"system.mmdit": {"width": 128}}, r"model does not fit"),
 ])  # fmt: skip
-def test_another_base_is_refused(folder, values, message):
+def test_another_base_is_refused(folder, monkeypatch, values, message):
     config = config_of(folder)
     with config.unlocked():
         config.update_from_flattened_dict(values)
+    monkeypatch.chdir(ROOT)
     with pytest.raises(ValueError, match=message):
         make_task(config)
