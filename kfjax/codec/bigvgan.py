@@ -7,6 +7,7 @@ it makes do not alias. Attribute names and order of layers are those of the publ
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,8 +21,8 @@ from jaxtyping import Array, Float
 #: of 51 dB, sum 1. Written out, because the public files hold these very bits and arithmetic would miss some.
 _HALF = (0.0020289647, 0.009389466, -0.025543459, -0.057657383, 0.12857258, 0.4432098)
 FILTER = np.array(_HALF + _HALF[::-1], np.float32)
-#: The x2 upsampling as two filters over x[q-3] .. x[q+3]: of the even output 2q and of the odd one 2q + 1.
-_PHASES = 2 * np.stack([np.append(FILTER[::-2], 0), np.append(0, FILTER[-2::-2])]).astype(np.float32)
+#: The x2 upsampling as two filters over x[q-3] .. x[q+3]: of the even sample 2q and of the odd one 2q + 1.
+_EVEN, _ODD = 2 * np.append(FILTER[::-2], np.float32(0)), 2 * np.append(np.float32(0), FILTER[-2::-2])
 
 
 @dataclass(frozen=True)
@@ -180,18 +181,34 @@ class AntiAliasedSnake(nnx.Module):
         n = x.shape[1]
         frequency = jnp.exp(self.alpha[...].astype(jnp.float32))[None, None]
         strength = 1 / (jnp.exp(self.beta[...].astype(jnp.float32)) + 1e-9)[None, None]
-        held = jnp.pad(x, ((0, 0), (6, 6), (0, 0)), mode="edge")
 
-        def phase(taps: Float[Array, " 7"]) -> Float[Array, "b n+6 h"]:
-            y = sum(taps[i] * held[:, i : i + n + 6] for i in range(7))
+        def phase(held: Float[Array, "b m+6 h"], taps: np.ndarray) -> Float[Array, "b m h"]:
+            y = sum(tap * held[:, i : i + held.shape[1] - 6] for i, tap in enumerate(taps) if tap)
             return (y + strength * sin_squared(frequency * y)).astype(x.dtype)
 
-        # A loop, because what it returns is stored: a compiler that fuses everything computes each sine six times.
-        y = jax.lax.map(phase, jnp.asarray(_PHASES))  # even and odd samples from position -3 on
-        first, last = y[:1, :, 3:4], y[1:, :, n + 2 : n + 3]
-        y = y.at[:, :, :3].set(first).at[:, :, -3:].set(last)
-        y = sum(FILTER[2 * i + 1] * y[0, :, i + 1 : i + 1 + n] + FILTER[2 * i] * y[1, :, i : i + n] for i in range(6))
+        def samples(held: Float[Array, "b n+12 h"]) -> tuple[Float[Array, "b n+6 h"], Float[Array, "b n+6 h"]]:
+            """Even and odd ones, for three places more at both ends: the very first and the very last sample."""
+            first, last = phase(held[:, 3:10], _EVEN), phase(held[:, n + 2 : n + 9], _ODD)
+            hold = lambda y: y.at[:, :3].set(first).at[:, -3:].set(last)
+            return hold(phase(held, _EVEN)), hold(phase(held, _ODD))
+
+        even, odd = _stored(samples, jnp.pad(x, ((0, 0), (6, 6), (0, 0)), mode="edge"))
+        y = sum(FILTER[2 * i + 1] * even[:, i + 1 : i + 1 + n] + FILTER[2 * i] * odd[:, i : i + n] for i in range(6))
         return y.astype(x.dtype)
+
+
+def _stored(make: Callable[[Array], tuple[Array, ...]], x: Array) -> tuple[Array, ...]:
+    """make(x), computed once and written to memory, where XLA would rather compute it again for each of its uses.
+
+    A barrier says so, but XLA:CPU drops barriers before it fuses. There a branch does it, whose condition is always
+    true and behind a barrier for as long as branches are simplified away.
+    """
+
+    def branch(x):
+        nothing = lambda x: jax.tree.map(lambda y: jnp.zeros(y.shape, y.dtype), jax.eval_shape(make, x))
+        return jax.lax.cond(jax.lax.optimization_barrier(jnp.array(True)), make, nothing, x)
+
+    return jax.lax.platform_dependent(x, cpu=branch, default=lambda x: jax.lax.optimization_barrier(make(x)))
 
 
 #: sin² r = Σ (-1)ᵏ⁺¹ 2²ᵏ⁻¹ / (2k)! r²ᵏ; eight terms leave 1e-7 at π / 2.
