@@ -1,11 +1,151 @@
-"""Where arrays live. Today: plain data parallelism, the batch split over every device, everything else replicated."""
+"""Where arrays live: meshes of devices, which axis of which parameter is split over them, where batches go.
+
+    mesh = make_mesh(PRESETS["v6e-64"])
+    state = shard_init(init, mesh)(key)                    # no device ever holds a whole parameter matrix
+    shardings = param_shardings(state, mesh)               # for the step's out_shardings
+    with jax.set_mesh(mesh):                               # `pin` reads the mesh from here
+        state, metrics = step(state, put_batch(batch, mesh), key)
+
+Every mesh has four axes. "data" holds copies of the model, across slices where there are several; "fsdp" splits
+parameters, optimiser state and averages, and the batch with them; "context" splits the tokens of one example;
+"tensor" splits the feed-forward layers' inner width. Models know none of this: a table of rules names the exceptions
+by path, everything else follows one default.
+"""
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "context", "tensor")
+BATCH_AXES = ("data", "fsdp")  # every device of a context or tensor group sees the same examples
+
+Rules = Sequence[tuple[str, PartitionSpec]]
+
+#: Path pattern -> how the last axes are split; the first match counts, leading axes (layers, taps) stay whole.
+#: The inner width is a multiple of 256 in every size; 17 and 23 heads would not split, so attention stays whole.
+RULES: Rules = (
+    (r"(^|/)w[13]/kernel$", PartitionSpec("fsdp", "tensor")),
+    (r"(^|/)w2/kernel$", PartitionSpec("tensor", "fsdp")),
+)
+#: Modules made by `module.stack`: axis 0 of their parameters counts layers and is what the scan walks along.
+STACKED = r"(^|/)(joint|single|blocks|fine|coarse)/(?!\d)"
+#: A matrix of fewer numbers than this that does not divide lies whole on every device; a larger one is refused.
+SMALL = 2**16
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How a machine is divided. `data` counts copies of the model in all slices together.
+
+    Raises:
+      ValueError: a size below 1; slices that do not divide `data`.
+    """
+
+    name: str
+    data: int = 1
+    fsdp: int = 1
+    context: int = 1
+    tensor: int = 1
+    slices: int = 1
+
+    def __post_init__(self):
+        if min(*self.axes.values(), self.slices) < 1:
+            raise ValueError(f"{self.name}: got {self.axes}, slices {self.slices}; expected sizes of 1 or more")
+        if self.data % self.slices:
+            raise ValueError(
+                f"{self.name}: data {self.data} over {self.slices} slices: expected a multiple of {self.slices}, "
+                "since only data goes across slices"
+            )
+
+    @property
+    def axes(self) -> dict[str, int]:
+        return {axis: getattr(self, axis) for axis in AXES}
+
+    @property
+    def devices(self) -> int:
+        return math.prod(self.axes.values())
+
+    def shrunk(self, devices: int = 8) -> Preset:
+        """The same kind of mesh on few devices, for tests: the largest axis is halved until it fits.
+
+        Raises:
+          ValueError: halving does not lead to that number of devices.
+        """
+        small = self
+        while small.devices > devices:
+            axis = max(AXES, key=lambda a: getattr(small, a) // (small.slices if a == "data" else 1))
+            size = getattr(small, axis)
+            if size % 2 or (axis == "data" and size // 2 % small.slices):
+                break
+            small = replace(small, **{axis: size // 2})
+        if small.devices != devices:
+            raise ValueError(
+                f"{self.name} of {self.devices} devices on {devices}: halving ends at {small.devices}; "
+                f"expected {self.devices} divided by a power of two, and at least {self.slices} slices"
+            )
+        return small
+
+
+#: v5p chips are counted by half in their name: v5p-256 is a 4x4x8 torus of 128.
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset("8xh100", fsdp=8),
+        Preset("v5e-16", fsdp=16),
+        Preset("v5e-256", data=4, fsdp=64),
+        Preset("v6e-64", fsdp=64),
+        Preset("v5p-256", data=2, fsdp=64),
+        Preset("2xv5p-256", data=4, fsdp=64, slices=2),
+    )
+}
+
+
+def make_mesh(axes: Preset | Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The four-axis mesh over `devices` (default: all).
+
+    Axes left out of a mapping have size 1. With several slices, each slice holds neighbouring indices of "data"; where
+    the devices do not say which slice they are in, as fake ones, they are cut into equal runs.
+
+    Raises:
+      ValueError: an unknown axis; a product that is not the number of devices.
+    """
+    preset = axes if isinstance(axes, Preset) else _preset(axes)
+    devices = list(jax.devices() if devices is None else devices)
+    if preset.devices != len(devices):
+        raise ValueError(_misfit(preset, len(devices)))
+    shape, slices = tuple(preset.axes.values()), preset.slices
+    if slices > 1 and len({getattr(d, "slice_index", 0) for d in devices}) > 1:
+        inside = (shape[0] // slices, *shape[1:])
+        grid = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1, 1), devices, allow_split_physical_axes=True)
+    else:
+        # 2 x 64 on a 4x4x8 torus cuts through a physical axis.
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _preset(axes: Mapping[str, int]) -> Preset:
+    if unknown := sorted(set(axes) - set(AXES)):
+        raise ValueError(f"mesh axes {', '.join(unknown)}: expected some of {', '.join(AXES)}")
+    return Preset("mesh", **axes)
+
+
+def _misfit(preset: Preset, count: int) -> str:
+    asked = " x ".join(f"{axis} {size}" for axis, size in preset.axes.items() if size > 1) or "one device"
+    fits = []
+    for axis, size in preset.axes.items():
+        other = preset.devices // size
+        if count % other == 0 and not (axis == "data" and count // other % preset.slices):
+            fits.append(f"{axis} {count // other}")
+    advice = f"with the other axes kept, {' or '.join(fits)} would" if fits else f"expected a product of {count}"
+    return f"{preset.name}: {asked} = {preset.devices} devices does not fit {count}: {advice}"
 
 
 def data_mesh() -> Mesh:
@@ -17,18 +157,152 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The first axis split over "data" and "fsdp", the others whole."""
+    return NamedSharding(mesh, PartitionSpec(_present(BATCH_AXES, mesh.shape)))
+
+
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """Place a host batch with its first axis split over "data".
+    """Place a host batch with its first axis split over the devices (see `batch_sharding`).
 
     Raises:
-      ValueError: the batch does not divide by the number of devices.
+      ValueError: the batch does not divide by the number of devices that take a part of it.
     """
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    sharding = batch_sharding(mesh)
+    parts = math.prod(mesh.shape[axis] for axis in _present(BATCH_AXES, mesh.shape))
 
     def place(x):
         x = np.asarray(x)
-        if x.shape[0] % mesh.size:
-            raise ValueError(f"batch of {x.shape[0]} on {mesh.size} devices: expected a multiple; change data.batch")
+        if x.shape[0] % parts:
+            raise ValueError(
+                f"batch of {x.shape[0]} on {mesh.size} devices: expected a multiple of {parts}; change data.batch"
+            )
         return jax.device_put(x, sharding)
 
     return jax.tree.map(place, batch)
+
+
+def param_shardings(shapes: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+    """Where every leaf of a tree of parameters lives: a tree of NamedSharding of the same structure.
+
+    The whole training state may be given: moments and averages end in their parameter's path, so they lie where it
+    does. Matrices are split by the first rule that matches their path, else over "fsdp" along the largest axis that
+    divides; vectors and scalars lie whole everywhere. Axes that the mesh lacks are left out.
+
+    Args:
+      shapes: leaves with a `shape`.
+
+    Raises:
+      ValueError: matrices that do not divide, all of them, with what would.
+    """
+    flat, structure = jax.tree_util.tree_flatten_with_path(shapes)
+    refused: list[str] = []
+    specs = []
+    for key, leaf in flat:
+        path = _path(key)
+        try:
+            specs.append(NamedSharding(mesh, _spec(path, leaf.shape, mesh.shape, rules)))
+        except ValueError as error:
+            refused.append(str(error))
+    if refused:
+        raise ValueError("parameters do not divide over the mesh:\n  " + "\n  ".join(refused))
+    return jax.tree.unflatten(structure, specs)
+
+
+def _path(key: tuple) -> str:
+    # In a state of nnx every variable adds a last part of its own.
+    return jax.tree_util.keystr(key, simple=True, separator="/").removesuffix("/value")
+
+
+def _spec(path: str, shape: tuple[int, ...], mesh: Mapping[str, int], rules: Rules) -> PartitionSpec:
+    first = int(re.search(STACKED, path) is not None)
+    free = len(shape) - first  # axes that may be split
+    if free < 2:
+        return PartitionSpec()
+    spec = next((spec for pattern, spec in rules if re.search(pattern, path) and len(spec) <= free), None)
+    if spec is None:
+        return _largest(path, shape, first, mesh)
+    whole = (None,) * (len(shape) - len(spec))
+    kept = [axis if axis in mesh else None for axis in spec]
+    for size, axis in zip(shape[len(whole) :], kept, strict=True):
+        if axis and size % mesh[axis]:
+            raise ValueError(_indivisible(path, shape, axis, mesh[axis], [size]))
+    return PartitionSpec(*whole, *kept) if any(kept) else PartitionSpec()
+
+
+def _largest(path: str, shape: tuple[int, ...], first: int, mesh: Mapping[str, int]) -> PartitionSpec:
+    parts = mesh.get("fsdp", 1)
+    fits = [i for i in range(first, len(shape)) if shape[i] % parts == 0]
+    if not fits and math.prod(shape) >= SMALL:
+        raise ValueError(_indivisible(path, shape, "fsdp", parts, shape[first:]))
+    if not fits or parts == 1:
+        return PartitionSpec()
+    best = max(fits, key=lambda i: (shape[i], i))
+    return PartitionSpec(*(("fsdp" if i == best else None) for i in range(len(shape))))
+
+
+def _indivisible(path: str, shape: tuple[int, ...], axis: str, parts: int, sizes: Sequence[int]) -> str:
+    would = sorted({math.gcd(size, 2**20) for size in sizes})[-1]
+    return f"{path} {list(shape)}: {axis} {parts} divides none of {list(sizes)}; {axis} {would} would"
+
+
+def shard_init(init: Callable[..., Any], mesh: Mesh, rules: Rules = RULES) -> Callable[..., Any]:
+    """`init`, compiled to leave every leaf where `param_shardings` puts it; no device makes more than its own part.
+
+    Random numbers are those of one device: jax draws every element from its index.
+    """
+
+    def sharded(*args):
+        shardings = param_shardings(jax.eval_shape(init, *args), mesh, rules)
+        return jax.jit(init, out_shardings=shardings)(*args)
+
+    return sharded
+
+
+def gathered(params: Any, rules: Rules = RULES) -> Any:
+    """Parameters as a layer uses them: whole along "fsdp", still split along "tensor"; called where a block begins.
+
+    Without it the compiler may as well split the activations' channels as the parameters are split, or gather the
+    activations of the whole batch for a weight's gradient. With it the forward pass gathers one block's weights, and
+    the backward pass sums its gradients. Stacked leaves are left alone: the block in the scan gathers its own.
+    Cast to bfloat16 before, and half as much is sent. Outside of `with jax.set_mesh(mesh)` this does nothing.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return params
+
+    def gather(key, leaf):
+        path = _path(key)
+        if re.search(STACKED, path):
+            return leaf
+        spec = _spec(path, leaf.shape, mesh.shape, rules)
+        return jax.lax.with_sharding_constraint(leaf, PartitionSpec(*(None if a == "fsdp" else a for a in spec)))
+
+    return jax.tree_util.tree_map_with_path(gather, params)
+
+
+def pin(x: jax.Array, letters: str) -> jax.Array:
+    """Fix where an activation lives, at the border of a block: pin(x, "b n h").
+
+    b is split over "data" and "fsdp", n over "context", where it divides; every other letter stays whole. Outside of
+    `with jax.set_mesh(mesh)` this does nothing.
+
+    Raises:
+      ValueError: as many letters as axes are expected.
+    """
+    axes = letters.split()
+    if len(axes) != x.ndim:
+        raise ValueError(f"pin: got {x.ndim} axes, expected {len(axes)} for {letters!r}")
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    split = {"b": BATCH_AXES, "n": ("context",)}
+    spec = []
+    for letter, size in zip(axes, x.shape, strict=True):
+        names = _present(split[letter], mesh.shape) if letter in split else ()
+        spec.append(names if names and size % math.prod(mesh.shape[a] for a in names) == 0 else None)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def _present(axes: Sequence[str], mesh: Mapping[str, int]) -> tuple[str, ...]:
+    return tuple(axis for axis in axes if axis in mesh)

@@ -1,9 +1,48 @@
-"""Batches are split over all devices, everything else is everywhere."""
-import jax
-import numpy as np
-import pytest
+"""Meshes, rules, placement; and that a step on any mesh is the step on one device."""
+import re
+from collections import Counter
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 
-from kfjax.sharding import data_mesh, put_batch, replicated
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import AbstractMesh
+from jax.sharding import PartitionSpec as P
+from tiny_system import CONFIG
+
+from kfjax import sharding
+from kfjax.flow import matching
+from kfjax.mmdit import mmdit
+from kfjax.mmdit.mmdit import MMDiT
+from kfjax.mmdit.sizes import SIZES
+from kfjax.module import bind, flatten, scan_blocks, shapes
+from kfjax.sharding import (
+    AXES,
+    PRESETS,
+    Preset,
+    batch_sharding,
+    data_mesh,
+    gathered,
+    make_mesh,
+    param_shardings,
+    pin,
+    put_batch,
+    replicated,
+    shard_init,
+)
+from kfjax.structs import Features, TrainState
+from kfjax.train.optim import ema
+
+MODEL = replace(CONFIG.mmdit, heads=4, joint_depth=2, single_depth=2, hidden_multiple=64)
+TX = optax.adamw(1e-3, b1=0.9, b2=0.95)
+B, N, V, L = 8, 16, 8, 8
+#: What is partitioned is the same; the machine code is compiled in a fraction of the time.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def test_batches_are_split_over_the_devices():
@@ -17,10 +56,263 @@ def test_batches_are_split_over_the_devices():
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match=r"batch of 6 on 8 devices: expected a multiple"):
+    with pytest.raises(ValueError, match=r"batch of 6 on 8 devices: expected a multiple of 8"):
         put_batch({"x": np.zeros((6, 2))}, data_mesh())
+    with pytest.raises(ValueError, match=r"batch of 6 on 8 devices: expected a multiple of 4"):
+        put_batch({"x": np.zeros((6, 2))}, make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
 
 
 def test_replicated_means_whole_on_every_device():
     x = jax.device_put(np.arange(3.0), replicated(data_mesh()))
     assert x.is_fully_replicated and len(x.addressable_shards) == 8
+
+
+# --- one training step of the generator, on one device and on every mesh ---
+
+
+def make_batch() -> tuple[Features, np.ndarray]:
+    rng = np.random.default_rng(0)
+    normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+    features = Features(
+        clip=normal(B, V, MODEL.clip_dim),
+        sync=normal(B, 16, MODEL.sync_dim),
+        text=normal(B, L, MODEL.text_dim),
+        text_mask=np.ones((B, L), bool),
+        seconds_start=np.zeros(B, np.float32),
+        seconds_total=np.arange(B, dtype=np.float32),
+        has_video=np.arange(B) % 3 > 0,
+        has_text=np.arange(B) % 2 > 0,
+    )
+    return features, normal(B, N, MODEL.latent_dim)
+
+
+def loss(params, batch, key):
+    features, x1 = batch
+    x0 = jax.random.normal(key, x1.shape)
+    t = matching.sample_times(key, B)
+    x, velocity = matching.interpolate(x0, x1, t)
+    model = bind(MMDiT, MODEL, gathered(params))
+    return matching.loss(model(pin(x, "b n d"), t, model.prepare(features, N)), velocity).mean()
+
+
+def start() -> TrainState:
+    """A state with every weight away from zero: at its start the network ignores most of its weights."""
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda x: (0.1 * rng.standard_normal(x.shape)).astype(np.float32), shapes(MMDiT, MODEL))
+    return TrainState(np.int32(0), params, TX.init(params), params, np.int32(0))
+
+
+def step(state: TrainState, batch, key):
+    value, grads = jax.value_and_grad(loss)(state.params, batch, key)
+    updates, opt_state = TX.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state, ema(state.ema, params, 0.9), state.skipped), (value, grads)
+
+
+@lru_cache(maxsize=1)
+def on_one_device():
+    run = jax.jit(step, compiler_options=QUICK)
+    return jax.device_get(run(start(), make_batch(), jax.random.key(1))[1])
+
+
+def collectives(hlo: str) -> dict[str, int]:
+    """How often a compiled program names each collective operation; a loop's body counts once."""
+    names = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
+    return dict(Counter(re.findall(rf" ({names})(?:-start)?\(", hlo)))
+
+
+def gathering_scan(blocks, carry, body, **how):
+    """`scan_blocks` as it is under "fsdp": every block gathers its own weights."""
+
+    def gathered_body(block, carry):
+        graphdef, state = nnx.split(block)
+        return body(nnx.merge(graphdef, gathered(state)), carry)
+
+    return scan_blocks(blocks, carry, gathered_body, **how)
+
+
+def close(got, expected) -> None:
+    """Relative 1e-5 in every leaf, of the leaf's norm."""
+    got, expected = flatten(got), flatten(expected)
+    error = {k: np.linalg.norm(got[k] - x) / np.linalg.norm(x) for k, x in expected.items()}
+    worst = max(error, key=error.get)
+    assert error[worst] <= 1e-5, (worst, error[worst])
+
+
+#: Distinct shapes only: 8xh100, v5e-16 and v6e-64 all shrink to fsdp 8.
+STEPS = {
+    "8xh100": {"all-reduce": 1, "all-gather": 66},
+    "v5p-256": {},
+    "2xv5p-256": {},
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n != "8xh100" else []) for n in STEPS])
+def test_a_step_on_a_mesh_is_the_step_on_one_device(name, monkeypatch):
+    monkeypatch.setattr(mmdit, "scan_blocks", gathering_scan)
+    mesh = make_mesh(PRESETS[name].shrunk())
+    state = start()
+    where = param_shardings(state, mesh)
+    out = where, (replicated(mesh), where.params)
+    with jax.set_mesh(mesh):
+        run = jax.jit(step, out_shardings=out, compiler_options=QUICK)
+        placed = jax.device_put(state, where), put_batch(make_batch(), mesh), jax.random.key(1)
+        hlo = run.lower(*placed).compile().as_text()
+        new, (value, grads) = run(*placed)
+        run(new, *placed[1:])
+        assert run._cache_size() == 1
+    expected_value, expected_grads = on_one_device()
+    np.testing.assert_allclose(value, expected_value, rtol=1e-5)
+    close(jax.device_get(grads), expected_grads)
+    assert_split(new, mesh)
+    found = collectives(hlo)
+    assert "all-to-all" not in found and found == STEPS[name]
+
+
+def assert_split(state: TrainState, mesh) -> None:
+    """Parameters, both moments and the average: every device holds its part of each matrix, and no more."""
+    parts = {"params": 0, "ema": 0, "mu": 0, "nu": 0}
+    for path, leaf in flatten(state).items():
+        assert leaf.addressable_shards[0].data.shape == leaf.sharding.shard_shape(leaf.shape)
+        if leaf.sharding.is_fully_replicated:
+            assert leaf.size < 1024, path
+            continue
+        kind = next(k for k in parts if f"{k}/" in path)
+        parts[kind] += 1
+        assert leaf.addressable_shards[0].data.size * mesh.shape["fsdp"] <= leaf.size, path
+    assert len(set(parts.values())) == 1 and parts["params"] > 40
+
+
+# --- rules ---
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=list(PRESETS))
+def test_published_sizes_divide_over_every_preset(size, preset):
+    mesh = abstract(preset)
+    for path, where in flatten(param_shardings(shapes(MMDiT, SIZES[size]), mesh)).items():
+        assert where.spec or not path.endswith("kernel"), path
+
+
+def test_rules_name_the_feed_forward_and_the_largest_axis_is_the_default():
+    specs = {
+        path: where.spec
+        for path, where in flatten(param_shardings(shapes(MMDiT, SIZES["1.5b"]), abstract(PRESETS["v6e-64"]))).items()
+    }
+    assert specs["single/audio/mlp/w1/kernel"] == P(None, None, "fsdp", "tensor")  # layer, tap, in, out
+    assert specs["single/audio/mlp/w2/kernel"] == P(None, None, "tensor", "fsdp")
+    assert specs["text_mlp/w1/kernel"] == P("fsdp", "tensor")
+    assert specs["single/audio/qkv/kernel"] == P(None, None, "fsdp")
+    assert specs["audio_in/kernel"] == P(None, None, "fsdp")
+    assert specs["single/audio/qkv/bias"] == specs["single/audio/q_norm/scale"] == specs["empty_clip"] == P()
+
+
+def test_the_layer_axis_is_never_split():
+    leaf = jax.ShapeDtypeStruct((64, 24, 16), np.float32)
+    placed = param_shardings({"blocks": {"kernel": leaf}, "other": {"kernel": leaf}}, abstract(Preset("", fsdp=8)))
+    assert flatten(placed)["blocks/kernel"].spec == P(None, "fsdp", None)
+    assert flatten(placed)["other/kernel"].spec == P("fsdp", None, None)
+
+
+def test_every_stacked_module_has_a_name_that_the_rules_know():
+    package = Path(sharding.__file__).parent
+    makes = re.compile(r"self\.(\w+) = (?:module\.)?(?:stack|_blocks)\(")
+    names = {name for file in package.rglob("*.py") for name in makes.findall(file.read_text())}
+    assert {"joint", "single", "blocks"} <= names
+    assert not [name for name in names if not re.search(sharding.STACKED, f"{name}/kernel")]
+
+
+def test_data_parallel_meshes_split_no_parameters():
+    placed = param_shardings(shapes(MMDiT, MODEL), data_mesh())
+    assert {where.spec for where in flatten(placed).values()} == {P()}
+
+
+def test_what_does_not_divide_is_refused_with_what_would():
+    with pytest.raises(ValueError, match=r"single/audio/out/kernel .*: fsdp 128 divides none of .*; fsdp 64 would"):
+        param_shardings(shapes(MMDiT, SIZES["1.5b"]), abstract(Preset("wide", fsdp=128)))
+    small = {"kernel": jax.ShapeDtypeStruct((7, 3), np.float32)}
+    assert param_shardings(small, abstract(Preset("wide", fsdp=128)))["kernel"].spec == P()
+
+
+# --- meshes ---
+
+
+def abstract(preset: Preset) -> AbstractMesh:
+    return AbstractMesh(tuple(preset.axes.values()), AXES)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=list(PRESETS))
+def test_presets_shrink_to_eight_devices(preset):
+    small = preset.shrunk()
+    assert small.devices == 8 and small.slices == preset.slices
+    mesh = make_mesh(small)
+    assert mesh.axis_names == AXES and mesh.size == 8
+    assert all(small.axes[a] > 1 for a in AXES if preset.axes[a] > 1)
+
+
+def test_chips_of_the_presets():
+    assert {name: preset.devices for name, preset in PRESETS.items()} == {
+        "8xh100": 8, "v5e-16": 16, "v5e-256": 256, "v6e-64": 64, "v5p-256": 128, "2xv5p-256": 256,
+    }  # fmt: skip
+
+
+def test_slices_meet_on_the_data_axis_alone():
+    class Chip:
+        def __init__(self, number):
+            self.id, self.slice_index, self.process_index = number, number % 2, number % 2
+            self.platform, self.device_kind = "cpu", "cpu"
+
+    grid = make_mesh(Preset("two", data=4, fsdp=2, slices=2), [Chip(i) for i in range(8)]).devices
+    slices = np.vectorize(lambda chip: chip.slice_index)(grid).squeeze()
+    np.testing.assert_array_equal(slices, [[0, 0], [0, 0], [1, 1], [1, 1]])
+
+
+def test_meshes_that_do_not_fit_say_what_would():
+    with pytest.raises(ValueError, match=r"data 2 x fsdp 8 = 16 devices does not fit 8: .*data 1 or fsdp 4 would"):
+        make_mesh({"data": 2, "fsdp": 8})
+    with pytest.raises(ValueError, match=r"fsdp 3 x tensor 5 = 15 devices does not fit 8: expected a product of 8"):
+        make_mesh({"fsdp": 3, "tensor": 5})
+    with pytest.raises(ValueError, match=r"mesh axes model: expected some of data, fsdp, context, tensor"):
+        make_mesh({"model": 8})
+    with pytest.raises(ValueError, match=r"data 3 over 2 slices: expected a multiple of 2"):
+        Preset("odd", data=3, slices=2)
+    with pytest.raises(ValueError, match=r"expected sizes of 1 or more"):
+        Preset("none", fsdp=0)
+    with pytest.raises(ValueError, match=r"6 devices on 8: halving ends at 6"):
+        Preset("six", fsdp=6).shrunk()
+    with pytest.raises(ValueError, match=r"12 devices on 8: halving ends at 6"):
+        Preset("twelve", fsdp=12).shrunk()
+
+
+# --- placement ---
+
+
+def test_batches_are_split_over_data_and_fsdp():
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    x = put_batch({"x": np.arange(8.0)}, mesh)["x"]
+    assert x.sharding == batch_sharding(mesh)
+    assert {shard.data.shape for shard in x.addressable_shards} == {(2,)}
+
+
+def test_fresh_parameters_are_made_in_parts_and_are_those_of_one_device():
+    make = lambda key: {"w": jax.random.normal(key, (4096, 64)), "b": jnp.zeros(64)}
+    mesh = make_mesh({"fsdp": 8})
+    made = shard_init(make, mesh)(jax.random.key(3))
+    assert made["w"].addressable_shards[0].data.shape == (512, 64) and made["b"].is_fully_replicated
+    np.testing.assert_array_equal(made["w"], make(jax.random.key(3))["w"])
+    where = param_shardings(made, mesh)
+    compiled = jax.jit(make, out_shardings=where).lower(jax.random.key(3)).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < made["w"].nbytes / 2 and "[4096,64]" not in compiled.as_text()
+
+
+
+def test_pin_needs_a_mesh_to_do_anything():
+    x = jnp.zeros((8, 6, 4))
+    assert pin(x, "b n h") is x and gathered({"w": x})["w"] is x
+    with jax.set_mesh(make_mesh({"fsdp": 4, "context": 2})):
+        pinned = jax.jit(lambda x: pin(x, "b n h"))(x)
+        odd = jax.jit(lambda x: pin(x, "b n h"))(x[:, :5])
+    assert pinned.addressable_shards[0].data.shape == (2, 3, 4)
+    assert odd.addressable_shards[0].data.shape == (2, 5, 4)  # five tokens do not divide by two: whole
+    with pytest.raises(ValueError, match=r"pin: got 3 axes, expected 2"):
+        pin(x, "b h")
