@@ -230,7 +230,7 @@ def _flow(config: ConfigDict, loop: LoopConfig) -> Task:
         batch=batches,
         panel=panel,
     )
-    return _lora(task, frozen, step) if step.lora.rank else task
+    return _lora(task, frozen, step, data.start) if step.lora.rank else task
 
 
 def _frozen(config: ConfigDict, system: SystemConfig, step: FlowStepConfig) -> module.Params:
@@ -246,8 +246,12 @@ def _frozen(config: ConfigDict, system: SystemConfig, step: FlowStepConfig) -> m
     return _weights(encoders, shapes) if _is_folder(encoders) else load_params(encoders, shapes)
 
 
-def _lora(task: Task, frozen: module.Params, step: FlowStepConfig) -> Task:
-    """The task with LoRA on the frozen network; exports lora.safetensors, and ema.safetensors with it merged in."""
+def _lora(task: Task, frozen: module.Params, step: FlowStepConfig, start: str) -> Task:
+    """The task with LoRA on the frozen network; exports lora.safetensors, and ema.safetensors with it merged in.
+
+    Where it started from a model directory it leaves one, `model`, with the merged network in it.
+    """
+    from kfjax import system
     from kfjax.train.flow_step import network
     from kfjax.train.lora import init_lora
 
@@ -258,7 +262,11 @@ def _lora(task: Task, frozen: module.Params, step: FlowStepConfig) -> Task:
 
     def export(ema: module.Params, workdir: Path) -> None:
         save_params(workdir / "lora.safetensors", ema["lora"])
-        save_params(workdir / "ema.safetensors", merged(ema))
+        tuned = merged(ema)
+        save_params(workdir / "ema.safetensors", tuned)
+        if _is_folder(start):
+            base = system.load(start)
+            system.save(workdir / "model", base._replace(params=dict(base.params) | {"mmdit": tuned["mmdit"]}))
 
     look = task.panel and (lambda ema, number, folder: task.panel(merged(ema), number, folder))
     return task._replace(init=init, panel=look, export=export)

@@ -224,6 +224,9 @@ def test_a_run_exports_lora_and_merged_weights(folder, tuned):
     assert differing(base["mmdit"], merged["mmdit"]) == set(targeted(base["mmdit"], cfg))
     assert_equal(merged["mmdit"], jax.tree.map(np.asarray, merge(base["mmdit"], lora, cfg)))
     assert set(trained(state.params, FlowStepConfig(lora=cfg))) == {"lora"}
+    whole, before = system.load(folder / "run" / "model"), system.load(folder / "model")
+    assert whole.cfg == before.cfg
+    assert_equal(whole.params, before.params | {"mmdit": merged["mmdit"]})
 
 
 def test_a_whole_fine_tuning_starts_from_the_directory_too(folder):
