@@ -177,9 +177,10 @@ class MPConv(nnx.Module):
 
     def __call__(self, x: Float[Array, "b n i"]) -> Float[Array, "b n o"]:
         kernel = self.kernel[...]
-        rms = jnp.sqrt(jnp.mean(jnp.square(kernel), (0, 1), keepdims=True))
+        rms = jnp.sqrt(jnp.mean(jnp.square(kernel), (0, 1)))
         fan_in = kernel.shape[0] * kernel.shape[1]
-        return convolve(x, kernel / ((rms + 1e-4) * jnp.sqrt(fan_in).astype(kernel.dtype)))
+        # The output is divided, which is the same and far smaller than the kernel.
+        return convolve(x, kernel) / ((rms + 1e-4) * jnp.sqrt(fan_in).astype(kernel.dtype))[None, None]
 
 
 def mp_silu(x: Float[Array, "*b h"]) -> Float[Array, "*b h"]:
