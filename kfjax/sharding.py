@@ -265,7 +265,8 @@ def gathered(params: Any, rules: Rules = RULES) -> Any:
     Without it the compiler may as well split the activations' channels as the parameters are split, or gather the
     activations of the whole batch for a weight's gradient. With it the forward pass gathers one block's weights, and
     the backward pass sums its gradients. Stacked leaves are left alone: the block in the scan gathers its own.
-    Cast to bfloat16 before, and half as much is sent. Outside of `with jax.set_mesh(mesh)` this does nothing.
+    Cast to bfloat16 before, and half as much is sent. A block in a scan needs `jax.checkpoint` around it, with
+    `regather` or a stricter policy. Outside of `with jax.set_mesh(mesh)` this does nothing.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -275,10 +276,18 @@ def gathered(params: Any, rules: Rules = RULES) -> Any:
         path = _path(key)
         if re.search(STACKED, path):
             return leaf
-        spec = _spec(path, leaf.shape, mesh.shape, rules)
-        return jax.lax.with_sharding_constraint(leaf, PartitionSpec(*(None if a == "fsdp" else a for a in spec)))
+        spec = PartitionSpec(*(None if a == "fsdp" else a for a in _spec(path, leaf.shape, mesh.shape, rules)))
+        return jax.lax.with_sharding_constraint(leaf, spec)
 
     return jax.tree_util.tree_map_with_path(gather, params)
+
+
+def regather(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Policy of `jax.checkpoint`: save everything but gathered weights, which the backward pass gathers again.
+
+    Without it the whole weights of every block wait for the backward pass on every device.
+    """
+    return primitive.name != "sharding_constraint"
 
 
 def pin(x: jax.Array, letters: str) -> jax.Array:
