@@ -192,6 +192,7 @@ def tuned(folder):
     return config, task, state
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_directory(folder, tuned):
     config, task, _ = tuned
     start, base = task.init(KEY), system.load(folder / "model").params
@@ -200,6 +201,7 @@ def test_a_run_starts_from_the_directory(folder, tuned):
     assert jax.tree.map(jnp.shape, start["lora"]) == jax.tree.map(jnp.shape, abstract_params(config)["lora"])
 
 
+@pytest.mark.slow
 def test_a_run_moves_lora_alone(tuned):
     _, task, state = tuned
     base = tiny_system().params
@@ -213,6 +215,7 @@ def test_a_run_moves_lora_alone(tuned):
     assert sizes == 2 * module.count(start)  # of AdamW: nothing for what is frozen
 
 
+@pytest.mark.slow
 def test_a_run_exports_lora_and_merged_weights(folder, tuned):
     config, _, state = tuned
     cfg = LoRAConfig(**config.step.lora.to_dict())
@@ -229,6 +232,7 @@ def test_a_run_exports_lora_and_merged_weights(folder, tuned):
     assert_equal(whole.params, before.params | {"mmdit": merged["mmdit"]})
 
 
+@pytest.mark.slow
 def test_a_whole_fine_tuning_starts_from_the_directory_too(folder):
     config = config_of(folder)
     with config.unlocked():
