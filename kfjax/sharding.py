@@ -3,13 +3,13 @@
     mesh = make_mesh(PRESETS["v6e-64"])
     state = shard_init(init, mesh)(key)                    # no device ever holds a whole parameter matrix
     shardings = param_shardings(state, mesh)               # for the step's out_shardings
-    with jax.set_mesh(mesh):                               # `pin` reads the mesh from here
+    with jax.set_mesh(mesh):                               # `gathered` and `pin` read the mesh from here
         state, metrics = step(state, put_batch(batch, mesh), key)
 
 Every mesh has four axes. "data" holds copies of the model, across slices where there are several; "fsdp" splits
 parameters, optimiser state and averages, and the batch with them; "context" splits the tokens of one example;
-"tensor" splits the feed-forward layers' inner width. Models know none of this: a table of rules names the exceptions
-by path, everything else follows one default.
+"tensor" splits the feed-forward layers' inner width. Models know no axis of it: a table of rules names the exceptions
+by path, everything else follows one default; a block calls `gathered` on its parameters and `pin` on its tokens.
 """
 from __future__ import annotations
 
