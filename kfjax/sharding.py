@@ -38,7 +38,7 @@ RULES: Rules = (
 #: Modules made by `module.stack`: axis 0 of their parameters counts layers and is what the scan walks along.
 STACKED = r"(^|/)(joint|single|blocks|fine|coarse)/(?!\d)"
 #: A matrix of fewer numbers than this that does not divide lies whole on every device; a larger one is refused.
-SMALL = 2**16
+SMALL = 2**20
 
 
 @dataclass(frozen=True)
