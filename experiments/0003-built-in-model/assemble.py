@@ -129,7 +129,8 @@ def main(argv=None) -> None:
     losses = {dtype: rounding_loss(params, dtype) for dtype in ("float16", "bfloat16")}
     print("rounding: " + ", ".join(f"{dtype} {loss:.1e}" for dtype, loss in losses.items()))
     facts = {
-        "step": step, "before": args.before, "dtype": args.dtype, "parameters": {name: module.count(part) for name, part in params.items()},
+        "step": step, "before": args.before, "dtype": args.dtype,
+        "parameters": {name: module.count(part) for name, part in params.items()},
         "hours": {"generator": training_hours(args.flow)} | {
             name: training_hours(path.parent) for name, path in files.items()
         },

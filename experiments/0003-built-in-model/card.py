@@ -43,7 +43,8 @@ def model_card(cfg: Any, facts: dict[str, Any], results: dict[str, Any] | None) 
 
     Args:
       cfg: the `SystemConfig`.
-      facts: step, before (steps of the run that it started from), dtype, parameters (part -> count), hours (what was trained -> hours).
+      facts: step, before (steps of the run that it started from), dtype, parameters (part -> count), hours (what was
+        trained -> hours).
       results: of evaluate.py, or None while nothing has been measured.
     """
     counts = facts["parameters"]
@@ -52,7 +53,8 @@ def model_card(cfg: Any, facts: dict[str, Any], results: dict[str, Any] | None) 
         name=cfg.name, rate=cfg.rates.sample_rate_hz, parameters=sum(counts.values()) / 1e6,
         parts=", ".join(f"{name} {count / 1e6:.1f}" for name, count in counts.items()),
         dtype=facts["dtype"], step=f"{facts['step']:,}",
-        before=f", from weights of {facts['before']:,} steps of an earlier version" if facts["before"] else "", hours=f"; on two CPU cores: {hours}" if hours else "",
+        before=f", from weights of {facts['before']:,} steps of an earlier version" if facts["before"] else "",
+        hours=f"; on two CPU cores: {hours}" if hours else "",
         steps=cfg.defaults.steps, guidance=cfg.defaults.guidance,
         measured="\n".join(figures(results)) if results else "Not measured yet.",
     )  # fmt: skip
