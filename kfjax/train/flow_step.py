@@ -34,6 +34,9 @@ class FlowStepConfig:
         that start from nothing find the moments of events by it long before the flow asks for them.
       caption_weight: weight of a linear read-out of the caption's words from the clip's mean feature alone, in place of
         CLIP's contrast with text; 0 = none. An image tower that starts from nothing sees what is there by it.
+      sound_weight: weight of a linear read-out of the latents' mean and deviation over time from the caption's mean
+        feature alone; 0 = none. Where film and caption come together a young text encoder is never needed, and sinks to
+        a constant; by this it tells rain from a bell.
       ema_decay: of the averaged weights.
       lora: where its rank is not 0, LoRA's pairs are all that trains, on a frozen network.
 
@@ -48,11 +51,12 @@ class FlowStepConfig:
     stereo_weight: float = 0.0
     align_weight: float = 0.0
     caption_weight: float = 0.0
+    sound_weight: float = 0.0
     ema_decay: float = 0.999
     lora: LoRAConfig = field(default_factory=lambda: LoRAConfig(rank=0))
 
     def __post_init__(self):
-        others = ("train_encoders", "stereo_weight", "align_weight", "caption_weight")
+        others = ("train_encoders", "stereo_weight", "align_weight", "caption_weight", "sound_weight")
         both = [f"{name} {getattr(self, name)}" for name in others if getattr(self, name)]
         if self.lora.rank and both:
             raise ValueError(f"step: got lora.rank {self.lora.rank}, {', '.join(both)}; LoRA trains alone, unset them")
@@ -73,6 +77,8 @@ def init_readouts(system: SystemConfig, cfg: FlowStepConfig) -> Params:
         readouts["readout"] = zeros(system.mmdit.width, system.mmdit.latent_dim)
     if cfg.caption_weight:
         readouts["caption"] = zeros(system.clip.out_dim, system.text.vocab)
+    if cfg.sound_weight:
+        readouts["sound"] = zeros(system.text.width, 2 * system.mmdit.latent_dim)
     return readouts
 
 
@@ -80,7 +86,8 @@ def trained(params: Params, cfg: FlowStepConfig) -> Params:
     """The parameters that have gradients, an optimiser state and an average; the others never change."""
     if cfg.lora.rank:
         return {"lora": params["lora"]}
-    readouts = ("readout",) * bool(cfg.align_weight) + ("caption",) * bool(cfg.caption_weight)
+    weights = {"readout": cfg.align_weight, "caption": cfg.caption_weight, "sound": cfg.sound_weight}
+    readouts = (name for name, weight in weights.items() if weight)
     return {name: params[name] for name in (*trained_parts(cfg), *readouts)}
 
 
@@ -143,6 +150,11 @@ def loss(
         missed = optax.sigmoid_binary_cross_entropy(logits, words).mean(-1) * system.text.vocab / words.sum(-1).mean()
         caption = _mean_where(missed, encoded.has_video & encoded.has_text)
         total, metrics["caption"] = total + cfg.caption_weight * caption, caption
+    if cfg.sound_weight:
+        heard = _linear(params["sound"], layer_norm(_mean_of_words(encoded.text, encoded.text_mask)))
+        mean = batch.posterior.mean
+        missed = jnp.square(heard - jnp.concatenate([mean.mean(1), mean.std(1)], -1)).mean(-1)
+        total, metrics["sound"] = total + cfg.sound_weight * (sound := _mean_where(missed, encoded.has_text)), sound
     return total, metrics
 
 
@@ -167,6 +179,12 @@ def make_step(system: SystemConfig, cfg: FlowStepConfig, tx: optax.GradientTrans
 def caption_words(ids: jax.Array, mask: jax.Array, vocab: int) -> jax.Array:
     """1 for every word of the vocabulary that the caption has, else 0. ids, mask [b l] -> [b vocab]"""
     return jnp.max(jax.nn.one_hot(ids, vocab) * mask[..., None], axis=1)
+
+
+def _mean_of_words(text: jax.Array, mask: jax.Array) -> jax.Array:
+    """[b l h], [b l] -> [b h]"""
+    weight = mask[..., None].astype(text.dtype)
+    return (text * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
 
 
 def _linear(params: Params, x: jax.Array) -> jax.Array:

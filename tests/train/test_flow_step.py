@@ -19,7 +19,8 @@ from kfjax.train.optim import OptimConfig, make_optimizer
 
 B, SIZE = 8, lengths(1.0)
 ALWAYS = FlowStepConfig(
-    drop_video=0.0, drop_text=0.0, stereo_weight=0.5, align_weight=0.25, caption_weight=0.1, train_encoders=True
+    drop_video=0.0, drop_text=0.0, stereo_weight=0.5, align_weight=0.25, caption_weight=0.1,
+    sound_weight=0.2, train_encoders=True,
 )
 NEVER = FlowStepConfig(drop_video=1.0, drop_text=1.0)
 KEY = jax.random.key(1)
@@ -29,6 +30,7 @@ READOUTS = {
         "kernel": np.full((CONFIG.clip.out_dim, CONFIG.text.vocab), 0.01, np.float32),
         "bias": np.zeros(CONFIG.text.vocab, np.float32),
     },
+    "sound": {"kernel": np.full((CONFIG.text.width, 16), 0.01, np.float32), "bias": np.zeros(16, np.float32)},
 }
 # Larger than the tiny system's own weights: what is seen and read must show in the loss.
 PARAMS = jax.tree.map(lambda x: 5.0 * jnp.asarray(x), tiny_system().params | READOUTS)
@@ -102,16 +104,25 @@ def test_conditions_are_dropped_independently_and_at_their_rates():
 
 def test_the_other_losses_are_added_with_their_weights():
     total, metrics = loss(BATCH, ALWAYS)
-    assert all(float(metrics[name]) > 0.1 for name in ("stereo", "align", "caption"))
-    parts = metrics["loss"] + 0.5 * metrics["stereo"] + 0.25 * metrics["align"] + 0.1 * metrics["caption"]
+    assert all(float(metrics[name]) > 0.1 for name in ("stereo", "align", "caption", "sound"))
+    weights = {"loss": 1, "stereo": 0.5, "align": 0.25, "caption": 0.1, "sound": 0.2}
+    parts = sum(weight * metrics[name] for name, weight in weights.items())
     assert float(total) == pytest.approx(float(parts), rel=1e-5)
     plain, metrics = loss(BATCH, NEVER)
-    assert float(plain) == float(metrics["loss"]) and not {"stereo", "align", "caption"} & set(metrics)
+    assert float(plain) == float(metrics["loss"]) and not {"stereo", "align", "caption", "sound"} & set(metrics)
 
 
 def test_the_read_outs_hear_of_nothing_where_no_video_is_seen():
     _, metrics = loss(with_inputs(BATCH, has_video=np.zeros(B, bool)), ALWAYS)
     assert float(metrics["align"]) == float(metrics["caption"]) == 0.0
+
+
+def test_the_sound_is_read_from_words_and_not_from_padding():
+    padded = with_inputs(BATCH, text_mask=np.arange(CONFIG.text_tokens)[None] < np.full((B, 1), 2))
+    other = with_inputs(padded, text_ids=np.where(padded.excerpt.text_mask, padded.excerpt.text_ids, 7))
+    assert float(loss(padded, ALWAYS)[1]["sound"]) == float(loss(other, ALWAYS)[1]["sound"])
+    _, metrics = loss(with_inputs(BATCH, has_text=np.zeros(B, bool)), ALWAYS)
+    assert float(metrics["sound"]) == 0.0
 
 
 def test_the_read_outs_start_at_zero():
