@@ -19,7 +19,7 @@ import numpy as np
 
 from kfjax import module
 from kfjax.convert import rules
-from kfjax.convert.rules import TRANSPOSE, How, Rule
+from kfjax.convert.rules import TRANSPOSE, How, Rule, dense, norm
 from kfjax.encoders.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
 
 #: The causal mask, a constant that some files carry and the original makes itself.
@@ -82,14 +82,14 @@ def table(cfg: CLIPConfig) -> list[Rule]:
         Rule("visual.conv1.weight", "vision/conv1/kernel", _patches(cfg.vision.patch)),
         Rule("visual.class_embedding", "vision/class_embedding"),
         Rule("visual.positional_embedding", "vision/positional_embedding"),
-        *_norm("visual.ln_pre", "vision/ln_pre"),
+        *norm("visual.ln_pre", "vision/ln_pre"),
         *_blocks("visual.transformer.resblocks.{i}", "vision/blocks"),
-        *_norm("visual.ln_post", "vision/ln_post"),
+        *norm("visual.ln_post", "vision/ln_post"),
         Rule("visual.proj", "vision/proj"),
         Rule("token_embedding.weight", "text/token_embedding/embedding"),
         Rule("positional_embedding", "text/positional_embedding"),
         *_blocks("transformer.resblocks.{i}", "text/blocks"),
-        *_norm("ln_final", "text/ln_final"),
+        *norm("ln_final", "text/ln_final"),
         Rule("text_projection", "unused/text_projection"),
         Rule("logit_scale", "unused/logit_scale"),
     ]
@@ -104,22 +104,11 @@ def _patches(side: int) -> How:
 
 def _blocks(torch_key: str, jax_path: str) -> list[Rule]:
     return [
-        *_norm(f"{torch_key}.ln_1", f"{jax_path}/ln_1"),
-        *_norm(f"{torch_key}.ln_2", f"{jax_path}/ln_2"),
+        *norm(f"{torch_key}.ln_1", f"{jax_path}/ln_1"),
+        *norm(f"{torch_key}.ln_2", f"{jax_path}/ln_2"),
         Rule(f"{torch_key}.attn.in_proj_weight", f"{jax_path}/attn/in_proj/kernel", TRANSPOSE),
         Rule(f"{torch_key}.attn.in_proj_bias", f"{jax_path}/attn/in_proj/bias"),
-        *_dense(f"{torch_key}.attn.out_proj", f"{jax_path}/attn/out_proj"),
-        *_dense(f"{torch_key}.mlp.c_fc", f"{jax_path}/mlp/c_fc"),
-        *_dense(f"{torch_key}.mlp.c_proj", f"{jax_path}/mlp/c_proj"),
+        *dense(f"{torch_key}.attn.out_proj", f"{jax_path}/attn/out_proj"),
+        *dense(f"{torch_key}.mlp.c_fc", f"{jax_path}/mlp/c_fc"),
+        *dense(f"{torch_key}.mlp.c_proj", f"{jax_path}/mlp/c_proj"),
     ]
-
-
-def _dense(torch_key: str, jax_path: str) -> list[Rule]:
-    return [
-        Rule(f"{torch_key}.weight", f"{jax_path}/kernel", TRANSPOSE),
-        Rule(f"{torch_key}.bias", f"{jax_path}/bias"),
-    ]
-
-
-def _norm(torch_key: str, jax_path: str) -> list[Rule]:
-    return [Rule(f"{torch_key}.weight", f"{jax_path}/scale"), Rule(f"{torch_key}.bias", f"{jax_path}/bias")]

@@ -16,7 +16,7 @@ import numpy as np
 
 from kfjax import module
 from kfjax.convert import rules
-from kfjax.convert.rules import SAME, TRANSPOSE, How, Rule, interleaved, leading
+from kfjax.convert.rules import TRANSPOSE, Rule, dense, interleaved, leading
 from kfjax.mmdit.mmdit import MMDiT, MMDiTConfig
 
 #: Rotation and frequency tables that older files carry and nobody reads.
@@ -87,28 +87,28 @@ def table(cfg: MMDiTConfig) -> list[Rule]:
     second = 2 if cfg.activation == "silu" else 1
     last = cfg.joint_depth - 1
     network = [
-        *_dense("audio_input_proj.0", "audio_in"),
+        *dense("audio_input_proj.0", "audio_in"),
         *_swiglu("audio_input_proj.2", "audio_mlp"),
-        *_dense("clip_input_proj.0", "clip_in"),
+        *dense("clip_input_proj.0", "clip_in"),
         *_swiglu(f"clip_input_proj.{second}", "clip_mlp"),
-        *_dense("sync_input_proj.0", "sync_in"),
+        *dense("sync_input_proj.0", "sync_in"),
         *_swiglu("sync_input_proj.2", "sync_mlp"),
-        *_dense("text_input_proj.0", "text_in"),
+        *dense("text_input_proj.0", "text_in"),
         *_swiglu(f"text_input_proj.{second}", "text_mlp"),
         Rule("sync_pos_emb", "sync_position", leading(2)),
         Rule("empty_clip_feat", "empty_clip", leading(1)),
         Rule("empty_sync_feat", "empty_sync", leading(1)),
         Rule("empty_string_feat", "empty_text"),
-        *_dense("clip_cond_proj", "clip_pool"),
-        *_dense("text_cond_proj", "text_pool"),
+        *dense("clip_cond_proj", "clip_pool"),
+        *dense("text_cond_proj", "text_pool"),
         *_swiglu("global_cond_mlp", "pool_mlp"),
-        *_dense("t_embed.mlp.0", "timestep/inner"),
-        *_dense("t_embed.mlp.2", "timestep/outer"),
+        *dense("t_embed.mlp.0", "timestep/inner"),
+        *dense("t_embed.mlp.2", "timestep/outer"),
         *(_joint("joint_blocks.{i}", "joint", cfg) if last else ()),
         *_joint(f"joint_blocks.{last}", "joint_last", cfg, last=True),
         *_stream("fused_blocks.{i}", "single/audio", cfg),
-        *_dense("final_layer.adaLN_modulation.1", "final/modulation"),
-        *_dense("final_layer.conv", "final/conv"),
+        *dense("final_layer.adaLN_modulation.1", "final/modulation"),
+        *dense("final_layer.conv", "final/conv"),
     ]
     statistics = [
         Rule("latent_mean", "latent/mean", leading(2)),
@@ -117,27 +117,19 @@ def table(cfg: MMDiTConfig) -> list[Rule]:
     return [rule._replace(jax_path=f"flow/{rule.jax_path}") for rule in network] + statistics
 
 
-def _dense(torch_key: str, jax_path: str, rows: How = SAME) -> list[Rule]:
-    """Weight and bias of a dense layer or convolution whose output rows are reordered by `rows`."""
-    return [
-        Rule(f"{torch_key}.weight", f"{jax_path}/kernel", rows.then(TRANSPOSE)),
-        Rule(f"{torch_key}.bias", f"{jax_path}/bias", rows),
-    ]
-
-
 def _swiglu(torch_key: str, jax_path: str) -> list[Rule]:
     return [Rule(f"{torch_key}.{w}.weight", f"{jax_path}/{w}/kernel", TRANSPOSE) for w in ("w1", "w2", "w3")]
 
 
 def _stream(torch_key: str, jax_path: str, cfg: MMDiTConfig, *, keys_only: bool = False) -> list[Rule]:
     made = [
-        *_dense(f"{torch_key}.attn.qkv", f"{jax_path}/qkv", interleaved(cfg.heads)),
+        *dense(f"{torch_key}.attn.qkv", f"{jax_path}/qkv", interleaved(cfg.heads)),
         Rule(f"{torch_key}.attn.q_norm.weight", f"{jax_path}/q_norm/scale"),
         Rule(f"{torch_key}.attn.k_norm.weight", f"{jax_path}/k_norm/scale"),
-        *_dense(f"{torch_key}.adaLN_modulation.1", f"{jax_path}/modulation"),
+        *dense(f"{torch_key}.adaLN_modulation.1", f"{jax_path}/modulation"),
     ]
     if not keys_only:
-        made += _dense(f"{torch_key}.linear1", f"{jax_path}/out")
+        made += dense(f"{torch_key}.linear1", f"{jax_path}/out")
         made += _swiglu(f"{torch_key}.ffn", f"{jax_path}/mlp")
     return made
 

@@ -70,6 +70,19 @@ class Rule(NamedTuple):
         return "{i}" in self.torch_key
 
 
+def dense(torch_key: str, jax_path: str, rows: How = SAME) -> list[Rule]:
+    """Weight and bias of a dense layer or convolution whose output rows are reordered by `rows`."""
+    return [
+        Rule(f"{torch_key}.weight", f"{jax_path}/kernel", rows.then(TRANSPOSE)),
+        Rule(f"{torch_key}.bias", f"{jax_path}/bias", rows),
+    ]
+
+
+def norm(torch_key: str, jax_path: str) -> list[Rule]:
+    """Scale and shift of a layer norm."""
+    return [Rule(f"{torch_key}.weight", f"{jax_path}/scale"), Rule(f"{torch_key}.bias", f"{jax_path}/bias")]
+
+
 def torch_shapes(shapes: Params, rules: Sequence[Rule]) -> dict[str, Shape]:
     """The whole torch layout that the rules make of parameters (or `ShapeDtypeStruct`s): {key: shape}.
 

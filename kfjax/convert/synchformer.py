@@ -18,7 +18,7 @@ import numpy as np
 
 from kfjax import module
 from kfjax.convert import rules
-from kfjax.convert.rules import TRANSPOSE, How, Rule, leading
+from kfjax.convert.rules import TRANSPOSE, How, Rule, dense, leading, norm
 from kfjax.encoders.synchformer import Synchformer, SynchformerConfig
 
 CONFIGS = {"synchformer": SynchformerConfig()}
@@ -71,7 +71,7 @@ def table(cfg: SynchformerConfig) -> list[Rule]:
         Rule("patch_embed_3d.proj.weight", "patch_embed/proj/kernel", _tubelets(cfg)),
         Rule("patch_embed_3d.proj.bias", "patch_embed/proj/bias"),
         *_blocks("blocks.{i}", "blocks"),
-        *_norm("norm", "norm"),
+        *norm("norm", "norm"),
         *_aggregation("spatial_attn_agg", "spatial_attn_agg"),
     ]
     return [
@@ -90,12 +90,12 @@ def _tubelets(cfg: SynchformerConfig) -> How:
 def _blocks(torch_key: str, jax_path: str) -> list[Rule]:
     made = []
     for name in ("norm1", "norm2", "norm3"):
-        made += _norm(f"{torch_key}.{name}", f"{jax_path}/{name}")
+        made += norm(f"{torch_key}.{name}", f"{jax_path}/{name}")
     for name in ("attn", "timeattn"):
-        made += _dense(f"{torch_key}.{name}.qkv", f"{jax_path}/{name}/qkv")
-        made += _dense(f"{torch_key}.{name}.proj", f"{jax_path}/{name}/proj")
+        made += dense(f"{torch_key}.{name}.qkv", f"{jax_path}/{name}/qkv")
+        made += dense(f"{torch_key}.{name}.proj", f"{jax_path}/{name}/proj")
     for name in ("fc1", "fc2"):
-        made += _dense(f"{torch_key}.mlp.{name}", f"{jax_path}/mlp/{name}")
+        made += dense(f"{torch_key}.mlp.{name}", f"{jax_path}/mlp/{name}")
     return made
 
 
@@ -104,20 +104,9 @@ def _aggregation(torch_key: str, jax_path: str) -> list[Rule]:
         Rule(f"{torch_key}.cls_token", f"{jax_path}/cls_token", leading(2)),
         Rule(f"{torch_key}.self_attn.in_proj_weight", f"{jax_path}/self_attn/in_proj/kernel", TRANSPOSE),
         Rule(f"{torch_key}.self_attn.in_proj_bias", f"{jax_path}/self_attn/in_proj/bias"),
-        *_dense(f"{torch_key}.self_attn.out_proj", f"{jax_path}/self_attn/out_proj"),
-        *_dense(f"{torch_key}.linear1", f"{jax_path}/linear1"),
-        *_dense(f"{torch_key}.linear2", f"{jax_path}/linear2"),
-        *_norm(f"{torch_key}.norm1", f"{jax_path}/norm1"),
-        *_norm(f"{torch_key}.norm2", f"{jax_path}/norm2"),
+        *dense(f"{torch_key}.self_attn.out_proj", f"{jax_path}/self_attn/out_proj"),
+        *dense(f"{torch_key}.linear1", f"{jax_path}/linear1"),
+        *dense(f"{torch_key}.linear2", f"{jax_path}/linear2"),
+        *norm(f"{torch_key}.norm1", f"{jax_path}/norm1"),
+        *norm(f"{torch_key}.norm2", f"{jax_path}/norm2"),
     ]
-
-
-def _dense(torch_key: str, jax_path: str) -> list[Rule]:
-    return [
-        Rule(f"{torch_key}.weight", f"{jax_path}/kernel", TRANSPOSE),
-        Rule(f"{torch_key}.bias", f"{jax_path}/bias"),
-    ]
-
-
-def _norm(torch_key: str, jax_path: str) -> list[Rule]:
-    return [Rule(f"{torch_key}.weight", f"{jax_path}/scale"), Rule(f"{torch_key}.bias", f"{jax_path}/bias")]

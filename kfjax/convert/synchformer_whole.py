@@ -16,7 +16,7 @@ import numpy as np
 
 from kfjax import module
 from kfjax.convert import rules, synchformer
-from kfjax.convert.rules import TRANSPOSE, Rule, leading
+from kfjax.convert.rules import Rule, dense, leading, norm
 from kfjax.encoders.sync_judge import SyncJudge, SyncJudgeConfig
 
 CONFIGS = {"synchformer": SyncJudgeConfig()}
@@ -53,8 +53,8 @@ def table(cfg: SyncJudgeConfig) -> list[Rule]:
     """
     network = [
         *_under("afeat_extractor", "audio", [*_audio(), *_aggregation(cfg)]),
-        *_dense("vproj", "visual_proj"),
-        *_dense("aproj", "audio_proj"),
+        *dense("vproj", "visual_proj"),
+        *dense("aproj", "audio_proj"),
         *_under("transformer", "transformer", _transformer()),
     ]
     visual = synchformer.table(cfg.visual)
@@ -69,18 +69,18 @@ def _audio() -> list[Rule]:
         Rule("ast.embeddings.cls_token", "cls_token", leading(2)),
         Rule("ast.embeddings.distillation_token", "distillation_token", leading(2)),
         Rule("ast.embeddings.position_embeddings", "pos_embed", leading(1)),
-        *_dense("ast.embeddings.patch_embeddings.projection", "patch_embed"),
+        *dense("ast.embeddings.patch_embeddings.projection", "patch_embed"),
         *(
             rule
             for name in ("query", "key", "value")
-            for rule in _dense(f"{layer}.attention.attention.{name}", f"{block}/{name}")
+            for rule in dense(f"{layer}.attention.attention.{name}", f"{block}/{name}")
         ),
-        *_dense(f"{layer}.attention.output.dense", f"{block}/out"),
-        *_dense(f"{layer}.intermediate.dense", f"{block}/fc1"),
-        *_dense(f"{layer}.output.dense", f"{block}/fc2"),
-        *_norm(f"{layer}.layernorm_before", f"{block}/norm1"),
-        *_norm(f"{layer}.layernorm_after", f"{block}/norm2"),
-        *_norm("ast.layernorm", "norm"),
+        *dense(f"{layer}.attention.output.dense", f"{block}/out"),
+        *dense(f"{layer}.intermediate.dense", f"{block}/fc1"),
+        *dense(f"{layer}.output.dense", f"{block}/fc2"),
+        *norm(f"{layer}.layernorm_before", f"{block}/norm1"),
+        *norm(f"{layer}.layernorm_after", f"{block}/norm2"),
+        *norm("ast.layernorm", "norm"),
     ]
 
 
@@ -90,16 +90,16 @@ def _transformer() -> list[Rule]:
         Rule("OFF_tok", "offset_token", leading(2)),
         Rule("MOD_tok", "modality_token", leading(2)),
         Rule("pos_emb_cfg.pos_emb", "pos_embed", leading(1)),
-        *_norm("vis_in_lnorm", "visual_norm"),
-        *_norm("aud_in_lnorm", "audio_norm"),
-        *(rule for name in ("query", "key", "value") for rule in _dense(f"{layer}.attn.{name}", f"{block}/{name}")),
-        *_dense(f"{layer}.attn.proj", f"{block}/out"),
-        *_dense(f"{layer}.mlp.0", f"{block}/fc1"),
-        *_dense(f"{layer}.mlp.2", f"{block}/fc2"),
-        *_norm(f"{layer}.ln1", f"{block}/norm1"),
-        *_norm(f"{layer}.ln2", f"{block}/norm2"),
-        *_norm("ln_f", "norm"),
-        *_dense("off_head", "head"),
+        *norm("vis_in_lnorm", "visual_norm"),
+        *norm("aud_in_lnorm", "audio_norm"),
+        *(rule for name in ("query", "key", "value") for rule in dense(f"{layer}.attn.{name}", f"{block}/{name}")),
+        *dense(f"{layer}.attn.proj", f"{block}/out"),
+        *dense(f"{layer}.mlp.0", f"{block}/fc1"),
+        *dense(f"{layer}.mlp.2", f"{block}/fc2"),
+        *norm(f"{layer}.ln1", f"{block}/norm1"),
+        *norm(f"{layer}.ln2", f"{block}/norm2"),
+        *norm("ln_f", "norm"),
+        *dense("off_head", "head"),
     ]
 
 
@@ -115,17 +115,6 @@ def _aggregation(cfg: SyncJudgeConfig) -> list[Rule]:
         for rule in synchformer.table(cfg.visual)
         if rule.torch_key.startswith(torch_key)
     ]
-
-
-def _dense(torch_key: str, jax_path: str) -> list[Rule]:
-    return [
-        Rule(f"{torch_key}.weight", f"{jax_path}/kernel", TRANSPOSE),
-        Rule(f"{torch_key}.bias", f"{jax_path}/bias"),
-    ]
-
-
-def _norm(torch_key: str, jax_path: str) -> list[Rule]:
-    return [Rule(f"{torch_key}.weight", f"{jax_path}/scale"), Rule(f"{torch_key}.bias", f"{jax_path}/bias")]
 
 
 def _under(torch_key: str, jax_path: str, made: list[Rule]) -> list[Rule]:
