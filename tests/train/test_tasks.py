@@ -17,6 +17,8 @@ from kfjax.train.tasks import abstract_params, make_task
 
 ROOT = Path(__file__).parents[2]
 
+READOUTS = ("readout", "caption", "sound")
+
 
 def config_of(name: str, variant: str, **values):
     """The config of `configs/name.py:variant` with some of its values replaced, as by `--set`."""
@@ -131,7 +133,7 @@ def flow(runs, vae, vocoder):
 def test_flow(runs, flow):
     config, state = flow
     assert_trained(config, state)
-    assert set(state.params) == {"text", "clip", "sync", "mmdit", "stereo", "readout"}
+    assert set(state.params) == {"text", "clip", "sync", "mmdit", "stereo", *READOUTS}
     (panel,) = figures(runs / "flow", "panel")
     assert 0 <= panel["f1"] <= 1 and 0 <= panel["f1_shuffled"] <= 1 and 0.5 < panel["f1_ceiling"] <= 1
     assert {path.suffix for path in (runs / "flow" / "panels").iterdir()} >= {".wav", ".png"}
@@ -148,10 +150,10 @@ def test_flow_with_frozen_encoders(runs, vae, flow):
     config = flow_config(runs, vae[2], data__encoders=str(runs / "encoders.safetensors"), **frozen)
     task, _ = make_task(config)
     params = jax.eval_shape(task.init, jax.random.key(0))
-    assert set(params) == {"text", "clip", "sync", "mmdit", "stereo", "readout"}
-    assert set(abstract_params(config)) == {"mmdit", "stereo", "readout"}
+    assert set(params) == {"text", "clip", "sync", "mmdit", "stereo", *READOUTS}
+    assert set(abstract_params(config)) == {"mmdit", "stereo", *READOUTS}
     optimised = {part for name in module.flatten(jax.eval_shape(task.init_opt, params)) for part in name.split("/")}
-    assert "mmdit" in optimised and "clip" not in optimised
+    assert "audio_in" in optimised and "class_embedding" not in optimised
     with pytest.raises(ValueError, match=r"no weights at .*nowhere"):
         make_task(flow_config(runs, vae[2], data__encoders=str(runs / "nowhere"), **frozen))
 
