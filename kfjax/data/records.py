@@ -1,0 +1,406 @@
+"""Extracted features on disk: what the generator reads and the latents it learns, one record per excerpt.
+
+    with ShardWriter(folder, shard=0, of=1, fingerprint=mark) as shard:
+        shard.add(8.0, example)
+    write_index(folder)
+
+    bucket = Folder(folder, fingerprint=mark).buckets[8.0]
+    parse(bucket[5]).clip                                        # bf16 [64 1024], a view into the record's bytes
+
+    FOLDER/index.json                        schema, fingerprint, and per bucket the shapes and the shards' sizes
+    FOLDER/8s/00003-of-00016.array_record    shard 3's excerpts of 8 seconds (ArrayRecord, uncompressed)
+    FOLDER/shards/00003-of-00016.json        shard 3 is complete: what its files hold
+
+A record is `KFX1`, the length of its header (u32, little-endian), the header (JSON: id, schema, fingerprint, times,
+presence, and dtype, shape and offset of every array), and the arrays, raw and little-endian at multiples of 64 bytes.
+Features that a presence mask hides are not stored; they read as zeros. Only numpy here: readers run in processes that
+must not touch an accelerator.
+"""
+from __future__ import annotations
+
+import bisect
+import itertools
+import json
+import os
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+SCHEMA = 1
+INDEX = "index.json"
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+_MAGIC = b"KFX1"
+_ALIGN = 64
+_DTYPES = {"bfloat16": BFLOAT16, "bool": np.dtype(bool)}
+_ARRAYS = ("clip", "sync", "text", "text_mask", "mean", "std")
+_SCALARS = ("id", "seconds_start", "seconds_total", "has_video", "has_text")
+_RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
+
+
+class Example(NamedTuple):
+    """One excerpt: `structs.Features` and `structs.Posterior` without their batch axis, and where it came from."""
+
+    id: str  # unique in its folder, and the same however the extraction was split or interrupted
+    clip: np.ndarray  # bf16 [v, clip_dim]
+    sync: np.ndarray  # bf16 [s, sync_dim]
+    text: np.ndarray  # bf16 [l, text_dim]
+    text_mask: np.ndarray  # bool [l]
+    seconds_start: float
+    seconds_total: float
+    has_video: bool
+    has_text: bool
+    mean: np.ndarray  # bf16 [n, d], of the normalised latents
+    std: np.ndarray  # bf16 [n, d]
+
+
+def pack(example: Example, fingerprint: str) -> bytes:
+    """The record of an example; floating-point arrays are rounded to bfloat16.
+
+    Args:
+      fingerprint: of the encoders that made it.
+    """
+    arrays, pieces, offset = {}, [], 0
+    for name in _ARRAYS:
+        array = np.asarray(getattr(example, name))
+        array = np.ascontiguousarray(array, bool if array.dtype == bool else BFLOAT16)
+        stored = {"clip": example.has_video, "sync": example.has_video, "text": example.has_text}.get(name, True)
+        arrays[name] = [array.dtype.name, array.shape, offset if stored else None]
+        if stored:
+            pieces.append(_padded(array.tobytes()))
+            offset += len(pieces[-1])
+    header = {"schema": SCHEMA, "fingerprint": fingerprint, "id": example.id, "arrays": arrays}
+    header |= {"seconds_start": float(example.seconds_start), "seconds_total": float(example.seconds_total)}
+    header |= {"has_video": bool(example.has_video), "has_text": bool(example.has_text)}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return b"".join([_padded(_MAGIC + struct.pack("<I", len(text)) + text), *pieces])
+
+
+def parse(record: bytes) -> Example:
+    """The example in a record. Its arrays are read-only views of `record`: nothing is copied.
+
+    Raises:
+      ValueError: not such a record, or one of another schema.
+    """
+    header, start = _header(record)
+    try:
+        arrays = {name: _array(record, start, *header["arrays"][name]) for name in _ARRAYS}
+        return Example(**{name: header[name] for name in _SCALARS}, **arrays)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"record: its header does not describe it ({error}); extract the features again") from None
+
+
+def _header(record: bytes) -> tuple[dict[str, Any], int]:
+    """The header, and where the arrays begin."""
+    if record[:4] != _MAGIC or len(record) < 8:
+        raise ValueError(f"record: begins with {bytes(record[:4])!r}, expected {_MAGIC!r}; extract the features again")
+    end = 8 + struct.unpack_from("<I", record, 4)[0]
+    try:
+        header = json.loads(record[8:end])
+        schema = header["schema"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"record: its header is damaged ({error}); extract the features again") from None
+    _check_schema("record", schema)
+    return header, -(-end // _ALIGN) * _ALIGN
+
+
+def _array(record: bytes, start: int, dtype: str, shape: Sequence[int], offset: int | None) -> np.ndarray:
+    if offset is None:
+        return np.broadcast_to(_DTYPES[dtype].type(0), shape)
+    return np.frombuffer(record, _DTYPES[dtype], int(np.prod(shape)), start + offset).reshape(shape)
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % _ALIGN)
+
+
+def _check_schema(where: str | Path, schema: Any) -> None:
+    if schema != SCHEMA:
+        raise ValueError(f"{where}: got features of schema {schema}, expected {SCHEMA}; extract them again")
+
+
+class ShardWriter:
+    """Writes one shard: a file per bucket, all under temporary names until the block ends without an error.
+
+    Args:
+      shard, of: which shard of how many.
+      fingerprint: of the encoders.
+
+    Attributes:
+      remember: anything else to note of the shard (JSON).
+
+    Raises:
+      ValueError: examples of one bucket with different shapes; a file that can't be written.
+    """
+
+    def __init__(self, folder: Path, shard: int, of: int, fingerprint: str):
+        self.folder, self.name, self.fingerprint = Path(folder), _name(shard, of), fingerprint
+        self.remember: dict[str, Any] = {}
+        self._files: dict[float, _File] = {}
+
+    def __enter__(self) -> ShardWriter:
+        self._discard()
+        return self
+
+    def add(self, seconds: float, example: Example) -> None:
+        """Append to the bucket of `seconds`."""
+        if seconds not in self._files:
+            self._files[seconds] = _File(_bucket(self.folder, seconds) / f"{self.name}.array_record.tmp")
+        self._files[seconds].write(example, self.fingerprint)
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            for file in self._files.values():
+                file.close()
+        except ValueError:
+            self._discard()
+            if kind is None:
+                raise
+        if kind is not None:
+            self._discard()
+            return
+        buckets = [
+            {"seconds": seconds, "count": file.count, "bytes": file.path.stat().st_size, "shapes": file.shapes}
+            for seconds, file in sorted(self._files.items())
+        ]
+        for file in self._files.values():
+            os.replace(file.path, file.path.with_suffix(""))
+        note = {"schema": SCHEMA, "fingerprint": self.fingerprint, "buckets": buckets, **self.remember}
+        write_json(_note(self.folder, self.name), note)  # last: from here on the shard counts
+
+    def _discard(self) -> None:
+        """What an earlier attempt left, or this one."""
+        _note(self.folder, self.name).unlink(missing_ok=True)
+        for path in self.folder.glob(f"*s/{self.name}.array_record*"):
+            path.unlink()
+        self._files.clear()
+
+
+class _File:
+    """One ArrayRecord file that is being written."""
+
+    def __init__(self, path: Path):
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.count, self.shapes = path, 0, None
+        self._writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")  # a record is one read
+
+    def write(self, example: Example, fingerprint: str) -> None:
+        shapes = {name: list(np.shape(getattr(example, name))) for name in _ARRAYS}
+        if self.shapes not in (None, shapes):
+            raise ValueError(f"{self.path}: got shapes {shapes}, expected those of its first example, {self.shapes}")
+        self.shapes, self.count = shapes, self.count + 1
+        self._try(self._writer.write, pack(example, fingerprint))
+
+    def close(self) -> None:
+        self._try(self._writer.close)
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def _try(self, function, *args) -> None:
+        try:
+            function(*args)
+        except RuntimeError as error:  # all that the library raises
+            raise ValueError(f"{self.path}: can't be written ({error}); make room and run again") from None
+
+
+def write(folder: Path, buckets: Mapping[float, Iterable[Example]], fingerprint: str, *, shards: int = 1) -> Path:
+    """A whole folder at once, dealt out to `shards`; returns it."""
+    dealt = {seconds: list(examples) for seconds, examples in buckets.items()}
+    for k in range(shards):
+        with ShardWriter(folder, k, shards, fingerprint) as shard:
+            for seconds, examples in dealt.items():
+                for example in examples[k::shards]:
+                    shard.add(seconds, example)
+    write_index(folder)
+    return folder
+
+
+def notes(folder: Path) -> dict[str, dict[str, Any]]:
+    """Name -> note of every complete shard, in order."""
+    return {path.stem: read_json(path) for path in sorted(Path(folder, "shards").glob("*.json"))}
+
+
+def write_index(folder: Path) -> None:
+    """Close the folder once all of its shards are there.
+
+    Raises:
+      ValueError: shards are missing, or do not belong together.
+    """
+    folder, found = Path(folder), notes(folder)
+    of = {name.partition("-of-")[2] for name in found}
+    marks = {(note["schema"], note["fingerprint"]) for note in found.values()}
+    if len(of) != 1 or len(marks) != 1:
+        got = f"shards of {sorted(of)} and of encoders {sorted(marks)}" if found else "no shards"
+        raise ValueError(f"{folder}: got {got}, expected those of one extraction; extract into an empty folder")
+    total = int(*of)
+    missing = [name for name in (_name(k, total) for k in range(total)) if name not in found]
+    if missing:
+        raise ValueError(f"{folder}: {len(missing)} of {total} shards are missing: {_some(missing)}; extract them too")
+    (schema, fingerprint), = marks
+    merged: dict[float, dict[str, Any]] = {}
+    for k, note in enumerate(found.values()):
+        for part in note["buckets"]:
+            bucket = merged.setdefault(part["seconds"], {"seconds": part["seconds"], "shapes": part["shapes"]})
+            if bucket["shapes"] != part["shapes"]:
+                where = f"shard {k} has other shapes of {part['seconds']:g} s than those before"
+                raise ValueError(f"{folder}: {where}; extract into an empty folder")
+            bucket.setdefault("shards", []).append({"shard": k, "count": part["count"], "bytes": part["bytes"]})
+    buckets = [merged[seconds] for seconds in sorted(merged)]
+    write_json(folder / INDEX, {"schema": schema, "fingerprint": fingerprint, "of": total, "buckets": buckets})
+
+
+class Folder:
+    """Extracted features, opened for reading. Only sizes are looked at until an example is asked for.
+
+    Attributes:
+      buckets: seconds -> `Bucket`.
+      shapes: seconds -> name of an `Example`'s array -> its shape.
+      fingerprint: of the encoders that made the features.
+
+    Raises:
+      ValueError: no finished extraction, another schema, features of other encoders than those with `fingerprint`,
+        shards that are missing or have another size than when they were written (all named).
+    """
+
+    def __init__(self, path: str | Path, *, fingerprint: str | None = None):
+        self.path = Path(path)
+        if not (self.path / INDEX).is_file():
+            done = "an unfinished extraction" if (self.path / "shards").is_dir() else f"no {INDEX}"
+            raise ValueError(f"{self.path}: got {done}, expected features; run kfjax extract to its end")
+        index = read_json(self.path / INDEX)
+        _check_schema(self.path, index.get("schema"))
+        try:
+            self.fingerprint = index["fingerprint"]
+            self.shapes = {float(b["seconds"]): {k: tuple(v) for k, v in b["shapes"].items()} for b in index["buckets"]}
+            self.buckets = {float(b["seconds"]): self._bucket(b, index["of"]) for b in index["buckets"]}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self.path / INDEX}: is damaged ({error!r}); run kfjax extract again") from None
+        if fingerprint not in (None, self.fingerprint):
+            raise ValueError(
+                f"{self.path}: got features of encoders {self.fingerprint}, expected those of {fingerprint}; extract "
+                "them with this model, or train with the model that made them"
+            )
+        self._check_files()
+
+    def _bucket(self, bucket: dict[str, Any], of: int) -> Bucket:
+        folder = _bucket(self.path, bucket["seconds"])
+        name = lambda shard: folder / f"{_name(shard, of)}.array_record"
+        return Bucket([Shard(name(s["shard"]), s["count"], s["bytes"], self.fingerprint) for s in bucket["shards"]])
+
+    def _check_files(self) -> None:
+        shards = [shard for bucket in self.buckets.values() for shard in bucket.shards]
+        relative = lambda shard: str(shard.path.relative_to(self.path))
+        missing = [relative(shard) for shard in shards if not shard.path.is_file()]
+        if missing:
+            count = f"{len(missing)} of {len(shards)} files are missing"
+            raise ValueError(f"{self.path}: {count}: {_some(missing)}; copy them again, or run kfjax extract again")
+        sizes = {shard: shard.path.stat().st_size for shard in shards}
+        wrong = [f"{relative(s)} ({size} of {s.size_bytes} bytes)" for s, size in sizes.items() if size != s.size_bytes]
+        if wrong:
+            raise ValueError(f"{self.path}: truncated or replaced: {_some(wrong)}; copy again, or extract again")
+
+
+class Bucket(Sequence[bytes]):
+    """The records of one duration, shard after shard: a source for grain. Pickles without its open files."""
+
+    def __init__(self, shards: Sequence[Shard]):
+        self.shards = list(shards)
+        self._ends = list(itertools.accumulate(len(shard) for shard in self.shards))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> bytes:
+        index = int(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        which = bisect.bisect_right(self._ends, index)
+        return self.shards[which][index - self._ends[which] + len(self.shards[which])]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return itertools.chain.from_iterable(self.shards)
+
+
+class Shard:
+    """One ArrayRecord file: `count` records in `size_bytes`, opened at the first record that is asked for.
+
+    Raises:
+      ValueError: on reading, a damaged file, or one that other encoders made.
+    """
+
+    def __init__(self, path: Path, count: int, size_bytes: int, fingerprint: str):
+        self.path, self.count, self.size_bytes, self.fingerprint = path, count, size_bytes, fingerprint
+        self._reader = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> bytes:
+        if not 0 <= index < self.count:
+            raise IndexError(f"record {index} of {self.count}")
+        return self._read(index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_reader": None}
+
+    def _read(self, index: int) -> bytes:
+        try:
+            if self._reader is None:
+                self._reader = self._open()
+            return self._reader.read([index])[0]
+        except RuntimeError as error:  # all that the library raises
+            raise ValueError(f"{self.path}: record {index} is damaged ({error}); copy or extract it again") from None
+
+    def _open(self):
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        reader = ArrayRecordReader(str(self.path), _RANDOM_ACCESS)
+        if not reader.ok() or reader.num_records() != self.count:
+            found = reader.num_records() if reader.ok() else "no"
+            raise ValueError(f"{self.path}: got {found} records, expected {self.count}; copy or extract it again")
+        mark = _header(reader.read([0])[0])[0].get("fingerprint")
+        if mark != self.fingerprint:
+            raise ValueError(f"{self.path}: got features of encoders {mark}, expected those of {self.fingerprint}, "
+                             "as in the rest of its folder; extract it again")
+        return reader
+
+
+def _name(shard: int, of: int) -> str:
+    return f"{shard:05d}-of-{of:05d}"
+
+
+def _bucket(folder: Path, seconds: float) -> Path:
+    return Path(folder) / f"{seconds:g}s"
+
+
+def _note(folder: Path, name: str) -> Path:
+    return Path(folder) / "shards" / f"{name}.json"
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises ValueError if the file holds no JSON object."""
+    try:
+        values = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: is no JSON ({error}); delete it and run kfjax extract again") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: got {type(values).__name__}, expected a JSON object; run kfjax extract again")
+    return values
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Atomic: the file is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(values, indent=1) + "\n")
+    os.replace(temporary, path)
