@@ -162,22 +162,40 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(_present(BATCH_AXES, mesh.shape)))
 
 
+def batch_runs(mesh: Mesh) -> tuple[tuple[int, ...], int]:
+    """(numbers, of): a global batch is cut into `of` equal runs of rows; this process's devices hold those `numbers`.
+
+    Several processes hold the same run where a context or tensor group spans them; on a torus the numbers of a process
+    may have gaps.
+    """
+    of = math.prod(mesh.shape[axis] for axis in _present(BATCH_AXES, mesh.shape))
+    held = batch_sharding(mesh).addressable_devices_indices_map((of,)).values()
+    return tuple(sorted({rows.start or 0 for (rows,) in held})), of
+
+
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """Place a host batch with its first axis split over the devices (see `batch_sharding`).
+    """Place a batch with its first axis split over the devices (see `batch_sharding`).
+
+    Args:
+      batch: with one process the global batch; with several the rows of this process's `batch_runs`, in their order.
 
     Raises:
       ValueError: the batch does not divide by the number of devices that take a part of it.
     """
     sharding = batch_sharding(mesh)
-    parts = math.prod(mesh.shape[axis] for axis in _present(BATCH_AXES, mesh.shape))
+    numbers, of = batch_runs(mesh)
 
     def place(x):
         x = np.asarray(x)
-        if x.shape[0] % parts:
+        if x.shape[0] % len(numbers):
             raise ValueError(
-                f"batch of {x.shape[0]} on {mesh.size} devices: expected a multiple of {parts}; change data.batch"
+                f"batch of {x.shape[0] * of // len(numbers)} on {mesh.size} devices: expected a multiple of {of}; "
+                "change data.batch"
             )
-        return jax.device_put(x, sharding)
+        rows = x.shape[0] // len(numbers)
+        here = {number * rows: x[i * rows : (i + 1) * rows] for i, number in enumerate(numbers)}
+        shape = (rows * of, *x.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, lambda index: here[index[0].start or 0])
 
     return jax.tree.map(place, batch)
 

@@ -30,7 +30,12 @@ class Task(NamedTuple):
       init: key -> parameters (nested dict).
       init_opt: parameters -> optimiser state.
       step: (state, batch, key) -> (state, metrics); pure; counts `state.step` up, and `state.skipped` where it skips.
-      batch: step number -> batch of numpy arrays; pure in its argument.
+      batch: step number -> the global batch, numpy arrays whose first axis counts examples; pure, so that every
+        process means the same batch. Where making all of it on every process would be a waste, the callable has a
+        method `batch.runs(step, numbers, of)` as well: with that batch cut into `of` equal runs of rows, only the runs
+        `numbers` (ascending, possibly with gaps), one after another. With several processes the loop calls it with
+        `sharding.batch_runs(mesh)`; for all numbers it must give what `batch(step)` gives. Both are called ahead of
+        time from a thread of the loop's, mostly with consecutive steps; after a resume with any step.
       panel: (averaged parameters, step, folder) -> figures; pictures and sounds go into the folder. Optional.
       export: (averaged parameters, workdir), at the end of a run; writes ema.safetensors where it is not given.
     """
