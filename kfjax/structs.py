@@ -75,6 +75,13 @@ class FlowBatch(NamedTuple):
     mel_right: Array  # [b, f, m]
 
 
+class FeatureBatch(NamedTuple):
+    """One bucket's examples, encoded beforehand. Training on it runs no encoder and sees neither frames nor mels."""
+
+    features: Features
+    posterior: Posterior
+
+
 class TrainState(NamedTuple):
     """All that a training run carries from step to step (the data position is `step`)."""
 

@@ -12,7 +12,7 @@ from kfjax.flow import matching
 from kfjax.layers import layer_norm
 from kfjax.mmdit.mmdit import MMDiT
 from kfjax.module import Params, bind
-from kfjax.structs import Features, FlowBatch, TrainState
+from kfjax.structs import FeatureBatch, Features, FlowBatch, TrainState
 from kfjax.system import SystemConfig
 from kfjax.train.lora import LoRAConfig, merge
 from kfjax.train.optim import ema, guarded_update
@@ -96,6 +96,21 @@ def network(params: Params, cfg: FlowStepConfig) -> Params:
     return merge(params["mmdit"], params["lora"], cfg.lora) if cfg.lora.rank else params["mmdit"]
 
 
+def encode(params: Params, batch: FlowBatch | FeatureBatch, system: SystemConfig, cfg: FlowStepConfig) -> Features:
+    """What the generator reads: from the frozen or training encoders, or as it was extracted.
+
+    Raises:
+      ValueError: features extracted beforehand for a step that needs what they were extracted from.
+    """
+    if isinstance(batch, FlowBatch):
+        return features.encode(params, system, batch.excerpt)
+    lacks = {"train_encoders": "frames", "stereo_weight": "mels of both ears", "caption_weight": "token ids"}
+    lacking = [f"{name} {getattr(cfg, name)} needs {what}" for name, what in lacks.items() if getattr(cfg, name)]
+    if lacking:
+        raise ValueError(f"step: got a batch of extracted features, but {', '.join(lacking)}; unset, or train on clips")
+    return batch.features
+
+
 def drop(encoded: Features, key: jax.Array, cfg: FlowStepConfig) -> Features:
     """Mask video and text independently, each example on its own."""
     video_key, text_key = jax.random.split(key)
@@ -107,21 +122,22 @@ def drop(encoded: Features, key: jax.Array, cfg: FlowStepConfig) -> Features:
 
 
 def loss(
-    params: Params, batch: FlowBatch, key: jax.Array, system: SystemConfig, cfg: FlowStepConfig
+    params: Params, batch: FlowBatch | FeatureBatch, key: jax.Array, system: SystemConfig, cfg: FlowStepConfig
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Flow-matching loss (paper eq. 1) and, where asked for, the stereo loss and the read-outs', mean over the batch.
 
     Args:
-      params: of the three encoders, "mmdit", with a stereo weight "stereo", with LoRA "lora", and the read-outs.
+      params: of the three encoders (where the batch is not encoded yet), "mmdit", with a stereo weight "stereo", with
+        LoRA "lora", and the read-outs.
 
     Returns:
       What is minimised, and figures: "loss" is the flow's part alone, early and late where t < 0.3 and t > 0.7.
     """
     keys = dict(zip(("posterior", "noise", "time", "drop"), jax.random.split(key, 4), strict=True))
-    encoded = features.encode(params, system, batch.excerpt)
+    encoded = encode(params, batch, system, cfg)
     repeat = lambda tree: jax.tree.map(lambda x: jnp.concatenate([x] * cfg.draws), tree)
 
-    posterior = repeat(batch.posterior)
+    posterior = jax.tree.map(lambda x: x.astype(jnp.float32), repeat(batch.posterior))  # stored in half of that
     x1 = posterior.sample(keys["posterior"])
     x0 = jax.random.normal(keys["noise"], x1.shape, x1.dtype)
     t = matching.sample_times(keys["time"], x1.shape[0])
@@ -161,7 +177,7 @@ def loss(
 def make_step(system: SystemConfig, cfg: FlowStepConfig, tx: optax.GradientTransformation):
     """(state, batch, key) -> (state, metrics). The optimiser state is that of `trained(params, cfg)`."""
 
-    def step(state: TrainState, batch: FlowBatch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(state: TrainState, batch: FlowBatch | FeatureBatch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         old = trained(state.params, cfg)
         objective = lambda new: loss(state.params | new, batch, key, system, cfg)
         (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(old)

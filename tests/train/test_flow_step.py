@@ -12,7 +12,7 @@ from kfjax import features
 from kfjax.flow import matching
 from kfjax.rates import lengths
 from kfjax.sharding import data_mesh, put_batch
-from kfjax.structs import Excerpt, Features, FlowBatch, Posterior, TrainState
+from kfjax.structs import Excerpt, FeatureBatch, Features, FlowBatch, Posterior, TrainState
 from kfjax.train import flow_step
 from kfjax.train.flow_step import ENCODERS, FlowStepConfig, trained, trained_parts
 from kfjax.train.optim import OptimConfig, make_optimizer
@@ -143,6 +143,22 @@ def test_an_untrained_read_out_of_the_caption_misses_every_word_by_half():
     excerpt = BATCH.excerpt
     words = flow_step.caption_words(excerpt.text_ids, excerpt.text_mask, CONFIG.text.vocab).sum(-1).mean()
     assert float(metrics["caption"]) == pytest.approx(np.log(2) * CONFIG.text.vocab / float(words), rel=1e-5)
+
+
+def test_extracted_features_have_the_loss_of_their_clips():
+    encoded = jax.jit(lambda params, excerpt: features.encode(params, CONFIG, excerpt))(PARAMS, BATCH.excerpt)
+    extracted, cfg = FeatureBatch(encoded, BATCH.posterior), FlowStepConfig(sound_weight=0.2)
+    network = {name: PARAMS[name] for name in ("mmdit", "sound")}
+    got, expected = compiled(network, extracted, cfg)[0], loss(BATCH, cfg)[0]
+    assert float(got) == pytest.approx(float(expected), rel=1e-6)
+    half = extracted._replace(posterior=jax.tree.map(jnp.bfloat16, BATCH.posterior))
+    stored = jax.eval_shape(lambda: flow_step.loss(network, half, KEY, CONFIG, cfg)[0])
+    assert stored.dtype == np.float32
+
+
+def test_extracted_features_serve_no_step_that_needs_the_clips():
+    with pytest.raises(ValueError, match=r"train_encoders True needs frames, stereo_weight 0.5 needs mels"):
+        jax.eval_shape(lambda: flow_step.encode(PARAMS, FeatureBatch(None, BATCH.posterior), CONFIG, ALWAYS))
 
 
 def test_several_draws_share_one_encoding(monkeypatch):
