@@ -25,7 +25,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import ml_dtypes
 import numpy as np
@@ -126,6 +126,9 @@ def _check_schema(where: str | Path, schema: Any) -> None:
 class ShardWriter:
     """Writes one shard: a file per bucket, all under temporary names until the block ends without an error.
 
+    The shard's note is written last: without it, whatever else a killed process left counts for nothing and is
+    replaced.
+
     Args:
       shard, of: which shard of how many.
       fingerprint: of the encoders.
@@ -134,15 +137,20 @@ class ShardWriter:
       remember: anything else to note of the shard (JSON).
 
     Raises:
-      ValueError: examples of one bucket with different shapes; a file that can't be written.
+      ValueError: another process is writing this shard; examples of one bucket with different shapes; a file that
+        can't be written.
     """
 
     def __init__(self, folder: Path, shard: int, of: int, fingerprint: str):
         self.folder, self.name, self.fingerprint = Path(folder), _name(shard, of), fingerprint
         self.remember: dict[str, Any] = {}
         self._files: dict[float, _File] = {}
+        self._lock: TextIO | None = None
 
     def __enter__(self) -> ShardWriter:
+        path = _note(self.folder, self.name).with_suffix(".lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(path)
         self._discard()
         return self
 
@@ -154,15 +162,20 @@ class ShardWriter:
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         try:
-            for file in self._files.values():
-                file.close()
+            if kind is None:
+                self._complete()
+            else:
+                self._discard()
         except ValueError:
             self._discard()
-            if kind is None:
-                raise
-        if kind is not None:
-            self._discard()
-            return
+            raise
+        finally:
+            os.unlink(self._lock.name)
+            self._lock.close()
+
+    def _complete(self) -> None:
+        for file in self._files.values():
+            file.close()
         buckets = [
             {"seconds": seconds, "count": file.count, "bytes": file.path.stat().st_size, "shapes": file.shapes}
             for seconds, file in sorted(self._files.items())
@@ -178,6 +191,22 @@ class ShardWriter:
         for path in self.folder.glob(f"*s/{self.name}.array_record*"):
             path.unlink()
         self._files.clear()
+
+
+def _locked(path: Path) -> TextIO:
+    """The file, held by this process until it is closed or the process ends, however it ends."""
+    import fcntl
+
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        advice = "wait for it, or give every process its own --process I/N"
+        raise ValueError(f"{path.with_suffix('')}: is being written by another process; {advice}") from None
+    except OSError:
+        pass  # a network file system without locks
+    return file
 
 
 class _File:
