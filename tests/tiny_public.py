@@ -44,7 +44,7 @@ def announce(monkeypatch) -> None:
         monkeypatch.setitem(module.CONFIGS, name, cfg)
     monkeypatch.setitem(systems.SYSTEMS, VARIANT, systems.mmaudio_system(VARIANT))
     flow = hub.Source("someone/flows", f"weights/mmaudio_{VARIANT}.pth", 1, "CC0")
-    sources = tuple(source._replace(md5="") for source in (flow, *hub.CODECS["44k"], *hub.ENCODERS))
+    sources = tuple(source._replace(checksum="") for source in (flow, *hub.CODECS["44k"], *hub.ENCODERS))
     monkeypatch.setitem(hub.MODELS, NAME, sources)
 
 
@@ -76,14 +76,14 @@ def write(folder: Path) -> Path:
 
 def write_hub_cache(cache: Path, folder: Path) -> None:
     """The files of `folder` as huggingface_hub keeps what it has downloaded."""
-    commit = "0" * 40
     for source in hub.MODELS[NAME]:
+        commit = hub.REVISIONS.get(source.repo, "0" * 40)
         repo = cache / ("models--" + source.repo.replace("/", "--"))
         target = repo / "snapshots" / commit / source.file
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((folder / source.name).read_bytes())
         (repo / "refs").mkdir(exist_ok=True)
-        (repo / "refs" / hub.REVISION).write_text(commit)
+        (repo / "refs" / "main").write_text(commit)
 
 
 def leaves(tree) -> list[np.ndarray]:

@@ -3,7 +3,8 @@
     directory = fetch("mmaudio-large-44k-v2", Path("~/.cache/kfjax/models").expanduser())
 
 A part is downloaded with `huggingface_hub` (whose cache it stays in), checked, converted once and shared by all models
-that have it. File names and checksums: docs of the MMAudio repository and the cards of the repositories below.
+that have it. File names and checksums: docs of the MMAudio repository; revisions and SHA-256: the hub's
+metadata.
 """
 from __future__ import annotations
 
@@ -23,25 +24,33 @@ class Source(NamedTuple):
     """One published file.
 
     Attributes:
-      repo, file: on the hub; the revision is `REVISION`, the content is pinned by `md5` where one is published.
+      repo, file: on the hub, at the repository's revision of `REVISIONS`.
       megabytes: size.
       licence: of the weights.
+      checksum: of the content, where one is published: MD5 or SHA-256, told apart by its length.
     """
 
     repo: str
     file: str
     megabytes: int
     licence: str
-    md5: str = ""
+    checksum: str = ""
 
     @property
     def name(self) -> str:
         return Path(self.file).name
 
 
-REVISION = "main"
 MMAUDIO, NC, MIT, APPLE = "hkchengrex/MMAudio", "CC-BY-NC-4.0", "MIT", "Apple AMLR"
-DFN5B = "apple/DFN5B-CLIP-ViT-H-14-384"
+DFN5B = "apple/DFN5B-CLIP-ViT-H-14-384"  # since renamed to ...-378; the hub leads from one to the other
+CLIP_WORDS = "openai/clip-vit-large-patch14"  # the vocabulary that all CLIP text towers share
+BIGVGAN = "nvidia/bigvgan_v2_44khz_128band_512x"
+REVISIONS = {
+    MMAUDIO: "eb13a1a98fdbec91753775c57b074ccdfc60587c",
+    DFN5B: "01b771ed0d1395ca5ffdd279897d665ebe00dfd2",
+    CLIP_WORDS: "32bd64288804d66eefd0ccbe215aa642df71cc41",
+    BIGVGAN: "95a9d1dcb12906c03edd938d77b9333d6ded7dfb",
+}
 
 FLOWS = {
     "small_16k": Source(MMAUDIO, "weights/mmaudio_small_16k.pth", 601, NC, "af93cde404179f58e3919ac085b8033b"),
@@ -57,14 +66,16 @@ CODECS = {
     ),
     "44k": (
         Source(MMAUDIO, "ext_weights/v1-44.pth", 1200, NC, "fab020275fa44c6589820ce025191600"),
-        Source("nvidia/bigvgan_v2_44khz_128band_512x", "bigvgan_generator.pt", 489, MIT),
+        Source(BIGVGAN, "bigvgan_generator.pt", 489, MIT,
+               "d9fe7ec6bd0b44ed9d66973d5012d8181c1570b01e5c72df51973e241dccd357"),
     ),
 }
 ENCODERS = (
     Source(MMAUDIO, "ext_weights/synchformer_state_dict.pth", 907, NC, "5b2f5594b0730f70e41e549b7c94390c"),
-    Source(DFN5B, "open_clip_pytorch_model.bin", 3950, APPLE),
-    Source(DFN5B, "vocab.json", 1, APPLE),
-    Source(DFN5B, "merges.txt", 1, APPLE),
+    Source(DFN5B, "open_clip_pytorch_model.bin", 3947, APPLE,
+           "c07a17b547d461c60a3cce5062b26bf8545b13de602c4c59d8490361eb716033"),
+    Source(CLIP_WORDS, "vocab.json", 1, MIT),
+    Source(CLIP_WORDS, "merges.txt", 1, MIT),
 )
 MODELS = {
     cfg.name: (FLOWS[variant], *CODECS[rate_of(variant)], *ENCODERS) for variant, cfg in SYSTEMS.items()
@@ -118,7 +129,7 @@ def download(name: str, sources: tuple[Source, ...]) -> list[Path]:
     paths, missing = [], []
     for source in sources:
         try:
-            paths.append(Path(hf_hub_download(source.repo, source.file, revision=REVISION)))
+            paths.append(Path(hf_hub_download(source.repo, source.file, revision=REVISIONS.get(source.repo))))
         except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
             missing.append(f"{source.repo} {source.file} ({type(error).__name__})")
     if missing:
@@ -127,8 +138,9 @@ def download(name: str, sources: tuple[Source, ...]) -> list[Path]:
             f"the model into one folder by hand and run: kfjax convert FOLDER {name}; then give --model {name}"
         )
     for source, path in zip(sources, paths, strict=True):
-        if source.md5 and (got := _md5(path)) != source.md5:
-            raise ValueError(f"{path}: got md5 {got}, expected {source.md5}; delete the file and try again")
+        kind = {0: "", 32: "md5", 64: "sha256"}[len(source.checksum)]
+        if kind and (got := _digest(path, kind)) != source.checksum:
+            raise ValueError(f"{path}: got {kind} {got}, expected {source.checksum}; delete the file and try again")
     return paths
 
 
@@ -143,9 +155,9 @@ def _share(made: Path, cache: Path) -> None:
 
 
 def _same(one: Path, other: Path) -> bool:
-    return one.stat().st_size == other.stat().st_size and _md5(one) == _md5(other)
+    return one.stat().st_size == other.stat().st_size and _digest(one, "sha256") == _digest(other, "sha256")
 
 
-def _md5(path: Path) -> str:
+def _digest(path: Path, kind: str) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()

@@ -1,5 +1,8 @@
 """From public files to a model that makes sound, and back to the files."""
 import json
+import re
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -96,13 +99,64 @@ def test_what_the_hub_does_not_give_is_named_at_once(known, tmp_path, monkeypatc
     assert not list((tmp_path / "cache").glob("models/*"))
 
 
-def test_another_checksum_is_refused(folder, tmp_path, monkeypatch):
+@pytest.fixture
+def hub_that_answers(monkeypatch, tmp_path):
+    """A hub on this machine that gives one answer to everything."""
+    servers = []
+
+    def start(status: int, headers: dict[str, str]):
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self):
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            do_GET = do_HEAD
+            log_message = lambda *_: None
+
+        servers.append(HTTPServer(("127.0.0.1", 0), Handler))
+        Thread(target=servers[-1].serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{servers[-1].server_port}"
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "said"),
+    [
+        (401, {"X-Error-Code": "GatedRepo"}, "GatedRepoError"),
+        (404, {"X-Error-Code": "EntryNotFound"}, "EntryNotFoundError"),
+        (404, {"X-Error-Code": "RevisionNotFound"}, "RevisionNotFoundError"),
+        (200, {}, "FileMetadataError|LocalEntryNotFoundError"),  # a proxy's page instead of the file
+    ],
+)
+def test_what_the_hub_refuses_is_named(status, headers, said, known, hub_that_answers, tmp_path, monkeypatch, capsys):
+    hub_that_answers(status, headers)
+    monkeypatch.setenv("KFJAX_CACHE", str(tmp_path / "cache"))
+    assert cli.main(["generate", str(cli.EXAMPLE), "--model", public.NAME]) == 2
+    *_, error = capsys.readouterr().err.strip().splitlines()
+    assert re.search(said, error) and "kfjax convert FOLDER" in error
+    assert not list((tmp_path / "cache").glob("models/*"))
+
+
+@pytest.mark.parametrize(("kind", "digits"), [("md5", 32), ("sha256", 64)])
+def test_another_checksum_is_refused(kind, digits, folder, tmp_path, monkeypatch):
     public.write_hub_cache(tmp_path / "hub", folder)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     first, *rest = hub.MODELS[public.NAME]
-    monkeypatch.setitem(hub.MODELS, public.NAME, (first._replace(md5="0" * 32), *rest))
-    with pytest.raises(ValueError, match=r"got md5 [0-9a-f]{32}, expected 0{32}; delete the file"):
+    monkeypatch.setitem(hub.MODELS, public.NAME, (first._replace(checksum="0" * digits), *rest))
+    with pytest.raises(ValueError, match=rf"got {kind} [0-9a-f]{{{digits}}}, expected 0{{{digits}}}; delete the file"):
         hub.fetch(public.NAME, tmp_path / "cache")
 
 
@@ -191,4 +245,6 @@ def test_every_published_model_has_its_sources():
     for name, sources in hub.MODELS.items():
         assert name.startswith("mmaudio-") and len(sources) == 7
         assert all(source.megabytes > 0 and source.licence for source in sources)
+        assert all(re.fullmatch("[0-9a-f]{40}", hub.REVISIONS[source.repo]) for source in sources)
+        assert all(source.checksum or source.megabytes < 2 for source in sources)  # every weights file
     assert json.dumps([source.file for source in hub.MODELS["mmaudio-large-44k-v2"]])
