@@ -81,7 +81,7 @@ class Log:
         if self._writes and cfg.tensorboard:
             self._trackers.append(TensorBoard(self._workdir / "tensorboard", first))
         if self._writes and cfg.wandb:
-            self._trackers.append(Wandb(self._workdir / "wandb", cfg.wandb))
+            self._trackers.append(Wandb(self._workdir, cfg.wandb))
 
     def __enter__(self) -> Log:
         if self._writes:

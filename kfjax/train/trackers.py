@@ -57,7 +57,7 @@ class TensorBoard:
 
 
 class Wandb:
-    """A run of a Weights & Biases project; a resumed training goes on in the same run.
+    """A run of a Weights & Biases project, kept in WORKDIR/wandb; a resumed training goes on in the same run.
 
     Steps that a resumed training repeats are there twice: wandb takes nothing back.
 
@@ -65,14 +65,14 @@ class Wandb:
       ValueError: wandb is not installed, or refuses to begin.
     """
 
-    def __init__(self, folder: Path, project: str):
+    def __init__(self, workdir: Path, project: str):
         self._wandb = _package("wandb", "log.wandb")
-        folder.mkdir(parents=True, exist_ok=True)
-        name = folder / "run_id"
+        name = workdir / "wandb" / "run_id"
+        name.parent.mkdir(parents=True, exist_ok=True)
         if not name.exists():
             name.write_text(secrets.token_hex(4))
         try:
-            self._run = self._wandb.init(project=project, id=name.read_text().strip(), resume="allow", dir=str(folder))
+            self._run = self._wandb.init(project=project, id=name.read_text().strip(), resume="allow", dir=str(workdir))
         except self._wandb.errors.Error as error:
             raise ValueError(f"log.wandb: {error}; log in, set WANDB_MODE=offline, or unset it") from None
         self._run.define_metric("*", step_metric="step")
@@ -88,5 +88,5 @@ class Wandb:
 
 def _tag(file: Path) -> str:
     """A panel's files are named STEP-REST: one tag for all steps, to leaf through."""
-    step, _, rest = file.stem.partition("-")
-    return f"{file.parent.name}/{rest if step.isdigit() and rest else file.stem}"
+    step, _, rest = file.name.partition("-")
+    return f"{file.parent.name}/{rest if step.isdigit() and rest else file.name}"
