@@ -6,6 +6,8 @@ checkpoint. Writing goes to a temporary name and is renamed, so that a reader ne
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,56 +102,111 @@ def _shown(problems: list[str], most: int = 8) -> str:
     return "; ".join(problems[:most]) + rest
 
 
-class StateStore:
-    """Training states under `folder`, the newest few kept; saving is asynchronous, restoring exact.
+class CheckpointError(ValueError):
+    """A training state that could not be written or read."""
 
-    A context manager: what is being saved is on disk when it ends.
+
+class StateStore:
+    """Training states under `folder`; saving is asynchronous, restoring exact.
+
+    A state is written under a temporary name that no reader takes for a checkpoint. Which one is the newest is decided
+    by the steps' numbers, never by a clock. A context manager: what is being saved is on disk when it ends. With
+    several processes all of them call everything, in the same order, on a folder that all of them see.
+
+    Args:
+      keep: how many are kept, the newest ones.
+      keep_every: those of steps that are a multiple of it are kept for good; 0 = none.
     """
 
-    def __init__(self, folder: str | Path, *, keep: int = 2):
+    def __init__(self, folder: str | Path, *, keep: int = 2, keep_every: int = 0):
         import orbax.checkpoint as ocp
 
-        self._ocp = ocp
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self._ocp, self._folder = ocp, Path(folder).resolve()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, keep_period=keep_every or None, create=True, cleanup_tmp_directories=True
+        )
         handler = ocp.StandardCheckpointHandler()
-        self._manager = ocp.CheckpointManager(Path(folder).resolve(), item_handlers=handler, options=options)
+        self._manager = ocp.CheckpointManager(self._folder, item_handlers=handler, options=options)
 
     def __enter__(self) -> StateStore:
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self.close()
+    def __exit__(self, kind: type | None, *_: Any) -> None:
+        try:
+            self.close()
+        except CheckpointError:
+            if kind is None:  # else what ended the block says more
+                raise
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, *, wait: bool = False) -> None:
-        """Save `state` as `step`; `wait` until it is on disk."""
-        if step != self.latest():
-            self._manager.save(step, args=self._ocp.args.StandardSave(state))
-        if wait:
-            self._manager.wait_until_finished()
+        """Save `state` as `step`; `wait` until it is on disk. Waits in any case for the save before to be finished.
+
+        Raises:
+          CheckpointError: this state, or the one before, could not be written; earlier ones are as they were.
+        """
+        with self._writing():
+            if step != self.latest():
+                self._manager.save(step, args=self._ocp.args.StandardSave(state))
+            if wait:
+                self._manager.wait_until_finished()
 
     def restore(self, step: int, like: Any) -> Any:
-        """The state of `step` in the structure, dtypes and shardings of `like`.
+        """The state of `step` in the structure, dtypes and shardings of `like`, arrays or `jax.ShapeDtypeStruct`s.
 
         Raises:
           WeightsError: the stored state is of another configuration; it names what differs.
+          CheckpointError: files are missing or damaged.
         """
-        self._manager.wait_until_finished()
-        problems = _differences(flatten(self._manager.item_metadata(step)), flatten(like))
+        with self._writing():
+            self._manager.wait_until_finished()
+        stored = self._read(step, lambda: self._manager.item_metadata(step))
+        problems = _differences(flatten(stored), flatten(like))
         if problems:
             raise WeightsError(
                 f"the checkpoint at step {step} is of another configuration: {_shown(problems)}; "
                 "use the config that made it, or another --workdir"
             )
         abstract = jax.tree.map(_abstract, like)
-        return self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract))
+        return self._read(step, lambda: self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract)))
 
     def close(self) -> None:
-        self._manager.wait_until_finished()
+        """Waits until everything is on disk. Raises CheckpointError if it can't be written."""
+        with self._writing():
+            self._manager.wait_until_finished()
         self._manager.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except _DISK as error:
+            kept = self.latest()
+            last = "none is" if kept is None else f"that of step {kept} is"
+            raise CheckpointError(
+                f"{self._folder}: a checkpoint could not be written ({_line(error)}); {last} complete. "
+                "Make room or check the permissions, and run again"
+            ) from error
+
+    def _read(self, step: int, read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"{self._folder / str(step)} can't be read ({_line(error)}); "
+                "if it is damaged, delete that folder to go on from an earlier step"
+            ) from error
+
+
+#: What orbax and tensorstore raise when files can't be written.
+_DISK = (OSError, ValueError, RuntimeError)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _abstract(x: Any) -> jax.ShapeDtypeStruct:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +18,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from kfjax.checkpoint import StateStore, save_params
-from kfjax.sharding import data_mesh, put_batch, replicated
+from kfjax.sharding import PRESETS, batch_runs, make_mesh, param_shardings, put_batch, replicated, shard_init
 from kfjax.structs import TrainState
+from kfjax.train.feed import Feed
+from kfjax.train.lock import Lock
 
 
 class Task(NamedTuple):
@@ -50,7 +54,16 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """When the loop does what, in steps. `max_seconds` ends a run early and cleanly; 0 is no limit.
+    """When the loop does what, in steps, and on which devices.
+
+    Attributes:
+      keep: how many checkpoints are kept, the newest ones.
+      keep_every: checkpoints of steps that are a multiple of it are kept for good; 0 = none.
+      max_skipped: non-finite steps in a row that end the run.
+      max_seconds: ends a run early and cleanly; 0 = no limit.
+      prefetch: batches made ahead of time.
+      mesh: "" = all devices hold copies of the model; a name of `sharding.PRESETS`; or sizes, as "data=2,fsdp=4". A
+        run may go on with another.
 
     Raises:
       ValueError: a number of steps below 1.
@@ -64,15 +77,20 @@ class LoopConfig:
     max_skipped: int = 20
     max_seconds: float = 0.0
     prefetch: int = 2
+    keep: int = 2
+    keep_every: int = 0
+    mesh: str = ""
 
     def __post_init__(self):
-        counts = ("steps", "log_every", "save_every", "panel_every", "max_skipped", "prefetch")
+        counts = ("steps", "log_every", "save_every", "panel_every", "max_skipped", "prefetch", "keep")
         wrong = [f"{name} {getattr(self, name)}" for name in counts if getattr(self, name) < 1]
         if wrong:
             raise ValueError(f"loop: got {', '.join(wrong)}, expected 1 or more")
+        if self.keep_every < 0:
+            raise ValueError(f"loop.keep_every: got {self.keep_every}, expected 0 (none) or more")
 
 
-class Diverged(RuntimeError):
+class Diverged(ValueError):
     """Too many non-finite steps in a row."""
 
 
@@ -83,54 +101,130 @@ def init_state(task: Task, key: jax.Array) -> TrainState:
     return TrainState(zero, params, task.init_opt(params), jax.tree.map(jnp.copy, params), zero)
 
 
-def run(task: Task, workdir: str | Path, cfg: LoopConfig) -> TrainState:
-    """Train until `cfg.steps`, resuming from `workdir` when it holds a checkpoint.
+def mesh_of(spec: str) -> Mesh:
+    """The mesh that `LoopConfig.mesh` names, over all devices of all processes.
 
-    SIGTERM and Ctrl-C save and return. Writes metrics.jsonl, checkpoints/, panels/ and the exported weights into
-    `workdir`.
+    Raises:
+      ValueError: no such preset, or sizes that do not fit the devices.
+    """
+    if not spec:
+        return make_mesh({"data": jax.device_count()})
+    if spec in PRESETS:
+        return make_mesh(PRESETS[spec])
+    try:
+        axes = {axis.strip(): int(size) for axis, size in (part.split("=") for part in spec.split(","))}
+    except ValueError:
+        presets = ", ".join(PRESETS)
+        raise ValueError(f"loop.mesh: got {spec!r}, expected sizes as data=2,fsdp=4 or one of {presets}") from None
+    return make_mesh(axes)
+
+
+def run(task: Task, workdir: str | Path, cfg: LoopConfig) -> TrainState:
+    """Train until `cfg.steps`, resuming from `workdir` when it holds a checkpoint, made on whatever devices.
+
+    SIGTERM and Ctrl-C save and return; with several processes it is enough that one of them gets the signal. Writes
+    metrics.jsonl, checkpoints/, panels/ and the exported weights into `workdir`, which all processes must see.
 
     Raises:
       Diverged: `cfg.max_skipped` non-finite steps in a row.
+      CheckpointError: the disk is full, or a checkpoint can't be read.
+      ValueError: another run holds `workdir`; the mesh fits neither the devices nor the batch.
     """
-    workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    mesh, root = data_mesh(), jax.random.key(cfg.seed)
-    everywhere = replicated(mesh)
-    with _Stop() as stop, StateStore(workdir / "checkpoints") as store:
-        state = jax.jit(lambda: init_state(task, jax.random.fold_in(root, 0)), out_shardings=everywhere)()
-        if (latest := store.latest()) is not None:
-            state = store.restore(latest, state)
-        step_fn = jax.jit(task.step, donate_argnums=0, out_shardings=everywhere)
-        first = int(state.step)
-        with _Prefetch(task.batch, first, cfg) as batches, _Log(workdir, cfg, first) as log:
-            for step in range(first, cfg.steps):
-                batch = put_batch(next(batches), mesh)
-                state, metrics = step_fn(state, batch, jax.random.fold_in(root, step + 1))
-                done = step + 1
-                if done % cfg.log_every == 0 or done == cfg.steps:
-                    log.metrics(done, metrics)
-                    _check(state, cfg)
-                if done % cfg.save_every == 0:
-                    store.save(done, state)
-                if task.panel and done % cfg.panel_every == 0:
-                    log.write(done, task.panel(state.ema, done, workdir / "panels"), "panel")
-                if stop.requested or (cfg.max_seconds and log.elapsed() > cfg.max_seconds):
-                    break
-        store.save(int(state.step), state)
-    export = task.export or (lambda params, folder: save_params(folder / "ema.safetensors", params))
-    export(state.ema, workdir)
+    workdir, mesh = Path(workdir), mesh_of(cfg.mesh)
+    lock = Lock(workdir) if jax.process_index() == 0 else nullcontext()
+    with lock, _Stop() as stop, jax.set_mesh(mesh):
+        with StateStore(workdir / "checkpoints", keep=cfg.keep, keep_every=cfg.keep_every) as store:
+            state = _train(task, _start(task, store, mesh, cfg), store, stop, mesh, workdir, cfg)
+            store.save(int(state.step), state)
+        export = task.export or (lambda params, folder: save_params(folder / "ema.safetensors", params))
+        _on_first_process(export, state.ema, workdir)
     return state
 
 
-def _check(state: TrainState, cfg: LoopConfig) -> None:
-    if int(state.skipped) >= cfg.max_skipped:
-        raise Diverged(
-            f"{int(state.skipped)} non-finite steps in a row at step {int(state.step)}; lower the learning rate"
-        )
+def _start(task: Task, store: StateStore, mesh: Mesh, cfg: LoopConfig) -> TrainState:
+    """The stored state, or a new one; every leaf is made or read where it lives, and never whole on one device."""
+    init = lambda: init_state(task, jax.random.fold_in(jax.random.key(cfg.seed), 0))
+    if (latest := store.latest()) is None:
+        return shard_init(init, mesh)()
+    shapes = jax.eval_shape(init)
+    place = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+    return store.restore(latest, jax.tree.map(place, shapes, param_shardings(shapes, mesh)))
+
+
+def _train(task: Task, state: TrainState, store: StateStore, stop: _Stop, mesh: Mesh, workdir: Path, cfg: LoopConfig):
+    first, step_fn = int(state.step), _compiled(task, state, mesh, cfg)
+    unread: deque[tuple[int, jax.Array]] = deque()
+    with (
+        Feed(task.batch, mesh, first, cfg.steps, ahead=cfg.prefetch) as feed,
+        _Log(workdir, cfg, first) as log,
+    ):
+        for done in range(first + 1, cfg.steps + 1):
+            late = bool(cfg.max_seconds) and log.elapsed() > cfg.max_seconds
+            state, metrics, signs = step_fn(state, next(feed), _everywhere(stop.requested or late, mesh))
+            unread.append((done, signs))
+            logs, saves = done % cfg.log_every == 0 or done == cfg.steps, done % cfg.save_every == 0
+            looks = task.panel is not None and done % cfg.panel_every == 0
+            if logs:
+                log.metrics(done, metrics)
+            asked = False
+            # One step is left running, so that the devices do not wait for the host.
+            while len(unread) > (0 if logs or saves or looks else 1):
+                number, signs = unread.popleft()
+                wanted, skipped = (int(x) for x in np.asarray(signs))
+                asked |= bool(wanted)
+                if skipped >= cfg.max_skipped:
+                    raise Diverged(f"{skipped} non-finite steps in a row at step {number}; lower the learning rate")
+            if saves:
+                store.save(done, state)
+            if looks:
+                log.write(done, _on_first_process(task.panel, state.ema, done, workdir / "panels") or {}, "panel")
+            if asked:
+                break
+    return state
+
+
+def _compiled(task: Task, state: TrainState, mesh: Mesh, cfg: LoopConfig):
+    """(state, batch, wishes to stop) -> (state, metrics, [a wish, skipped steps]), compiled once for a batch's shapes.
+
+    The state is donated and comes back where it was. Wishes are joined inside the step, since one process alone may
+    have the signal, and all must end with the same step.
+    """
+
+    def step(state, batch, wishes):
+        key = jax.random.fold_in(jax.random.key(cfg.seed), state.step + 1)
+        state, metrics = task.step(state, batch, key)
+        return state, metrics, jnp.stack([jnp.max(wishes), state.skipped])
+
+    everywhere = replicated(mesh)
+    where = jax.tree.map(lambda x: x.sharding, state)
+    return jax.jit(step, donate_argnums=0, out_shardings=(where, everywhere, everywhere))
+
+
+def _everywhere(wish: bool, mesh: Mesh) -> jax.Array:
+    """This process's wish on each of its devices."""
+    return put_batch(np.full(len(batch_runs(mesh)[0]), wish, np.int32), mesh)
+
+
+def _on_first_process(function: Callable[..., Any], params: Any, *args: Any) -> Any:
+    """`function(params, *args)`; of several processes the first one runs it, on parameters gathered to its host."""
+    if jax.process_count() == 1:
+        return function(params, *args)
+    from jax.experimental.multihost_utils import process_allgather, sync_global_devices
+
+    whole = jax.tree.map(lambda x: process_allgather(x, tiled=True), params)
+    result = None
+    if jax.process_index() == 0:
+        with jax.set_mesh(make_mesh({}, jax.local_devices()[:1])):
+            result = function(whole, *args)
+    sync_global_devices("first process")
+    return result
 
 
 class _Stop:
-    """SIGTERM and SIGINT ask for a clean end after the current step."""
+    """SIGTERM and SIGINT ask for a clean end after the current step; a second SIGINT ends at once.
+
+    jax.distributed takes SIGTERM for itself; what it set is replaced here, and can't be given back from Python.
+    """
 
     def __enter__(self):
         self.requested = False
@@ -140,38 +234,14 @@ class _Stop:
             self._old = {}
         return self
 
-    def _ask(self, *_):
+    def _ask(self, number: int, _: Any) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
         self.requested = True
 
     def __exit__(self, *_):
         for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-
-class _Prefetch:
-    """Batches of consecutive steps, made ahead of time in a thread."""
-
-    def __init__(self, batch: Callable[[int], Any], first: int, cfg: LoopConfig):
-        self._batch, self._next, self._last = batch, first, cfg.steps
-        self._pool = ThreadPoolExecutor(1)
-        self._queue = []
-        for _ in range(cfg.prefetch):
-            self._submit()
-
-    def _submit(self):
-        if self._next < self._last:
-            self._queue.append(self._pool.submit(self._batch, self._next))
-            self._next += 1
-
-    def __next__(self):
-        self._submit()
-        return self._queue.pop(0).result()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._pool.shutdown(wait=False, cancel_futures=True)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 class _Log:

@@ -11,10 +11,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 from tiny_task import make_batch, make_task, slow
 
 from kfjax.checkpoint import WeightsError, load_params
+from kfjax.sharding import make_mesh
 from kfjax.train import loop
 from kfjax.train.loop import Diverged, LoopConfig, run
 
@@ -140,14 +140,14 @@ def test_a_checkpoint_of_another_config_is_refused(whole):
         run(make_task(width=5), whole[0], CFG(steps=9))
 
 
-def one_device():
-    return jax.make_mesh((1,), ("data",), devices=jax.devices()[:1], axis_types=(AxisType.Auto,))
+def one_device(spec):
+    return make_mesh({}, jax.devices()[:1])
 
 
 def test_the_number_of_devices_changes_nothing(whole, tmp_path, monkeypatch):
     workdir, state = whole
     assert state.params["b"].sharding.mesh.size == 8
-    monkeypatch.setattr(loop, "data_mesh", one_device)
+    monkeypatch.setattr(loop, "mesh_of", one_device)
     single = run(make_task(), tmp_path, CFG(steps=8))
     assert single.params["b"].sharding.mesh.size == 1
     np.testing.assert_allclose(list(losses(tmp_path).values()), list(losses(workdir).values()), rtol=1e-5)
@@ -156,13 +156,39 @@ def test_the_number_of_devices_changes_nothing(whole, tmp_path, monkeypatch):
 
 def test_a_run_goes_on_with_other_devices(whole, tmp_path, monkeypatch):
     run(make_task(), tmp_path, CFG(steps=4))
-    monkeypatch.setattr(loop, "data_mesh", one_device)
+    monkeypatch.setattr(loop, "mesh_of", one_device)
     state = run(make_task(), tmp_path, CFG(steps=8))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state, whole[1])
 
 
+def test_on_a_mesh_every_state_is_split_and_the_run_is_the_same(whole, tmp_path):
+    """Also when it goes on on another mesh."""
+    run(make_task(), tmp_path, CFG(steps=4, mesh="data=4,fsdp=2"))
+    state = run(make_task(), tmp_path, CFG(steps=8, mesh="data=2, fsdp=2, tensor=2"))
+    adam = state.opt_state[1][0]
+    for tree in (state.params, adam.mu, adam.nu, state.ema):
+        w = tree["layers"][0]["w"]
+        assert w.sharding.mesh.shape["tensor"] == 2
+        assert {shard.data.shape for shard in w.addressable_shards} == {(3, 1)}
+    np.testing.assert_allclose(list(losses(tmp_path).values()), list(losses(whole[0]).values()), rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state, whole[1])
+
+
+@pytest.mark.parametrize("spec, message", [
+    ("v6e64", "loop.mesh: got 'v6e64', expected sizes as data=2,fsdp=4 or one of 8xh100, .*v6e-64"),
+    ("data=2,fsdp=x", "loop.mesh: got 'data=2,fsdp=x'"),
+    ("v6e-64", "v6e-64: fsdp 64 = 64 devices does not fit 8"),
+    ("fsdp=4", "fsdp 4 = 4 devices does not fit 8: with the other axes kept, data 2 or fsdp 8"),
+    ("model=8", "mesh axes model: expected some of data, fsdp, context, tensor"),
+])  # fmt: skip
+def test_a_mesh_that_does_not_fit_is_refused(spec, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        run(make_task(), tmp_path, CFG(mesh=spec))
+    assert not list(tmp_path.iterdir())
+
+
 def test_every_batch_shape_compiles_once(tmp_path, caplog):
-    """Two buckets, six steps: one trace and one compilation a bucket."""
+    """Two buckets, six steps: one trace and one compilation a bucket; and as many when the run goes on."""
     traced = []
     buckets = lambda step: {name: x[: (16, 8)[step % 2]] for name, x in make_batch(step).items()}
     task = make_task(buckets)
@@ -171,10 +197,12 @@ def test_every_batch_shape_compiles_once(tmp_path, caplog):
         traced.append(batch["x"].shape[0])
         return task.step(state, batch, key)
 
-    with jax.log_compiles():
-        run(task._replace(step=step), tmp_path, CFG(steps=6))
-    assert traced == [16, 8]
-    assert sum(record.getMessage().startswith("Compiling jit(step)") for record in caplog.records) == 2
+    for steps in (6, 12):
+        with jax.log_compiles():
+            run(task._replace(step=step), tmp_path, CFG(steps=steps, mesh="data=4,fsdp=2"))
+        assert traced == [16, 8]
+        assert sum(record.getMessage().startswith("Compiling jit(step)") for record in caplog.records) == 2
+        traced.clear(), caplog.clear()
 
 
 def test_panels_see_the_average(tmp_path):
