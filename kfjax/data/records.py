@@ -255,6 +255,15 @@ def notes(folder: Path) -> dict[str, dict[str, Any]]:
     return {path.stem: read_json(path) for path in sorted(Path(folder, "shards").glob("*.json"))}
 
 
+def is_done(folder: Path, shard: int, of: int) -> bool:
+    """Whether the shard is complete and its files are still what was written."""
+    note = _note(folder, _name(shard, of))
+    if not note.is_file():
+        return False
+    path = lambda bucket: _bucket(folder, bucket["seconds"]) / f"{note.stem}.array_record"
+    return all(path(b).is_file() and path(b).stat().st_size == b["bytes"] for b in read_json(note)["buckets"])
+
+
 def write_index(folder: Path) -> None:
     """Close the folder once all of its shards are there.
 
@@ -431,5 +440,5 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Atomic: the file is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(values, indent=1) + "\n")
+    temporary.write_text(json.dumps(values) + "\n")
     os.replace(temporary, path)

@@ -86,8 +86,8 @@ def cuts(row: Row, buckets: Sequence[float]) -> tuple[list[Cut], float]:
         made.append(Cut(row, start, max(fitting)))
         start, left = start + max(fitting), left - max(fitting)
     if not made:
-        raise ValueError(f"{row.sound}: {left:.2f} seconds are there, the shortest excerpt is {min(buckets):g}; "
-                         "give a smaller one of --seconds")
+        there = f"{max(0.0, left):.2f} seconds are there"
+        raise ValueError(f"{row.sound}: {there}, the shortest excerpt is {min(buckets):g}; add a smaller --seconds")
     return made, max(0.0, left)
 
 
@@ -142,6 +142,8 @@ def _from_line(line: dict[str, str], folder: Path, uses: Counter[str]) -> Row:
         audio=folder / cells["audio"] if cells["audio"] else None,
         caption=cells["caption"],
     )
+    if None in line:  # what DictReader calls the cells beyond the header's
+        return row._replace(problem=f"got more cells than columns: {line[None]}; put captions with commas in quotes")
     if row.video is None and row.audio is None:
         return row._replace(problem="got neither video nor audio, expected at least one; correct the table")
     for column, key, least in (("start", "start_seconds", 0.0), ("seconds", "seconds", 1e-3)):

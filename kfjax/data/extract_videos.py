@@ -1,0 +1,241 @@
+"""`kfjax extract SOURCE --output FOLDER`: videos and sounds to features and latents, once, ahead of training.
+
+A source's rows are dealt out to shards, the shards to processes. A shard is written as a whole or not at all, with a
+note of what was left out of it: run again, a killed extraction makes only the shards that are missing. Whoever finds
+all of them there closes the folder with its index (`data/records.py`).
+
+An excerpt is a clip of its own, as it is at generation: it starts at 0 s of as many seconds as it lasts.
+"""
+from __future__ import annotations
+
+import csv
+import math
+import os
+import sys
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kfjax import command, rates
+from kfjax.data import records, sources
+from kfjax.data.sources import Cut, Row
+
+if TYPE_CHECKING:
+    from kfjax.data.feature_encoder import FeatureEncoder, Loaded
+
+PLAN = "extraction.json"
+BAD = "bad.csv"
+ROWS_PER_SHARD = 256
+
+A, B = TypeVar("A"), TypeVar("B")
+
+
+@dataclass
+class Tally:
+    """What was left out of a shard."""
+
+    bad: list[tuple[str, str]] = field(default_factory=list)  # (id of a clip or excerpt, reason)
+    tail_seconds: float = 0.0  # at the ends of clips
+    full_captions: int = 0  # that have all the tokens there is room for
+
+
+def main(argv: Sequence[str]) -> int:
+    """Extract, or go on with it.
+
+    Raises:
+      ValueError: nothing to extract, no such model, a folder that holds another extraction.
+    """
+    args = _parser().parse_args(argv)
+    process, processes = _share(args.process)
+    for name in ("shards", "batch", "workers"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise ValueError(f"--{name}: got {value}, expected at least 1")
+    buckets = tuple(sorted(set(args.seconds)))
+    for seconds in buckets:
+        rates.lengths(seconds)  # refuses impossible ones
+    rows = sources.read_rows(args.source)
+
+    from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for
+    from kfjax.data.feature_encoder import FeatureEncoder, load_system
+
+    pipeline.use_program_cache()
+    encoder = FeatureEncoder(load_system(args.model), args.batch)
+    of = args.shards or math.ceil(len(rows) / ROWS_PER_SHARD)
+    _agree(args.output, {
+        "schema": records.SCHEMA, "fingerprint": encoder.fingerprint, "seconds": list(buckets),
+        "source": sources.digest(rows), "rows": len(rows), "shards": of,
+    })  # fmt: skip
+    extract(rows, buckets, args.output, encoder, shards=range(process, of, processes), of=of, workers=args.workers)
+    _close(args.output, of)
+    return 0
+
+
+def _parser() -> command.Parser:
+    parser = command.Parser(prog="kfjax extract", description="Clips to features and latents; run again to go on.")
+    add = parser.add_argument
+    add("source", type=Path, metavar="SOURCE", help="a folder of videos and sounds, or a CSV file with the columns "
+        f"{', '.join(sources.COLUMNS)} (video or audio or both; the others may be missing)")
+    add("--output", type=Path, required=True, metavar="FOLDER", help="where the features go")
+    add("--model", default="built-in", metavar="NAME|FOLDER", help="whose encoders and codec (default: the built-in)")
+    add("--seconds", type=float, nargs="+", default=[8.0], metavar="S", help="lengths of excerpts: a clip is cut into "
+        "the longest that fit, what remains at its end is left out (default 8)")
+    add("--shards", type=int, metavar="N", help=f"files per length (default: one for {ROWS_PER_SHARD} clips)")
+    add("--process", default="0/1", metavar="I/N", help="this is process I, counted from 0, of N (default 0/1)")
+    add("--batch", type=int, default=16, metavar="N", help="excerpts encoded at once (default 16)")
+    add("--workers", type=int, default=os.cpu_count(), metavar="N", help="threads that decode (default: all cores)")
+    return parser
+
+
+def _share(text: str) -> tuple[int, int]:
+    process, _, processes = text.partition("/")
+    if not (process.isdecimal() and processes.isdecimal() and int(process) < int(processes)):
+        raise ValueError(f"--process: got {text}, expected I/N with I from 0 to N - 1, e.g. 0/4")
+    return int(process), int(processes)
+
+
+def _agree(folder: Path, plan: dict[str, Any]) -> None:
+    """Note what is extracted into the folder. Raises ValueError if that is something else than what is there."""
+    if not (folder / PLAN).exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(f"{folder}: is not empty and holds no extraction; give a new or empty folder")
+        records.write_json(folder / PLAN, plan)
+    before = records.read_json(folder / PLAN)
+    differing = [f"{key} was {before.get(key, 'not set')}, is {value}" for key, value in plan.items()
+                 if before.get(key, ...) != value]  # fmt: skip
+    if differing:
+        advice = "give the same arguments, or another --output"
+        raise ValueError(f"{folder}: holds another extraction: {'; '.join(differing)}; {advice}")
+
+
+def extract(
+    rows: Sequence[Row],
+    buckets: Sequence[float],
+    folder: Path,
+    encoder: FeatureEncoder,
+    *,
+    shards: Iterable[int],
+    of: int,
+    workers: int,
+) -> None:
+    """Make those of `shards` (numbers below `of`) that are not in the folder yet; shard k is every of-th row from k on.
+
+    Raises:
+      ValueError: another process is at the same shard; no room to write.
+    """
+    from tqdm import tqdm
+
+    todo = [k for k in shards if not records.is_done(folder, k, of)]
+    bar = tqdm(total=sum(len(rows[k::of]) for k in todo), unit="clip", disable=None)
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for k in todo:
+            with records.ShardWriter(folder, k, of, encoder.fingerprint) as shard:
+                tally = _fill(shard, _rows(bar, rows[k::of]), buckets, encoder, partial(_ahead, pool, 2 * workers))
+                shard.remember = asdict(tally)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        bar.close()
+
+
+def _rows(bar, rows: Sequence[Row]) -> Iterator[Row]:
+    for row in rows:
+        yield row
+        bar.update()
+
+
+def _fill(shard: records.ShardWriter, rows: Iterable[Row], buckets, encoder: FeatureEncoder, ahead) -> Tally:
+    """Write all excerpts of the rows."""
+    tally = Tally()
+    waiting: dict[tuple[float, bool], list[Loaded]] = defaultdict(list)
+    for loaded in _good(ahead, encoder.load, _cuts(ahead, rows, buckets, tally), tally):
+        tally.full_captions += loaded.fills_the_tokenizer
+        batch = waiting[loaded.cut.seconds, loaded.cut.row.video is None]
+        batch.append(loaded)
+        if len(batch) == encoder.batch:
+            _write(shard, encoder, batch)
+            batch.clear()
+    for batch in filter(None, waiting.values()):
+        _write(shard, encoder, batch)
+    return tally
+
+
+def _cuts(ahead, rows: Iterable[Row], buckets: Sequence[float], tally: Tally) -> Iterator[Cut]:
+    for made, tail_seconds in _good(ahead, partial(sources.cuts, buckets=buckets), rows, tally):
+        tally.tail_seconds += tail_seconds
+        yield from made
+
+
+def _write(shard: records.ShardWriter, encoder: FeatureEncoder, batch: Sequence[Loaded]) -> None:
+    for loaded, example in zip(batch, encoder(batch), strict=True):
+        shard.add(loaded.cut.seconds, example)
+
+
+def _good(ahead, function: Callable[[A], B], items: Iterable[A], tally: Tally) -> Iterator[B]:
+    """What `function` makes of the items, in order; those that it refuses go to the tally."""
+
+    def attempt(item: A) -> tuple[B | None, tuple[str, str] | None]:
+        try:
+            return function(item), None
+        except (ValueError, OSError) as error:
+            return None, (item.id, command.reason(error))
+
+    for made, bad in ahead(attempt, items):
+        if bad is None:
+            yield made
+        else:
+            tally.bad.append(bad)
+
+
+def _ahead(pool: ThreadPoolExecutor, depth: int, function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """`map`, in order, working at most `depth` items ahead."""
+    running: deque = deque()
+    for item in items:
+        running.append(pool.submit(function, item))
+        if len(running) > depth:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
+
+
+def _close(folder: Path, of: int) -> None:
+    """Say what there is; with all shards there, write the index.
+
+    Raises:
+      ValueError: all is there, and it is nothing.
+    """
+    notes = records.notes(folder).values()
+    bad = [entry for note in notes for entry in note["bad"]]
+    if bad:
+        _write_bad(folder / BAD, bad)
+    counts: dict[float, int] = defaultdict(int)
+    for note in notes:
+        for bucket in note["buckets"]:
+            counts[bucket["seconds"]] += bucket["count"]
+    made = ", ".join(f"{count} excerpts of {seconds:g} s" for seconds, count in sorted(counts.items())) or "no excerpts"
+    tail_seconds, full = (sum(note[key] for note in notes) for key in ("tail_seconds", "full_captions"))
+    left = [f"{len(bad)} bad ({folder / BAD})"] if bad else []
+    left += [f"{tail_seconds:.0f} s at the ends of clips left out"] if tail_seconds >= 0.5 else []
+    left += [f"{full} captions reach the tokenizer's length and are cut there"] if full else []
+    command.say("; ".join([made, *left]))
+    if len(notes) < of:
+        command.say(f"{of - len(notes)} of {of} shards are still to be made, by other processes or another run")
+    elif not counts:
+        raise ValueError(f"{folder}: nothing could be extracted; {BAD} says why")
+    else:
+        records.write_index(folder)
+        records.Folder(folder)
+
+
+def _write_bad(path: Path, bad: Sequence[Sequence[str]]) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("id", "reason"), *bad])
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main, sys.argv[1:]))
