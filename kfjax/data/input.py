@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import grain
 import numpy as np
 
+from kfjax.data.buckets import Buckets
 from kfjax.data.extract import open_latents
 from kfjax.data.scenes import Bucket, Corpus
 from kfjax.encoders.tokenizer import Tokenizer
@@ -50,36 +51,21 @@ class SceneInput:
     ):
         _check(cfg, tokenizer, corpus, weights)
         self._seed, self._flip, self._jitter = seed, flip, duration_jitter
-        seconds = sorted(weights)
-        chance = np.array([weights[s] for s in seconds], np.float64)
-        self._chance = tuple(chance / chance.sum())
-        self._buckets = [
-            _Encoded(cfg, tokenizer, corpus.buckets[s], fingerprint, batch_seconds, multiple_of, seed, emphasis or {})
-            for s in seconds
+        self.buckets = Buckets(weights, batch_seconds=batch_seconds, multiple_of=multiple_of, seed=seed)
+        self._encoded = [
+            _Encoded(cfg, tokenizer, corpus.buckets[s], fingerprint, size, seed, emphasis or {})
+            for s, size in zip(self.buckets.seconds, self.buckets.sizes, strict=True)
         ]
 
-    def bucket_of(self, step: int) -> tuple[int, int]:
-        """(bucket, how many times it was chosen before): the same on every host."""
-        choices, earlier = _plan(self._seed, self._chance, max(1024, 1 << step.bit_length()))
-        return int(choices[step]), int(earlier[step])
-
     def __call__(self, step: int) -> tuple[Excerpt, Posterior, np.ndarray, np.ndarray]:
-        which, nth = self.bucket_of(step)
-        bucket = self._buckets[which]
+        which, nth = self.buckets.of(step)
+        bucket = self._encoded[which]
         indices = bucket.indices(nth)
         rng = np.random.default_rng((self._seed, step))
         flips = rng.random(len(indices)) < 0.5 if self._flip else np.zeros(len(indices), bool)
         excerpt, *rest = bucket.examples(indices, flips)
         told = excerpt.seconds_total * (1 + self._jitter * rng.uniform(-1, 1, len(indices)))
         return excerpt._replace(seconds_total=told.astype(np.float32)), *rest
-
-
-@lru_cache(maxsize=4)
-def _plan(seed: int, chance: tuple[float, ...], steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bucket of every step, and how often it was chosen before. A longer plan begins with the shorter one."""
-    choices = np.random.default_rng(seed).choice(len(chance), steps, p=chance)
-    chosen = choices[:, None] == np.arange(len(chance))
-    return choices, np.cumsum(chosen, 0)[np.arange(steps), choices] - 1
 
 
 def _check(cfg: SystemConfig, tokenizer: Tokenizer, corpus: Corpus, weights: Mapping[float, float]) -> None:
@@ -99,11 +85,10 @@ def _check(cfg: SystemConfig, tokenizer: Tokenizer, corpus: Corpus, weights: Map
 class _Encoded:
     """One bucket with its latents, mels and token ids."""
 
-    def __init__(self, cfg, tokenizer, bucket: Bucket, fingerprint: str, batch_seconds, multiple_of, seed, emphasis):
+    def __init__(self, cfg, tokenizer, bucket: Bucket, fingerprint: str, batch: int, seed, emphasis):
         self.cfg, self.bucket, self.seconds = cfg, bucket, bucket.seconds
         self.latents = open_latents(bucket, fingerprint)
-        self.count = self.latents.count
-        self.batch = max(multiple_of, int(batch_seconds / bucket.seconds) // multiple_of * multiple_of)
+        self.count, self.batch = self.latents.count, batch
         self._ids, self._mask = tokenizer.encode([bucket.scene(i).caption for i in range(self.count)])
         scenes = [i for i in range(self.count) for _ in range(emphasis.get(bucket.scene(i).recipe, 1))]
         self._order = grain.MapDataset.source(scenes).shuffle(seed=seed).repeat()

@@ -53,12 +53,12 @@ def test_buckets_are_drawn_by_weight_and_far_steps_are_cheap(corpus):
     made, steps = make(corpus), 5000
     # The definition: one draw a step from one stream.
     choices = np.random.default_rng(2).choice(2, steps, p=[0.25, 0.75])
-    got = [made.bucket_of(step) for step in range(steps)]
+    got = [made.buckets.of(step) for step in range(steps)]
     assert [which for which, _ in got] == list(choices)
     for bucket in range(2):
         assert [nth for which, nth in got if which == bucket] == list(range(np.sum(choices == bucket)))
-    assert make(corpus).bucket_of(4321) == got[4321]
-    which, nth = made.bucket_of(1_000_000)
+    assert make(corpus).buckets.of(4321) == got[4321]
+    which, nth = made.buckets.of(1_000_000)
     assert nth == pytest.approx((0.25, 0.75)[which] * 1e6, rel=0.01)
 
 
