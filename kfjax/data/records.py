@@ -21,6 +21,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import json
+import math
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -111,7 +112,9 @@ def _header(record: bytes) -> tuple[dict[str, Any], int]:
 def _array(record: bytes, start: int, dtype: str, shape: Sequence[int], offset: int | None) -> np.ndarray:
     if offset is None:
         return np.broadcast_to(_DTYPES[dtype].type(0), shape)
-    return np.frombuffer(record, _DTYPES[dtype], int(np.prod(shape)), start + offset).reshape(shape)
+    if min(offset, *shape) < 0:  # numpy gives both a meaning
+        raise ValueError(f"shape {shape}, offset {offset}")
+    return np.frombuffer(record, _DTYPES[dtype], math.prod(shape), start + offset).reshape(shape)
 
 
 def _padded(data: bytes) -> bytes:

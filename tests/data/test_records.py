@@ -1,0 +1,279 @@
+"""Feature records: what is written is read, at once and without copies; what is not whole is refused in one line."""
+import json
+import os
+import pickle
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from kfjax.data import records
+from kfjax.data.records import BFLOAT16, Example, Folder, ShardWriter, pack, parse, write
+
+MARK = "0123456789abcdef"
+LENGTHS = {1.0: (8, 16, 44), 2.0: (16, 40, 87)}
+
+
+def example(index: int, seconds: float = 1.0, *, has_video: bool = True, has_text: bool = True) -> Example:
+    rng = np.random.default_rng((index, int(seconds)))
+    v, s, n = LENGTHS[seconds]
+    array = lambda *shape: rng.standard_normal(shape).astype(BFLOAT16)
+    return Example(
+        id=f"clip {index}.mp4@0+{seconds:g}", clip=array(v, 6), sync=array(s, 4), text=array(5, 3),
+        text_mask=np.arange(5) < 1 + index % 5, seconds_start=0.0, seconds_total=seconds,
+        has_video=has_video, has_text=has_text, mean=array(n, 2), std=array(n, 2),
+    )  # fmt: skip
+
+
+def assert_same(got: Example, want: Example):
+    for name, a, b in zip(Example._fields, got, want, strict=True):
+        assert np.array_equal(a, b), name
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two buckets in three shards; the last one has nothing of 2 s."""
+    buckets = {1.0: [example(i) for i in range(7)], 2.0: [example(i, 2.0) for i in range(2)]}
+    return write(tmp_path / "features", buckets, MARK, shards=3)
+
+
+def ids(folder) -> dict[float, list[str]]:
+    return {seconds: [parse(record).id for record in bucket] for seconds, bucket in Folder(folder).buckets.items()}
+
+
+def test_a_record_is_its_example():
+    record = pack(example(3), MARK)
+    got = parse(record)
+    assert_same(got, example(3))
+    for name in ("clip", "sync", "text", "mean", "std"):
+        array = getattr(got, name)
+        assert array.dtype == BFLOAT16 and not array.flags.owndata and not array.flags.writeable
+    assert got.has_video is True and isinstance(got.seconds_total, float)
+
+
+def test_any_precision_is_rounded_to_bfloat16():
+    exact = np.linspace(-3, 3, 44 * 2, dtype=np.float32).reshape(44, 2)
+    np.testing.assert_array_equal(parse(pack(example(0)._replace(mean=exact), MARK)).mean, exact.astype(BFLOAT16))
+
+
+@pytest.mark.parametrize(("has_video", "hidden"), [(False, ("clip", "sync")), (True, ("text",))])
+def test_what_a_mask_hides_is_not_stored(has_video, hidden):
+    one = example(0, has_video=has_video, has_text=not has_video)
+    assert len(pack(one, MARK)) < len(pack(example(0), MARK))
+    got = parse(pack(one, MARK))
+    zeros = {name: np.zeros_like(getattr(one, name)) for name in hidden}
+    assert_same(got, one._replace(**zeros))
+    assert all(getattr(got, name).dtype == BFLOAT16 for name in hidden)
+
+
+def _with_header(change) -> bytes:
+    record = pack(example(0), MARK)
+    end = 8 + struct.unpack_from("<I", record, 4)[0]
+    header = json.dumps(change(json.loads(record[8:end]))).encode()
+    start = -(-end // 64) * 64
+    data = b"KFX1" + struct.pack("<I", len(header)) + header
+    return data + bytes(-len(data) % 64) + record[start:]
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (b"", "record: begins with b'', expected b'KFX1'"),
+        (b"TFRecord" * 9, "record: begins with b'TFRe'"),
+        (pack(example(0), MARK)[:100], "record: its header is damaged"),
+        (pack(example(0), MARK)[:-400], "record: its header does not describe it"),
+        (_with_header(lambda h: h | {"schema": 2}), "got features of schema 2, expected 1; extract them again"),
+        (_with_header(lambda h: h | {"arrays": {}}), "does not describe it"),
+        (_with_header(lambda h: h | {"arrays": h["arrays"] | {"mean": ["object", [1], 0]}}), "does not describe it"),
+        (_with_header(lambda h: h | {"arrays": h["arrays"] | {"mean": ["bfloat16", [-1], 0]}}), "not describe it"),
+        (_with_header(lambda h: h | {"arrays": h["arrays"] | {"mean": ["bfloat16", [1], -9]}}), "not describe it"),
+        (_with_header(lambda h: [h]), "record: its header is damaged"),
+    ],
+)
+def test_a_damaged_record_is_refused(record, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        parse(record)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_has_buckets_of_records(folder):
+    opened = Folder(folder, fingerprint=MARK)
+    assert opened.fingerprint == MARK and list(opened.buckets) == [1.0, 2.0]
+    assert opened.shapes[2.0]["clip"] == (16, 6) and opened.shapes[1.0]["mean"] == (44, 2)
+    one, two = opened.buckets.values()
+    assert (len(one), len(two)) == (7, 2)
+    order = [0, 3, 6, 1, 4, 2, 5]  # shard after shard
+    for place, index in enumerate(order):
+        assert_same(parse(one[place]), example(index))
+    assert_same(parse(two[np.int64(1)]), example(1, 2.0))
+    for index in (-1, 7):
+        with pytest.raises(IndexError):
+            one[index]
+
+
+def test_a_bucket_goes_to_another_process(folder):
+    bucket = Folder(folder).buckets[1.0]
+    assert bucket[0]  # opens a file, which does not pickle
+    assert pickle.loads(pickle.dumps(bucket))[4] == bucket[4]
+
+
+def test_readers_touch_no_accelerator(folder):
+    code = ("import sys; from kfjax.data.records import Folder, parse; "
+            f"assert len(parse(Folder({str(folder)!r}).buckets[1.0][0]).id); assert 'jax' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_features_of_other_encoders_are_refused(folder):
+    with pytest.raises(ValueError, match=f"got features of encoders {MARK}, expected those of beef; extract them"):
+        Folder(folder, fingerprint="beef")
+
+
+def test_a_shard_of_other_encoders_is_refused(folder, tmp_path):
+    other = write(tmp_path / "other", {1.0: [example(i) for i in range(7)]}, MARK[::-1], shards=3)
+    name = "1s/00001-of-00003.array_record"
+    shutil.copy(other / name, folder / name)
+    bucket = Folder(folder).buckets[1.0]
+    assert_same(parse(bucket[0]), example(0))
+    with pytest.raises(ValueError, match=f"{name}: got features of encoders {MARK[::-1]}, expected those of {MARK}"):
+        bucket[3]
+
+
+def test_missing_and_truncated_shards_are_named(folder):
+    names = [f"1s/0000{k}-of-00003.array_record" for k in (0, 2)]
+    size = (folder / names[0]).stat().st_size
+    os.truncate(folder / names[0], 70_000)
+    with pytest.raises(ValueError, match=rf"truncated or replaced: {names[0]} \(70000 of {size} bytes\)"):
+        Folder(folder)
+    (folder / names[1]).unlink()
+    with pytest.raises(ValueError, match=f"1 of 5 files are missing: {names[1]}; copy them again"):
+        Folder(folder)
+
+
+def test_damage_inside_a_shard_is_found_when_it_is_read(folder):
+    bucket = Folder(folder).buckets[1.0]
+    path = bucket.shards[0].path
+    data = bytearray(path.read_bytes())
+    place = data.index(b"KFX1", data.index(b"KFX1") + 1) + 500  # in the second record
+    data[place : place + 50] = bytes(50)
+    path.write_bytes(data)
+    assert_same(parse(bucket[0]), example(0))
+    with pytest.raises(ValueError, match=r"00000-of-00003.array_record: record 1 is damaged") as caught:
+        bucket[1]
+    assert "\n" not in str(caught.value)
+    path.write_bytes(bytes(len(data)))
+    with pytest.raises(ValueError, match=r"00000-of-00003.array_record: got no records, expected 3; copy or extract"):
+        Folder(folder).buckets[1.0][0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "got an unfinished extraction, expected features; run kfjax extract to its end"),
+        ("{", "index.json: is no JSON"),
+        ("[]", "index.json: got list, expected a JSON object"),
+        ('{"schema": 2}', "got features of schema 2, expected 1"),
+        ('{"schema": 1, "fingerprint": "f", "buckets": [{}]}', "index.json: is damaged .*seconds"),
+    ],
+)
+def test_an_index_that_is_not_one(folder, text, message):
+    path = folder / "index.json"
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        Folder(folder)
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(ValueError, match=r"nothing: got no index.json, expected features"):
+        Folder(tmp_path / "nothing")
+
+
+def test_an_index_needs_all_shards_of_one_extraction(folder, tmp_path):
+    (folder / "shards/00001-of-00003.json").unlink()
+    with pytest.raises(ValueError, match="1 of 3 shards are missing: 00001-of-00003; extract them too"):
+        records.write_index(folder)
+    with ShardWriter(folder, 1, 3, "other"):
+        pass
+    with pytest.raises(ValueError, match=r"encoders .*, expected those of one extraction"):
+        records.write_index(folder)
+    with pytest.raises(ValueError, match="got no shards"):
+        records.write_index(tmp_path)
+
+
+def test_examples_of_a_bucket_have_one_shape(tmp_path):
+    with pytest.raises(ValueError, match=r"got shapes .* expected those of its first example"), \
+            ShardWriter(tmp_path, 0, 1, MARK) as shard:  # fmt: skip
+        shard.add(1.0, example(0))
+        shard.add(1.0, example(0, 2.0))
+    assert not list(tmp_path.rglob("*.array_record*")) and not records.is_done(tmp_path, 0, 1)
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_killed_between_any_two_renames_a_shard_is_made_anew(tmp_path, monkeypatch):
+    """Each time something else is left behind; never does it count, and the second attempt replaces it."""
+
+    def make(folder):
+        with ShardWriter(folder, 0, 1, MARK) as shard:
+            for index in range(3):
+                shard.add(1.0, example(index))
+                shard.add(2.0, example(index, 2.0))
+
+    for survived in range(4):
+        folder, calls = tmp_path / str(survived), []
+
+        def replace(source, target, calls=calls, survived=survived, real=os.replace):
+            if len(calls) == survived:
+                raise Killed
+            calls.append(target)
+            real(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace)
+            if survived == 3:  # two files and the note
+                make(folder)
+            else:
+                with pytest.raises(Killed):
+                    make(folder)
+        assert records.is_done(folder, 0, 1) == (survived == 3)
+        assert len([path for path in folder.rglob("*.array_record") if path.is_file()]) == min(survived, 2)
+        make(folder)
+        records.write_index(folder)
+        assert ids(folder) == {s: [example(i, s).id for i in range(3)] for s in (1.0, 2.0)}
+        assert not list(folder.rglob("*.array_record.tmp")) and not list(folder.rglob("*.lock"))
+
+
+def test_a_shard_has_one_writer(tmp_path):
+    with ShardWriter(tmp_path, 0, 1, MARK) as shard:
+        with pytest.raises(ValueError, match="shards/00000-of-00001: is being written by another process; wait for"), \
+                ShardWriter(tmp_path, 0, 1, MARK):  # fmt: skip
+            raise AssertionError
+        shard.add(1.0, example(0))
+    assert records.is_done(tmp_path, 0, 1)
+
+
+def test_a_shard_whose_file_is_gone_is_not_done(folder):
+    assert records.is_done(folder, 0, 3)
+    (folder / "2s/00000-of-00003.array_record").unlink()
+    assert not records.is_done(folder, 0, 3)
+
+
+@pytest.mark.parametrize("bytes_left", [1000, 200_000])
+def test_no_room_on_the_disk(tmp_path, bytes_left):
+    """As far as the library says anything, one line is said; what was written is taken away."""
+    big = example(0)._replace(clip=np.ones((8, 60_000), BFLOAT16))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, hard))
+    try:
+        with pytest.raises(ValueError, match=r"can't be written .*; make room and run again") as caught, \
+                ShardWriter(tmp_path, 0, 1, MARK) as shard:  # fmt: skip
+            shard.add(1.0, big)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert not records.is_done(tmp_path, 0, 1) and not list(tmp_path.rglob("*.array_record*"))
