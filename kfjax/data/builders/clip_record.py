@@ -1,0 +1,150 @@
+"""One clip of a corpus: the features that all builders have in common, and which clips of a table become examples."""
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kfjax import command
+
+
+class ClipRecord(NamedTuple):
+    """A clip, whatever corpus it comes from; the fields are the features of the datasets."""
+
+    id: str  # unique in its split, and the same whenever the dataset is made
+    video: str = ""  # path of what is seen; "": only heard
+    audio: str = ""  # path of what is heard; "": in the video
+    captions: tuple[str, ...] = ()  # of what is heard, by different people
+    video_caption: str = ""  # of what is seen
+    labels: tuple[str, ...] = ()  # sound events
+    start_seconds: float = 0.0  # where in the files the clip begins
+    seconds: float = 0.0  # how long it is; 0: to the end of the files
+
+    @property
+    def caption(self) -> str:
+        """What the sound is: in somebody's words, else its labels."""
+        return self.captions[0] if self.captions else ", ".join(self.labels)
+
+    @classmethod
+    def decode(cls, example: Mapping[str, Any]) -> ClipRecord:
+        """From what a data source gives, where text is bytes."""
+        texts = {name: example[name].decode() for name in ("id", "video", "audio", "video_caption")}
+        lists = {name: tuple(text.decode() for text in example[name]) for name in ("captions", "labels")}
+        return cls(**texts, **lists, **{name: float(example[name]) for name in ("start_seconds", "seconds")})
+
+
+def features():
+    """`ClipRecord` as tfds has it."""
+    import tensorflow_datasets as tfds
+
+    text, texts = tfds.features.Text(), tfds.features.Sequence(tfds.features.Text())
+    number = tfds.features.Scalar(np.float32)  # the precision of all numbers in a record
+    kinds = {"captions": texts, "labels": texts, "start_seconds": number, "seconds": number}
+    return tfds.features.FeaturesDict({name: kinds.get(name, text) for name in ClipRecord._fields})
+
+
+def manual_folder(builder, dl_manager, *names: str) -> Path:
+    """The folder with a corpus's recordings and tables.
+
+    Args:
+      names: files of which it needs at least one.
+
+    Raises:
+      ValueError: there is no such folder, nothing in it, or none of the files.
+    """
+    try:
+        folder = Path(dl_manager.manual_dir)
+    except AssertionError as missing:  # in two lines, and no ValueError
+        raise ValueError(" ".join(f"{builder.name}: {missing}".split())) from None
+    if names and not any((folder / name).is_file() for name in names):
+        what = f"neither {' nor '.join(names)}" if len(names) > 1 else f"no {names[0]}"
+        raise ValueError(f"{folder}: got {what}; {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+    return folder
+
+
+def read_table(
+    path: Path, columns: Sequence[str], *, numbers: Sequence[str] = (), header: bool = False, comments: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Lines of a CSV file in UTF-8, by column.
+
+    Args:
+      columns: all of them in the file's order; with `header`, those that are needed, whatever others there are.
+      numbers: those of them that become floats.
+      header: the first line has the columns' names.
+      comments: lines that begin with # are none of the table.
+
+    Raises:
+      ValueError: not such a table; the line's number is named.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, skipinitialspace=True)
+        try:
+            names = next(reader, []) if header else list(columns)
+            if missing := [column for column in columns if column not in names]:
+                raise ValueError(f"{path}: got columns {', '.join(names) or 'none'}; {', '.join(missing)} is missing")
+            for cells in reader:
+                if not cells or (comments and cells[0].startswith("#")):
+                    continue
+                if len(cells) != len(names):
+                    raise ValueError(
+                        f"{path}, line {reader.line_num}: got {len(cells)} cells, expected {len(names)} "
+                        f"({', '.join(names)}); correct it, with quotes around text that has commas"
+                    )
+                row: dict[str, Any] = dict(zip(names, cells, strict=True))
+                for column in numbers:
+                    try:
+                        row[column] = float(row[column])
+                    except ValueError:
+                        got = f"got {row[column]!r} in {column}, expected a number; correct it"
+                        raise ValueError(f"{path}, line {reader.line_num}: {got}") from None
+                yield row
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{path}: is no CSV file in UTF-8 ({error}); download it again") from error
+
+
+def split_generators(builder, folder: Path, splits: Mapping[str, Iterable[ClipRecord]]) -> dict[str, Iterator]:
+    """What a builder's `_split_generators` returns. A split that has no recording at all is left out.
+
+    Raises:
+      ValueError: none has.
+    """
+    made = {}
+    for split, clips in splits.items():
+        generator = iter(builder._generate_examples(split, clips))
+        first = next(generator, None)
+        if first is not None:
+            made[split] = itertools.chain([first], generator)
+    if not made:
+        what = f"{folder}: got no recording of a clip in the tables"
+        raise ValueError(f"{what}; {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+    return made
+
+
+def examples(builder, split: str, clips: Iterable[ClipRecord]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What a builder's `_generate_examples` yields: clips that have a recording of their own, each once.
+
+    The others are counted on stderr and listed in `left_out_SPLIT.tsv` (id, reason) in the dataset's folder.
+    """
+    count, left_out, owners = 0, [], {}
+    ids: set[str] = set()
+    for clip in clips:
+        recording = (clip.video or clip.audio, clip.start_seconds)
+        if not recording[0]:
+            left_out.append((clip.id, "no recording"))
+        elif clip.id in ids:
+            left_out.append((clip.id, "listed before"))
+        elif recording in owners:
+            left_out.append((clip.id, f"its recording is that of {owners[recording]}"))
+        else:
+            ids.add(clip.id)
+            owners[recording] = clip.id
+            count += 1
+            yield clip.id, clip._asdict()
+    if left_out:
+        name = f"left_out_{split}.tsv"
+        (builder.data_path / name).write_text("".join(f"{id}\t{reason}\n" for id, reason in left_out))
+        command.say(f"{builder.name} {split}: {count} clips; {len(left_out)} left out, listed in its {name}")
