@@ -5,7 +5,9 @@ checkpoint. Writing goes to a temporary name and is renamed, so that a reader ne
 """
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,6 +124,7 @@ class StateStore:
         import orbax.checkpoint as ocp
 
         self._ocp, self._folder = ocp, Path(folder).resolve()
+        logging.getLogger("absl").addFilter(_not_of_orbax)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, keep_period=keep_every or None, create=True, cleanup_tmp_directories=True
         )
@@ -163,7 +166,7 @@ class StateStore:
         """
         with self._writing():
             self._manager.wait_until_finished()
-        stored = self._read(step, lambda: self._manager.item_metadata(step))
+        stored = self._read(step, lambda: self._described(step))
         problems = _differences(flatten(stored), flatten(like))
         if problems:
             raise WeightsError(
@@ -191,10 +194,18 @@ class StateStore:
                 "Make room or check the permissions, and run again"
             ) from error
 
+    def _described(self, step: int) -> Any:
+        """The stored state's structure, shapes and dtypes."""
+        if not (stored := self._manager.item_metadata(step)):
+            raise FileNotFoundError("no description of what is in it")
+        return stored
+
     def _read(self, step: int, read: Callable[[], Any]) -> Any:
         try:
             return read()
-        except (OSError, ValueError, KeyError) as error:
+        except jax.errors.JaxRuntimeError:  # no room for it on the devices: nothing is wrong with the files
+            raise
+        except Exception as error:  # tensorstore has no type of its own for a missing file
             raise CheckpointError(
                 f"{self._folder / str(step)} can't be read ({_line(error)}); "
                 "if it is damaged, delete that folder to go on from an earlier step"
@@ -205,8 +216,16 @@ class StateStore:
 _DISK = (OSError, ValueError, RuntimeError)
 
 
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Its threads print tracebacks of what is raised here, once and in one line."""
+    return "orbax" not in record.pathname
+
+
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+    """The end of what tensorstore and orbax say, where the reason is: theirs is a page long."""
+    text = " ".join(str(error.__cause__ or error).split())
+    reason = re.split(r" \[\w+=|\. See full TensorStore", text)[0]
+    return ": ".join(reason.split(": ")[-2:])[-200:]
 
 
 def _abstract(x: Any) -> jax.ShapeDtypeStruct:

@@ -1,7 +1,6 @@
 """Batches on their way to the devices: made ahead of time in a thread, each process only its own rows."""
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,16 +19,12 @@ class Feed:
     Args:
       batch: as `Task.batch`.
       ahead: how many batches are made before they are asked for.
-
-    Attributes:
-      wait_seconds: how long the loop has waited for batches altogether; near 0 where the input keeps up.
     """
 
     def __init__(self, batch: Callable[[int], Any], mesh: Mesh, first: int, last: int, *, ahead: int):
         self._batch, self._mesh, self._next, self._last = batch, mesh, first, last
         self._pool = ThreadPoolExecutor(1)
         self._queue: deque[Future] = deque()
-        self.wait_seconds = 0.0
         for _ in range(ahead):
             self._submit()
 
@@ -40,10 +35,7 @@ class Feed:
 
     def __next__(self) -> Any:
         self._submit()
-        start = time.monotonic()
-        batch = self._queue.popleft().result()
-        self.wait_seconds += time.monotonic() - start
-        return batch
+        return self._queue.popleft().result()
 
     def __enter__(self) -> Feed:
         return self

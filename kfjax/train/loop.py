@@ -5,13 +5,11 @@ are a pure function of the step, so a resumed run is bit for bit the uninterrupt
 """
 from __future__ import annotations
 
-import json
 import signal
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +23,8 @@ from kfjax.sharding import PRESETS, batch_runs, make_mesh, param_shardings, put_
 from kfjax.structs import TrainState
 from kfjax.train.feed import Feed
 from kfjax.train.lock import Lock
+from kfjax.train.log import Log, LogConfig
+from kfjax.train.throughput import Work, count_clips
 
 
 class Task(NamedTuple):
@@ -42,6 +42,9 @@ class Task(NamedTuple):
         time from a thread of the loop's, mostly with consecutive steps; after a resume with any step.
       panel: (averaged parameters, step, folder) -> figures; pictures and sounds go into the folder. Optional.
       export: (averaged parameters, workdir), at the end of a run; writes ema.safetensors where it is not given.
+      work: what a step on such a batch does, for the rates in the log.
+
+    With several processes the first one alone runs `panel` and `export`, on parameters gathered to its host.
     """
 
     init: Callable[[jax.Array], Any]
@@ -50,6 +53,7 @@ class Task(NamedTuple):
     batch: Callable[[int], Any]
     panel: Callable[[Any, int, Path], dict[str, float]] | None = None
     export: Callable[[Any, Path], None] | None = None
+    work: Callable[[Any], Work] = count_clips
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class LoopConfig:
       max_skipped: non-finite steps in a row that end the run.
       max_seconds: ends a run early and cleanly; 0 = no limit.
       prefetch: batches made ahead of time.
+      log: where figures go besides metrics.jsonl.
       mesh: "" = all devices hold copies of the model; a name of `sharding.PRESETS`; or sizes, as "data=2,fsdp=4". A
         run may go on with another.
 
@@ -80,6 +85,7 @@ class LoopConfig:
     keep: int = 2
     keep_every: int = 0
     mesh: str = ""
+    log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self):
         counts = ("steps", "log_every", "save_every", "panel_every", "max_skipped", "prefetch", "keep")
@@ -152,35 +158,60 @@ def _start(task: Task, store: StateStore, mesh: Mesh, cfg: LoopConfig) -> TrainS
 
 
 def _train(task: Task, state: TrainState, store: StateStore, stop: _Stop, mesh: Mesh, workdir: Path, cfg: LoopConfig):
+    """The state after `cfg.steps`, or after the step at which the processes agreed to stop."""
     first, step_fn = int(state.step), _compiled(task, state, mesh, cfg)
     unread: deque[tuple[int, jax.Array]] = deque()
     with (
         Feed(task.batch, mesh, first, cfg.steps, ahead=cfg.prefetch) as feed,
-        _Log(workdir, cfg, first) as log,
+        Log(workdir, cfg.log, first=first, last=cfg.steps) as log,
     ):
         for done in range(first + 1, cfg.steps + 1):
+            with log.waiting("data"):
+                batch = next(feed)
             late = bool(cfg.max_seconds) and log.elapsed() > cfg.max_seconds
-            state, metrics, signs = step_fn(state, next(feed), _everywhere(stop.requested or late, mesh))
+            state, metrics, signs = step_fn(state, batch, _everywhere(stop.requested or late, mesh))
+            log.step(done, metrics, task.work(batch))
             unread.append((done, signs))
             logs, saves = done % cfg.log_every == 0 or done == cfg.steps, done % cfg.save_every == 0
             looks = task.panel is not None and done % cfg.panel_every == 0
             if logs:
-                log.metrics(done, metrics)
-            asked = False
+                log.metrics(done)
             # One step is left running, so that the devices do not wait for the host.
-            while len(unread) > (0 if logs or saves or looks else 1):
-                number, signs = unread.popleft()
-                wanted, skipped = (int(x) for x in np.asarray(signs))
-                asked |= bool(wanted)
-                if skipped >= cfg.max_skipped:
-                    raise Diverged(f"{skipped} non-finite steps in a row at step {number}; lower the learning rate")
+            asked = _read(unread, 0 if logs or saves or looks else 1, cfg)
             if saves:
-                store.save(done, state)
+                with log.waiting("save"):
+                    store.save(done, state)
             if looks:
-                log.write(done, _on_first_process(task.panel, state.ema, done, workdir / "panels") or {}, "panel")
+                with log.waiting("panel"):
+                    seen = _on_first_process(_look, state.ema, task.panel, done, workdir / "panels")
+                if seen is not None:
+                    log.write(done, seen[0], "panel", seen[1])
             if asked:
                 break
     return state
+
+
+def _read(unread: deque[tuple[int, jax.Array]], left: int, cfg: LoopConfig) -> bool:
+    """Whether a process wished to stop, by the signs of all but the `left` newest steps, which are awaited.
+
+    Raises:
+      Diverged: too many skipped steps.
+    """
+    asked = False
+    while len(unread) > left:
+        step, signs = unread.popleft()
+        wish, skipped = (int(x) for x in np.asarray(signs))
+        asked |= bool(wish)
+        if skipped >= cfg.max_skipped:
+            raise Diverged(f"{skipped} non-finite steps in a row at step {step}; lower the learning rate")
+    return asked
+
+
+def _look(ema: Any, panel: Callable[[Any, int, Path], dict[str, float]], step: int, folder: Path):
+    """The panel's figures and the files that it made."""
+    before = set(folder.glob("*"))
+    figures = panel(ema, step, folder)
+    return figures, sorted(set(folder.glob("*")) - before)
 
 
 def _compiled(task: Task, state: TrainState, mesh: Mesh, cfg: LoopConfig):
@@ -193,7 +224,7 @@ def _compiled(task: Task, state: TrainState, mesh: Mesh, cfg: LoopConfig):
     def step(state, batch, wishes):
         key = jax.random.fold_in(jax.random.key(cfg.seed), state.step + 1)
         state, metrics = task.step(state, batch, key)
-        return state, metrics, jnp.stack([jnp.max(wishes), state.skipped])
+        return state, metrics | {"skipped": state.skipped}, jnp.stack([jnp.max(wishes), state.skipped])
 
     everywhere = replicated(mesh)
     where = jax.tree.map(lambda x: x.sharding, state)
@@ -216,7 +247,7 @@ def _on_first_process(function: Callable[..., Any], params: Any, *args: Any) -> 
     if jax.process_index() == 0:
         with jax.set_mesh(make_mesh({}, jax.local_devices()[:1])):
             result = function(whole, *args)
-    sync_global_devices("first process")
+    sync_global_devices("after what the first process does alone")
     return result
 
 
@@ -243,37 +274,3 @@ class _Stop:
         for number, handler in self._old.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-
-class _Log:
-    """Progress on the terminal, one JSON object a line in metrics.jsonl."""
-
-    def __init__(self, workdir: Path, cfg: LoopConfig, first: int):
-        self._path, self._cfg, self._first = workdir / "metrics.jsonl", cfg, first
-        self._start = self._mark = time.monotonic()
-        self._marked_step = None
-
-    def __enter__(self):
-        from tqdm import tqdm
-
-        self._bar = tqdm(total=self._cfg.steps, initial=self._first, unit="step", dynamic_ncols=True, mininterval=5.0)
-        return self
-
-    def __exit__(self, *_):
-        self._bar.close()
-
-    def elapsed(self) -> float:
-        return time.monotonic() - self._start
-
-    def metrics(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        values = {name: float(np.asarray(x)) for name, x in metrics.items()}
-        now = time.monotonic()
-        if self._marked_step is not None:
-            values["seconds_per_step"] = (now - self._mark) / (step - self._marked_step)
-        self._mark, self._marked_step = now, step
-        self._bar.n = step
-        self._bar.set_postfix({name: f"{x:.4g}" for name, x in list(values.items())[:3]})
-        self.write(step, values, "train")
-
-    def write(self, step: int, values: dict[str, float], kind: str) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, "kind": kind, "elapsed": round(self.elapsed(), 1), **values}) + "\n")
