@@ -28,7 +28,7 @@ _DECAY = 1e-3
 
 @dataclass(frozen=True)
 class SourceJudge:
-    """Hears which of `SOURCES` are present in a sound.
+    """Hears which of its `sources` are present in a sound.
 
     One logistic regression per source on statistics of the mel levels, trained with sounds that are also filtered,
     blurred and noisy, so that the colouring of a vocoder does not mislead it.
@@ -37,16 +37,18 @@ class SourceJudge:
       mean, scale: of the features, [features].
       weights: [features, sources].
       biases: [sources].
+      sources: their names.
     """
 
     mean: np.ndarray
     scale: np.ndarray
     weights: np.ndarray
     biases: np.ndarray
+    sources: tuple[str, ...] = SOURCES
 
     @classmethod
     def fit(cls, waves: Iterable[np.ndarray], labels: Sequence[str | Collection[str]], seed: int,
-            sample_rate_hz: int = 44100, copies: int = 3) -> SourceJudge:
+            sample_rate_hz: int = 44100, copies: int = 3, sources: Sequence[str] = SOURCES) -> SourceJudge:
         """Train on sounds and what is heard in them.
 
         Args:
@@ -55,32 +57,33 @@ class SourceJudge:
           seed: of the alterations.
           sample_rate_hz: sample rate of the sounds.
           copies: altered copies of each sound that are learnt from besides the sound itself.
+          sources: all that a label may name.
 
         Raises:
           ValueError: a label that is no source, or another number of labels than of sounds.
         """
-        return cls.fit_levels((band_levels_db(wave, sample_rate_hz) for wave in waves), labels, seed, copies)
+        return cls.fit_levels((band_levels_db(wave, sample_rate_hz) for wave in waves), labels, seed, copies, sources)
 
     @classmethod
     def fit_levels(cls, levels_db: Iterable[np.ndarray], labels: Sequence[str | Collection[str]], seed: int,
-                   copies: int = 3) -> SourceJudge:
+                   copies: int = 3, sources: Sequence[str] = SOURCES) -> SourceJudge:
         """`fit` on sounds that are already `band_levels_db`, [bands, frames] each."""
         rng = np.random.default_rng(seed)
         rows, targets = [], []
         for levels, label in zip(levels_db, labels, strict=True):
             rows += [describe(levels), *(describe(alter(levels, rng)) for _ in range(copies))]
-            targets += [_target(label)] * (1 + copies)
+            targets += [_target(label, sources)] * (1 + copies)
         features = np.stack(rows)
         # Features are dB: one that hardly varies in training must not be blown up by what it does later.
         mean, scale = features.mean(axis=0), features.std(axis=0) + 1.0
         weights, biases = _regress((features - mean) / scale, np.stack(targets))
-        return cls(mean, scale, weights, biases)
+        return cls(mean, scale, weights, biases, tuple(sources))
 
     def probabilities(self, wave: np.ndarray, sample_rate_hz: int = 44100) -> dict[str, float]:
         """How likely each source is present, 0 to 1 each; they need not sum to 1."""
         features = (describe(band_levels_db(wave, sample_rate_hz)) - self.mean) / self.scale
         chances = expit(features @ self.weights + self.biases)
-        return dict(zip(SOURCES, chances.tolist(), strict=True))
+        return dict(zip(self.sources, chances.tolist(), strict=True))
 
     def predict(self, wave: np.ndarray, sample_rate_hz: int = 44100) -> str:
         """The source heard most clearly."""
@@ -89,13 +92,15 @@ class SourceJudge:
 
     def save(self, path: str | Path) -> None:
         """Write the judge as an .npz file."""
-        np.savez(path, mean=self.mean, scale=self.scale, weights=self.weights, biases=self.biases)
+        np.savez(path, mean=self.mean, scale=self.scale, weights=self.weights, biases=self.biases,
+                 sources=np.array(self.sources))
 
     @classmethod
     def load(cls, path: str | Path) -> SourceJudge:
         """Read what `save` wrote."""
         with np.load(path) as arrays:
-            return cls(*(arrays[name] for name in ("mean", "scale", "weights", "biases")))
+            learnt = (arrays[name] for name in ("mean", "scale", "weights", "biases"))
+            return cls(*learnt, tuple(map(str, arrays["sources"])) if "sources" in arrays else SOURCES)
 
 
 def scene_judge(count: int = 900, seed: int = 0) -> SourceJudge:
@@ -131,11 +136,11 @@ def alter(levels_db: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.logaddexp(levels * _NEPERS, noise[:, None] * _NEPERS) / _NEPERS
 
 
-def _target(label: str | Collection[str]) -> np.ndarray:
+def _target(label: str | Collection[str], sources: Sequence[str]) -> np.ndarray:
     heard = {label} if isinstance(label, str) else set(label)
-    if not heard <= set(SOURCES):
-        raise ValueError(f"label {label!r}: expected sources among {', '.join(SOURCES)}")
-    return np.array([source in heard for source in SOURCES], int)
+    if not heard <= set(sources):
+        raise ValueError(f"label {label!r}: expected sources among {', '.join(sources)}")
+    return np.array([source in heard for source in sources], int)
 
 
 def _regress(features: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -51,6 +51,17 @@ def test_fit_is_repeatable_and_survives_saving(judge, tmp_path):
     np.testing.assert_array_equal(once.weights, again.weights)
 
 
+def test_a_judge_of_other_sources(tmp_path):
+    waves = [clip({source}, seed) for seed in range(3) for source in ("wood", "rain")]
+    judge = SourceJudge.fit(waves, ["knock", "water"] * 3, seed=0, copies=1, sources=("water", "knock"))
+    judge.save(tmp_path / "judge.npz")
+    loaded = SourceJudge.load(tmp_path / "judge.npz")
+    assert loaded.sources == ("water", "knock")
+    assert [loaded.predict(wave) for wave in waves[:2]] == ["knock", "water"]
+    with pytest.raises(ValueError, match="label 'wood': expected sources among water, knock"):
+        SourceJudge.fit(waves[:1], ["wood"], seed=0, sources=("water", "knock"))
+
+
 def test_altered_levels_stay_levels():
     levels = band_levels_db(clip({"wood"}, 5), RATE)
     altered = alter(levels, np.random.default_rng(0))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,7 +34,7 @@ def scene_seed(corpus_seed: int, index: int) -> int:
 
 def render_corpus(
     folder: str | Path, count: int, *, seed: int, split: str, durations: Mapping[float, float], size: int = 64,
-    workers: int = 1,
+    workers: int = 1, make: Callable[..., Scene] = make_scene,
 ) -> Corpus:
     """Renders `count` scenes; a run that was interrupted continues where it was. The number of workers changes nothing.
 
@@ -46,6 +46,7 @@ def render_corpus(
       durations: seconds -> weight.
       size: edge of the square frames, pixels.
       workers: processes.
+      make: (seed, duration_seconds=, split=) -> scene; of a world of one's own; with several workers, a module's.
 
     Raises:
       ValueError: the folder holds a corpus made to another order.
@@ -60,7 +61,7 @@ def render_corpus(
         bucket = folder / f"d{seconds:g}"
         _allocate(bucket, scenes, seconds, size)
         for index in range(_done(bucket / "scenes.jsonl"), scenes):
-            jobs.append(_Job(str(bucket), index, scene_seed(seed, first + index), seconds, split, size))
+            jobs.append(_Job(str(bucket), index, scene_seed(seed, first + index), seconds, split, size, make))
         first += scenes
     progress = tqdm(total=count, initial=count - len(jobs), unit="scene", smoothing=0.02)
     with progress, _rendered(jobs, workers) as lines:
@@ -92,12 +93,13 @@ class _Job:
     seconds: float
     split: str
     size: int
+    make: Callable[..., Scene]
 
 
 def _render(job: _Job) -> str:
     """Writes one scene's frames and sound into the bucket's arrays and returns its line of metadata."""
     cv2.setNumThreads(1)
-    scene = make_scene(job.seed, duration_seconds=job.seconds, split=job.split)
+    scene = job.make(job.seed, duration_seconds=job.seconds, split=job.split)
     bucket = Path(job.bucket)
     np.load(bucket / "frames.npy", mmap_mode="r+")[job.index] = scene.frames((job.size, job.size))
     np.load(bucket / "sound.npy", mmap_mode="r+")[job.index] = np.round(

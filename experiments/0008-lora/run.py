@@ -1,0 +1,250 @@
+"""Does the built-in model learn a new kind of scene from 50 examples? Everything, from rendering to a generated film.
+
+    python experiments/0008-lora/run.py                  # results.json beside this file
+    python experiments/0008-lora/run.py --quick --output /tmp/quick.json    # a few of everything, to see that it works
+
+Run again after a stop, it goes on where it was: corpora, judge, checkpoints and measures are kept in --workdir.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from frogs import FROG, make_frog_scene
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+SECONDS = 4.0
+#: Corpora of different seeds share no scene; the judge's are its own.
+SEEDS = {"train": 8001, "heldout": 8002, "old": 8003, "judge": 8004, "judge frogs": 8005}
+
+
+class Sizes(NamedTuple):
+    """Scenes of each kind."""
+
+    train: int = 50
+    heldout: int = 32
+    old: int = 60
+    judge: int = 240
+    judge_frogs: int = 48
+
+
+QUICK = Sizes(train=8, heldout=2, old=3, judge=30, judge_frogs=6)
+
+
+def main(argv: Sequence[str] | None = None) -> dict:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--model", type=Path, default=ROOT / "kfjax" / "assets" / "model", help="model directory to start from")
+    add("--workdir", type=Path, default=ROOT / "runs" / "frogs", help="default: %(default)s")
+    add("--output", type=Path, default=HERE / "results.json")
+    add("--quick", action="store_true", help="a few scenes, two steps")
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes to config.py, as for kfjax train")
+    args = parser.parse_args(argv)
+
+    from kfjax import pipeline, system
+
+    pipeline.use_program_cache()
+    sizes, clock = QUICK if args.quick else Sizes(), Clock()
+    base = system.load(args.model)
+    corpora = clock("render", lambda: render(args.workdir, sizes, base.cfg.sync.size))
+    judge = clock("judge", lambda: learn_judge(base, sizes, args.workdir / "judge.npz"))
+    results = {"scenes": sizes._asdict(), "true sound": clock("true sound", lambda: ceilings(base, corpora, judge))}
+    results["before"] = clock("before", lambda: measure(base, corpora, judge))
+    tuned = clock("train", lambda: train(args))
+    results["after"] = clock("after", lambda: measure(system.load(tuned), corpora, judge))
+    results["kfjax generate"] = clock("generate", lambda: generate(tuned, args.workdir, judge))
+    results["seconds"], results["cpu_seconds"] = clock.seconds, round(time.process_time())
+    write(args.output, plain(results))
+    print(table(plain(results)))
+    return results
+
+
+class Clock:
+    """Calls, and remembers how many seconds each took."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str, make: Callable):
+        start = time.monotonic()
+        made = make()
+        self.seconds[name] = round(time.monotonic() - start, 1)
+        return made
+
+
+def render(folder: Path, sizes: Sizes, size: int) -> dict:
+    """name -> corpus: frogs to train on, frogs before a background never trained on, and held-out old scenes."""
+    from kfjax.data.scenes import make_scene, render_corpus
+
+    frogs = {"train": ("train", make_frog_scene), "heldout": ("heldout", make_frog_scene)}
+    return {
+        name: render_corpus(folder / name, getattr(sizes, name), seed=SEEDS[name], split=split,
+                            durations={SECONDS: 1.0}, size=size, make=make)
+        for name, (split, make) in (frogs | {"old": ("heldout", make_scene)}).items()
+    }  # fmt: skip
+
+
+def learn_judge(base, sizes: Sizes, file: Path):
+    """A judge of the old sources and frogs: each true sound is learnt as it is and as the codec gives it back."""
+    from kfjax.data.scenes import RECIPES, SOURCES, make_scene
+    from kfjax.data.scenes.corpus import scene_seed
+    from kfjax.evals.judges import SourceJudge
+    from kfjax.evals.metrics import band_levels_db
+    from kfjax.evals.scene_sounds import SceneSounds
+
+    if file.exists():
+        return SourceJudge.load(file)
+    rate, recipes = base.cfg.rates.sample_rate_hz, [*RECIPES, "several"]
+    levels, labels = [], []
+
+    def sounds():
+        for i in range(sizes.judge + sizes.judge_frogs):
+            old = i < sizes.judge
+            seed = scene_seed(SEEDS["judge" if old else "judge frogs"], i)
+            scene = (make_scene(seed, duration_seconds=SECONDS, recipe=recipes[i % len(recipes)]) if old
+                     else make_frog_scene(seed, duration_seconds=SECONDS))
+            wave = scene.sound(rate)
+            levels.append(band_levels_db(wave, rate).astype(np.float32))
+            labels.append(scene.sources)
+            yield wave
+
+    coded = [band_levels_db(w, rate).astype(np.float32) for w in SceneSounds(base).through_codec(sounds(), SECONDS)]
+    judge = SourceJudge.fit_levels(levels + coded, labels * 2, seed=0, copies=2, sources=(*SOURCES, FROG))
+    judge.save(file)
+    return judge
+
+
+def measure(model, corpora: dict, judge) -> dict:
+    """What is heard in the sounds that a model makes for held-out frogs and for held-out old scenes."""
+    from kfjax.evals.scene_sounds import SceneSounds
+
+    sounds, rate = SceneSounds(model), model.cfg.rates.sample_rate_hz
+    result = {}
+    for kind in ("video and caption", "video", "caption"):
+        bucket, scenes = frogs_of(corpora["heldout"])
+        prompts = [scene.caption if "caption" in kind else "" for scene in scenes]
+        films = (bucket, range(len(scenes))) if "video" in kind else None
+        result[kind] = frogs_heard(sounds.generate(prompts, SECONDS, films=films), scenes, judge, rate)
+    bucket = corpora["old"].buckets[SECONDS]
+    rows = [i for i in range(len(bucket)) if len(bucket.scene(i).sources) == 1]
+    scenes = [bucket.scene(i) for i in rows]
+    made = sounds.generate([scene.caption for scene in scenes], SECONDS, films=(bucket, rows))
+    return result | {"old scenes": old_heard(made, scenes, judge, rate)}
+
+
+def ceilings(base, corpora: dict, judge) -> dict:
+    """The same of the true sounds, and of true frogs through the codec."""
+    from kfjax.evals.scene_sounds import SceneSounds
+
+    rate = base.cfg.rates.sample_rate_hz
+    bucket, scenes = frogs_of(corpora["heldout"])
+    true = [bucket.waveform(i) for i in range(len(scenes))]
+    old = corpora["old"].buckets[SECONDS]
+    rows = [i for i in range(len(old)) if len(old.scene(i).sources) == 1]
+    return {
+        "as it is": frogs_heard(true, scenes, judge, rate),
+        "through the codec": frogs_heard(SceneSounds(base).through_codec(true, SECONDS), scenes, judge, rate),
+        "old scenes": old_heard((old.waveform(i) for i in rows), [old.scene(i) for i in rows], judge, rate),
+    }
+
+
+def frogs_of(corpus):
+    bucket = corpus.buckets[SECONDS]
+    return bucket, [bucket.scene(i) for i in range(len(bucket))]
+
+
+def frogs_heard(waves, scenes, judge, rate: int) -> dict:
+    """How often and how clearly the judge hears a frog above all else, and whether the croaks are in time."""
+    from kfjax.evals import scene_scores
+
+    heard = scene_scores.listen(waves, scenes, rate, judge)
+    truth = [FROG] * len(scenes)
+    answers = scene_scores.meaning(heard.chances, truth)
+    return {
+        "accuracy": answers.accuracy, "probability": scene_scores.presence(heard.chances, truth).probability,
+        "f1": scene_scores.synchrony(heard.onsets, scenes).f1, "mistaken": answers.confusions, "scenes": len(scenes),
+    }  # fmt: skip
+
+
+def old_heard(waves, scenes, judge, rate: int) -> dict:
+    """Old scenes of one source: right answers, and how often a frog is heard that is not there."""
+    from kfjax.evals import scene_scores
+
+    heard = scene_scores.listen(waves, scenes, rate, judge)
+    answers = scene_scores.meaning(heard.chances, [scene.sources[0] for scene in scenes])
+    frogs = np.mean([max(chances, key=chances.__getitem__) == FROG for chances in heard.chances])
+    struck = [i for i, scene in enumerate(scenes) if scene_scores.struck_times(scene)]
+    f1 = scene_scores.synchrony([heard.onsets[i] for i in struck], [scenes[i] for i in struck]).f1
+    return {"accuracy": answers.accuracy, "frogs": float(frogs), "f1": f1, "scenes": len(scenes)}
+
+
+def train(args: argparse.Namespace) -> Path:
+    """The tuned model directory; `kfjax train` resumes, and does nothing where the run is complete."""
+    from kfjax.train.__main__ import main as kfjax_train
+
+    workdir = args.workdir / "lora"
+    quick = ["loop.steps=2", "data.batch_seconds=8.0"] if args.quick else []
+    values = [f"data.folder={args.workdir / 'train'}", f"data.start={args.model}", *quick, *args.set]
+    kfjax_train([str(HERE / "config.py"), "--workdir", str(workdir), "--set", *values])
+    return workdir / "model"
+
+
+def generate(tuned: Path, workdir: Path, judge) -> dict:
+    """One held-out film through the command line, and what the judge hears in the file that comes out."""
+    from kfjax import media
+    from kfjax.cli import main as kfjax
+    from kfjax.data.scenes import write_mp4
+
+    scene = make_frog_scene(1, duration_seconds=SECONDS, split="heldout")
+    silent, made = workdir / "frog.mp4", workdir / "frog_with_sound.mp4"
+    write_mp4(scene, silent, silent=True)
+    made.unlink(missing_ok=True)
+    command = ["generate", str(silent), "--prompt", scene.caption, "--model", str(tuned), "--output", str(made)]
+    if code := kfjax(command):
+        raise SystemExit(f"kfjax {' '.join(command)}: exit code {code}")
+    wave = media.read_audio(made, 44100, 2)
+    return {"caption": scene.caption, "heard": judge.predict(wave), "probability": judge.probabilities(wave)[FROG]}
+
+
+def plain(value):
+    """Floats as they are printed."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    return round(float(value), 3) if isinstance(value, float) else value
+
+
+def write(path: Path, results: dict) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(results, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def table(results: dict) -> str:
+    """The figures as Markdown tables."""
+    before, after, true = (results[name] for name in ("before", "after", "true sound"))
+    lines = ["| | before | after |", "|---|---|---|"]
+    words = {"accuracy": "a frog is heard above all else", "probability": "probability of a frog",
+             "f1": "croaks within ±50 ms, mean F1"}
+    old = {"accuracy": "right source", "frogs": "a frog is heard", "f1": "onsets within ±50 ms, mean F1"}
+    rows = [("video and caption", name) for name in words] + [("video", name) for name in words]
+    for kind, name in [*rows, ("caption", "accuracy"), *(("old scenes", name) for name in old)]:
+        said = (old if kind == "old scenes" else words)[name]
+        lines.append(f"| {kind}: {said} | {before[kind][name]:.3f} | **{after[kind][name]:.3f}** |")
+    kinds = ("as it is", "through the codec", "old scenes")
+    lines += ["", f"| true sound | frogs {kinds[0]} | frogs {kinds[1]} | {kinds[2]} |", "|---|---|---|---|"]
+    lines += [f"| {name} | {' | '.join(f'{true[kind][name]:.3f}' for kind in kinds)} |" for name in ("accuracy", "f1")]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
