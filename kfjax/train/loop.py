@@ -21,7 +21,8 @@ from jax.sharding import Mesh
 from kfjax.checkpoint import StateStore, save_params
 from kfjax.sharding import PRESETS, batch_runs, make_mesh, param_shardings, put_batch, replicated, shard_init
 from kfjax.structs import TrainState
-from kfjax.train.feed import Feed
+from kfjax.train.culprit import blame
+from kfjax.train.feed import Feed, placed
 from kfjax.train.lock import Lock
 from kfjax.train.log import Log, LogConfig
 from kfjax.train.throughput import Work, count_clips
@@ -43,6 +44,8 @@ class Task(NamedTuple):
       panel: (averaged parameters, step, folder) -> figures; pictures and sounds go into the folder. Optional.
       export: (averaged parameters, workdir), at the end of a run; writes ema.safetensors where it is not given.
       work: what a step on such a batch does, for the rates in the log.
+      objective: (parameters, batch, key) -> (what the step minimises, its terms by name); names the culprit among the
+        gradients when a run stops for non-finite steps. Without it only the batch, the state and figures are looked at.
 
     With several processes the first one alone runs `panel` and `export`, on parameters gathered to its host.
     """
@@ -54,6 +57,7 @@ class Task(NamedTuple):
     panel: Callable[[Any, int, Path], dict[str, float]] | None = None
     export: Callable[[Any, Path], None] | None = None
     work: Callable[[Any], Work] = count_clips
+    objective: Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]] | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ def run(task: Task, workdir: str | Path, cfg: LoopConfig) -> TrainState:
     metrics.jsonl, checkpoints/, panels/ and the exported weights into `workdir`, which all processes must see.
 
     Raises:
-      Diverged: `cfg.max_skipped` non-finite steps in a row.
+      Diverged: `cfg.max_skipped` non-finite steps in a row; it names the step and the first tensor at fault.
       CheckpointError: the disk is full, or a checkpoint can't be read.
       ValueError: another run holds `workdir`; the mesh fits neither the devices nor the batch.
     """
@@ -177,7 +181,11 @@ def _train(task: Task, state: TrainState, store: StateStore, stop: _Stop, mesh: 
             if logs:
                 log.metrics(done)
             # One step is left running, so that the devices do not wait for the host.
-            asked = _read(unread, 0 if logs or saves or looks else 1, cfg)
+            asked, step, skipped = _read(unread, 0 if logs or saves or looks else 1)
+            if skipped >= cfg.max_skipped:
+                why = _why(task, step_fn, state, step, mesh, cfg)
+                advice = "see to that, or lower the learning rate"
+                raise Diverged(f"{skipped} non-finite steps in a row at step {step} ({why}); {advice}")
             if saves:
                 with log.waiting("save"):
                     store.save(done, state)
@@ -191,20 +199,30 @@ def _train(task: Task, state: TrainState, store: StateStore, stop: _Stop, mesh: 
     return state
 
 
-def _read(unread: deque[tuple[int, jax.Array]], left: int, cfg: LoopConfig) -> bool:
-    """Whether a process wished to stop, by the signs of all but the `left` newest steps, which are awaited.
+def _read(unread: deque[tuple[int, jax.Array]], left: int) -> tuple[bool, int, int]:
+    """(a process wished to stop, a step, non-finite steps in a row up to it), from all but the `left` newest steps.
 
-    Raises:
-      Diverged: too many skipped steps.
+    They are awaited. The step is the one with most such steps in a row.
     """
-    asked = False
-    while len(unread) > left:
-        step, signs = unread.popleft()
-        wish, skipped = (int(x) for x in np.asarray(signs))
-        asked |= bool(wish)
-        if skipped >= cfg.max_skipped:
-            raise Diverged(f"{skipped} non-finite steps in a row at step {step}; lower the learning rate")
-    return asked
+    taken = [unread.popleft() for _ in range(len(unread) - left)]
+    read = [(step, *np.asarray(signs).tolist()) for step, signs in taken]
+    step, _, skipped = max(read, key=lambda signs: signs[2], default=(0, 0, 0))
+    return any(wish for _, wish, _ in read), step, skipped
+
+
+def _why(task: Task, step_fn: Callable[..., Any], state: TrainState, step: int, mesh: Mesh, cfg: LoopConfig) -> str:
+    """What is not finite in `step`, which is run once more; `state`, of a few steps later at most, is used up."""
+    objective = None
+    if task.objective is not None:
+        key = jax.random.fold_in(jax.random.key(cfg.seed), step)
+        objective = lambda params, batch: task.objective(params, batch, key)
+    state = state._replace(step=jax.device_put(np.int32(step - 1), state.step.sharding))
+    batch = placed(task.batch, step - 1, mesh)
+    try:
+        found = blame(step_fn, state, batch, _everywhere(False, mesh), objective=objective)
+    except jax.errors.JaxRuntimeError as error:  # a look at the gradients takes memory of its own
+        return f"no tensor is named, since looking for it failed: {str(error).splitlines()[0]}"
+    return found or "all tensors are finite when it runs again"
 
 
 def _look(ema: Any, panel: Callable[[Any, int, Path], dict[str, float]], step: int, folder: Path):

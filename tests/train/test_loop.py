@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_task import make_batch, make_task, slow
@@ -129,10 +130,32 @@ def test_bad_steps_are_skipped_wholly(tmp_path):
     assert not np.array_equal(after.params["b"], good.params["b"])
 
 
-def test_a_run_that_keeps_failing_stops(tmp_path):
-    with pytest.raises(Diverged, match="4 non-finite steps in a row at step 6; lower the learning rate"):
-        run(make_task(broken(*range(2, 100))), tmp_path, CFG(steps=100, max_skipped=4, log_every=2, save_every=2))
+@pytest.mark.parametrize("log_every", [2, 100])
+def test_a_run_that_keeps_failing_stops_with_step_and_culprit(tmp_path, log_every):
+    message = r"^4 non-finite steps in a row at step 6 \(batch: y: 32 of 32 are NaN \(100 %\)\); see to that, or lower"
+    cfg = CFG(steps=100, max_skipped=4, log_every=log_every, save_every=2, prefetch=1)
+    with pytest.raises(Diverged, match=message):
+        run(make_task(broken(*range(2, 100))), tmp_path, cfg)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "4"]
+    assert not (tmp_path / "ema.safetensors").exists()
+
+
+def test_the_culprit_may_be_a_gradient(tmp_path):
+    """Finite in the forward pass, not in the backward one: the root of zero."""
+
+    def loss_of(params, batch, key):
+        loss = jnp.mean(jnp.square(batch["x"] @ params["layers"][0]["w"])) + jnp.sqrt(jnp.sum(jnp.square(params["b"])))
+        return loss, {"fit": loss}
+
+    task = make_task()
+
+    def step(state, batch, key):
+        (loss, _), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params, batch, key)
+        bad = ~jnp.isfinite(grads["b"]).all()
+        return state._replace(step=state.step + 1, skipped=jnp.where(bad, state.skipped + 1, 0)), {"loss": loss}
+
+    with pytest.raises(Diverged, match=r"at step 2 \(gradients: b: 2 of 2 are NaN \(100 %\)\)"):
+        run(task._replace(step=step, objective=loss_of), tmp_path, CFG(steps=9, max_skipped=2))
 
 
 def test_a_checkpoint_of_another_config_is_refused(whole):
