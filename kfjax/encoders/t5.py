@@ -33,6 +33,7 @@ class T5Config:
     buckets: int = 32  # of relative positions, half for each direction
     max_distance: int = 128  # all larger distances share the last bucket
     eps: float = 1e-6
+    gain: float = 1.0  # times the output; a small generator's text stream starts out deaf to features of size 1
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int) -> Int[np.ndarray, "l l"]:
@@ -116,7 +117,7 @@ class T5Encoder(nnx.Module):
 
     def __call__(self, ids: Int[Array, "b l"], mask: Bool[Array, "b l"]) -> Float[Array, "b l h"]:
         bias = self.attention_bias(mask)
-        return self.norm(scan_blocks(self.blocks, self.embed(ids), lambda block, x: block(x, bias)))
+        return self.cfg.gain * self.norm(scan_blocks(self.blocks, self.embed(ids), lambda block, x: block(x, bias)))
 
     def attention_bias(self, mask: Bool[Array, "b l"]) -> Float[Array, "b k l l"]:
         """Relative positions and the mask in one added term.
