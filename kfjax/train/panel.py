@@ -20,10 +20,10 @@ from kfjax import config as strict
 from kfjax import features, media, plot
 from kfjax.codec.mel import log_mel
 from kfjax.codec.vae import MelVAE
-from kfjax.codec.vocoder import Vocoder
-from kfjax.data.scenes import Bucket, Corpus
+from kfjax.data.scenes import Corpus
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.evals.metrics import detect_onsets, onset_f1
+from kfjax.evals.scene_sounds import scene_excerpt
 from kfjax.flow import sampler
 from kfjax.mmdit.mmdit import MMDiT
 from kfjax.module import Params, bind
@@ -44,10 +44,23 @@ class PanelConfig:
 
 
 def flow_panel(
-    cfg: SystemConfig, tokenizer: Tokenizer, codec: Mapping[str, Params], corpus: Corpus, panel: Mapping[str, Any]
+    cfg: SystemConfig, tokenizer: Tokenizer, frozen: Mapping[str, Params], corpus: Corpus, panel: Mapping[str, Any]
 ):
-    """(averaged parameters, step, folder) -> figures; sounds and pictures of the first scenes go into the folder."""
+    """(averaged parameters, step, folder) -> figures; sounds and pictures of the first scenes go into the folder.
+
+    Args:
+      frozen: the parts that the run does not hold: "vae" and "vocoder", and where it trains on features that were
+        extracted beforehand also "text", "clip" and "sync".
+      corpus: held-out scenes.
+      panel: of a `PanelConfig`.
+
+    Raises:
+      ValueError: no scenes of that duration, or none with an impact; films of another size than the encoders see.
+    """
     options = strict.from_dict(PanelConfig, panel, where="config.panel")
+    if cfg.clip.size != cfg.sync.size:
+        sizes = f"{cfg.clip.size} and {cfg.sync.size}"
+        raise ValueError(f"panel: the encoders see frames of {sizes} pixels, expected one size: scenes have no other")
     if options.seconds not in corpus.buckets:
         raise ValueError(f"panel: no held-out scenes of {options.seconds:g} s; there are {sorted(corpus.buckets)} s")
     bucket = corpus.buckets[options.seconds]
@@ -55,17 +68,17 @@ def flow_panel(
     if not chosen:
         raise ValueError(f"panel: none of {len(bucket)} held-out scenes has an impact; render more")
     events = [[e.time_seconds for e in bucket.scene(i).events if e.struck] for i in chosen]
-    excerpt = scene_excerpt(cfg, tokenizer, bucket, chosen)
+    excerpt = scene_excerpt(cfg, tokenizer, bucket, chosen, [bucket.scene(i).caption for i in chosen])
     shuffled = excerpt._replace(
         clip_frames=np.roll(excerpt.clip_frames, 1, 0), sync_frames=np.roll(excerpt.sync_frames, 1, 0)
     )
     truth = [bucket.waveform(i).mean(-1) for i in chosen]
     ceiling = _f1(truth, events, cfg)
-    generate = jax.jit(partial(_generate, cfg=cfg, codec=codec, options=options))
+    generate = jax.jit(partial(_generate, cfg=cfg, options=options))
 
     def look(params: Params, step: int, folder: Path) -> dict[str, float]:
-        waves = np.asarray(generate(params, excerpt))
-        floor = np.asarray(generate(params, shuffled))
+        parts = dict(frozen) | params  # sent along each time: on the device they would be in the training's way
+        waves, floor = (np.asarray(generate(parts, seen)) for seen in (excerpt, shuffled))
         folder.mkdir(parents=True, exist_ok=True)
         for k, wave in enumerate(waves[: options.sounds]):
             _show(folder / f"{step:07d}-{k}", wave, truth[k], excerpt.clip_frames[k], events[k], cfg)
@@ -84,19 +97,7 @@ def _show(stem: Path, wave: np.ndarray, truth: np.ndarray, frames: np.ndarray, m
     plot.compare(stem.with_name(f"{stem.name}-mel.png"), mels, len(truth) / rate, marks=marks)
 
 
-def scene_excerpt(cfg: SystemConfig, tokenizer: Tokenizer, bucket: Bucket, rows: list[int]) -> Excerpt:
-    """The video and caption of some rendered scenes, as the encoders read them."""
-    size = lengths(bucket.seconds, cfg.rates)
-    frames = np.stack([bucket.frames[i] for i in rows])
-    index = np.ceil(np.arange(size.clip) / cfg.rates.clip_hz * cfg.rates.sync_hz - 1e-6).astype(int)
-    prompts = [bucket.scene(i).caption for i in rows]
-    blank = features.make_excerpt(cfg, tokenizer, size, bucket.seconds, None, prompts)
-    return blank._replace(clip_frames=frames[:, index], sync_frames=frames, has_video=np.ones(len(rows), bool))
-
-
-def _generate(
-    params: Params, excerpt: Excerpt, *, cfg: SystemConfig, codec: Mapping[str, Params], options: PanelConfig
-) -> Float[Array, "b t"]:
+def _generate(params: Params, excerpt: Excerpt, *, cfg: SystemConfig, options: PanelConfig) -> Float[Array, "b t"]:
     """Mono waveforms of a batch of scenes."""
     encoded = features.encode(params, cfg, excerpt)
     latents = lengths(options.seconds, cfg.rates).latents
@@ -106,8 +107,8 @@ def _generate(
     weights = jnp.array([options.guidance, 1 - options.guidance])
     velocity = sampler.guided(lambda x, t: mmdit(x, t, conditions), weights)
     noise = jax.random.normal(jax.random.key(0), (encoded.clip.shape[0], latents, cfg.mmdit.latent_dim))
-    mel = bind(MelVAE, cfg.codec.vae, codec["vae"]).decode(sampler.integrate(velocity, noise, options.steps))
-    return bind(Vocoder, cfg.codec.vocoder, codec["vocoder"])(mel)
+    mel = bind(MelVAE, cfg.codec.vae, params["vae"]).decode(sampler.integrate(velocity, noise, options.steps))
+    return bind(*cfg.parts()["vocoder"], params["vocoder"])(mel)
 
 
 def _f1(waves, events: list[list[float]], cfg: SystemConfig) -> float:
