@@ -22,8 +22,6 @@ from pathlib import Path
 from kfjax.data.builders.clip_record import ClipRecord
 from kfjax.data.sources import Row
 
-CORPORA = ("audiocaps", "audioset", "kling_audio_eval", "vggsound", "wavcaps")
-
 
 def read_rows(
     name: str, split: str, *, manual_dir: str | os.PathLike | None = None, data_dir: str | os.PathLike | None = None
@@ -31,7 +29,8 @@ def read_rows(
     """The clips of a corpus, which is made first if it has not been.
 
     Args:
-      name: one of `CORPORA`; a configuration follows a slash ("wavcaps/everything").
+      name: audiocaps, audioset, kling_audio_eval, vggsound or wavcaps; a configuration follows a slash
+        ("wavcaps/everything").
       split: in tfds's notation ("train", "train+test", "train[:1000]").
       manual_dir: where recordings and tables are; unused where the corpus has been made before.
       data_dir: where datasets are kept; None: tfds's own place (`TFDS_DATA_DIR`).
@@ -55,7 +54,12 @@ def read_rows(
     return rows
 
 
-def _builder(name: str, data_dir: str | os.PathLike | None):
+def builder_class(name: str):
+    """The tfds builder of a corpus.
+
+    Raises:
+      ValueError: there is none of that name; tensorflow_datasets is not installed.
+    """
     try:
         from kfjax.data.builders.audiocaps import AudioCaps
         from kfjax.data.builders.audioset import AudioSet
@@ -65,10 +69,14 @@ def _builder(name: str, data_dir: str | os.PathLike | None):
     except ModuleNotFoundError as missing:
         raise ValueError(f"{name}: needs {missing.name}; pip install 'kfjax[builders]'") from missing
     corpora = {builder.name: builder for builder in (AudioCaps, AudioSet, KlingAudioEval, VGGSound, WavCaps)}
+    if name not in corpora:
+        raise ValueError(f"got corpus {name!r}, expected one of {', '.join(sorted(corpora))}")
+    return corpora[name]
+
+
+def _builder(name: str, data_dir: str | os.PathLike | None):
     corpus, _, config = name.partition("/")
-    if corpus not in corpora:
-        raise ValueError(f"got corpus {corpus!r}, expected one of {', '.join(sorted(corpora))}")
-    builder = corpora[corpus]
+    builder = builder_class(corpus)
     if config and config not in builder.builder_configs:
         choices = ", ".join(f"{corpus}/{choice}" for choice in builder.builder_configs) or corpus
         raise ValueError(f"got {name!r}, expected {choices}")
