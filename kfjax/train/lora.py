@@ -9,20 +9,29 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from kfjax.checkpoint import unflatten
+from kfjax import system
+from kfjax.checkpoint import save_params, unflatten
+from kfjax.convert.directory import read_part
 from kfjax.module import Params, flatten
 
 #: Branches of the network whose arrays have a leading axis of layers (`module.stack`); each layer has its own pair.
 STACKED = ("joint", "single")
+#: The generator's file in a directory of converted parts.
+NETWORK = "mmdit.safetensors"
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,41 @@ def merge(params: Params, lora: Params, cfg: LoRAConfig) -> Params:
     return merged
 
 
+def save_tuned(start: str | Path, target: str | Path, network: Params) -> None:
+    """Write the model directory `target`: that of `start` with `network` as its generator, in the dtypes it had.
+
+    Of a directory of converted parts the other files are shared (hard links where the disk has them, else copies),
+    what the generator's file holds besides is kept, and `kfjax convert TARGET --to torch` writes the public files.
+
+    Raises:
+      ValueError: `target` holds something else.
+    """
+    start, target = Path(start), Path(target)
+    if not (start / NETWORK).is_file():
+        base = system.load(start)
+        system.save(target, base._replace(params=dict(base.params) | {"mmdit": network}))
+        return
+    if target.is_dir() and any(target.iterdir()) and not (target / NETWORK).is_file():
+        raise ValueError(f"{target} is not empty and holds no model; expected a new, empty or model directory")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    try:
+        for file in start.iterdir():
+            if file.is_file() and file.name != NETWORK:
+                _share(file, temporary / file.name)
+        before = read_part(start / NETWORK)
+        as_before = lambda new, old: np.asarray(new).astype(old.dtype)
+        tuned = jax.tree.map(as_before, network, {name: before[name] for name in network})
+        save_params(temporary / NETWORK, before | tuned)
+        temporary.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
 def targeted(params: Params, cfg: LoRAConfig) -> dict[str, Any]:
     """{path: kernel} of what trains, in the order of the paths.
 
@@ -111,6 +155,13 @@ def targeted(params: Params, cfg: LoRAConfig) -> dict[str, Any]:
             near = difflib.get_close_matches(target, kernels, n=3, cutoff=0.0)
             raise ValueError(f"lora.targets: {target!r} matches no kernel; the nearest are {', '.join(near)}")
     return {path: leaf for path, leaf in kernels.items() if any(re.fullmatch(t, path) for t in cfg.targets)}
+
+
+def _share(file: Path, copy: Path) -> None:
+    try:
+        os.link(file.resolve(), copy)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(file, copy)
 
 
 def _sizes(path: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int, int]:

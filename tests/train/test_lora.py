@@ -8,14 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_corpus
+import tiny_public
 from tiny_system import CONFIG, tiny_system, write_model
 
 from kfjax import module, system
 from kfjax.checkpoint import load_params, save_params
+from kfjax.convert import directory, files
 from kfjax.mmdit.mmdit import MMDiT
 from kfjax.train.flow_step import FlowStepConfig, network, trained
 from kfjax.train.loop import init_state
-from kfjax.train.lora import STACKED, LoRAConfig, init_lora, merge, targeted
+from kfjax.train.lora import STACKED, LoRAConfig, init_lora, merge, save_tuned, targeted
 from kfjax.train.tasks import abstract_params, make_task
 
 ROOT = Path(__file__).parents[2]
@@ -157,6 +159,28 @@ def test_a_strange_pair_is_named():
 def test_it_trains_alone():
     with pytest.raises(ValueError, match=r"got lora\.rank 4, train_encoders True, stereo_weight 0\.5; LoRA trains"):
         FlowStepConfig(lora=CFG, train_encoders=True, stereo_weight=0.5)
+
+
+def test_public_weights_go_back_to_pytorch_with_lora_in_them(tmp_path, monkeypatch):
+    """The flow network's file has new values where LoRA was, else everything is as it was published, bit for bit."""
+    tiny_public.announce(monkeypatch)
+    quiet = lambda _: None
+    directory.convert(tiny_public.write(tmp_path / "public"), tmp_path / "model", say=quiet)
+    base = system.load(tmp_path / "model").params["mmdit"]
+    tuned = merge(base, drawn(init_lora(base, CFG, KEY)), CFG)
+    save_tuned(tmp_path / "model", tmp_path / "tuned", jax.tree.map(np.asarray, tuned))
+    loaded = system.load(tmp_path / "tuned")
+    assert loaded.cfg == system.load(tmp_path / "model").cfg
+    assert_equal(loaded.params["mmdit"], jax.tree.map(np.asarray, tuned))
+    export = lambda name: directory.export(tmp_path / name, tmp_path / f"{name}-torch", say=quiet)
+    before, after = export("model"), export("tuned")
+    changed = {}
+    for old, new in zip(before, after, strict=True):
+        states = [files.read_state(path) for path in (old, new)]
+        assert states[0].keys() == states[1].keys()
+        changed |= {key: old.name for key, value in states[0].items() if not np.array_equal(value, states[1][key])}
+    assert len(changed) > 10 and set(changed.values()) == {f"mmaudio_{tiny_public.VARIANT}.pth"}
+    assert all("qkv" in key or "linear1" in key or "out" in key for key in changed), sorted(changed)
 
 
 # A run: the tiny system's directory in, LoRA and the network with it merged in out.
