@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     buckets = tuple(sorted(set(args.seconds)))
     for seconds in buckets:
         rates.lengths(seconds)  # refuses impossible ones
-    rows = sources.read_rows(args.source)
+    rows = _rows(args.source, args.manual_dir)
 
     from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for
     from kfjax.data.feature_encoder import FeatureEncoder, load_system
@@ -77,8 +77,10 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> command.Parser:
     parser = command.Parser(prog="kfjax extract", description="Clips to features and latents; run again to go on.")
     add = parser.add_argument
-    add("source", type=Path, metavar="SOURCE", help="a folder of videos and sounds, or a CSV file with the columns "
-        f"{', '.join(sources.COLUMNS)} (video or audio or both; the others may be missing)")
+    add("source", metavar="SOURCE", help="a folder of videos and sounds; a CSV file with the columns "
+        f"{', '.join(sources.COLUMNS)} (video or audio or both; the others may be missing); or a public corpus, "
+        "tfds:NAME[:SPLIT], e.g. tfds:vggsound:test (default: train)")
+    add("--manual-dir", type=Path, metavar="DIR", help="where the recordings and tables of a tfds corpus are")
     add("--output", type=Path, required=True, metavar="FOLDER", help="where the features go")
     add("--model", default="built-in", metavar="NAME|FOLDER", help="whose encoders and codec (default: the built-in)")
     add("--seconds", type=float, nargs="+", default=[8.0], metavar="S", help="lengths of excerpts: a clip is cut into "
@@ -88,6 +90,18 @@ def _parser() -> command.Parser:
     add("--batch", type=int, default=16, metavar="N", help="excerpts encoded at once (default 16)")
     add("--workers", type=int, default=os.cpu_count(), metavar="N", help="threads that decode (default: all cores)")
     return parser
+
+
+def _rows(source: str, manual_dir: Path | None) -> list[Row]:
+    corpus = source.removeprefix("tfds:")
+    if corpus == source:
+        if manual_dir is not None:
+            raise ValueError(f"--manual-dir: got {manual_dir} with {source}, which is no tfds corpus; leave it out")
+        return sources.read_rows(source)
+    from kfjax.data import builders
+
+    name, _, split = corpus.partition(":")
+    return builders.read_rows(name, split or "train", manual_dir=manual_dir)
 
 
 def _share(text: str) -> tuple[int, int]:
@@ -134,14 +148,14 @@ def extract(
     try:
         for k in todo:
             with records.ShardWriter(folder, k, of, encoder.fingerprint) as shard:
-                tally = _fill(shard, _rows(bar, rows[k::of]), buckets, encoder, partial(_ahead, pool, 2 * workers))
+                tally = _fill(shard, _counted(bar, rows[k::of]), buckets, encoder, partial(_ahead, pool, 2 * workers))
                 shard.remember = asdict(tally)
     finally:
         pool.shutdown(cancel_futures=True)
         bar.close()
 
 
-def _rows(bar, rows: Sequence[Row]) -> Iterator[Row]:
+def _counted(bar: Any, rows: Sequence[Row]) -> Iterator[Row]:
     for row in rows:
         yield row
         bar.update()

@@ -17,7 +17,7 @@ from tiny_system import CONFIG, tiny_system, write_model
 
 from kfjax import features, media, system
 from kfjax.codec import audio_codec
-from kfjax.data import feature_encoder, sources
+from kfjax.data import builders, feature_encoder, sources
 from kfjax.data.extract_videos import main
 from kfjax.data.feature_encoder import FeatureEncoder, fingerprint
 from kfjax.data.records import Folder, parse
@@ -209,6 +209,22 @@ def test_a_table_has_captions(clips, model, encoder, tmp_path, capsys):
     np.testing.assert_allclose(bell.text.astype(np.float32)[mask[0]], want[0][mask[0]], rtol=0.01, atol=0.01)
     assert sorted(bad_rows(output)) == ["gone.mp4", "row without a file", "two.mp4#3"]
     assert "4 excerpts of 1 s; 3 bad" in said and "2 captions reach the tokenizer's length and are cut there" in said
+
+
+def test_a_public_corpus_is_a_source(clips, model, encoder, tmp_path, monkeypatch):
+    asked = []
+
+    def read_rows(name, split, *, manual_dir):
+        asked.append((name, split, manual_dir))
+        return [sources.Row("a", clips / "two.mp4", None, "a bell rings", 0.0, 1.0)]
+
+    monkeypatch.setattr(builders, "read_rows", read_rows)
+    output = run("tfds:vggsound", tmp_path / "f", model, "--manual-dir", clips)
+    assert list(examples(output)) == ["a@0+1"]
+    run("tfds:wavcaps/everything:train[:10]", tmp_path / "g", model)
+    assert asked == [("vggsound", "train", clips), ("wavcaps/everything", "train[:10]", None)]
+    with pytest.raises(ValueError, match=r"--manual-dir: got .*which is no tfds corpus; leave it out"):
+        run(clips, tmp_path / "h", model, "--manual-dir", clips)
 
 
 def test_the_sum_is_said(clips, model, encoder, whole, capsys):
