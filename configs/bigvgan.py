@@ -5,8 +5,8 @@
 
 DIR holds recordings, in folders below it too, or a rendered corpus of scenes; without one, sounds are made from
 nothing. `finetune` goes on from the vocoder of MODEL, a directory of converted parts, on what its VAE gives back.
-Hardware: eight GPUs or TPU chips of 40 GB or more, weeks from nothing, a day of fine-tuning. Metric: the mel loss in
-metrics.jsonl. Variants: "", "finetune", "runlocal" (under a minute, for tests).
+Hardware: made for eight accelerators or more; neither memory nor time have been measured at this size. Metric: the mel
+loss in metrics.jsonl. Variants: "", "finetune", "runlocal" (under a minute, for tests).
 """
 from ml_collections import ConfigDict
 

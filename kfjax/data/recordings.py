@@ -39,7 +39,7 @@ class Recordings:
         wanted = np.isin(names, [str(path) for path in paths])  # the cache may know other folders too
         self._crops = np.where(wanted, np.maximum(0, np.array(lengths) - samples + 1), 0)
         if not self._crops.sum():
-            raise ValueError(f"{folder}: got {wanted.sum()} sounds, none of {samples} samples at "
+            raise ValueError(f"{folder}: got {wanted.sum()} sounds, none as long as {samples} samples at "
                              f"{sample_rate_hz} Hz; give longer ones")
         self._starts = np.cumsum([0, *lengths[:-1]])
         self._pcm = np.memmap(stem.with_suffix(".pcm"), np.int16, "r")
