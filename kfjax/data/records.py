@@ -26,6 +26,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple, TextIO
 
 import ml_dtypes
@@ -145,6 +146,7 @@ class ShardWriter:
     """
 
     def __init__(self, folder: Path, shard: int, of: int, fingerprint: str):
+        _array_record()  # told before an hour's work
         self.folder, self.name, self.fingerprint = Path(folder), _name(shard, of), fingerprint
         self.remember: dict[str, Any] = {}
         self._files: dict[float, _File] = {}
@@ -216,11 +218,9 @@ class _File:
     """One ArrayRecord file that is being written."""
 
     def __init__(self, path: Path):
-        from array_record.python.array_record_module import ArrayRecordWriter
-
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.count, self.shapes = path, 0, None
-        self._writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")  # a record is one read
+        self._writer = _array_record().ArrayRecordWriter(str(path), "group_size:1,uncompressed")  # a record is one read
 
     def write(self, example: Example, fingerprint: str) -> None:
         shapes = {name: list(np.shape(getattr(example, name))) for name in _ARRAYS}
@@ -399,9 +399,7 @@ class Shard:
             raise ValueError(f"{self.path}: record {index} is damaged ({error}); copy or extract it again") from None
 
     def _open(self):
-        from array_record.python.array_record_module import ArrayRecordReader
-
-        reader = ArrayRecordReader(str(self.path), _RANDOM_ACCESS)
+        reader = _array_record().ArrayRecordReader(str(self.path), _RANDOM_ACCESS)
         if not reader.ok() or reader.num_records() != self.count:
             found = reader.num_records() if reader.ok() else "no"
             raise ValueError(f"{self.path}: got {found} records, expected {self.count}; copy or extract it again")
@@ -410,6 +408,14 @@ class Shard:
             raise ValueError(f"{self.path}: got features of encoders {mark}, expected those of {self.fingerprint}, "
                              "as in the rest of its folder; extract it again")
         return reader
+
+
+def _array_record() -> ModuleType:
+    try:
+        from array_record.python import array_record_module
+    except ModuleNotFoundError as missing:
+        raise ValueError(f"features: got no package {missing.name}; pip install 'kfjax[data]'") from missing
+    return array_record_module
 
 
 def _name(shard: int, of: int) -> str:

@@ -277,3 +277,11 @@ def test_no_room_on_the_disk(tmp_path, bytes_left):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(caught.value)
     assert not records.is_done(tmp_path, 0, 1) and not list(tmp_path.rglob("*.array_record*"))
+
+
+def test_without_the_library(folder, tmp_path, monkeypatch):
+    opened = Folder(folder)
+    monkeypatch.setitem(sys.modules, "array_record.python", None)
+    for use in (lambda: ShardWriter(tmp_path, 0, 1, MARK), lambda: opened.buckets[1.0][0]):
+        with pytest.raises(ValueError, match=r"got no package array_record\.python; pip install 'kfjax\[data\]'"):
+            use()
