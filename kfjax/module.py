@@ -11,12 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from flax import nnx
 
+from kfjax.sharding import gathered, regather
+
 Params = dict[str, Any]
+Remat = Literal["none", "blocks", "dots"]
 
 
 @lru_cache(maxsize=256)
@@ -36,7 +39,7 @@ def shapes(cls: type, cfg: Any) -> Params:
 
 
 def bind(cls: type, cfg: Any, params: Params) -> Any:
-    """The module `cls(cfg)` holding `params`.
+    """The module `cls(cfg)` holding `params`; on a mesh, whole ones (`sharding.gathered`).
 
     Raises:
       ValueError: when the structure of `params` is not that of `cls(cfg)`.
@@ -46,7 +49,7 @@ def bind(cls: type, cfg: Any, params: Params) -> Any:
     if jax.tree.structure(params) != jax.tree.structure(expected):
         raise ValueError(_difference(cls.__name__, params, expected))
     state = jax.tree.map(lambda x: x, abstract)  # a fresh State of the same structure
-    nnx.replace_by_pure_dict(state, params)
+    nnx.replace_by_pure_dict(state, gathered(params))
     return nnx.merge(graphdef, state)
 
 
@@ -75,26 +78,48 @@ def scan_blocks(
     carry: Any,
     step: Callable[[nnx.Module, Any], Any],
     *,
-    remat: bool = False,
+    remat: Remat | bool = "none",
     unroll: bool = False,
 ) -> Any:
     """Run `carry = step(block, carry)` over the stacked `blocks`: one compiled body whatever the depth.
 
-    `remat=True` recomputes each block's activations in the backward pass. `unroll=True` writes the blocks out one by
-    one: a convolution's gradient inside a loop is some 25 times slower on a CPU, at the price of compile time.
+    `remat` says which of a block's activations the backward pass finds and which it computes again, memory falling:
+    "none" all, "dots" the outputs of dense layers and convolutions, "blocks" (or True) nothing but the block's input.
+    `unroll=True` writes the blocks out one by one: a convolution's gradient inside a loop is some 25 times slower on a
+    CPU, at the price of compile time.
     """
     graphdef, state = nnx.split(blocks)
 
     def body(carry, layer):
         # No layer state is returned: it would make a second copy of every parameter.
-        return step(nnx.merge(graphdef, layer), carry), None
+        return step(nnx.merge(graphdef, gathered(layer)), carry), None
 
-    body = jax.checkpoint(body) if remat else body
+    body = _recomputed(body, remat, looped=not unroll)
     if not unroll:
         return jax.lax.scan(body, carry, state)[0]
     for i in range(jax.tree.leaves(state)[0].shape[0]):
         carry, _ = body(carry, jax.tree.map(lambda x: x[i], state))  # noqa: B023  (called at once)
     return carry
+
+
+def _recomputed(body: Callable, remat: Remat | bool, *, looped: bool) -> Callable:
+    names = {False: "none", True: "blocks"}
+    remat = names[remat] if isinstance(remat, bool) else remat
+    policies = {"none": regather, "blocks": None, "dots": _is_dot}
+    if remat not in policies:
+        raise ValueError(f"remat: got {remat!r}, expected one of {', '.join(policies)}")
+    if remat == "none" and jax.sharding.get_abstract_mesh().empty:
+        return body
+    # A loop keeps the two passes apart by itself.
+    return jax.checkpoint(body, policy=policies[remat], prevent_cse=not looped)
+
+
+def _is_dot(primitive: Any, *_: Any, **how: Any) -> bool:
+    """Dense layers and convolutions; not attention's products, which are as large as tokens squared."""
+    if primitive.name == "dot_general":
+        (_, _), (batch, _) = how["dimension_numbers"]
+        return not batch
+    return primitive.name == "conv_general_dilated"
 
 
 def count(params: Params) -> int:

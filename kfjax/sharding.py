@@ -300,6 +300,19 @@ def gathered(params: Any, rules: Rules = RULES) -> Any:
     return jax.tree_util.tree_map_with_path(gather, params)
 
 
+def scattered(params: Any, rules: Rules = RULES) -> Any:
+    """Gradients, or parameters in another precision, lying as `param_shardings` lays the parameters themselves.
+
+    Without it a sum of gradients may stay whole on every device, and parameters may be gathered before they are cast.
+    Outside of `with jax.set_mesh(mesh)` this does nothing.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return params
+    put = lambda key, x: jax.lax.with_sharding_constraint(x, _spec(_path(key), x.shape, mesh.shape, rules))
+    return jax.tree_util.tree_map_with_path(put, params)
+
+
 def regather(primitive: Any, *_: Any, **__: Any) -> bool:
     """Policy of `jax.checkpoint`: save everything but gathered weights, which the backward pass gathers again.
 

@@ -1,4 +1,5 @@
 """Modules as functions: init, bind, stacked blocks."""
+import itertools
 from dataclasses import dataclass
 
 import jax
@@ -114,8 +115,20 @@ def test_recomputed_activations_have_the_same_gradients():
         return jax.grad(lambda p: jnp.sum(jnp.square(module.bind(Net, CFG, p)(X, **options))))(PARAMS)
 
     want = grads()
-    for options in ({"remat": True}, {"remat": True, "unroll": True}, {"unroll": True}):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), grads(**options), want)
+    for remat, unroll in itertools.product((True, "blocks", "dots", "none"), (False, True)):
+        got = grads(remat=remat, unroll=unroll)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
+    with pytest.raises(ValueError, match=r"remat: got 'all', expected one of none, blocks, dots"):
+        grads(remat="all")
+
+
+def test_the_stricter_the_policy_the_less_waits_for_the_backward_pass():
+    def saved(remat) -> int:
+        """Numbers that the loop over the blocks leaves for its backward pass."""
+        run = lambda p: jnp.sum(module.bind(Net, CFG, p)(X, remat=remat))
+        return sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda p: jax.vjp(run, p)[1], PARAMS)))
+
+    assert saved("none") >= saved("dots") > saved("blocks")
 
 
 def test_a_scan_compiles_one_body():

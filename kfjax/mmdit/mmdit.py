@@ -19,7 +19,8 @@ from jaxtyping import Array, Float
 from kfjax import rates
 from kfjax.layers import MLP, ConvMLP, conv, hidden_width, linear, rope
 from kfjax.mmdit.blocks import FinalLayer, JointBlock, SingleBlock
-from kfjax.module import scan_blocks, stack
+from kfjax.module import Remat, scan_blocks, stack
+from kfjax.sharding import pin
 from kfjax.structs import Conditions, Features
 
 SECONDS_ROWS = 513  # learned rows of the discrete duration embedding: 0 to 512 seconds
@@ -48,7 +49,7 @@ class MMDiTConfig:
     timestep_features: int | None = None  # Fourier features of t; None = width
     timestep_scale: float = 1e4  # largest angle at t = 1, radians
     rms_eps: float = 1.1920929e-07
-    remat: bool = False
+    remat: Remat | bool = False  # see module.scan_blocks
     unroll: bool = False  # blocks written out instead of looped over; for training on a CPU
 
     @property
@@ -148,14 +149,14 @@ class MMDiT(nnx.Module):
     ) -> Float[Array, "b n d"]:
         """Velocity at (x, t), t in [0, 1]: 0 is noise, 1 is data."""
         cfg, clip, text = self.cfg, conditions.clip, conditions.text
-        pooled = (self.timestep(t) + conditions.pooled)[:, None]
-        extended = pooled + conditions.align
+        pooled = pin((self.timestep(t) + conditions.pooled)[:, None], "b _ h")
+        extended = pin(pooled + conditions.align, "b n h")
         tables = self._tables(x.shape[1], clip.shape[1])
         # silu once, outside the scan: inside it would be recomputed, and resharded, by every block.
         pooled_act, extended_act = jax.nn.silu(pooled), jax.nn.silu(extended)
 
         audio_act = jax.nn.silu if cfg.activation == "silu" else jax.nn.selu
-        streams = self.audio_mlp(audio_act(self.audio_in(x))), clip, text
+        streams = tuple(pin(s, "b n h") for s in (self.audio_mlp(audio_act(self.audio_in(x))), clip, text))
         if cfg.joint_depth > 1:
             joint = lambda block, s: block(s, extended_act, pooled_act, tables)
             streams = scan_blocks(self.joint, streams, joint, remat=cfg.remat, unroll=cfg.unroll)

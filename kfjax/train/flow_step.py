@@ -1,7 +1,14 @@
-"""The generator's training step: encoders (where they train), masks, a point on the path, the velocity, the update."""
+"""The generator's training step: encoders (where they train), masks, a point on the path, the velocity, the update.
+
+    step = jax.jit(make_step(system, FlowStepConfig(), tx), donate_argnums=0)
+    state, metrics = step(state, batch, key)
+
+Under `jax.set_mesh(mesh)` the same step runs on a mesh (`sharding.py`): its results are those of one device.
+"""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +19,17 @@ from kfjax.flow import matching
 from kfjax.layers import layer_norm
 from kfjax.mmdit.mmdit import MMDiT
 from kfjax.module import Params, bind
-from kfjax.structs import FeatureBatch, Features, FlowBatch, TrainState
+from kfjax.sharding import pin, scattered
+from kfjax.structs import Conditions, FeatureBatch, Features, FlowBatch, Posterior, TrainState
 from kfjax.system import SystemConfig
 from kfjax.train.lora import LoRAConfig, merge
 from kfjax.train.optim import ema, guarded_update
 from kfjax.train.stereo_step import stereo_loss
 
 ENCODERS = ("text", "clip", "sync")
+TIME_BINS = 10  # of equal width, for the loss by t
+Metrics = dict[str, jax.Array]
+Batch = FlowBatch | FeatureBatch
 
 
 @dataclass(frozen=True)
@@ -39,9 +50,14 @@ class FlowStepConfig:
         a constant; by this it tells rain from a bell.
       ema_decay: of the averaged weights.
       lora: where its rank is not 0, LoRA's pairs are all that trains, on a frozen network.
+      accumulate: micro-batches that a batch is cut into; gradients are summed over them, one after the other. What is
+        drawn, the loss and its gradients are those of the whole batch at once, but for the read-outs' and the stereo
+        loss, which are means over the examples that have what they need: each micro-batch then has its own mean.
+      compute_dtype: of activations and of the copy of the weights that computes. Weights, their average, the optimiser,
+        gradients' sums, norms, softmax, the path and the losses are float32 either way.
 
     Raises:
-      ValueError: LoRA together with anything else that trains.
+      ValueError: LoRA together with anything else that trains; no micro-batch.
     """
 
     draws: int = 1
@@ -54,8 +70,12 @@ class FlowStepConfig:
     sound_weight: float = 0.0
     ema_decay: float = 0.999
     lora: LoRAConfig = field(default_factory=lambda: LoRAConfig(rank=0))
+    accumulate: int = 1
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
+        if self.accumulate < 1:
+            raise ValueError(f"step: got accumulate {self.accumulate}, expected 1 or more")
         others = ("train_encoders", "stereo_weight", "align_weight", "caption_weight", "sound_weight")
         both = [f"{name} {getattr(self, name)}" for name in others if getattr(self, name)]
         if self.lora.rank and both:
@@ -96,34 +116,62 @@ def network(params: Params, cfg: FlowStepConfig) -> Params:
     return merge(params["mmdit"], params["lora"], cfg.lora) if cfg.lora.rank else params["mmdit"]
 
 
-def encode(params: Params, batch: FlowBatch | FeatureBatch, system: SystemConfig, cfg: FlowStepConfig) -> Features:
-    """What the generator reads: from the frozen or training encoders, or as it was extracted.
+class Draws(NamedTuple):
+    """All that is random in a step: r draws for each example of the batch."""
+
+    posterior: jax.Array  # f32 [b r n d], standard normal
+    noise: jax.Array  # f32 [b r n d], the path's start x0
+    time: jax.Array  # f32 [b r]
+    keep_video: jax.Array  # bool [b r]
+    keep_text: jax.Array  # bool [b r]
+
+
+def draw(key: jax.Array, shape: tuple[int, int, int], cfg: FlowStepConfig) -> Draws:
+    """Noise, times and masks for latents of `shape` (b, n, d), each example on its own, video and text apart."""
+    posterior, noise, time, drop = jax.random.split(key, 4)
+    video, text = jax.random.split(drop)
+    b, n, d = shape
+    rows = (b, cfg.draws)
+    draws = Draws(
+        posterior=jax.random.normal(posterior, (*rows, n, d)),
+        noise=jax.random.normal(noise, (*rows, n, d)),
+        time=matching.sample_times(time, b * cfg.draws).reshape(rows),
+        keep_video=~jax.random.bernoulli(video, cfg.drop_video, rows),
+        keep_text=~jax.random.bernoulli(text, cfg.drop_text, rows),
+    )
+    return jax.tree.map(_split_over_batch, draws)
+
+
+def encode(params: Params, batch: Batch, system: SystemConfig, cfg: FlowStepConfig) -> Features:
+    """What the generator reads: from the encoders, or as it was extracted.
 
     Raises:
       ValueError: features extracted beforehand for a step that needs what they were extracted from.
     """
     if isinstance(batch, FlowBatch):
-        return features.encode(params, system, batch.excerpt)
-    lacks = {"train_encoders": "frames", "stereo_weight": "mels of both ears", "caption_weight": "token ids"}
-    lacking = [f"{name} {getattr(cfg, name)} needs {what}" for name, what in lacks.items() if getattr(cfg, name)]
-    if lacking:
-        raise ValueError(f"step: got a batch of extracted features, but {', '.join(lacking)}; unset, or train on clips")
-    return batch.features
-
-
-def drop(encoded: Features, key: jax.Array, cfg: FlowStepConfig) -> Features:
-    """Mask video and text independently, each example on its own."""
-    video_key, text_key = jax.random.split(key)
-    shape = encoded.has_video.shape
-    return encoded._replace(
-        has_video=encoded.has_video & ~jax.random.bernoulli(video_key, cfg.drop_video, shape),
-        has_text=encoded.has_text & ~jax.random.bernoulli(text_key, cfg.drop_text, shape),
-    )
+        encoded = features.encode(params, system, batch.excerpt)
+    else:
+        lacks = {"train_encoders": "frames", "stereo_weight": "mels of both ears", "caption_weight": "token ids"}
+        lacking = [f"{name} {getattr(cfg, name)} needs {what}" for name, what in lacks.items() if getattr(cfg, name)]
+        if lacking:
+            raise ValueError(
+                f"step: got a batch of extracted features, but {', '.join(lacking)}; unset, or train on clips"
+            )
+        encoded = batch.features
+    clip, sync, text = (jnp.asarray(x, cfg.compute_dtype) for x in (encoded.clip, encoded.sync, encoded.text))
+    return encoded._replace(clip=clip, sync=sync, text=text)
 
 
 def loss(
-    params: Params, batch: FlowBatch | FeatureBatch, key: jax.Array, system: SystemConfig, cfg: FlowStepConfig
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+    params: Params, batch: Batch, key: jax.Array, system: SystemConfig, cfg: FlowStepConfig
+) -> tuple[jax.Array, Metrics]:
+    """`loss_of` with what is drawn from `key`."""
+    return loss_of(params, batch, draw(key, batch.posterior.mean.shape, cfg), system, cfg)
+
+
+def loss_of(
+    params: Params, batch: Batch, draws: Draws, system: SystemConfig, cfg: FlowStepConfig
+) -> tuple[jax.Array, Metrics]:
     """Flow-matching loss (paper eq. 1) and, where asked for, the stereo loss and the read-outs', mean over the batch.
 
     Args:
@@ -131,56 +179,94 @@ def loss(
         LoRA "lora", and the read-outs.
 
     Returns:
-      What is minimised, and figures: "loss" is the flow's part alone, early and late where t < 0.3 and t > 0.7.
+      What is minimised, and figures: "loss" is the flow's part alone; see `by_kind` for its parts.
     """
-    keys = dict(zip(("posterior", "noise", "time", "drop"), jax.random.split(key, 4), strict=True))
+    params, dtype = computing(params, cfg), cfg.compute_dtype
     encoded = encode(params, batch, system, cfg)
-    repeat = lambda tree: jax.tree.map(lambda x: jnp.concatenate([x] * cfg.draws), tree)
+    repeat = lambda tree: jax.tree.map(lambda x: jnp.repeat(x, cfg.draws, 0), tree)
+    drawn = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), draws)
 
-    posterior = jax.tree.map(lambda x: x.astype(jnp.float32), repeat(batch.posterior))  # stored in half of that
-    x1 = posterior.sample(keys["posterior"])
-    x0 = jax.random.normal(keys["noise"], x1.shape, x1.dtype)
-    t = matching.sample_times(keys["time"], x1.shape[0])
-    x, _ = matching.interpolate(x0, x1, t)
+    posterior = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), repeat(batch.posterior))
+    x1, t = posterior.mean + posterior.std * drawn.posterior, drawn.time
+    x, _ = matching.interpolate(drawn.noise, x1, t)
     velocity = matching.expected_velocity(x, t, posterior)
+    kept = repeat(encoded)
+    kept = kept._replace(has_video=kept.has_video & drawn.keep_video, has_text=kept.has_text & drawn.keep_text)
     mmdit = bind(MMDiT, system.mmdit, network(params, cfg))
-    kept = drop(repeat(encoded), keys["drop"], cfg)
     conditions = mmdit.prepare(kept, x.shape[1])
-    per_sample = matching.loss(mmdit(x, t, conditions), velocity)
-    total = flow = per_sample.mean()
-    early, late = _mean_where(per_sample, t < 0.3), _mean_where(per_sample, t > 0.7)
-    metrics = {"loss": flow, "loss_early": early, "loss_late": late}
-    if cfg.stereo_weight:
-        left, right = batch.mel_left, batch.mel_right
-        mono = jnp.logaddexp(left, right) - jnp.log(2.0)  # the channels' mean, as the split defines it
-        seen = features.seen_by_stereo(system, encoded, batch.posterior.mean.shape[1])
-        stereo = stereo_loss(params["stereo"], system.codec.stereo, mono, left, right, seen, encoded.has_video)
-        total, metrics["stereo"] = total + cfg.stereo_weight * stereo, stereo
-    if cfg.align_weight:
-        readout = _linear(params["readout"], layer_norm(conditions.align))
-        aligned = _mean_where(matching.loss(readout, posterior.mean), kept.has_video)
-        total, metrics["align"] = total + cfg.align_weight * aligned, aligned
-    if cfg.caption_weight:
-        words = caption_words(batch.excerpt.text_ids, batch.excerpt.text_mask, system.text.vocab)
-        logits = _linear(params["caption"], layer_norm(encoded.clip.mean(1)))
-        missed = optax.sigmoid_binary_cross_entropy(logits, words).mean(-1) * system.text.vocab / words.sum(-1).mean()
-        caption = _mean_where(missed, encoded.has_video & encoded.has_text)
-        total, metrics["caption"] = total + cfg.caption_weight * caption, caption
-    if cfg.sound_weight:
-        heard = _linear(params["sound"], layer_norm(_mean_of_words(encoded.text, encoded.text_mask)))
-        mean = batch.posterior.mean
-        missed = jnp.square(heard - jnp.concatenate([mean.mean(1), mean.std(1)], -1)).mean(-1)
-        total, metrics["sound"] = total + cfg.sound_weight * (sound := _mean_where(missed, encoded.has_text)), sound
-    return total, metrics
+    per_sample = matching.loss(mmdit(pin(jnp.asarray(x, dtype), "b n d"), t, conditions), velocity)
+    flow = per_sample.mean()
+    others = {
+        "stereo": (cfg.stereo_weight, lambda: _stereo(params, batch, encoded, system)),
+        "align": (cfg.align_weight, lambda: _align(params, conditions, posterior, kept)),
+        "caption": (cfg.caption_weight, lambda: _caption(params, batch, encoded, system)),
+        "sound": (cfg.sound_weight, lambda: _sound(params, batch, encoded)),
+    }
+    figures = {name: value() for name, (weight, value) in others.items() if weight}
+    total = flow + sum(others[name][0] * value for name, value in figures.items())
+    return total, {"loss": flow} | figures | by_kind(per_sample, t, kept.has_video, kept.has_text)
+
+
+def computing(params: Params, cfg: FlowStepConfig) -> Params:
+    """The weights in the dtype that computes. They are cast where they lie, so that half as much is gathered."""
+    dtype = jnp.dtype(cfg.compute_dtype)
+    if all(x.dtype == dtype for x in jax.tree.leaves(params)):
+        return params
+    return scattered(jax.tree.map(lambda x: jnp.asarray(x, dtype), params))
+
+
+def by_kind(per_sample: jax.Array, t: jax.Array, has_video: jax.Array, has_text: jax.Array) -> Metrics:
+    """The mean loss in each tenth of t ("loss_t0" to "loss_t9") and with each set of conditions ("loss_video_text" ..).
+
+    Beside each NAME stands NAME_count, the number of examples it is the mean of; where that is 0, NAME is 0.
+    """
+    bins = jnp.clip(jnp.floor(t * TIME_BINS), 0, TIME_BINS - 1)
+    kinds = {f"loss_t{i}": bins == i for i in range(TIME_BINS)} | {
+        "loss_video_text": has_video & has_text,
+        "loss_video": has_video & ~has_text,
+        "loss_text": ~has_video & has_text,
+        "loss_no_condition": ~has_video & ~has_text,
+    }
+    member = jnp.stack(list(kinds.values()))
+    count = member.sum(1).astype(jnp.float32)
+    mean = jnp.where(member, per_sample[None], 0).sum(1) / jnp.maximum(count, 1)
+    return dict(zip(kinds, mean, strict=True)) | dict(zip((f"{k}_count" for k in kinds), count, strict=True))
+
+
+def gradients(
+    new: Params, params: Params, batch: Batch, key: jax.Array, system: SystemConfig, cfg: FlowStepConfig
+) -> tuple[tuple[jax.Array, Metrics], Params]:
+    """((what is minimised, figures), float32 gradients) by the parameters in `new`, which replace those of `params`.
+
+    Raises:
+      ValueError: a batch that does not divide into `cfg.accumulate` micro-batches.
+    """
+    draws = draw(key, batch.posterior.mean.shape, cfg)
+    new, params = computing(new, cfg), computing(params, cfg)  # once, not in every micro-batch
+    objective = lambda new, batch, draws: loss_of(params | new, batch, draws, system, cfg)
+    gradient = jax.value_and_grad(objective, has_aux=True)
+    exact = lambda grads: scattered(jax.tree.map(lambda g: jnp.asarray(g, jnp.float32), grads))
+    if cfg.accumulate == 1:
+        result, grads = gradient(new, batch, draws)
+        # Else a norm is taken between two gradients' sums over the devices, and they can't be sent as one.
+        return result, jax.lax.optimization_barrier(exact(grads))
+
+    def add(total, micro):
+        result, grads = gradient(new, *jax.tree.map(_split_over_batch, micro))
+        return jax.tree.map(jnp.add, total, exact(grads)), result
+
+    zeros = scattered(jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), new))
+    total, (values, figures) = jax.lax.scan(add, zeros, _micro_batches((batch, draws), cfg.accumulate))
+    mean = scattered(jax.tree.map(lambda g: g / cfg.accumulate, total))
+    return (values.mean(), _mean_figures(figures)), mean
 
 
 def make_step(system: SystemConfig, cfg: FlowStepConfig, tx: optax.GradientTransformation):
     """(state, batch, key) -> (state, metrics). The optimiser state is that of `trained(params, cfg)`."""
 
-    def step(state: TrainState, batch: FlowBatch | FeatureBatch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         old = trained(state.params, cfg)
-        objective = lambda new: loss(state.params | new, batch, key, system, cfg)
-        (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(old)
+        (value, metrics), grads = gradients(old, state.params, batch, key, system, cfg)
         new, opt_state, finite, norm = guarded_update(tx, grads, old, state.opt_state, value)
         # A young average forgets its random start quickly.
         decay = jnp.minimum(cfg.ema_decay, (1.0 + state.step) / (10.0 + state.step))
@@ -190,6 +276,61 @@ def make_step(system: SystemConfig, cfg: FlowStepConfig, tx: optax.GradientTrans
         return TrainState(state.step + 1, state.params | new, opt_state, state.ema | averaged, skipped), metrics
 
     return step
+
+
+def _micro_batches(tree: Any, parts: int) -> Any:
+    """[b ..] -> [parts, b / parts, ..]: every parts-th row, so that each device cuts up the rows that it has."""
+
+    def cut(x):
+        if x.shape[0] % parts:
+            raise ValueError(f"batch of {x.shape[0]} in {parts} micro-batches: change data.batch or step.accumulate")
+        return jnp.swapaxes(jnp.reshape(x, (-1, parts, *x.shape[1:])), 0, 1)
+
+    return jax.tree.map(cut, tree)
+
+
+def _mean_figures(figures: Metrics) -> Metrics:
+    """Of figures [parts] of micro-batches: means, by their counts where they have some; counts are summed."""
+    merged = {}
+    for name, values in figures.items():
+        counts = figures.get(f"{name}_count")
+        if name.endswith("_count"):
+            merged[name] = values.sum()
+        elif counts is None:
+            merged[name] = values.mean()
+        else:
+            merged[name] = (values * counts).sum() / jnp.maximum(counts.sum(), 1)
+    return merged
+
+
+def _split_over_batch(x: jax.Array) -> jax.Array:
+    return pin(x, " ".join(("b", *"_" * (x.ndim - 1))))
+
+
+def _stereo(params: Params, batch: FlowBatch, encoded: Features, system: SystemConfig) -> jax.Array:
+    left, right = batch.mel_left, batch.mel_right
+    mono = jnp.logaddexp(left, right) - jnp.log(2.0)  # the channels' mean, as the split defines it
+    seen = features.seen_by_stereo(system, encoded, batch.posterior.mean.shape[1])
+    return stereo_loss(params["stereo"], system.codec.stereo, mono, left, right, seen, encoded.has_video)
+
+
+def _align(params: Params, conditions: Conditions, posterior: Posterior, kept: Features) -> jax.Array:
+    readout = _linear(params["readout"], layer_norm(conditions.align))
+    return _mean_where(matching.loss(readout, posterior.mean), kept.has_video)
+
+
+def _caption(params: Params, batch: FlowBatch, encoded: Features, system: SystemConfig) -> jax.Array:
+    words = caption_words(batch.excerpt.text_ids, batch.excerpt.text_mask, system.text.vocab)
+    logits = _linear(params["caption"], layer_norm(encoded.clip.mean(1))).astype(jnp.float32)
+    missed = optax.sigmoid_binary_cross_entropy(logits, words).mean(-1) * system.text.vocab / words.sum(-1).mean()
+    return _mean_where(missed, encoded.has_video & encoded.has_text)
+
+
+def _sound(params: Params, batch: Batch, encoded: Features) -> jax.Array:
+    heard = _linear(params["sound"], layer_norm(_mean_of_words(encoded.text, encoded.text_mask)))
+    mean = jnp.asarray(batch.posterior.mean, jnp.float32)
+    missed = jnp.square(heard - jnp.concatenate([mean.mean(1), mean.std(1)], -1)).mean(-1)
+    return _mean_where(missed, encoded.has_text)
 
 
 def caption_words(ids: jax.Array, mask: jax.Array, vocab: int) -> jax.Array:

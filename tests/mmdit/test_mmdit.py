@@ -167,7 +167,7 @@ def test_half_precision():
     assert distance(np.asarray(got, np.float32), run(params=params)) < 3.5e-2
 
 
-@pytest.mark.parametrize("changes", [{"remat": True}, {"unroll": True}])
+@pytest.mark.parametrize("changes", [{"remat": "blocks"}, {"remat": "dots"}, {"unroll": True}])
 def test_ways_to_run_the_blocks_agree(changes):
     x, t, f, params = draw(4, 2, LATENTS, CFG.latent_dim), np.array([0.2, 0.7], np.float32), features(), random_params()
     loss = lambda cfg, p: jnp.square(forward(cfg, p, f, x, t)).mean()

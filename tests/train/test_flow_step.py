@@ -1,5 +1,6 @@
 """The generator's step: what the masks hide, what trains, what stays, what is skipped."""
 import dataclasses
+import re
 from functools import partial
 
 import jax
@@ -22,6 +23,9 @@ ALWAYS = FlowStepConfig(
     drop_video=0.0, drop_text=0.0, stereo_weight=0.5, align_weight=0.25, caption_weight=0.1,
     sound_weight=0.2, train_encoders=True,
 )
+#: The same numbers from code that is compiled in a fraction of the time.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+KINDS = ("video_text", "video", "text", "no_condition")
 NEVER = FlowStepConfig(drop_video=1.0, drop_text=1.0)
 KEY = jax.random.key(1)
 READOUTS = {
@@ -91,15 +95,17 @@ def test_kept_conditions_do_matter(changed):
 
 
 def test_conditions_are_dropped_independently_and_at_their_rates():
-    cfg = FlowStepConfig(drop_video=0.3, drop_text=0.1)
-    ones = jnp.ones(20_000, bool)
-    encoded = Features(*[None] * 6, has_video=ones, has_text=ones)
-    got = flow_step.drop(encoded, KEY, cfg)
-    assert float(got.has_video.mean()) == pytest.approx(0.7, abs=0.02)
-    assert float(got.has_text.mean()) == pytest.approx(0.9, abs=0.02)
-    assert float((got.has_video & got.has_text).mean()) == pytest.approx(0.63, abs=0.02)
-    nothing = encoded._replace(has_video=~ones, has_text=~ones)
-    assert not flow_step.drop(nothing, KEY, FlowStepConfig(drop_video=0.0)).has_video.any()
+    draws = flow_step.draw(KEY, (5_000, 1, 1), FlowStepConfig(drop_video=0.3, drop_text=0.1, draws=4))
+    video, text = draws.keep_video, draws.keep_text
+    assert float(video.mean()) == pytest.approx(0.7, abs=0.02)
+    assert float(text.mean()) == pytest.approx(0.9, abs=0.02)
+    assert float((video & text).mean()) == pytest.approx(0.63, abs=0.02)
+    assert 0.2 < float(video.all(1).mean()) < 0.3  # draws of one example drop on their own: 0.7 ** 4
+
+
+def test_what_is_absent_stays_absent_whatever_is_kept():
+    nothing = with_inputs(BATCH, has_video=np.zeros(B, bool), has_text=np.zeros(B, bool))
+    assert float(loss(nothing, ALWAYS)[1]["loss_no_condition_count"]) == B
 
 
 def test_the_other_losses_are_added_with_their_weights():
@@ -173,10 +179,81 @@ def test_several_draws_share_one_encoding(monkeypatch):
     assert seen["encoded"].clip.shape == (B, SIZE.clip, CONFIG.clip.out_dim)
 
 
-def test_early_and_late_losses():
-    x, t = jnp.array([1.0, 2.0, 4.0, 9.0]), jnp.array([0.1, 0.2, 0.5, 0.9])
-    assert float(flow_step._mean_where(x, t < 0.3)) == 1.5
-    assert float(flow_step._mean_where(x, t > 0.95)) == 0.0
+def test_losses_by_time_and_by_conditions():
+    x, t = jnp.array([1.0, 2.0, 4.0, 9.0]), jnp.array([0.0, 0.05, 0.55, 1.0])
+    video, text = jnp.array([True, True, False, True]), jnp.array([True, False, True, True])
+    got = {name: float(value) for name, value in flow_step.by_kind(x, t, video, text).items()}
+    counts = {name.removesuffix("_count"): got.pop(name) for name in list(got) if name.endswith("_count")}
+    assert counts.keys() == got.keys() and len(got) == 14
+    assert {name: n for name, n in counts.items() if n} == {
+        "loss_t0": 2, "loss_t5": 1, "loss_t9": 1, "loss_video_text": 2, "loss_video": 1, "loss_text": 1,
+    }  # fmt: skip
+    assert {name: x for name, x in got.items() if x} == {
+        "loss_t0": 1.5, "loss_t5": 4, "loss_t9": 9, "loss_video_text": 5, "loss_video": 2, "loss_text": 4,
+    }  # fmt: skip
+
+
+def test_the_parts_of_the_loss_make_up_the_whole():
+    metrics = {name: float(value) for name, value in loss(BATCH, ALWAYS)[1].items()}
+    for names in ([f"loss_t{i}" for i in range(10)], [f"loss_{kind}" for kind in KINDS]):
+        assert sum(metrics[f"{name}_count"] for name in names) == B
+        total = sum(metrics[name] * metrics[f"{name}_count"] for name in names)
+        assert total / B == pytest.approx(metrics["loss"], rel=1e-5)
+
+
+def extracted() -> FeatureBatch:
+    """Random features at the lengths of the batch."""
+    rng = np.random.default_rng(5)
+    normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+    excerpt, cfg = BATCH.excerpt, CONFIG.mmdit
+    encoded = Features(
+        clip=normal(B, SIZE.clip, cfg.clip_dim), sync=normal(B, SIZE.sync, cfg.sync_dim),
+        text=normal(B, CONFIG.text_tokens, cfg.text_dim), text_mask=excerpt.text_mask,
+        seconds_start=excerpt.seconds_start, seconds_total=excerpt.seconds_total,
+        has_video=np.arange(B) % 3 > 0, has_text=np.arange(B) % 2 > 0,
+    )  # fmt: skip
+    return FeatureBatch(encoded, BATCH.posterior)
+
+
+@partial(jax.jit, static_argnames="cfg", compiler_options=QUICK)
+def gradients(batch, cfg):
+    return flow_step.gradients({"mmdit": PARAMS["mmdit"]}, {}, batch, KEY, CONFIG, cfg)
+
+
+def distance(got, expected) -> float:
+    """Of two trees, relative to the second's norm."""
+    norm = lambda tree: np.sqrt(sum(float(jnp.sum(jnp.square(x))) for x in jax.tree.leaves(tree)))
+    return norm(jax.tree.map(jnp.subtract, got, expected)) / norm(expected)
+
+
+def test_micro_batches_give_what_the_whole_batch_gives():
+    whole, parts = (gradients(extracted(), FlowStepConfig(draws=2, accumulate=n)) for n in (1, 4))
+    assert distance(parts[1], whole[1]) < 1e-5
+    for name, value in whole[0][1].items():
+        assert float(parts[0][1][name]) == pytest.approx(float(value), rel=1e-5), name
+    assert float(parts[0][0]) == pytest.approx(float(whole[0][0]), rel=1e-5)
+
+
+def test_a_batch_that_does_not_divide_into_micro_batches_is_refused():
+    with pytest.raises(ValueError, match=r"batch of 8 in 3 micro-batches: change data.batch or step.accumulate"):
+        jax.eval_shape(lambda: gradients(extracted(), FlowStepConfig(accumulate=3)))
+    with pytest.raises(ValueError, match=r"got accumulate 0, expected 1 or more"):
+        FlowStepConfig(accumulate=0)
+
+
+def test_bfloat16_computes_what_float32_does_in_short():
+    whole, short = (gradients(extracted(), FlowStepConfig(compute_dtype=name)) for name in ("float32", "bfloat16"))
+    assert float(short[0][0]) == pytest.approx(float(whole[0][0]), rel=2e-2)
+    assert distance(short[1], whole[1]) < 0.1
+    assert {x.dtype for x in jax.tree.leaves(short)} == {np.dtype(np.float32)}
+
+
+def test_bfloat16_reaches_every_product_of_the_network():
+    cfg = FlowStepConfig(compute_dtype="bfloat16")
+    network = {"mmdit": PARAMS["mmdit"]}
+    program = jax.jit(lambda: flow_step.loss(network, extracted(), KEY, CONFIG, cfg)).lower().as_text()
+    operands = re.findall(r"(?:dot_general|convolution).* : \(tensor<.*x(\w+)>, tensor<.*x(\w+)>\) ->", program)
+    assert len(operands) > 40 and set(operands) == {("bf16", "bf16")}
 
 
 def test_what_trains():
