@@ -1,12 +1,16 @@
 """The generator.
 
     kfjax train configs/flow.py --workdir runs/flow --set data.folder=runs/scenes data.vae=runs/vae/vae.safetensors
+    kfjax train configs/flow.py:1.5b --workdir runs/1.5b --set "data.corpora=(('vggsound', 3.0), ('wavcaps', 1.0))"
+    kfjax train configs/flow.py:1.5b --workdir runs/speed --set data.synthetic=True
 
+It trains on scenes (data.folder), on folders of features that `kfjax extract` made, each with its share of the examples
+(data.corpora), or on random numbers (data.synthetic): no data, for the speed alone.
 The built-in model is trained in two parts, experiments/0003-built-in-model/retrain.sh has them.
 Hardware: two CPU cores (the built-in model, 2.5 hours); a pod for the sizes of the paper. Metric: onset F1 on held-out
 scenes (metrics.jsonl, kind "panel"). Variants: "" (the built-in model), "stereo" (its Mono2Stereo alone, on the frozen
-encoders of a run), "1.5b", "3b", "6b" (the paper's sizes, frozen encoders), "lora" (LoRA on the network of the model
-directory data.start, whichever its size), "runlocal", "lora-runlocal" (under a minute, for tests).
+encoders of a run), "1.5b", "3b", "6b" (the paper's sizes, on features), "lora" (LoRA on the network of the model
+directory data.start, whichever its size), "runlocal", "lora-runlocal", "features-runlocal" (under a minute, for tests).
 """
 from importlib.resources import files
 
@@ -17,13 +21,15 @@ WIDTH = 128  # of every encoder of the built-in model
 
 def get_config(variant: str = "") -> ConfigDict:
     small = variant in ("", "stereo", "lora", "runlocal", "lora-runlocal")
-    config = built_in() if small else paper(variant)
+    config = built_in() if small else paper(variant.replace("features-runlocal", "1.5b"))
     if variant == "stereo":
         config = stereo(config)
     if variant == "runlocal":
         config = runlocal(config)
     if variant.startswith("lora"):
         config = lora(config)
+    if variant == "features-runlocal":
+        config["system"]["mmdit"] |= {"width": 64, "heads": 1, "joint_depth": 1, "single_depth": 1}
     if variant == "lora-runlocal":
         config["system"]["mmdit"]["unroll"] = False
     if variant.endswith("runlocal"):
@@ -41,7 +47,7 @@ def built_in() -> dict:
                 "width": 128, "heads": 2, "joint_depth": 2, "single_depth": 4, "hidden_multiple": 64,
                 "clip_dim": WIDTH, "sync_dim": WIDTH, "text_dim": WIDTH, "sync_align": "timed", "unroll": True,
             },
-            "text": {"vocab": 512, "width": WIDTH, "depth": 2, "heads": 4, "head_dim": 32, "hidden": 256},
+            "text": {"vocab": 512, "width": WIDTH, "depth": 2, "heads": 4, "head_dim": 32, "hidden": 256, "gain": 4.0},
             "clip": {
                 "size": 64, "patch": 16, "width": WIDTH, "depth": 2, "heads": 4, "mlp_width": 256, "out_dim": WIDTH,
                 "normalize": False, "stem": "conv", "position_std": 0.5,
@@ -67,6 +73,9 @@ def built_in() -> dict:
         "data": {
             "folder": "runs/scenes", "heldout": "", "start": "", "tokenizer": "runs/tokenizer.json", "encoders": "",
             "vae": "runs/vae/vae.safetensors", "vocoder": "runs/vocoder/vocoder.safetensors",
+            # Batches are multiples of batch_multiple examples (0: of the devices at hand). What corpora read: features
+            # of the encoders with that fingerprint ("": the first corpus's), and the share of joined excerpts.
+            "corpora": (), "synthetic": False, "fingerprint": "", "joined": 0.0, "batch_multiple": 0,
             "batch_seconds": 32.0, "duration_jitter": 0.25, "emphasis": (("several", 2), ("sliding", 2)),
             "buckets": ((4.0, 0.52), (8.0, 0.33), (13.0, 0.08), (2.5, 0.05), (1.0, 0.02)),
         },
@@ -90,8 +99,10 @@ def paper(variant: str) -> dict:
         "mmdit": {"width": 64 * heads, "heads": heads, "joint_depth": 6, "single_depth": depth - 6, "remat": True},
     }
     config["step"] = {"draws": 1, "train_encoders": False, "stereo_weight": 0.0, "drop_video": 0.1, "drop_text": 0.1}
+    config["loop"] |= {"steps": 300_000, "log_every": 50, "save_every": 1000, "mesh": ""}
     config["optim"] = {"learning_rate": 1e-4}
-    config["data"] |= {"tokenizer": "runs/t5/tokenizer.json", "encoders": "runs/encoders.safetensors"}
+    config["data"] |= {"folder": "", "tokenizer": "runs/t5/tokenizer.json", "encoders": "runs/encoders.safetensors"}
+    config["data"] |= {"batch_seconds": 2560.0, "batch_multiple": 256, "buckets": ((10.0, 1.0),)}
     return config
 
 
@@ -116,6 +127,6 @@ def runlocal(config: dict) -> dict:
 def short(config: dict) -> dict:
     config["loop"] |= {"steps": 4, "log_every": 2, "save_every": 2, "panel_every": 4}
     config["optim"] |= {"decay_steps": 2}
-    config["data"] |= {"batch_seconds": 8.0, "buckets": ((1.0, 1.0),)}
+    config["data"] |= {"batch_seconds": 8.0, "batch_multiple": 0, "buckets": ((1.0, 1.0),)}
     config["panel"] |= {"scenes": 2, "seconds": 1.0}
     return config

@@ -257,9 +257,17 @@ def _check_example(example: Example, shapes: Mapping[str, tuple[int, ...]]) -> N
 
 
 def _check_shares(cfg: SystemConfig, corpora: Sequence[tuple[str | Path, float]], joined: float) -> None:
-    if not corpora or not all(weight > 0 for _, weight in corpora):
+    if not corpora or not all(_is_share(pair) for pair in corpora):
         raise ValueError(f"data.corpora: got {tuple(corpora)}, expected pairs of a folder and a weight above 0")
     if not 0 <= joined <= 1:
         raise ValueError(f"data.joined: got {joined:g}, expected a share from 0 to 1")
     if joined and isinstance(cfg.text, CLIPTextConfig):
         raise ValueError(f"data.joined: got {joined:g} with a CLIP text tower, which marks no word's end; set it to 0")
+
+
+def _is_share(pair: object) -> bool:
+    """Whether it is a folder and a weight; it may be anything that a user wrote."""
+    if not (isinstance(pair, tuple | list) and len(pair) == 2):
+        return False
+    path, weight = pair
+    return isinstance(path, str | Path) and isinstance(weight, int | float) and weight > 0

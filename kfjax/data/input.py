@@ -21,10 +21,7 @@ class SceneInput:
     """Excerpts, latents and stereo mels of an encoded corpus, one duration bucket a step.
 
     Args:
-      batch_seconds: seconds of material in a batch; a bucket's batch size follows, so that steps cost alike.
-      weights: bucket seconds -> how often it is chosen.
       fingerprint: of the codec that the latents must come from (`extract.fingerprint`).
-      multiple_of: every batch size divides by it.
       flip: mirror half of the pictures, and with them the ears.
       duration_jitter: largest relative error of the total duration that the model is told. Durations between the
         buckets have rows of their own in the discrete embedding, which would stay random without it.
@@ -39,22 +36,19 @@ class SceneInput:
         cfg: SystemConfig,
         tokenizer: Tokenizer,
         corpus: Corpus,
+        buckets: Buckets,
         *,
-        batch_seconds: float,
-        weights: Mapping[float, float],
         seed: int,
         fingerprint: str,
-        multiple_of: int = 1,
         flip: bool = True,
         duration_jitter: float = 0.0,
         emphasis: Mapping[str, int] | None = None,
     ):
-        _check(cfg, tokenizer, corpus, weights)
-        self._seed, self._flip, self._jitter = seed, flip, duration_jitter
-        self.buckets = Buckets(weights, batch_seconds=batch_seconds, multiple_of=multiple_of, seed=seed)
+        _check(cfg, tokenizer, corpus, buckets)
+        self.buckets, self._seed, self._flip, self._jitter = buckets, seed, flip, duration_jitter
         self._encoded = [
             _Encoded(cfg, tokenizer, corpus.buckets[s], fingerprint, size, seed, emphasis or {})
-            for s, size in zip(self.buckets.seconds, self.buckets.sizes, strict=True)
+            for s, size in zip(buckets.seconds, buckets.sizes, strict=True)
         ]
 
     def __call__(self, step: int) -> tuple[Excerpt, Posterior, np.ndarray, np.ndarray]:
@@ -68,8 +62,8 @@ class SceneInput:
         return excerpt._replace(seconds_total=told.astype(np.float32)), *rest
 
 
-def _check(cfg: SystemConfig, tokenizer: Tokenizer, corpus: Corpus, weights: Mapping[float, float]) -> None:
-    missing = [s for s in weights if s not in corpus.buckets]
+def _check(cfg: SystemConfig, tokenizer: Tokenizer, corpus: Corpus, buckets: Buckets) -> None:
+    missing = [s for s in buckets.seconds if s not in corpus.buckets]
     if missing:
         raise ValueError(f"no scenes of {missing} s in the corpus; it has {sorted(corpus.buckets)}")
     size = corpus.order["size"]

@@ -1,11 +1,11 @@
 """From a configuration to a `Task`: what `kfjax train CONFIG` runs.
 
-A configuration is an `ml_collections.ConfigDict` with `task` (codec | vocoder | flow | stereo), `loop` (`LoopConfig`)
-and what the task itself reads; every key is checked, none is optional by accident.
+A configuration is an `ml_collections.ConfigDict` with `task` (codec | vocoder | bigvgan | flow | stereo), `loop`
+(`LoopConfig`) and what the task itself reads; every key is checked, none is optional by accident.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,10 @@ from kfjax import module
 from kfjax.checkpoint import load_params, save_params
 from kfjax.train.loop import LoopConfig, Task
 from kfjax.train.optim import OptimConfig, make_optimizer
+from kfjax.train.throughput import Work
 
 if TYPE_CHECKING:
+    from kfjax.data.buckets import Buckets
     from kfjax.system import SystemConfig
     from kfjax.train.flow_step import FlowStepConfig
     from kfjax.train.vocoder_step import VocoderTraining
@@ -34,7 +36,7 @@ def make_task(config: ConfigDict) -> tuple[Task, LoopConfig]:
       ValueError: an unknown task or key, or data that is not there.
     """
     makers: dict[str, Callable[[ConfigDict, LoopConfig], Task]] = {
-        "codec": _codec, "vocoder": _vocoder, "flow": _flow, "stereo": _stereo,
+        "codec": _codec, "vocoder": _vocoder, "bigvgan": _bigvgan, "flow": _flow, "stereo": _stereo,
     }
     if config.task not in makers:
         raise ValueError(f"config.task: got {config.task!r}, expected one of {', '.join(makers)}")
@@ -56,6 +58,10 @@ def abstract_params(config: ConfigDict) -> Any:
 
         cfg = strict.from_dict(VocoderTraining, config.training.to_dict(), where="config.training")
         return module.shapes(Vocoder, cfg.vocoder)
+    if config.task == "bigvgan":
+        from kfjax.train.bigvgan_step import abstract_bigvgan
+
+        return abstract_bigvgan(config)
     from kfjax.train.flow_step import FlowStepConfig, init_readouts, trained_parts
     from kfjax.train.lora import init_lora
 
@@ -187,37 +193,36 @@ def _fine_tuned(task: Task, cfg: VocoderTraining, config: ConfigDict) -> Task:
     )
 
 
+def _bigvgan(config: ConfigDict, loop: LoopConfig) -> Task:
+    """The full vocoder; exports vocoder.safetensors."""
+    from kfjax.train.bigvgan_step import bigvgan_task
+
+    return bigvgan_task(config, loop)
+
+
 def _flow(config: ConfigDict, loop: LoopConfig) -> Task:
-    """The generator (with its encoders, where they train) on an encoded corpus, from nothing or from `data.start`."""
-    from kfjax.data.extract import encode_corpus
-    from kfjax.data.input import tokenizer_from
-    from kfjax.data.scenes import Corpus
-    from kfjax.encoders.tokenizer import Tokenizer
+    """The generator, from nothing or from `data.start`.
+
+    On extracted features (`data.corpora`) or random ones (`data.synthetic`), or else on the corpus of scenes in
+    `data.folder`, with its encoders where they train.
+    """
     from kfjax.system import init_parts
     from kfjax.train import flow_step
-    from kfjax.train.panel import flow_panel
 
     system = _system(config)
     step = strict.from_dict(flow_step.FlowStepConfig, config.step.to_dict(), where="config.step")
-    data = config.data
-    corpus = Corpus(data.folder)
-    codec_parts = ("vae", "vocoder") if data.heldout else ("vae",)  # only the panel listens
-    shapes = _part_shapes(system, codec_parts)
-    codec = {name: _part(data[name] or data.start, name, shapes[name]) for name in codec_parts}
-    encode_corpus(corpus, system.codec, codec["vae"])
-    frozen = _frozen(config, system, step)
-    if step.train_encoders:
-        tokenizer = tokenizer_from(corpus, system.text_tokens, Path(data.tokenizer))
-    else:
-        tokenizer = Tokenizer.load(data.tokenizer or Path(data.start, "tokenizer.json"), system.text_tokens)
-    batches = _scene_input(config, loop, system, tokenizer, corpus, codec["vae"])
+    data, names = config.data, flow_step.trained_parts(step)
+    extracted = data.synthetic or bool(data.corpora)
+    if not (extracted or data.folder):
+        raise ValueError("config.data: got neither corpora, folder nor synthetic; expected one of them to train on, "
+                         "e.g. data.corpora=(('FEATURES', 1.0),) with a folder that kfjax extract made")
+    batches, panel = (_feature_input if extracted else _flow_scenes)(config, loop, system, step)
+    frozen = _frozen(config, system, step, () if extracted else flow_step.ENCODERS)
     tx = make_optimizer(_optim(config.optim, loop))
-    panel = flow_panel(system, tokenizer, codec, Corpus(data.heldout), config.panel.to_dict()) if data.heldout else None
 
     def init(key: jax.Array) -> module.Params:
-        names = flow_step.trained_parts(step)
         parts = init_parts(system, names, key) | flow_step.init_readouts(system, step)
-        if _is_folder(data.start):
+        if _is_folder(data.start) or (data.start and extracted):  # it may hold the encoders too
             start = _weights(data.start, {name: parts[name] for name in names})
         else:
             start = load_params(data.start, parts | frozen) if data.start else {}
@@ -229,20 +234,103 @@ def _flow(config: ConfigDict, loop: LoopConfig) -> Task:
         step=flow_step.make_step(system, step, tx),
         batch=batches,
         panel=panel,
+        work=_flow_work(config, system, 0 if step.lora.rank or not extracted else step.draws),
     )
     return _lora(task, frozen, step, data.start) if step.lora.rank else task
 
 
-def _frozen(config: ConfigDict, system: SystemConfig, step: FlowStepConfig) -> module.Params:
-    """The parts that a flow run reads and leaves as they are."""
-    from kfjax.train.flow_step import ENCODERS
+def _flow_work(config: ConfigDict, system: SystemConfig, draws: int) -> Callable[[Any], Work]:
+    """What a step does. Operations are counted for `draws` above 0: where the whole network and it alone trains."""
+    from kfjax.rates import lengths
+    from kfjax.train.flops import train_flops
 
+    sizes = {lengths(s, system.rates).latents: (s, lengths(s, system.rates)) for s, _ in config.data.buckets}
+
+    def work(batch: Any) -> Work:
+        clips, latents, _ = batch.posterior.mean.shape
+        seconds, size = sizes[latents]
+        flops = train_flops(system.mmdit, size, system.text_tokens, clips * draws)
+        return Work(clips, audio_seconds=clips * seconds, flops=flops)
+
+    return work
+
+
+def _feature_input(config: ConfigDict, loop: LoopConfig, system: SystemConfig, step: FlowStepConfig):
+    """(step -> `FeatureBatch`, no panel): encoders are neither run nor read."""
+    from kfjax.data.feature_input import FeatureInput, SyntheticInput
+
+    data = config.data
+    lacks = {"train_encoders": "frames", "stereo_weight": "mels of both ears", "caption_weight": "token ids"}
+    wrong = [f"step.{name} {getattr(step, name)} needs {what}" for name, what in lacks.items() if getattr(step, name)]
+    if wrong:
+        advice = "unset, or train on scenes (data.folder, no data.corpora)"
+        raise ValueError(f"config: got extracted features to train on, but {', '.join(wrong)}; {advice}")
+    if data.heldout:
+        raise ValueError(f"config.data.heldout: got {data.heldout} with extracted features, expected none; leave it "
+                         "empty: a panel needs encoders, which such a run does without")
+    if data.synthetic:
+        return SyntheticInput(system, _buckets(config, loop), seed=loop.seed), None
+    return FeatureInput(
+        system,
+        data.corpora,
+        _buckets(config, loop),
+        seed=loop.seed,
+        fingerprint=data.fingerprint or _model_fingerprint(data.start),
+        joined=data.joined,
+    ), None
+
+
+def _model_fingerprint(start: str) -> str:
+    """Of the encoders that a run's result will be used with; "" where it starts from no model directory."""
+    from kfjax import system
+    from kfjax.data.feature_encoder import fingerprint
+
+    return fingerprint(system.load(start)) if _is_folder(start) else ""
+
+
+def _buckets(config: ConfigDict, loop: LoopConfig) -> Buckets:
+    """Which durations steps have; the same on every number of devices where `data.batch_multiple` is not 0."""
+    from kfjax.data.buckets import Buckets
+
+    data = config.data
+    return Buckets(
+        {float(seconds): weight for seconds, weight in data.buckets},
+        batch_seconds=data.batch_seconds,
+        multiple_of=data.batch_multiple or jax.device_count(),
+        seed=loop.seed,
+    )
+
+
+def _flow_scenes(config: ConfigDict, loop: LoopConfig, system: SystemConfig, step: FlowStepConfig):
+    """(step -> `FlowBatch`, panel or None) of an encoded corpus."""
+    from kfjax.data.extract import encode_corpus
+    from kfjax.data.input import tokenizer_from
+    from kfjax.data.scenes import Corpus
+    from kfjax.encoders.tokenizer import Tokenizer
+    from kfjax.train.panel import flow_panel
+
+    data, corpus = config.data, Corpus(config.data.folder)
+    codec_parts = ("vae", "vocoder") if data.heldout else ("vae",)  # only the panel listens
+    shapes = _part_shapes(system, codec_parts)
+    codec = {name: _part(data[name] or data.start, name, shapes[name]) for name in codec_parts}
+    encode_corpus(corpus, system.codec, codec["vae"])
+    if step.train_encoders:
+        tokenizer = tokenizer_from(corpus, system.text_tokens, Path(data.tokenizer))
+    else:
+        tokenizer = Tokenizer.load(data.tokenizer or Path(data.start, "tokenizer.json"), system.text_tokens)
+    batches = _scene_input(config, loop, system, tokenizer, corpus, codec["vae"])
+    panel = flow_panel(system, tokenizer, codec, Corpus(data.heldout), config.panel.to_dict()) if data.heldout else None
+    return batches, panel
+
+
+def _frozen(config: ConfigDict, system: SystemConfig, step: FlowStepConfig, reads: Sequence[str]) -> module.Params:
+    """The parts that a flow run reads and leaves as they are; `reads`: the encoders that it runs."""
     start, encoders = config.data.start, config.data.encoders or config.data.start
     if step.lora.rank:
-        return _weights(start, _part_shapes(system, (*ENCODERS, "mmdit")))
-    if step.train_encoders:
+        return _weights(start, _part_shapes(system, (*reads, "mmdit")))
+    if step.train_encoders or not reads:
         return {}
-    shapes = _part_shapes(system, ENCODERS)
+    shapes = _part_shapes(system, reads)
     return _weights(encoders, shapes) if _is_folder(encoders) else load_params(encoders, shapes)
 
 
@@ -308,11 +396,9 @@ def _scene_input(config: ConfigDict, loop: LoopConfig, system, tokenizer, corpus
         system,
         tokenizer,
         corpus,
-        batch_seconds=data.batch_seconds,
-        weights={float(seconds): weight for seconds, weight in data.buckets},
+        _buckets(config, loop),
         seed=loop.seed,
         fingerprint=fingerprint(vae),
-        multiple_of=jax.device_count(),
         duration_jitter=data.duration_jitter,
         emphasis=dict(data.emphasis),
     )

@@ -7,6 +7,7 @@ import pytest
 import tiny_corpus
 from tiny_system import CONFIG, tiny_system
 
+from kfjax.data.buckets import Buckets
 from kfjax.data.extract import fingerprint, open_latents
 from kfjax.data.input import SceneInput, tokenizer_from
 from kfjax.data.scenes import Corpus
@@ -21,9 +22,9 @@ def corpus(tmp_path_factory):
     return tiny_corpus.encode(tiny_corpus.render(tmp_path_factory.mktemp("corpus")))
 
 
-def make(corpus, cfg=CONFIG, tokenizer=None, **options):
-    options = {"batch_seconds": 4.2, "weights": WEIGHTS, "seed": 2, "fingerprint": MARK} | options
-    return SceneInput(cfg, tokenizer or tiny_system().tokenizer, corpus, **options)
+def make(corpus, cfg=CONFIG, weights=WEIGHTS, batch_seconds=4.2, multiple_of=1, seed=2, fingerprint=MARK, **options):
+    buckets = Buckets(weights, batch_seconds=batch_seconds, multiple_of=multiple_of, seed=seed)
+    return SceneInput(cfg, tiny_system().tokenizer, corpus, buckets, seed=seed, fingerprint=fingerprint, **options)
 
 
 def assert_same(got, want):

@@ -7,11 +7,18 @@ import jax
 import numpy as np
 import pytest
 import tiny_corpus
+import tiny_features
+from tiny_system import CONFIG, tiny_system, write_model
 
+from kfjax import config as strict
 from kfjax import module
 from kfjax.checkpoint import load_params, save_params
+from kfjax.cli import main
 from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.codec.vocoder import Vocoder, VocoderConfig
+from kfjax.data import records
+from kfjax.data.feature_encoder import fingerprint
+from kfjax.system import SystemConfig
 from kfjax.train.loop import init_state, run
 from kfjax.train.tasks import abstract_params, make_task
 
@@ -183,10 +190,12 @@ def test_batches_are_the_same_in_another_run_and_divide_over_devices(runs, untra
 
 
 @pytest.mark.parametrize("values, message", [
-    ({"task": "sing"}, r"config\.task: got 'sing', expected one of codec, vocoder, flow, stereo"),
+    ({"task": "sing"}, r"config\.task: got 'sing', expected one of codec, vocoder, bigvgan, flow, stereo"),
     ({"data__vae": "nowhere.safetensors"}, r"no weights at nowhere\.safetensors"),
     ({"data__folder": "nowhere"}, r"nowhere: no corpus\.json there"),
     ({"data__buckets": ((9.0, 1.0),)}, r"no scenes of \[9\.0\] s in the corpus"),
+    ({"data__folder": ""}, r"config\.data: got neither corpora, folder nor synthetic"),
+    ({"data__synthetic": True}, r"got extracted features to train on, but step\.train_encoders True needs frames"),
 ])  # fmt: skip
 def test_what_is_not_there_is_named(runs, untrained_vae, values, message):
     with pytest.raises(ValueError, match=message):
@@ -205,3 +214,112 @@ def test_unknown_keys_are_named(runs, untrained_vae, section, message):
         config[section]["nmae"] = 1
     with pytest.raises(ValueError, match=message):
         make_task(config)
+
+
+def features_config(folders, variant="features-runlocal", **values):
+    return config_of("flow", variant, data__corpora=tuple((str(path), 1.0) for path in folders), **values)
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    """Two folders of features for `features-runlocal`: with video, and of sound and caption alone."""
+    root = tmp_path_factory.mktemp("features")
+    cfg = strict.from_dict(SystemConfig, config_of("flow", "features-runlocal").system.to_dict())
+    return [
+        tiny_features.write(root / "videos", cfg, {1.0: 8, 0.5: 8}, shards=2),
+        tiny_features.write(root / "sounds", cfg, {1.0: 8}, has_video=False),
+    ]
+
+
+@pytest.mark.slow
+def test_flow_on_features(features, tmp_path):
+    """No encoder is read or made."""
+    config = features_config(features, data__joined=0.5)
+    task, loop = make_task(config)
+    state = run(task, tmp_path, loop)
+    assert_trained(config, state)
+    assert set(state.params) == {"mmdit"}
+    assert set(load_params(tmp_path / "ema.safetensors")) == {"mmdit"}
+    work = task.work(task.batch(0))
+    assert (work.clips, work.audio_seconds) == (8, 8.0) and work.flops > 1e9
+    assert [line["step"] for line in figures(tmp_path, "train")] == [2, 4]
+
+
+def test_flow_on_synthetic_features(tmp_path):
+    config = config_of("flow", "features-runlocal", data__synthetic=True)
+    task, _ = make_task(config)
+    batch = task.batch(0)
+    assert batch.features.clip.shape == (8, 8, 1024) and batch.posterior.mean.shape == (8, 44, 40)
+    jax.eval_shape(lambda: task.step(init_state(task, jax.random.key(0)), batch, jax.random.key(1)))
+
+
+def test_a_run_on_features_goes_on_from_another_runs_network(features, tmp_path):
+    config = features_config(features)
+    shapes = abstract_params(config)
+    weights = jax.tree.map(lambda x: np.full(x.shape, 0.5, np.float32), shapes)
+    save_params(tmp_path / "ema.safetensors", weights | {"clip": {"kernel": np.ones(3, np.float32)}})
+    task, _ = make_task(features_config(features, data__start=str(tmp_path / "ema.safetensors")))
+    jax.tree.map(np.testing.assert_array_equal, task.init(jax.random.key(0)), weights)
+
+
+def test_lora_on_features_of_the_model(tmp_path):
+    """They must be of the encoders of the model that is tuned."""
+    model, mark = write_model(tmp_path / "model"), fingerprint(tiny_system())
+    own = tiny_features.write(tmp_path / "own", CONFIG, {1.0: 8}, fingerprint=mark)
+    other = tiny_features.write(tmp_path / "other", CONFIG, {1.0: 8})
+    task, _ = make_task(features_config([own], "lora-runlocal", data__start=str(model)))
+    assert set(jax.eval_shape(task.init, jax.random.key(0))) == {"mmdit", "lora"}
+    with pytest.raises(ValueError, match=f"other: got features of encoders {tiny_features.MARK}, expected .* {mark}"):
+        make_task(features_config([other], "lora-runlocal", data__start=str(model)))
+
+
+def missing(folder: Path):
+    next(folder.glob("1s/00001*")).unlink()
+
+
+def truncated(folder: Path):
+    path = next(folder.glob("1s/00001*"))
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def damaged(folder: Path):
+    for path in folder.glob("1s/*"):
+        content = bytearray(path.read_bytes())
+        content[70_000:-70_000:997] = bytes(len(content[70_000:-70_000:997]))
+        path.write_bytes(content)
+
+
+def of_another_schema(folder: Path):
+    index = json.loads((folder / "index.json").read_text())
+    records.write_json(folder / "index.json", index | {"schema": 99})
+
+
+def of_other_encoders(folder: Path):
+    index = json.loads((folder / "index.json").read_text())
+    records.write_json(folder / "index.json", index | {"fingerprint": "beef"})
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (missing, "1 of 2 files are missing: 1s/00001-of-00002.array_record"),
+    (truncated, "truncated or replaced: 1s/00001-of-00002.array_record"),
+    (damaged, "is damaged"),
+    (of_another_schema, "got features of schema 99, expected 1"),
+    (of_other_encoders, "got features of encoders beef, expected those of 0123456789abcdef"),
+])  # fmt: skip
+def test_bad_features_end_a_run_with_one_line(features, tmp_path, capsys, spoil, message):
+    cfg = strict.from_dict(SystemConfig, config_of("flow", "features-runlocal").system.to_dict())
+    bad = tiny_features.write(tmp_path / "bad", cfg, {1.0: 8}, shards=2)
+    spoil(bad)
+    corpora = f"data.corpora=(('{features[0]}', 1.0), ('{bad}', 1.0))"
+    arguments = ["--workdir", str(tmp_path / "run"), "--set", corpora]
+    assert main(["train", "configs/flow.py:features-runlocal", *arguments]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if line.startswith("kfjax:")] == said[-1:]
+    assert message in said[-1] and str(bad) in said[-1]
+
+
+@pytest.mark.parametrize("value", ["('a', 1.0)", "(('a',),)", "(('a', 'b'),)", "((1.0, 'a'),)"])
+def test_corpora_of_another_form_are_refused(tmp_path, capsys, value):
+    arguments = ["--workdir", str(tmp_path / "run"), "--set", f"data.corpora={value}"]
+    assert main(["train", "configs/flow.py:features-runlocal", *arguments]) == 2
+    assert "data.corpora: got" in capsys.readouterr().err

@@ -1,0 +1,106 @@
+"""How many ten-second excerpts a second the training input reads from local disk, mixed, batched, ready for the device.
+
+    python experiments/0006-input-speed/bench.py [--folder FOLDER] [--gigabytes 1.5] [--batch 64] [--rounds 8]
+
+Writes features of full size (0.75 MB an excerpt) into a temporary folder, which is deleted, and reads batches of them
+as `kfjax train` does: with the files in the page cache and without, with and without joined excerpts, by 1 and by 2
+threads. Run it on an idle machine; `--cores` keeps it to some of many.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS, SHARD = 10.0, 256
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, help="on the disk to measure; default: the system's temporary folder")
+    parser.add_argument("--gigabytes", type=float, default=1.5, help="of features to write (default 1.5, at most 3)")
+    parser.add_argument("--batch", type=int, default=64, help="excerpts (default 64)")
+    parser.add_argument("--rounds", type=int, default=8, help="batches a measurement (default 8)")
+    parser.add_argument("--cores", type=int, default=2)
+    return parser.parse_args()
+
+
+def write(folder: Path, cfg, counts: dict[float, int]) -> None:
+    """seconds -> how many excerpts. Each has other numbers: rolled out of one of its duration."""
+    import numpy as np
+
+    from kfjax.data import records
+    from kfjax.data.feature_input import example_shapes
+
+    rng, times = np.random.default_rng(0), {"seconds_start": 0.0, "has_video": True, "has_text": True}
+    random = lambda shape: rng.standard_normal(shape, np.float32).astype(records.BFLOAT16)
+    base = {s: {name: random(shape) for name, shape in example_shapes(cfg, s).items()} for s in counts}
+    words = {"text_mask": np.arange(cfg.text_tokens) < cfg.text_tokens // 4}
+    of = -(-max(counts.values()) // SHARD)
+    for k in range(of):
+        with records.ShardWriter(folder, k, of, "bench") as shard:
+            for seconds, count in counts.items():
+                for i in range(k, count, of):
+                    arrays = {name: np.roll(array, i) for name, array in base[seconds].items()} | words
+                    shard.add(seconds, records.Example(f"{i}", **arrays, **times, seconds_total=seconds))
+    records.write_index(folder)
+
+
+def forget(folder: Path) -> None:
+    """Drop the folder's files from the page cache, so that the disk is read."""
+    for path in folder.rglob("*.array_record"):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def measure(made, rounds: int) -> tuple[float, float, float]:
+    """(excerpts a second, processor milliseconds an excerpt, megabytes an excerpt) over some batches."""
+    import jax
+
+    made(rounds)  # opens the files; another batch than those below
+    count, size = 0, 0
+    start = time.perf_counter(), time.process_time()
+    for step in range(rounds):
+        leaves = jax.tree.leaves(made(step))
+        count += len(leaves[0])
+        size += sum(leaf.nbytes for leaf in leaves)
+    elapsed, processor = time.perf_counter() - start[0], time.process_time() - start[1]
+    return count / elapsed, 1e3 * processor / count, size / count / 1e6
+
+
+def main() -> None:
+    args = arguments()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    sys.path[:0] = [str(ROOT)]
+    from kfjax.data.buckets import Buckets
+    from kfjax.data.feature_input import FeatureInput
+    from kfjax.mmdit.sizes import SIZES
+    from kfjax.system import SystemConfig
+
+    cfg = SystemConfig(mmdit=SIZES["1.5b"])
+    count = int(min(args.gigabytes, 3.0) * 1e9 / 4 / 0.76e6)  # half of it ten-second excerpts, in two folders
+    buckets = Buckets({SECONDS: 1.0}, batch_seconds=SECONDS * args.batch, multiple_of=args.batch, seed=0)
+    with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
+        folders = [Path(temporary, name) for name in ("a", "b")]
+        for folder in folders:
+            write(folder, cfg, {SECONDS: count, SECONDS / 2: 2 * count})
+        print(f"{'':44}{'excerpts/s':>11}{'ms of processor':>17}{'MB':>6}")
+        for joined, threads in ((0.0, 1), (0.0, 2), (0.5, 1), (0.5, 2)):
+            corpora = list(zip(folders, (3.0, 1.0), strict=True))
+            made = FeatureInput(cfg, corpora, buckets, seed=0, joined=joined, threads=threads)
+            for source in ("disk", "page cache"):
+                if source == "disk":
+                    forget(Path(temporary))
+                speed, busy, size = measure(made, args.rounds)
+                name = f"{threads} thread(s), {joined:.0%} joined, {source}"
+                print(f"{name:44}{speed:11.0f}{busy:17.2f}{size:6.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
