@@ -285,8 +285,8 @@ def write_index(folder: Path) -> None:
         raise ValueError(f"{folder}: {len(missing)} of {total} shards are missing: {_some(missing)}; extract them too")
     (schema, fingerprint), = marks
     merged: dict[float, dict[str, Any]] = {}
-    for k, note in enumerate(found.values()):
-        for part in note["buckets"]:
+    for k in range(total):
+        for part in found[_name(k, total)]["buckets"]:
             bucket = merged.setdefault(part["seconds"], {"seconds": part["seconds"], "shapes": part["shapes"]})
             if bucket["shapes"] != part["shapes"]:
                 where = f"shard {k} has other shapes of {part['seconds']:g} s than those before"
@@ -449,5 +449,8 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Atomic: the file is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(values) + "\n")
+    with temporary.open("w") as file:
+        file.write(json.dumps(values) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
