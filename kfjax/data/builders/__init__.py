@@ -7,16 +7,18 @@
 
 Nothing is downloaded: recordings and tables lie in a folder of the reader's (tfds's manual directory), as each
 builder's docstring says. A dataset holds text and the paths of the recordings, not the recordings: extraction reads
-each of them once, and a second copy of several hundred gigabytes would be read as often. A corpus that was moved is
-made again, which takes as long as listing its files.
+each of them once, and a second copy of several hundred gigabytes would be read as often. A corpus that was moved or
+has got more recordings is made again, which takes as long as listing its files.
 
 The only place for tensorflow_datasets, which comes with the extra `builders`. Reading and writing ArrayRecord needs no
 tensorflow.
 """
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import sys
 from pathlib import Path
 
 from kfjax.data.builders.clip_record import ClipRecord
@@ -32,14 +34,14 @@ def read_rows(
       name: audiocaps, audioset, kling_audio_eval, vggsound or wavcaps; a configuration follows a slash
         ("wavcaps/everything").
       split: in tfds's notation ("train", "train+test", "train[:1000]").
-      manual_dir: where recordings and tables are; unused where the corpus has been made before.
+      manual_dir: where recordings and tables are; may be left out when the corpus has been made before.
       data_dir: where datasets are kept; None: tfds's own place (`TFDS_DATA_DIR`).
 
     Raises:
-      ValueError: no such corpus, configuration or split; no recordings; tensorflow_datasets is not installed.
+      ValueError: no such corpus, configuration or split; no recordings, or it was made of others;
+        tensorflow_datasets is not installed.
     """
-    builder = _builder(name, data_dir)
-    _make(builder, manual_dir)
+    builder = _made(name, manual_dir, data_dir)
     try:
         count = builder.info.splits[split].num_examples
     except (KeyError, ValueError):
@@ -48,9 +50,9 @@ def read_rows(
         known = ", ".join(sorted(builder.info.splits))
         raise ValueError(f"{name}: got split {split!r}, which has no clips; expected {known} or a part of one")
     rows = [_row(ClipRecord.decode(example)) for example in builder.as_data_source(split=split)]
-    gone = next((row.sound for row in rows[:1] if not row.sound.exists()), None)
-    if gone is not None:
-        raise ValueError(f"{gone}: is no longer there; delete {builder.data_dir} to make {name} from another folder")
+    one = rows[0].sound
+    if not one.exists() or (manual_dir is not None and not one.is_relative_to(Path(manual_dir).absolute())):
+        raise ValueError(f"{name}: was made of other recordings ({one}); delete {builder.data_dir} to make it anew")
     return rows
 
 
@@ -83,12 +85,21 @@ def _builder(name: str, data_dir: str | os.PathLike | None):
     return builder(config=config or None, data_dir=data_dir, file_format="array_record")
 
 
-def _make(builder, manual_dir: str | os.PathLike | None) -> None:
-    """Make the dataset unless it is there."""
-    import tensorflow_datasets as tfds
+def _made(name: str, manual_dir: str | os.PathLike | None, data_dir: str | os.PathLike | None):
+    """The builder of a corpus that is there, made now if need be."""
+    builder = _builder(name, data_dir)
+    if not builder.is_prepared():
+        import tensorflow_datasets as tfds
 
-    settings = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
-    builder.download_and_prepare(download_config=settings)
+        settings = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # tfds tells what it does
+                builder.download_and_prepare(download_config=settings)
+        except OSError:  # what the end is when another process was faster
+            builder = _builder(name, data_dir)
+            if not builder.is_prepared():
+                raise
+    return builder
 
 
 def _row(clip: ClipRecord) -> Row:

@@ -57,7 +57,7 @@ def manual_folder(builder, dl_manager, *names: str) -> Path:
       ValueError: there is no such folder, nothing in it, or none of the files.
     """
     try:
-        folder = Path(dl_manager.manual_dir)
+        folder = Path(dl_manager.manual_dir).absolute()
     except AssertionError as missing:  # in two lines, and no ValueError
         raise ValueError(" ".join(f"{builder.name}: {missing}".split())) from None
     if names and not any((folder / name).is_file() for name in names):

@@ -88,7 +88,7 @@ def _text(table: Path, row: Mapping[str, Any], field: str) -> str:
 
 def _find(media: MediaFolder, folder: Path, name: str, kind: int) -> str:
     """Path of a video (0) or sound (1): where the table says, else wherever there is one of that name."""
-    path = folder / name.replace("\\", "/")
+    path = folder / name.replace("\\", "/").lstrip("/")
     return str(path) if name and path.is_file() else media.find(path.stem if name else "")[kind]
 
 

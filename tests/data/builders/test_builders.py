@@ -8,7 +8,9 @@ import pytest
 
 pytest.importorskip("tensorflow_datasets", reason="no tensorflow_datasets: pip install 'kfjax[builders]'")
 
+from kfjax import command
 from kfjax.data import builders
+from kfjax.data.builders import clip_record
 from kfjax.data.builders.clip_record import ClipRecord
 from kfjax.data.builders.media_folder import MediaFolder, YouTubeFolder
 
@@ -43,6 +45,7 @@ def left_out(tmp_path, split):
 def refuse(build, match):
     with pytest.raises(ValueError, match=match) as caught:
         build()
+    assert command.reason(caught.value) == str(caught.value)  # a mistake of the user's, not a defect
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -201,6 +204,7 @@ def test_no_folder_and_no_table(tmp_path):
     [
         ("vggsound", "vggsound.csv", "a,1,barking, loud,train\n", r"line 1: got 5 cells, expected 4 .*quotes"),
         ("vggsound", "vggsound.csv", "a,1,b,train\na,one,b,train\n", "line 2: got 'one' in start, expected a number"),
+        ("vggsound", "vggsound.csv", "--0PQM4-hqg,30,a,train\nb\n", "line 2: got 1 cells"),
         ("vggsound", "vggsound.csv", "a,1,caf\udce9,train\n", "no CSV file in UTF-8"),
         ("audiocaps", "train.csv", "id,youtube_id,caption\n", "columns id, youtube_id, caption; start_time is missing"),
         ("audiocaps", "train.csv", "", "got columns none; youtube_id"),
@@ -236,9 +240,30 @@ def test_unknown_names(corpus, tmp_path, name, split):
 
 def test_a_corpus_that_was_moved(make, tmp_path):
     make("vggsound")("train")
+    read = lambda folder: builders.read_rows("vggsound", "train", manual_dir=folder, data_dir=tmp_path / "data")
+    refuse(lambda: read(tmp_path / "others"), "other recordings .*; delete .*vggsound/1.0.0 to make it anew")
     (tmp_path / "corpora").rename(tmp_path / "elsewhere")
-    read = lambda: builders.read_rows("vggsound", "train", data_dir=tmp_path / "data")
-    refuse(read, "no longer there; delete .*vggsound/1.0.0 to make vggsound from another folder")
+    refuse(lambda: read(None), "other recordings .*; delete .*vggsound/1.0.0 to make it anew")
+
+
+def test_another_process_is_faster(make, monkeypatch):
+    """Processes that share a folder of datasets may all find that a corpus is missing."""
+    rows, split_generators = make("vggsound"), clip_record.split_generators
+
+    def slowly(*args):
+        monkeypatch.setattr(clip_record, "split_generators", split_generators)
+        rows("train")
+        return split_generators(*args)
+
+    monkeypatch.setattr(clip_record, "split_generators", slowly)
+    assert len(rows("train")) == 3
+
+
+def test_paths_are_absolute(corpus, tmp_path, monkeypatch):
+    folder = corpus("vggsound")
+    monkeypatch.chdir(folder.parent)
+    rows = builders.read_rows("vggsound", "test", manual_dir=folder.name, data_dir=tmp_path / "data")
+    assert rows[0].video.is_relative_to(folder)
 
 
 def test_datasets_are_made_once_and_alike(make, tmp_path):
