@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from kfjax import media
+from kfjax.data.sources import SOUND_SUFFIXES, VIDEO_SUFFIXES
 
-SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".mkv", ".webm")
+SUFFIXES = (*SOUND_SUFFIXES, *VIDEO_SUFFIXES)
 _FULL_SCALE = 32767.0
 
 
