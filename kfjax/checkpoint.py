@@ -167,7 +167,12 @@ class StateStore:
         with self._writing():
             self._manager.wait_until_finished()
         stored = self._read(step, lambda: self._described(step))
-        problems = _differences(flatten(stored), flatten(like))
+        stored, expected = flatten(stored), flatten(like)
+        problems = _differences(stored, expected) or [
+            f"type of {name}: got {stored[name].dtype}, expected {leaf.dtype}"
+            for name, leaf in expected.items()
+            if np.dtype(stored[name].dtype) != leaf.dtype
+        ]
         if problems:
             raise WeightsError(
                 f"the checkpoint at step {step} is of another configuration: {_shown(problems)}; "
@@ -187,6 +192,7 @@ class StateStore:
         try:
             yield
         except _DISK as error:
+            self._manager.reload()  # it has counted on success
             kept = self.latest()
             last = "none is" if kept is None else f"that of step {kept} is"
             raise CheckpointError(

@@ -1,13 +1,18 @@
 """Weights files and training states: exact, complete, and refused with everything that is wrong named at once."""
+import os
+import resource
+import shutil
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from kfjax.checkpoint import StateStore, WeightsError, load_params, save_params, unflatten
+from kfjax.checkpoint import CheckpointError, StateStore, WeightsError, load_params, save_params, unflatten
 from kfjax.module import flatten
-from kfjax.sharding import data_mesh, replicated
+from kfjax.sharding import data_mesh, make_mesh, param_shardings, replicated
 from kfjax.structs import TrainState
 from kfjax.train.optim import OptimConfig, make_optimizer
 
@@ -137,6 +142,120 @@ def test_the_newest_few_are_kept(tmp_path):
         for step in (1, 2, 3):
             store.save(step, state(), wait=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "3"]
+
+
+def test_some_are_kept_for_good(tmp_path):
+    with StateStore(tmp_path, keep=1, keep_every=4) as store:
+        for step in (2, 4, 6, 8, 10):
+            store.save(step, state())
+    assert steps(tmp_path) == [4, 8, 10]
+
+
+def test_no_clock_decides_which_is_the_newest(tmp_path, monkeypatch):
+    """Neither one that jumps back by years while saving, nor the files' times."""
+    now = time.time()
+    with StateStore(tmp_path, keep=2) as store:
+        for step in (1, 2, 3):
+            monkeypatch.setattr(time, "time", lambda step=step: now - 1e8 * step)
+            store.save(step, state(), wait=True)
+    os.utime(tmp_path / "2", (now + 1e6, now + 1e6))
+    with StateStore(tmp_path) as store:
+        assert store.latest() == 3 and steps(tmp_path) == [2, 3]
+        store.save(4, state())
+    assert steps(tmp_path) == [3, 4]
+
+
+def steps(folder):
+    return sorted(int(path.name) for path in folder.iterdir())
+
+
+def test_half_a_checkpoint_is_none(tmp_path):
+    """What a kill leaves: the temporary names, which the next run clears away."""
+    with StateStore(tmp_path) as store:
+        store.save(3, state())
+    shutil.copytree(tmp_path / "3", tmp_path / "5.orbax-checkpoint-tmp")
+    with StateStore(tmp_path) as store:
+        assert store.latest() == 3
+        store.save(5, state())
+    with StateStore(tmp_path) as store:
+        assert store.latest() == 5
+        assert_equal(store.restore(5, state()), state())
+
+
+@pytest.fixture
+def full_disk():
+    """Files end at 64 KiB, with an error like that of a full disk: EFBIG for ENOSPC."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def set_limit(full: bool):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]) if full else before)
+
+    yield set_limit
+    set_limit(False)
+
+
+def test_a_full_disk_leaves_what_was_complete(tmp_path, full_disk, capfd):
+    large = lambda x: {"w": np.random.default_rng(x).standard_normal(2**16)}
+    message = r"File too large.*step 2 is complete"
+    with pytest.raises(CheckpointError, match=message) as caught, StateStore(tmp_path, keep=1) as store:
+        store.save(2, large(2), wait=True)
+        full_disk(True)
+        store.save(4, large(4))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    assert capfd.readouterr().err == ""  # no tracebacks from the threads that write
+    full_disk(False)
+    with StateStore(tmp_path, keep=1) as store:
+        assert store.latest() == 2
+        assert_equal(store.restore(2, large(0)), large(2))
+        store.save(4, large(4))
+    with StateStore(tmp_path) as store:
+        assert_equal(store.restore(4, large(0)), large(4))
+
+
+def test_a_failed_save_does_not_hide_what_ended_the_run(tmp_path, full_disk):
+    with pytest.raises(ZeroDivisionError), StateStore(tmp_path) as store:
+        full_disk(True)
+        store.save(4, {"w": np.random.default_rng(0).standard_normal(2**16)})
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("file", ["manifest.ocdbt", "_METADATA"])
+@pytest.mark.parametrize("length", [0, 30, None])
+def test_damaged_files_are_named_and_left(tmp_path, file, length):
+    with StateStore(tmp_path) as store:
+        store.save(3, state())
+    damaged = tmp_path / "3" / "default" / file
+    if length is None:
+        damaged.unlink()
+    else:
+        damaged.write_bytes(damaged.read_bytes()[:length])
+    message = r"/3 can't be read \(.+\); if it is damaged, delete that folder"
+    with pytest.raises(CheckpointError, match=message), StateStore(tmp_path) as store:
+        store.restore(3, state())
+    assert steps(tmp_path) == [3]
+
+
+def test_states_that_earlier_versions_stored(tmp_path):
+    """Whole on a mesh of one axis, by orbax's manager as it comes; they go on, split over another mesh."""
+    import orbax.checkpoint as ocp
+
+    options, handler = ocp.CheckpointManagerOptions(max_to_keep=2, create=True), ocp.StandardCheckpointHandler()
+    with ocp.CheckpointManager(tmp_path, item_handlers=handler, options=options) as manager:
+        manager.save(7, args=ocp.args.StandardSave(jax.device_put(state(), replicated(data_mesh()))))
+    where = param_shardings(state(), make_mesh({"data": 2, "fsdp": 4}))
+    like = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state(), where)
+    with StateStore(tmp_path) as store:
+        got = store.restore(store.latest(), like)
+    assert_equal(got, state())
+    assert jax.tree.map(lambda x: x.sharding, got) == where
+    assert len({str(shard.index) for shard in got.ema["mmdit"]["blocks"][0]["kernel"].addressable_shards}) == 4
+
+
+def test_a_state_of_other_types_is_refused(tmp_path):
+    with StateStore(tmp_path) as store:
+        store.save(3, {"w": jnp.ones(3), "n": jnp.arange(2)}, wait=True)
+        with pytest.raises(WeightsError, match="type of w: got float32, expected bfloat16; use the config"):
+            store.restore(3, {"w": jnp.ones(3, jnp.bfloat16), "n": jnp.arange(2)})
 
 
 @pytest.mark.parametrize("like, message", [

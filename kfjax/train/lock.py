@@ -29,12 +29,12 @@ class Lock:
 
     def __enter__(self) -> Lock:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("ab+", buffering=0)
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             self._take()
             self._write(0)
         except BaseException:
-            self._file.close()
+            os.close(self._file)
             raise
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
@@ -75,8 +75,9 @@ class Lock:
             return {"host": "an unknown host", "pid": "?"}
 
     def _write(self, beat: int) -> None:
-        self._file.truncate(0)
-        self._file.write(json.dumps(self._me | {"beat": beat}).encode())
+        text = json.dumps(self._me | {"beat": beat}).encode()
+        os.pwrite(self._file, text, 0)  # first, so that a reader never finds the file empty
+        os.ftruncate(self._file, len(text))
 
     def _beat(self) -> None:
         beat = 0
@@ -91,6 +92,6 @@ class Lock:
         self._done.set()
         self._thread.join()
         try:
-            self._file.truncate(0)
+            os.ftruncate(self._file, 0)
         finally:
-            self._file.close()
+            os.close(self._file)
