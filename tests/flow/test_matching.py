@@ -25,6 +25,15 @@ def test_times_are_logit_normal():
     assert abs(logit.std() - 1) < 0.03
 
 
+def test_a_share_of_the_times_lies_at_the_start():
+    t = np.asarray(sample_times(jax.random.key(0), 20_000, start=0.25))
+    plain = np.asarray(sample_times(jax.random.key(0), 20_000))
+    assert 0.25 < (t < 0.1).mean() < 0.27  # the logit-normal itself has 1.4 % there
+    early = t[t < 0.1]
+    assert abs(early.mean() - 0.05) < 2e-3 and early.min() < 1e-3
+    assert np.array_equal(t[t >= 0.1], plain[t >= 0.1])  # the others are as without it
+
+
 def test_loss_is_one_float32_value_a_sample():
     predicted = jnp.zeros((2, 5, 4), jnp.bfloat16)
     value = loss(predicted, jnp.stack([jnp.full((5, 4), 2.0), jnp.zeros((5, 4))]))
