@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from kfjax.layers import MLP, ConvMLP, RMSNorm, attention, conv, linear, modulate, rotate
+from kfjax.sharding import pin
 
 Tokens = Float[Array, "b n h"]
 
@@ -45,13 +46,18 @@ class Stream(nnx.Module):
         q, k, v = self.q_norm(q.reshape(heads)), self.k_norm(k.reshape(heads)), v.reshape(heads)
         if table is not None:
             q, k = rotate(q, table), rotate(k, table)
-        return (q, k, v), tuple(rest)
+        return (_whole(q), _whole(k), _whole(v)), tuple(rest)
 
     def after(self, x: Tokens, attended: Float[Array, "b n k e"], rest: tuple) -> Tokens:
         """Residual update by the attention's result, then by the feed-forward."""
         gate_attention, shift, scale, gate_mlp = rest
-        x = x + self.out(attended.reshape(x.shape)) * gate_attention
-        return x + self.mlp(modulate(x, shift, scale)) * gate_mlp
+        x = pin(x, "b n h") + self.out(pin(attended.reshape(x.shape), "b n h")) * gate_attention
+        return pin(x + self.mlp(modulate(x, shift, scale)) * gate_mlp, "b n h")
+
+
+def _whole(x: Float[Array, "b n k e"]) -> Float[Array, "b n k e"]:
+    """Not split along "context": attention, a few percent of the work, is done by every device of a group."""
+    return pin(x, "b _ k e")
 
 
 class SingleBlock(nnx.Module):
@@ -62,7 +68,7 @@ class SingleBlock(nnx.Module):
 
     def __call__(self, x: Tokens, condition: Tokens, table: Array | None) -> Tokens:
         qkv, rest = self.audio.before(x, condition, table)
-        return self.audio.after(x, attention(*qkv), rest)
+        return self.audio.after(x, _whole(attention(*qkv)), rest)
 
 
 class JointBlock(nnx.Module):
@@ -85,10 +91,10 @@ class JointBlock(nnx.Module):
         audio_qkv, audio_rest = self.audio.before(x, extended, tables[0])
         clip_qkv, clip_rest = self.clip.before(clip, pooled, tables[1])
         text_qkv, text_rest = self.text.before(text, pooled, None)
-        q, k, v = (jnp.concatenate(parts, 1) for parts in zip(audio_qkv, clip_qkv, text_qkv, strict=True))
+        q, k, v = (_whole(jnp.concatenate(parts, 1)) for parts in zip(audio_qkv, clip_qkv, text_qkv, strict=True))
         if self.last:  # only the audio stream goes on: nobody asks for the other queries
             q = audio_qkv[0]
-        attended = attention(q, k, v)
+        attended = _whole(attention(q, k, v))
         n, v_end = x.shape[1], x.shape[1] + clip.shape[1]
         x = self.audio.after(x, attended[:, :n], audio_rest)
         if self.last:
