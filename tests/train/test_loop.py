@@ -1,6 +1,8 @@
 """The training loop: resumes bit for bit, stops cleanly, survives bad steps, compiles once."""
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 from tiny_task import make_batch, make_task, slow
 
+import kfjax.command
 from kfjax.checkpoint import WeightsError, load_params
 from kfjax.sharding import make_mesh
 from kfjax.train import loop
@@ -156,6 +159,41 @@ def test_the_culprit_may_be_a_gradient(tmp_path):
 
     with pytest.raises(Diverged, match=r"at step 2 \(gradients: b: 2 of 2 are NaN \(100 %\)\)"):
         run(task._replace(step=step, objective=loss_of), tmp_path, CFG(steps=9, max_skipped=2))
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    def second(step):
+        if step == 2:
+            with pytest.raises(ValueError, match=rf"in use by process {os.getpid()} on .*another --workdir"):
+                run(make_task(), tmp_path, CFG(steps=4))
+        return make_batch(step)
+
+    assert int(run(make_task(second), tmp_path, CFG(steps=4)).step) == 4
+    assert list(losses(tmp_path)) == [1, 2, 3, 4]
+
+
+def test_a_full_disk_ends_the_run_with_one_line_and_it_goes_on_from_the_last_save(tmp_path, capfd):
+    """Files end at 24 KiB, with an error like that of a full disk: EFBIG for ENOSPC."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    tiny = make_task()
+    task = tiny._replace(init=lambda key: tiny.init(key) | {"unused": jax.random.normal(key, (4096,))})
+
+    def fill(step):
+        while step == 4 and not (tmp_path / "checkpoints" / "2").exists():
+            time.sleep(0.01)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3 * 2**13 if step >= 4 else limits[0], limits[1]))
+        return make_batch(step)
+
+    command = lambda argv: bool(run(task._replace(batch=fill), tmp_path, CFG(steps=9, save_every=2, prefetch=1))) - 1
+    try:
+        assert kfjax.command.run(command, []) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("kfjax")]
+    assert len(said) == 1
+    assert re.search(r"could not be written \(.*File too large\); that of step [24] is complete", said[0])
+    state = run(task, tmp_path, CFG(steps=9))
+    assert_equal(state, run(task, tmp_path / "whole", CFG(steps=9)))
 
 
 def test_a_checkpoint_of_another_config_is_refused(whole):
