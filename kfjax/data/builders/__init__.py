@@ -88,7 +88,7 @@ def _builder(name: str, data_dir: str | os.PathLike | None):
 def _made(name: str, manual_dir: str | os.PathLike | None, data_dir: str | os.PathLike | None):
     """The builder of a corpus that is there, made now if need be."""
     builder = _builder(name, data_dir)
-    if not builder.is_prepared():
+    if not builder.data_path.exists():
         import tensorflow_datasets as tfds
 
         settings = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
@@ -97,7 +97,7 @@ def _made(name: str, manual_dir: str | os.PathLike | None, data_dir: str | os.Pa
                 builder.download_and_prepare(download_config=settings)
         except OSError:  # what the end is when another process was faster
             builder = _builder(name, data_dir)
-            if not builder.is_prepared():
+            if not builder.data_path.exists():
                 raise
     return builder
 
