@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import ndtri
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float
 
@@ -81,8 +80,9 @@ def _means(figures: list[dict[str, Any]], clips: list[int]) -> dict[str, float]:
 def flow_figures(system: SystemConfig, cfg: FlowStepConfig) -> Figures:
     """The flow step's loss and its parts by time and conditions, for a `FlowBatch` or a `FeatureBatch`.
 
-    Nothing is dropped. Every example has one noise and one time; a batch's times are spread over training's
-    logit-normal distribution evenly, one in each of as many equally likely intervals as there are examples.
+    Nothing is dropped. Every example has one noise and one time, and a batch's times are spread evenly over the path,
+    whichever of them training prefers: so "loss" compares runs with one another, while with the training's own loss
+    its parts by time compare ("loss_t0" to "loss_t9").
     """
     cfg = replace(cfg, draws=1, accumulate=1)
 
@@ -101,8 +101,7 @@ def _draws(key: jax.Array, shape: tuple[int, int, int]) -> Draws:
 
 
 def spread_times(key: jax.Array, count: int) -> Float[Array, " b"]:
-    """Logit-normal(0, 1) times, one in each of `count` intervals of equal probability, in random order."""
+    """Times in [0, 1), one in each of `count` equal intervals, in random order."""
     order, place = jax.random.split(key)
     shuffled = jnp.argsort(jax.random.uniform(order, (count,)))
-    quantiles = (shuffled + jax.random.uniform(place, (count,))) / count
-    return jax.nn.sigmoid(ndtri(quantiles))
+    return (shuffled + jax.random.uniform(place, (count,))) / count

@@ -72,12 +72,10 @@ def test_no_batches_are_refused():
         Validation(error, make_batch, 0)
 
 
-def test_times_are_spread_evenly_over_trainings_distribution():
-    times = np.asarray(spread_times(jax.random.key(0), 1000))
-    logits = np.sort(np.log(times / (1 - times)))
-    assert abs(logits.mean()) < 0.01 and abs(logits.std() - 1) < 0.02
+def test_times_are_spread_evenly_over_the_path_in_random_order():
+    times = np.asarray(spread_times(jax.random.key(0), 40))
+    assert sorted(np.floor(times * 40)) == list(range(40))
     assert not np.array_equal(np.sort(times), times)
-    assert np.isfinite(np.asarray(spread_times(jax.random.key(1), 1))).all()
 
 
 SIZE, CFG = lengths(0.7), FlowStepConfig(drop_video=0.5, drop_text=0.5, draws=3, accumulate=2)
@@ -102,8 +100,7 @@ def test_of_the_flow_by_time_and_conditions():
     assert visit(params, 500) == got
     assert got["loss"] == pytest.approx((got["loss_video_text"] + got["loss_text"]) / 2, rel=1e-5)
     assert "loss_no_condition" not in got and "loss_video" not in got
-    by_time = [name for name in got if name.startswith("loss_t") and name[6:].isdigit()]
-    assert len(by_time) >= 5
+    assert 6 <= len([name for name in got if name.startswith("loss_t") and name[6:].isdigit()]) <= 10
     silent = jax.tree.map(np.zeros_like, params)
     assert visit(silent, 0)["loss"] != got["loss"]
 
