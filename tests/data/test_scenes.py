@@ -238,3 +238,12 @@ def test_a_corpus_of_another_order_is_not_touched(tmp_path):
         render_corpus(tmp_path, 2, **ORDER)
     with pytest.raises(ValueError, match=r"corpus\.json"):
         Corpus(tmp_path / "nothing")
+
+
+def test_a_corpus_of_a_world_of_ones_own(tmp_path):
+    def bells(seed, *, duration_seconds, split):
+        return make_scene(seed, duration_seconds=duration_seconds, split=split, recipe="bell")
+
+    made = render_corpus(tmp_path, 4, seed=1, split="heldout", durations={0.5: 1, 0.4: 1}, size=16, make=bells)
+    scenes = [bucket.scene(i) for bucket in made.buckets.values() for i in range(len(bucket))]
+    assert len(scenes) == 4 and {(scene.recipe, scene.split) for scene in scenes} == {("bell", "heldout")}
