@@ -16,11 +16,9 @@ from kfjax import command
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-#: Settings that a later run in the same folder may change: when the loop does what, and the curriculum of durations.
-FREE = {"data.buckets", "optim.decay_steps"} | {
-    f"loop.{name}"
-    for name in ("steps", "log_every", "save_every", "panel_every", "max_seconds", "prefetch", "max_skipped")
-}
+#: Settings that a later run in the same folder may change, besides the loop's own, of which only the seed is bound:
+#: the curriculum of durations.
+FREE = {"data.buckets", "optim.decay_steps"}
 SHIPPED = Path(__file__).parents[1] / "configs"
 
 
@@ -34,20 +32,45 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("config", metavar="CONFIG[:VARIANT]", help="a Python file with get_config(variant)")
     parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="checkpoints, metrics and results")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="loop.steps=500")
+    parser.add_argument("--distributed", nargs="?", const="", metavar="HOST:PORT,PROCESS,PROCESSES", help="one of "
+        "several processes that train together; what a TPU pod, SLURM, Open MPI or GKE says itself need not be given")
     args = parser.parse_args(argv)
     config = load_config(args.config)
     for assignment in args.set:
         apply(config, assignment)
     check_workdir(args.workdir, config)
+    if args.distributed is not None:
+        join(args.distributed)
+
+    import jax
 
     from kfjax import pipeline
     from kfjax.train import loop, tasks
 
     pipeline.use_program_cache()  # a resumed run compiles nothing anew
     task, settings = tasks.make_task(config)
-    write_config(args.workdir, config)
+    if jax.process_index() == 0:
+        write_config(args.workdir, config)
     loop.run(task, args.workdir, settings)
     return 0
+
+
+def join(where: str) -> None:
+    """Connect to the other processes, by HOST:PORT of the first one, this one's number from 0, and how many there are.
+
+    Raises:
+      ValueError: none of the clusters that jax knows, and nothing given instead; the others can't be reached.
+    """
+    import jax
+
+    address, _, numbers = where.partition(",")
+    given = numbers.split(",")
+    if where and not (":" in address and len(given) == 2 and all(n.isdigit() for n in given)):
+        raise ValueError(f"--distributed: got {where!r}, expected HOST:PORT,PROCESS,PROCESSES, e.g. 10.0.0.1:8476,0,2")
+    try:
+        jax.distributed.initialize(*([address, int(given[1]), int(given[0])] if where else []))
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"--distributed: {str(error).splitlines()[0]}; give HOST:PORT,PROCESS,PROCESSES") from error
 
 
 def load_config(spec: str) -> ConfigDict:
@@ -119,11 +142,16 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}); give another --workdir") from None
     now = dict(flat(json.loads(_json(config))))
-    differing = sorted(key for key in (before.keys() | now.keys()) - FREE if before.get(key, ...) != now.get(key, ...))
+    bound = [key for key in before.keys() | now.keys() if key not in FREE and _binds(key)]
+    differing = sorted(key for key in bound if before.get(key, ...) != now.get(key, ...))
     if differing:
         shown = [f"{key} was {before.get(key, 'not set')}, is {now.get(key, 'not set')}" for key in differing[:6]]
         advice = "give another --workdir, or the same settings"
         raise ValueError(f"{workdir} holds a run of another config: {'; '.join(shown)}; {advice}")
+
+
+def _binds(key: str) -> bool:
+    return key == "loop.seed" or not key.startswith("loop.")
 
 
 def write_config(workdir: Path, config: ConfigDict) -> None:

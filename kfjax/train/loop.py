@@ -41,13 +41,15 @@ class Task(NamedTuple):
         `numbers` (ascending, possibly with gaps), one after another. With several processes the loop calls it with
         `sharding.batch_runs(mesh)`; for all numbers it must give what `batch(step)` gives. Both are called ahead of
         time from a thread of the loop's, mostly with consecutive steps; after a resume with any step.
+      validate: (averaged parameters, step) -> figures on held-out examples. Optional.
       panel: (averaged parameters, step, folder) -> figures; pictures and sounds go into the folder. Optional.
       export: (averaged parameters, workdir), at the end of a run; writes ema.safetensors where it is not given.
       work: what a step on such a batch does, for the rates in the log.
       objective: (parameters, batch, key) -> (what the step minimises, its terms by name); names the culprit among the
         gradients when a run stops for non-finite steps. Without it only the batch, the state and figures are looked at.
 
-    With several processes the first one alone runs `panel` and `export`, on parameters gathered to its host.
+    With several processes all of them run `validate`, on parameters where they lie; the first one alone runs `panel`
+    and `export`, on parameters gathered to its host.
     """
 
     init: Callable[[jax.Array], Any]
@@ -55,6 +57,7 @@ class Task(NamedTuple):
     step: Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
     batch: Callable[[int], Any]
     panel: Callable[[Any, int, Path], dict[str, float]] | None = None
+    validate: Callable[[Any, int], dict[str, float]] | None = None
     export: Callable[[Any, Path], None] | None = None
     work: Callable[[Any], Work] = count_clips
     objective: Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]] | None = None
@@ -83,6 +86,7 @@ class LoopConfig:
     log_every: int = 20
     save_every: int = 500
     panel_every: int = 1000
+    validate_every: int = 1000
     max_skipped: int = 20
     max_seconds: float = 0.0
     prefetch: int = 2
@@ -92,7 +96,8 @@ class LoopConfig:
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self):
-        counts = ("steps", "log_every", "save_every", "panel_every", "max_skipped", "prefetch", "keep")
+        every = ("log_every", "save_every", "panel_every", "validate_every")
+        counts = ("steps", *every, "max_skipped", "prefetch", "keep")
         wrong = [f"{name} {getattr(self, name)}" for name in counts if getattr(self, name) < 1]
         if wrong:
             raise ValueError(f"loop: got {', '.join(wrong)}, expected 1 or more")
@@ -177,11 +182,10 @@ def _train(task: Task, state: TrainState, store: StateStore, stop: _Stop, mesh: 
             log.step(done, metrics, task.work(batch))
             unread.append((done, signs))
             logs, saves = done % cfg.log_every == 0 or done == cfg.steps, done % cfg.save_every == 0
-            looks = task.panel is not None and done % cfg.panel_every == 0
             if logs:
                 log.metrics(done)
             # One step is left running, so that the devices do not wait for the host.
-            asked, step, skipped = _read(unread, 0 if logs or saves or looks else 1)
+            asked, step, skipped = _read(unread, 0 if logs or saves else 1)
             if skipped >= cfg.max_skipped:
                 why = _why(task, step_fn, state, step, mesh, cfg)
                 advice = "see to that, or lower the learning rate"
@@ -189,14 +193,30 @@ def _train(task: Task, state: TrainState, store: StateStore, stop: _Stop, mesh: 
             if saves:
                 with log.waiting("save"):
                     store.save(done, state)
-            if looks:
-                with log.waiting("panel"):
-                    seen = _on_first_process(_look, state.ema, task.panel, done, workdir / "panels")
-                if seen is not None:
-                    log.write(done, seen[0], "panel", seen[1])
+            _look(task, state.ema, done, log, workdir / "panels", cfg)
             if asked:
                 break
     return state
+
+
+def _look(task: Task, ema: Any, done: int, log: Log, folder: Path, cfg: LoopConfig) -> None:
+    """Validation and panel, where step `done` is one of theirs."""
+    if task.validate is not None and done % cfg.validate_every == 0:
+        with log.waiting("validation"):
+            figures = task.validate(ema, done)
+        log.write(done, figures, "validation")
+    if task.panel is not None and done % cfg.panel_every == 0:
+        with log.waiting("panel"):
+            seen = _on_first_process(_panel, ema, task.panel, done, folder)
+        if seen is not None:
+            log.write(done, seen[0], "panel", seen[1])
+
+
+def _panel(ema: Any, panel: Callable[[Any, int, Path], dict[str, float]], step: int, folder: Path):
+    """Its figures and the files that it made."""
+    before = set(folder.glob("*"))
+    figures = panel(ema, step, folder)
+    return figures, sorted(set(folder.glob("*")) - before)
 
 
 def _read(unread: deque[tuple[int, jax.Array]], left: int) -> tuple[bool, int, int]:
@@ -223,13 +243,6 @@ def _why(task: Task, step_fn: Callable[..., Any], state: TrainState, step: int, 
     except jax.errors.JaxRuntimeError as error:  # a look at the gradients takes memory of its own
         return f"no tensor is named, since looking for it failed: {str(error).splitlines()[0]}"
     return found or "all tensors are finite when it runs again"
-
-
-def _look(ema: Any, panel: Callable[[Any, int, Path], dict[str, float]], step: int, folder: Path):
-    """The panel's figures and the files that it made."""
-    before = set(folder.glob("*"))
-    figures = panel(ema, step, folder)
-    return figures, sorted(set(folder.glob("*")) - before)
 
 
 def _compiled(task: Task, state: TrainState, mesh: Mesh, cfg: LoopConfig):

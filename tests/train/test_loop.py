@@ -280,6 +280,19 @@ def test_panels_see_the_average(tmp_path):
     assert not np.array_equal(seen[-1][2]["b"], state.params["b"])
 
 
+def test_validation_sees_the_average_where_it_lies(tmp_path):
+    seen = []
+
+    def validate(params, step):
+        seen.append((step, params["layers"][0]["w"].sharding.mesh.shape["fsdp"]))
+        return {"loss": step / 10}
+
+    run(make_task(validate=validate), tmp_path, CFG(steps=5, validate_every=2, mesh="data=4,fsdp=2"))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(x["step"], x["loss"]) for x in lines if x["kind"] == "validation"] == [(2, 0.2), (4, 0.4)]
+    assert seen == [(2, 2), (4, 2)]
+
+
 def test_a_task_may_export_in_its_own_way(tmp_path):
     exported = []
     state = run(make_task(export=lambda ema, folder: exported.append((ema, folder))), tmp_path, CFG(steps=2))

@@ -2,6 +2,7 @@
 import json
 from pathlib import Path
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
@@ -85,6 +86,36 @@ def test_a_folder_of_another_config_is_refused(config, runs, tmp_path, capsys):
     assert said.count("\n") == 1
     assert "data.folder was runs/a, is runs/b; loop.seed was 0, is 1" in said
     assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["folder"] == "runs/a"
+
+
+def test_all_of_the_loop_but_its_seed_may_change(config, runs, tmp_path):
+    """A run of a version that did not know a setting goes on too."""
+    work = ["--workdir", str(tmp_path / "run")]
+    assert main(["train", str(config), *work]) == 0
+    config.write_text(CONFIG.replace('"seed": 0', '"seed": 0, "mesh": "fsdp=8", "log": {"wandb": "ours"}'))
+    assert main(["train", str(config), *work]) == 0
+    assert len(runs) == 2
+
+
+@pytest.mark.parametrize("where", ["10.0.0.1", "10.0.0.1:80", "10.0.0.1:80,0", "10.0.0.1:80,0,x", "10.0.0.1,0,2"])
+def test_processes_are_told_apart_or_refused(config, runs, capsys, where):
+    assert main(["train", str(config), "--workdir", "run", "--distributed", where]) == 2
+    assert f"--distributed: got '{where}', expected HOST:PORT,PROCESS,PROCESSES" in capsys.readouterr().err
+    assert not runs
+
+
+def test_where_no_cluster_is_known_it_must_be_given(config, runs, capsys):
+    assert main(["train", str(config), "--workdir", "run", "--distributed"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("kfjax: error: --distributed: ") and "give HOST:PORT" in said and said.count("\n") == 1
+    assert not runs
+
+
+def test_processes_meet_where_they_are_told_to(config, runs, tmp_path, monkeypatch):
+    met = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *where: met.append(where))
+    assert main(["train", str(config), "--workdir", str(tmp_path / "run"), "--distributed", "10.0.0.1:80,1,4"]) == 0
+    assert met == [("10.0.0.1:80", 4, 1)] and len(runs) == 1
 
 
 @pytest.mark.parametrize(
