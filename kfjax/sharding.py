@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "context", "tensor")
 BATCH_AXES = ("data", "fsdp")  # every device of a context or tensor group sees the same examples
@@ -284,10 +284,10 @@ def gathered(params: Any, rules: Rules = RULES) -> Any:
     activations of the whole batch for a weight's gradient. With it the forward pass gathers one block's weights, and
     the backward pass sums its gradients. Stacked leaves are left alone: the block in the scan gathers its own.
     Cast to bfloat16 before, and half as much is sent. A block in a scan needs `jax.checkpoint` around it, with
-    `regather` or a stricter policy. Outside of `with jax.set_mesh(mesh)` this does nothing.
+    `regather` or a stricter policy. Outside of `with jax.set_mesh(mesh)`, and on one device, this does nothing.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    mesh = _mesh_in_use()
+    if mesh is None:
         return params
 
     def gather(key, leaf):
@@ -304,13 +304,18 @@ def scattered(params: Any, rules: Rules = RULES) -> Any:
     """Gradients, or parameters in another precision, lying as `param_shardings` lays the parameters themselves.
 
     Without it a sum of gradients may stay whole on every device, and parameters may be gathered before they are cast.
-    Outside of `with jax.set_mesh(mesh)` this does nothing.
+    Outside of `with jax.set_mesh(mesh)`, and on one device, this does nothing.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    mesh = _mesh_in_use()
+    if mesh is None:
         return params
     put = lambda key, x: jax.lax.with_sharding_constraint(x, _spec(_path(key), x.shape, mesh.shape, rules))
     return jax.tree_util.tree_map_with_path(put, params)
+
+
+def splits_parameters() -> bool:
+    """Whether `gathered` sends anything: with `jax.set_mesh` of a mesh whose "fsdp" has more than one device."""
+    return jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) > 1
 
 
 def regather(primitive: Any, *_: Any, **__: Any) -> bool:
@@ -325,7 +330,7 @@ def pin(x: jax.Array, letters: str) -> jax.Array:
     """Fix where an activation lives, at the border of a block: pin(x, "b n h").
 
     b is split over "data" and "fsdp", n over "context", where it divides; every other letter stays whole. Outside of
-    `with jax.set_mesh(mesh)` this does nothing.
+    `with jax.set_mesh(mesh)`, and on one device, this does nothing.
 
     Raises:
       ValueError: as many letters as axes are expected.
@@ -333,8 +338,8 @@ def pin(x: jax.Array, letters: str) -> jax.Array:
     axes = letters.split()
     if len(axes) != x.ndim:
         raise ValueError(f"pin: got {x.ndim} axes, expected {len(axes)} for {letters!r}")
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    mesh = _mesh_in_use()
+    if mesh is None:
         return x
     split = {"b": BATCH_AXES, "n": ("context",)}
     spec = []
@@ -342,6 +347,12 @@ def pin(x: jax.Array, letters: str) -> jax.Array:
         names = _present(split[letter], mesh.shape) if letter in split else ()
         spec.append(names if names and size % math.prod(mesh.shape[a] for a in names) == 0 else None)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def _mesh_in_use() -> AbstractMesh | None:
+    """The mesh that is set, where it has several devices."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.size == 1 else mesh
 
 
 def _present(axes: Sequence[str], mesh: Mapping[str, int]) -> tuple[str, ...]:

@@ -32,7 +32,9 @@ from kfjax.sharding import (
     pin,
     put_batch,
     replicated,
+    scattered,
     shard_init,
+    splits_parameters,
 )
 from kfjax.structs import FeatureBatch, Features, Posterior, TrainState
 from kfjax.train import flow_step
@@ -155,6 +157,7 @@ STEPS = [
     pytest.param(PRESETS["2xv5p-256"].shrunk().axes, FSDP, id="2xv5p-256", marks=pytest.mark.slow),
     pytest.param(PRESETS["v5p-256"].shrunk().axes, FSDP, id="v5p-256", marks=pytest.mark.slow),
     pytest.param({"fsdp": 4, "tensor": 2}, FSDP | {"all-reduce": 10}, id="tensor", marks=pytest.mark.slow),
+    pytest.param({"fsdp": 4, "context": 2}, FSDP | {"all-reduce": 10}, id="context", marks=pytest.mark.slow),
 ]
 
 
@@ -345,7 +348,11 @@ def test_fresh_parameters_are_made_in_parts_and_are_those_of_one_device():
 
 def test_pin_needs_a_mesh_to_do_anything():
     x = jnp.zeros((8, 6, 4))
-    assert pin(x, "b n h") is x and gathered({"w": x})["w"] is x
+    alone = make_mesh({}, jax.devices()[:1])
+    for mesh in (nullcontext(), jax.set_mesh(alone)):
+        with mesh:
+            assert pin(x, "b n h") is x and gathered({"w": x})["w"] is x and scattered({"w": x})["w"] is x
+            assert not splits_parameters()
     with jax.set_mesh(make_mesh({"fsdp": 4, "context": 2})):
         pinned = jax.jit(lambda x: pin(x, "b n h"))(x)
         odd = jax.jit(lambda x: pin(x, "b n h"))(x[:, :5])

@@ -38,6 +38,7 @@ class FlowStepConfig:
 
     Attributes:
       draws: noise and time draws per example; the encoders run once for all of them.
+      early_times: share of the times drawn that lie at the start of the path (`matching.sample_times`).
       drop_video, drop_text: probability of masking a modality, drawn per noise draw (classifier-free guidance).
       train_encoders: gradients reach the encoders; False freezes them.
       stereo_weight: weight of the Mono2Stereo loss that trains along; 0 = not trained.
@@ -61,6 +62,7 @@ class FlowStepConfig:
     """
 
     draws: int = 1
+    early_times: float = 0.0
     drop_video: float = 0.1
     drop_text: float = 0.1
     train_encoders: bool = False
@@ -135,7 +137,7 @@ def draw(key: jax.Array, shape: tuple[int, int, int], cfg: FlowStepConfig) -> Dr
     draws = Draws(
         posterior=jax.random.normal(posterior, (*rows, n, d)),
         noise=jax.random.normal(noise, (*rows, n, d)),
-        time=matching.sample_times(time, b * cfg.draws).reshape(rows),
+        time=matching.sample_times(time, b * cfg.draws, start=cfg.early_times).reshape(rows),
         keep_video=~jax.random.bernoulli(video, cfg.drop_video, rows),
         keep_text=~jax.random.bernoulli(text, cfg.drop_text, rows),
     )
