@@ -74,7 +74,8 @@ class Wandb:
         try:
             self._run = self._wandb.init(project=project, id=name.read_text().strip(), resume="allow", dir=str(workdir))
         except self._wandb.errors.Error as error:
-            raise ValueError(f"log.wandb: {error}; log in, set WANDB_MODE=offline, or unset it") from None
+            said = str(error).rstrip(".")
+            raise ValueError(f"log.wandb: {said}; log in, set WANDB_MODE=offline, or unset it") from None
         self._run.define_metric("*", step_metric="step")
 
     def write(self, step: int, figures: Mapping[str, float], files: Sequence[Path] = ()) -> None:

@@ -1,5 +1,10 @@
 """Held-out figures that differ only when the model does."""
+import os
+import socket
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -123,3 +128,23 @@ def test_training_lowers_it():
             state, _ = step(state, features(i % 2), jax.random.key(i))
         curve.append(visit(state.params, i)["loss"])
     assert sorted(curve, reverse=True) == curve and curve[-1] < 0.8 * curve[0]
+
+
+@pytest.mark.slow
+def test_two_processes_see_the_same():
+    """Of arrays that are split over both, the same culprit and the same validation, that of one process."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    root, script = Path(__file__).parents[2], Path(__file__).parent / "process_look.py"
+    path = os.pathsep.join([str(root), str(root / "tests")])
+    environment = os.environ | {"PYTHONPATH": path, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    command = ["timeout", "-k", "20", "240", sys.executable, str(script), str(port)]
+    started = [subprocess.Popen([*command, number], env=environment, stdout=subprocess.PIPE) for number in "01"]
+    said = [process.communicate()[0].decode().splitlines()[-1] for process in started]
+    name, loss = said[0].rsplit(" ", 1)
+    assert said[0] == said[1] and name == "w: 1 of 128 are NaN (0.781 %)"
+    through_noise = lambda params, batch, key: {
+        "loss": jnp.square(batch["x"] @ params["w"] - batch["y"] + jax.random.normal(key, batch["y"].shape)).mean()
+    }
+    assert float(loss) == pytest.approx(Validation(through_noise, make_batch, 3)({"w": jnp.ones((3, 2))}, 0)["loss"])
