@@ -2,7 +2,8 @@
 
 A source's rows are dealt out to shards, the shards to processes. A shard is written as a whole or not at all, with a
 note of what was left out of it: run again, a killed extraction makes only the shards that are missing. Whoever finds
-all of them there closes the folder with its index (`data/records.py`).
+all of them there closes the folder with its index (`data/records.py`). What was bad is not tried again: mended clips
+are extracted into a folder of their own.
 
 An excerpt is a clip of its own, as it is at generation: it starts at 0 s of as many seconds as it lasts.
 """
