@@ -1,9 +1,8 @@
 """One clip of a corpus: the features that all builders have in common, and which clips of a table become examples."""
 from __future__ import annotations
 
-import csv
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,46 +63,6 @@ def manual_folder(builder, dl_manager, *names: str) -> Path:
         what = f"neither {' nor '.join(names)}" if len(names) > 1 else f"no {names[0]}"
         raise ValueError(f"{folder}: got {what}; {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
     return folder
-
-
-def read_table(
-    path: Path, columns: Sequence[str], *, numbers: Sequence[str] = (), header: bool = False, comments: bool = False
-) -> Iterator[dict[str, Any]]:
-    """Lines of a CSV file in UTF-8, by column.
-
-    Args:
-      columns: all of them in the file's order; with `header`, those that are needed, whatever others there are.
-      numbers: those of them that become floats.
-      header: the first line has the columns' names.
-      comments: lines that begin with # are none of the table.
-
-    Raises:
-      ValueError: not such a table; the line's number is named.
-    """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, skipinitialspace=True)
-        try:
-            names = next(reader, []) if header else list(columns)
-            if missing := [column for column in columns if column not in names]:
-                raise ValueError(f"{path}: got columns {', '.join(names) or 'none'}; {', '.join(missing)} is missing")
-            for cells in reader:
-                if not cells or (comments and cells[0].startswith("#")):
-                    continue
-                if len(cells) != len(names):
-                    raise ValueError(
-                        f"{path}, line {reader.line_num}: got {len(cells)} cells, expected {len(names)} "
-                        f"({', '.join(names)}); correct it, with quotes around text that has commas"
-                    )
-                row: dict[str, Any] = dict(zip(names, cells, strict=True))
-                for column in numbers:
-                    try:
-                        row[column] = float(row[column])
-                    except ValueError:
-                        got = f"got {row[column]!r} in {column}, expected a number; correct it"
-                        raise ValueError(f"{path}, line {reader.line_num}: {got}") from None
-                yield row
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{path}: is no CSV file in UTF-8 ({error}); download it again") from error
 
 
 def split_generators(builder, folder: Path, splits: Mapping[str, Iterable[ClipRecord]]) -> dict[str, Iterator]:

@@ -31,8 +31,9 @@ class KlingAudioEval(tfds.core.GeneratorBasedBuilder):
 
     Manual folder: one table (`.csv`, `.tsv`, `.json` or `.jsonl`) with a column for each of the five fields, and the
     recordings at any depth, named as in the columns video and audio; an empty cell in audio means the video's own
-    sound. The paper names the fields and not the files, so a column is known by its name whatever its case, blanks and
-    hyphens ("Audio Caption" is audio_caption; see `SYNONYMS`). Labels are a list, or text with ; or | between them, or
+    sound. The paper names the fields and not the files, and this was written without sight of the hub's copy: a column
+    is known by its name whatever its case, blanks and hyphens ("Audio Caption" is audio_caption; see `SYNONYMS`), and
+    one that is not is refused with the columns that are there. Labels are a list, or text with ; or | between them, or
     with commas. One split, test; a clip of which a recording is missing is left out.
     """
 

@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from kfjax.data.builders import clip_record
 from kfjax.data.builders.clip_record import ClipRecord
 from kfjax.data.builders.media_folder import YouTubeFolder
+from kfjax.data.builders.table import read_table
 
 TABLE = "vggsound.csv"
 
@@ -17,7 +18,7 @@ TABLE = "vggsound.csv"
 class VGGSound(tfds.core.GeneratorBasedBuilder):
     """VGGSound (Chen, Xie, Vedaldi, Zisserman, ICASSP 2020, arXiv 2004.14368).
 
-    About 184,000 clips for training and 15,000 for testing were listed; the copy on the Hugging Face hub
+    About 184,000 clips for training and 15,500 for testing were listed; the copy on the Hugging Face hub
     (Loie/VGGSound, 20 archives of 17 GB) has those that were online when it was made. The table and labels are CC BY
     4.0, the recordings remain their owners'.
 
@@ -51,7 +52,7 @@ class VGGSound(tfds.core.GeneratorBasedBuilder):
 
 
 def _clips(table: Path, media: YouTubeFolder, split: str) -> Iterator[ClipRecord]:
-    for row in clip_record.read_table(table, ("upload", "start", "label", "split"), numbers=("start",)):
+    for row in read_table(table, ("upload", "start", "label", "split"), numbers=("start",)):
         if row["split"] == split:
             labels = (row["label"],) if row["label"] else ()
             yield media.clip(row["upload"], row["start"])._replace(labels=labels)

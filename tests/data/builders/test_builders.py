@@ -205,6 +205,7 @@ def test_no_folder_and_no_table(tmp_path):
         ("vggsound", "vggsound.csv", "a,1,barking, loud,train\n", r"line 1: got 5 cells, expected 4 .*quotes"),
         ("vggsound", "vggsound.csv", "a,1,b,train\na,one,b,train\n", "line 2: got 'one' in start, expected a number"),
         ("vggsound", "vggsound.csv", "--0PQM4-hqg,30,a,train\nb\n", "line 2: got 1 cells"),
+        ("vggsound", "vggsound.csv", "a,nan,b,train\n", "line 1: got 'nan' in start, expected a number"),
         ("vggsound", "vggsound.csv", "a,1,caf\udce9,train\n", "no CSV file in UTF-8"),
         ("audiocaps", "train.csv", "id,youtube_id,caption\n", "columns id, youtube_id, caption; start_time is missing"),
         ("audiocaps", "train.csv", "", "got columns none; youtube_id"),
