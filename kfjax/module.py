@@ -16,7 +16,7 @@ from typing import Any, Literal
 import jax
 from flax import nnx
 
-from kfjax.sharding import gathered, regather, splits_parameters
+from kfjax.sharding import axis_size, gathered, regather
 
 Params = dict[str, Any]
 Remat = Literal["none", "blocks", "dots"]
@@ -108,7 +108,7 @@ def _recomputed(body: Callable, remat: Remat | bool, *, looped: bool) -> Callabl
     policies = {"none": regather, "blocks": None, "dots": _is_dot}
     if remat not in policies:
         raise ValueError(f"remat: got {remat!r}, expected one of {', '.join(policies)}")
-    if remat == "none" and not splits_parameters():
+    if remat == "none" and axis_size("fsdp") == 1:
         return body
     # A loop keeps the two passes apart by itself.
     return jax.checkpoint(body, policy=policies[remat], prevent_cse=not looped)

@@ -313,9 +313,9 @@ def scattered(params: Any, rules: Rules = RULES) -> Any:
     return jax.tree_util.tree_map_with_path(put, params)
 
 
-def splits_parameters() -> bool:
-    """Whether `gathered` sends anything: with `jax.set_mesh` of a mesh whose "fsdp" has more than one device."""
-    return jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) > 1
+def axis_size(axis: str) -> int:
+    """Devices along an axis of the mesh that is set; 1 where none is, or it has no such axis."""
+    return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
 
 
 def regather(primitive: Any, *_: Any, **__: Any) -> bool:

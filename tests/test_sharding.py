@@ -24,6 +24,7 @@ from kfjax.sharding import (
     AXES,
     PRESETS,
     Preset,
+    axis_size,
     batch_sharding,
     data_mesh,
     gathered,
@@ -34,7 +35,6 @@ from kfjax.sharding import (
     replicated,
     scattered,
     shard_init,
-    splits_parameters,
 )
 from kfjax.structs import FeatureBatch, Features, Posterior, TrainState
 from kfjax.train import flow_step
@@ -175,6 +175,17 @@ def test_ten_steps_on_a_mesh_are_those_on_one_device(axes, sent):
     waiting = [line for line in hlo.splitlines() if " while(" in line and "f32[2,3,192,64]" in line]
     assert not waiting  # no block's whole weights are kept for the backward pass
     assert collectives(hlo) == sent
+
+
+def test_batches_that_the_mesh_cannot_split_are_refused():
+    step = flow_step.make_step(replace(CONFIG, mmdit=MODEL), replace(STEP, accumulate=2), TX)
+    trace = lambda n: jax.eval_shape(step, start(), make_batch(n), jax.random.key(1))
+    rows = pytest.raises(ValueError, match=r"in 2 micro-batches on data 1 x fsdp 8: expected a multiple of 16; change")
+    with jax.set_mesh(make_mesh({"fsdp": 8})), rows:
+        trace(16)
+    tokens = pytest.raises(ValueError, match=r"15 latents: context 2 does not divide them")
+    with jax.set_mesh(make_mesh({"fsdp": 4, "context": 2})), tokens:
+        trace(15)
 
 
 @pytest.mark.slow
@@ -352,7 +363,9 @@ def test_pin_needs_a_mesh_to_do_anything():
     for mesh in (nullcontext(), jax.set_mesh(alone)):
         with mesh:
             assert pin(x, "b n h") is x and gathered({"w": x})["w"] is x and scattered({"w": x})["w"] is x
-            assert not splits_parameters()
+            assert axis_size("fsdp") == axis_size("nothing") == 1
+    with jax.set_mesh(make_mesh({"fsdp": 8})):
+        assert axis_size("fsdp") == 8
     with jax.set_mesh(make_mesh({"fsdp": 4, "context": 2})):
         pinned = jax.jit(lambda x: pin(x, "b n h"))(x)
         odd = jax.jit(lambda x: pin(x, "b n h"))(x[:, :5])

@@ -19,7 +19,7 @@ from kfjax.flow import matching
 from kfjax.layers import layer_norm
 from kfjax.mmdit.mmdit import MMDiT
 from kfjax.module import Params, bind
-from kfjax.sharding import pin, scattered
+from kfjax.sharding import axis_size, pin, scattered
 from kfjax.structs import Conditions, FeatureBatch, Features, FlowBatch, Posterior, TrainState
 from kfjax.system import SystemConfig
 from kfjax.train.lora import LoRAConfig, merge
@@ -241,8 +241,9 @@ def gradients(
     """((what is minimised, figures), float32 gradients) by the parameters in `new`, which replace those of `params`.
 
     Raises:
-      ValueError: a batch that does not divide into `cfg.accumulate` micro-batches.
+      ValueError: a batch that does not divide into `cfg.accumulate` micro-batches, or these not over the mesh.
     """
+    _check_divides(*batch.posterior.mean.shape[:2], cfg.accumulate)
     draws = draw(key, batch.posterior.mean.shape, cfg)
     new, params = computing(new, cfg), computing(params, cfg)  # once, not in every micro-batch
     objective = lambda new, batch, draws: loss_of(params | new, batch, draws, system, cfg)
@@ -280,15 +281,23 @@ def make_step(system: SystemConfig, cfg: FlowStepConfig, tx: optax.GradientTrans
     return step
 
 
+def _check_divides(batch: int, latents: int, accumulate: int) -> None:
+    data, fsdp, context = (axis_size(axis) for axis in ("data", "fsdp", "context"))
+    if batch % (least := data * fsdp * accumulate):
+        raise ValueError(
+            f"batch of {batch} in {accumulate} micro-batches on data {data} x fsdp {fsdp}: expected a multiple of "
+            f"{least}; change data.batch or step.accumulate"
+        )
+    if latents % context:
+        raise ValueError(
+            f"{latents} latents: context {context} does not divide them; change loop.mesh, or the buckets to durations "
+            "whose latents divide"
+        )
+
+
 def _micro_batches(tree: Any, parts: int) -> Any:
     """[b ..] -> [parts, b / parts, ..]: every parts-th row, so that each device cuts up the rows that it has."""
-
-    def cut(x):
-        if x.shape[0] % parts:
-            raise ValueError(f"batch of {x.shape[0]} in {parts} micro-batches: change data.batch or step.accumulate")
-        return jnp.swapaxes(jnp.reshape(x, (-1, parts, *x.shape[1:])), 0, 1)
-
-    return jax.tree.map(cut, tree)
+    return jax.tree.map(lambda x: jnp.swapaxes(jnp.reshape(x, (-1, parts, *x.shape[1:])), 0, 1), tree)
 
 
 def _mean_figures(figures: Metrics) -> Metrics:

@@ -243,7 +243,7 @@ def test_micro_batches_give_what_the_whole_batch_gives():
 
 
 def test_a_batch_that_does_not_divide_into_micro_batches_is_refused():
-    with pytest.raises(ValueError, match=r"batch of 8 in 3 micro-batches: change data.batch or step.accumulate"):
+    with pytest.raises(ValueError, match=r"batch of 8 in 3 micro-batches on data 1 x fsdp 1: expected a multiple of 3"):
         jax.eval_shape(lambda: gradients(extracted(), FlowStepConfig(accumulate=3)))
     with pytest.raises(ValueError, match=r"got accumulate 0, expected 1 or more"):
         FlowStepConfig(accumulate=0)
