@@ -15,8 +15,10 @@ TARGETS = (r"(joint|joint_last|single)/.*/(qkv|out|w[123])/kernel", r"(clip|sync
 
 def get_config(variant: str = "") -> ConfigDict:
     config = load_config(f"{Path(__file__).parents[2] / 'configs' / 'flow.py'}:lora")
-    config.update_from_flattened_dict({
-        "loop.steps": 300, "loop.save_every": 50, "loop.log_every": 10, "optim.decay_steps": 150,
-        "step.lora.rank": 16, "step.lora.alpha": 16.0, "step.lora.targets": TARGETS,
-    })  # fmt: skip
+    with config.unlocked():
+        config.update_from_flattened_dict({
+            "loop.steps": 300, "loop.save_every": 50, "loop.log_every": 10, "optim.decay_steps": 150,
+            "optim.warmup": 0.95, "data.buckets": ((2.5, 1.0),), "data.batch_seconds": 20.0,
+            "step.lora.rank": 16, "step.lora.alpha": 16.0, "step.lora.targets": TARGETS,
+        })  # fmt: skip
     return config

@@ -1,9 +1,9 @@
 """Does the built-in model learn a new kind of scene from 50 examples? Everything, from rendering to a generated film.
 
     python experiments/0008-lora/run.py                  # results.json beside this file
-    python experiments/0008-lora/run.py --quick --output /tmp/quick.json    # a few of everything, to see that it works
+    python experiments/0008-lora/run.py --quick --output quick.json    # a few of everything, to see that it works
 
-Run again after a stop, it goes on where it was: corpora, judge, checkpoints and measures are kept in --workdir.
+Run again after a stop, it goes on: corpora, judge and checkpoints are kept in --workdir; another model needs another.
 """
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from frogs import FROG, make_frog_scene
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-SECONDS = 4.0
+SECONDS = 2.5  # of every scene; the film for `kfjax generate` is longer
 #: Corpora of different seeds share no scene; the judge's are its own.
 SEEDS = {"train": 8001, "heldout": 8002, "old": 8003, "judge": 8004, "judge frogs": 8005}
 
@@ -204,8 +204,10 @@ def generate(tuned: Path, workdir: Path, judge) -> dict:
     from kfjax import media
     from kfjax.cli import main as kfjax
     from kfjax.data.scenes import write_mp4
+    from kfjax.evals import scene_scores
+    from kfjax.evals.metrics import detect_onsets
 
-    scene = make_frog_scene(1, duration_seconds=SECONDS, split="heldout")
+    scene = make_frog_scene(1, duration_seconds=5.0, split="heldout")
     silent, made = workdir / "frog.mp4", workdir / "frog_with_sound.mp4"
     write_mp4(scene, silent, silent=True)
     made.unlink(missing_ok=True)
@@ -213,7 +215,8 @@ def generate(tuned: Path, workdir: Path, judge) -> dict:
     if code := kfjax(command):
         raise SystemExit(f"kfjax {' '.join(command)}: exit code {code}")
     wave = media.read_audio(made, 44100, 2)
-    return {"caption": scene.caption, "heard": judge.predict(wave), "probability": judge.probabilities(wave)[FROG]}
+    chances, f1 = judge.probabilities(wave), scene_scores.synchrony([detect_onsets(wave, 44100)], [scene]).f1
+    return {"caption": scene.caption, "heard": judge.predict(wave), "probability": chances[FROG], "f1": f1}
 
 
 def plain(value):
