@@ -30,6 +30,9 @@ def get_config(variant: str = "") -> ConfigDict:
         config = lora(config)
     if variant == "features-runlocal":
         config["system"]["mmdit"] |= {"width": 64, "heads": 1, "joint_depth": 1, "single_depth": 1}
+        config["step"]["compute_dtype"] = "float32"
+        config["loop"]["validate_every"] = 4
+        config["data"]["validation_batches"] = 1
     if variant == "lora-runlocal":
         config["system"]["mmdit"]["unroll"] = False
     if variant.endswith("runlocal"):
@@ -73,9 +76,10 @@ def built_in() -> dict:
         "data": {
             "folder": "runs/scenes", "heldout": "", "start": "", "tokenizer": "runs/tokenizer.json", "encoders": "",
             "vae": "runs/vae/vae.safetensors", "vocoder": "runs/vocoder/vocoder.safetensors",
-            # Batches are multiples of batch_multiple examples (0: of the devices at hand). What corpora read: features
-            # of the encoders with that fingerprint ("": the first corpus's), and the share of joined excerpts.
+            # Batches are multiples of batch_multiple examples (0: of the devices at hand). Of features: which encoders'
+            # ("": the first corpus's), the share of joined excerpts, and what is held out, as corpora.
             "corpora": (), "synthetic": False, "fingerprint": "", "joined": 0.0, "batch_multiple": 0,
+            "validation": (), "validation_batches": 8,
             "batch_seconds": 32.0, "duration_jitter": 0.25, "emphasis": (("several", 2), ("sliding", 2)),
             "buckets": ((4.0, 0.52), (8.0, 0.33), (13.0, 0.08), (2.5, 0.05), (1.0, 0.02)),
         },
@@ -98,8 +102,11 @@ def paper(variant: str) -> dict:
         "name": f"kling-foley-{variant}",
         "mmdit": {"width": 64 * heads, "heads": heads, "joint_depth": 6, "single_depth": depth - 6, "remat": True},
     }
-    config["step"] = {"draws": 1, "train_encoders": False, "stereo_weight": 0.0, "drop_video": 0.1, "drop_text": 0.1}
-    config["loop"] |= {"steps": 300_000, "log_every": 50, "save_every": 1000, "mesh": ""}
+    config["step"] = {
+        "draws": 1, "train_encoders": False, "stereo_weight": 0.0, "drop_video": 0.1, "drop_text": 0.1, "accumulate": 1,
+        "compute_dtype": "bfloat16",
+    }  # fmt: skip
+    config["loop"] |= {"steps": 300_000, "log_every": 50, "save_every": 1000, "validate_every": 1000, "mesh": ""}
     config["optim"] = {"learning_rate": 1e-4}
     config["data"] |= {"folder": "", "tokenizer": "runs/t5/tokenizer.json", "encoders": "runs/encoders.safetensors"}
     config["data"] |= {"batch_seconds": 2560.0, "batch_multiple": 256, "buckets": ((10.0, 1.0),)}

@@ -46,6 +46,10 @@ class FeatureInput:
         the sync encoder would see across the cut are in neither, so they go without video: sound and both captions.
       threads: that read.
 
+    Attributes:
+      buckets: the schedule of durations.
+      fingerprint: of the encoders that made the features.
+
     Raises:
       ValueError: bad shares; folders that `records.Folder` refuses, of different encoders, or without a duration that
         was asked for; features of other shapes. On reading: damaged records.
@@ -67,7 +71,7 @@ class FeatureInput:
         self._folders: list[Folder] = []
         for path, _ in corpora:
             self._folders.append(Folder(path, fingerprint=fingerprint or None))
-            fingerprint = self._folders[0].fingerprint
+            fingerprint = self.fingerprint = self._folders[0].fingerprint
         weights = [weight for _, weight in corpora]
         self._order = {s: _order(self._folders, weights, s, (seed, 0)) for s in buckets.seconds}
         halves = [s / 2 for s in buckets.seconds] if joined else []

@@ -216,7 +216,7 @@ def _flow(config: ConfigDict, loop: LoopConfig) -> Task:
     if not (extracted or data.folder):
         raise ValueError("config.data: got neither corpora, folder nor synthetic; expected one of them to train on, "
                          "e.g. data.corpora=(('FEATURES', 1.0),) with a folder that kfjax extract made")
-    batches, panel = (_feature_input if extracted else _flow_scenes)(config, loop, system, step)
+    batches, panel, validate = (_flow_features if extracted else _flow_scenes)(config, loop, system, step)
     frozen = _frozen(config, system, step, () if extracted else flow_step.ENCODERS)
     tx = make_optimizer(_optim(config.optim, loop))
 
@@ -234,6 +234,7 @@ def _flow(config: ConfigDict, loop: LoopConfig) -> Task:
         step=flow_step.make_step(system, step, tx),
         batch=batches,
         panel=panel,
+        validate=validate,
         work=_flow_work(config, system, 0 if step.lora.rank or not extracted else step.draws),
     )
     return _lora(task, frozen, step, data.start) if step.lora.rank else task
@@ -255,29 +256,28 @@ def _flow_work(config: ConfigDict, system: SystemConfig, draws: int) -> Callable
     return work
 
 
-def _feature_input(config: ConfigDict, loop: LoopConfig, system: SystemConfig, step: FlowStepConfig):
-    """(step -> `FeatureBatch`, no panel): encoders are neither run nor read."""
+def _flow_features(config: ConfigDict, loop: LoopConfig, system: SystemConfig, step: FlowStepConfig):
+    """(step -> `FeatureBatch`, no panel, validation or None): encoders are neither run nor read."""
     from kfjax.data.feature_input import FeatureInput, SyntheticInput
+    from kfjax.train.validation import Validation, flow_figures
 
-    data = config.data
+    data, buckets = config.data, _buckets(config, loop)
     lacks = {"train_encoders": "frames", "stereo_weight": "mels of both ears", "caption_weight": "token ids"}
     wrong = [f"step.{name} {getattr(step, name)} needs {what}" for name, what in lacks.items() if getattr(step, name)]
     if wrong:
         advice = "unset, or train on scenes (data.folder, no data.corpora)"
         raise ValueError(f"config: got extracted features to train on, but {', '.join(wrong)}; {advice}")
     if data.heldout:
-        raise ValueError(f"config.data.heldout: got {data.heldout} with extracted features, expected none; leave it "
-                         "empty: a panel needs encoders, which such a run does without")
+        raise ValueError(f"config.data.heldout: got {data.heldout} with extracted features, expected none, since a "
+                         "panel needs encoders; leave it empty, and give held-out features as data.validation")
     if data.synthetic:
-        return SyntheticInput(system, _buckets(config, loop), seed=loop.seed), None
-    return FeatureInput(
-        system,
-        data.corpora,
-        _buckets(config, loop),
-        seed=loop.seed,
-        fingerprint=data.fingerprint or _model_fingerprint(data.start),
-        joined=data.joined,
-    ), None
+        return SyntheticInput(system, buckets, seed=loop.seed), None, None
+    mark = data.fingerprint or _model_fingerprint(data.start)
+    batches = FeatureInput(system, data.corpora, buckets, seed=loop.seed, fingerprint=mark, joined=data.joined)
+    if not data.validation:
+        return batches, None, None
+    held = FeatureInput(system, data.validation, buckets, seed=loop.seed, fingerprint=batches.fingerprint)
+    return batches, None, Validation(flow_figures(system, step), held, data.validation_batches)
 
 
 def _model_fingerprint(start: str) -> str:
@@ -302,7 +302,7 @@ def _buckets(config: ConfigDict, loop: LoopConfig) -> Buckets:
 
 
 def _flow_scenes(config: ConfigDict, loop: LoopConfig, system: SystemConfig, step: FlowStepConfig):
-    """(step -> `FlowBatch`, panel or None) of an encoded corpus."""
+    """(step -> `FlowBatch`, panel or None, no validation) of an encoded corpus."""
     from kfjax.data.extract import encode_corpus
     from kfjax.data.input import tokenizer_from
     from kfjax.data.scenes import Corpus
@@ -320,7 +320,7 @@ def _flow_scenes(config: ConfigDict, loop: LoopConfig, system: SystemConfig, ste
         tokenizer = Tokenizer.load(data.tokenizer or Path(data.start, "tokenizer.json"), system.text_tokens)
     batches = _scene_input(config, loop, system, tokenizer, corpus, codec["vae"])
     panel = flow_panel(system, tokenizer, codec, Corpus(data.heldout), config.panel.to_dict()) if data.heldout else None
-    return batches, panel
+    return batches, panel, None
 
 
 def _frozen(config: ConfigDict, system: SystemConfig, step: FlowStepConfig, reads: Sequence[str]) -> module.Params:

@@ -195,6 +195,7 @@ def test_batches_are_the_same_in_another_run_and_divide_over_devices(runs, untra
     ({"data__folder": "nowhere"}, r"nowhere: no corpus\.json there"),
     ({"data__buckets": ((9.0, 1.0),)}, r"no scenes of \[9\.0\] s in the corpus"),
     ({"data__folder": ""}, r"config\.data: got neither corpora, folder nor synthetic"),
+    ({"data__corpora": (("a", 1.0),), "step__train_encoders": False}, r"got .* step\.stereo_weight 0\.5 needs mels"),
     ({"data__synthetic": True}, r"got extracted features to train on, but step\.train_encoders True needs frames"),
 ])  # fmt: skip
 def test_what_is_not_there_is_named(runs, untrained_vae, values, message):
@@ -234,7 +235,7 @@ def features(tmp_path_factory):
 @pytest.mark.slow
 def test_flow_on_features(features, tmp_path):
     """No encoder is read or made."""
-    config = features_config(features, data__joined=0.5)
+    config = features_config(features, data__joined=0.5, data__validation=((str(features[1]), 1.0),))
     task, loop = make_task(config)
     state = run(task, tmp_path, loop)
     assert_trained(config, state)
@@ -243,13 +244,15 @@ def test_flow_on_features(features, tmp_path):
     work = task.work(task.batch(0))
     assert (work.clips, work.audio_seconds) == (8, 8.0) and work.flops > 1e9
     assert [line["step"] for line in figures(tmp_path, "train")] == [2, 4]
+    held, = figures(tmp_path, "validation")
+    assert held["step"] == 4 and 0.5 < held["loss"] < 10
 
 
 def test_flow_on_synthetic_features(tmp_path):
     config = config_of("flow", "features-runlocal", data__synthetic=True)
     task, _ = make_task(config)
     batch = task.batch(0)
-    assert batch.features.clip.shape == (8, 8, 1024) and batch.posterior.mean.shape == (8, 44, 40)
+    assert batch.features.clip.shape == (8, 8, 1280) and batch.posterior.mean.shape == (8, 44, 40)
     jax.eval_shape(lambda: task.step(init_state(task, jax.random.key(0)), batch, jax.random.key(1)))
 
 
@@ -259,7 +262,7 @@ def test_a_run_on_features_goes_on_from_another_runs_network(features, tmp_path)
     weights = jax.tree.map(lambda x: np.full(x.shape, 0.5, np.float32), shapes)
     save_params(tmp_path / "ema.safetensors", weights | {"clip": {"kernel": np.ones(3, np.float32)}})
     task, _ = make_task(features_config(features, data__start=str(tmp_path / "ema.safetensors")))
-    jax.tree.map(np.testing.assert_array_equal, task.init(jax.random.key(0)), weights)
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(task.init)(jax.random.key(0)), weights)
 
 
 def test_lora_on_features_of_the_model(tmp_path):
@@ -269,6 +272,8 @@ def test_lora_on_features_of_the_model(tmp_path):
     other = tiny_features.write(tmp_path / "other", CONFIG, {1.0: 8})
     task, _ = make_task(features_config([own], "lora-runlocal", data__start=str(model)))
     assert set(jax.eval_shape(task.init, jax.random.key(0))) == {"mmdit", "lora"}
+    with pytest.raises(ValueError, match=r"config\.data\.heldout: got runs/heldout with extracted features"):
+        make_task(features_config([own], "lora-runlocal", data__start=str(model), data__heldout="runs/heldout"))
     with pytest.raises(ValueError, match=f"other: got features of encoders {tiny_features.MARK}, expected .* {mark}"):
         make_task(features_config([other], "lora-runlocal", data__start=str(model)))
 
@@ -302,7 +307,7 @@ def of_other_encoders(folder: Path):
 @pytest.mark.parametrize("spoil, message", [
     (missing, "1 of 2 files are missing: 1s/00001-of-00002.array_record"),
     (truncated, "truncated or replaced: 1s/00001-of-00002.array_record"),
-    (damaged, "is damaged"),
+    (damaged, "copy or extract it again"),
     (of_another_schema, "got features of schema 99, expected 1"),
     (of_other_encoders, "got features of encoders beef, expected those of 0123456789abcdef"),
 ])  # fmt: skip
