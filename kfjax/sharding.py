@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "context", "tensor")
@@ -267,14 +268,28 @@ def _indivisible(path: str, shape: tuple[int, ...], axis: str, parts: int, sizes
 def shard_init(init: Callable[..., Any], mesh: Mesh, rules: Rules = RULES) -> Callable[..., Any]:
     """`init`, compiled to leave every leaf where `param_shardings` puts it; no device makes more than its own part.
 
-    Random numbers are those of one device: jax draws every element from its index.
+    Random numbers are those of one device: jax draws every element from its index. Arrays on the host that `init`
+    holds, such as a stored model's weights, go to the devices in parts; as constants of the program they would make it
+    larger than the 2 GB that a program may have.
     """
 
     def sharded(*args):
-        shardings = param_shardings(jax.eval_shape(init, *args), mesh, rules)
-        return jax.jit(init, out_shardings=shardings)(*args)
+        closed, shapes = jax.make_jaxpr(init, return_shape=True)(*args)
+        where, structure = jax.tree.flatten(param_shardings(shapes, mesh, rules))
+        goes = {id(out): sharding for out, sharding in zip(closed.jaxpr.outvars, where, strict=True)}
+        holders = zip(closed.jaxpr.constvars, closed.consts, strict=True)
+        held = [_in_parts(x, goes.get(id(holder), replicated(mesh))) for holder, x in holders]
+        run = lambda held, *flat: jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, held))(*flat)
+        return jax.tree.unflatten(structure, jax.jit(run, out_shardings=where)(held, *jax.tree.leaves(args)))
 
     return sharded
+
+
+def _in_parts(x: Any, sharding: NamedSharding) -> Any:
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return x
+    host = np.asarray(x)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
 def gathered(params: Any, rules: Rules = RULES) -> Any:

@@ -18,7 +18,7 @@ from tiny_task import make_batch, make_task, slow
 
 import kfjax.command
 from kfjax.checkpoint import WeightsError, load_params
-from kfjax.sharding import make_mesh
+from kfjax.sharding import make_mesh, shard_init
 from kfjax.train import loop
 from kfjax.train.loop import Diverged, LoopConfig, run
 
@@ -309,3 +309,24 @@ def test_the_seed_decides_the_run(whole, tmp_path):
 def test_senseless_settings_are_refused():
     with pytest.raises(ValueError, match="loop: got log_every 0, max_skipped -1, expected 1 or more"):
         LoopConfig(log_every=0, max_skipped=-1)
+
+
+def test_stored_weights_go_to_the_devices_in_parts_and_into_no_program(tmp_path, monkeypatch):
+    stored = np.random.default_rng(0).standard_normal((512, 256)).astype(np.float32)
+    programs = []
+    compiled = jax.jit
+
+    def noted(function, **options):
+        run = compiled(function, **options)
+        return lambda *args: (programs.append(len(run.lower(*args).as_text())), run(*args))[1]
+
+    task = make_task()
+    task = task._replace(init=lambda key, drawn=task.init: drawn(key) | {"stored": jnp.asarray(stored)})
+    init = lambda: loop.init_state(task, jax.random.key(0))
+    with monkeypatch.context() as patched:
+        patched.setattr(jax, "jit", noted)
+        state = shard_init(init, make_mesh({"data": 2, "fsdp": 4}))()
+    assert len(programs) == 1 and programs[0] < stored.nbytes / 8
+    for tree in (state.params, state.ema):
+        np.testing.assert_array_equal(tree["stored"], stored)
+        assert {shard.data.shape for shard in tree["stored"].addressable_shards} == {(128, 256)}
