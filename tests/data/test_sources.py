@@ -106,7 +106,7 @@ def test_a_table_that_is_none(tmp_path, text, message):
 
 
 def test_what_is_no_source(tmp_path):
-    with pytest.raises(ValueError, match=r"gone: no such file or folder; give a folder of videos and sounds, or a .csv"):
+    with pytest.raises(ValueError, match=r"gone: no such file or folder; give a folder of videos and sounds"):
         read_rows(tmp_path / "gone")
     with pytest.raises(ValueError, match=r"got a folder without a video or sound, expected files in .mp4"):
         read_rows(tmp_path)
