@@ -35,19 +35,19 @@ class Chip:
     links_bytes_per_second: float
 
 
-_GB = 1e9
+_GB, _GIB = 1e9, 2.0**30
 #: Sources: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e} (links: the stated Gbit/s over 8); NVIDIA's data sheets of
 #: A100 80GB SXM, H100 SXM and H200 SXM (dense: half of the figures with sparsity; links: half of NVLink's two ways).
 CHIPS = {
     chip.kind: chip
     for chip in (
-        Chip("v4", 275e12, 32 * _GB, 1228 * _GB, 300 * _GB),
-        Chip("v5e", 197e12, 16 * _GB, 819 * _GB, 200 * _GB),
-        Chip("v5p", 459e12, 95 * _GB, 2765 * _GB, 600 * _GB),
-        Chip("v6e", 918e12, 32 * _GB, 1600 * _GB, 400 * _GB),
-        Chip("A100", 312e12, 80 * _GB, 2039 * _GB, 300 * _GB),
-        Chip("H100", 989.4e12, 80 * _GB, 3350 * _GB, 450 * _GB),
-        Chip("H200", 989.4e12, 141 * _GB, 4800 * _GB, 450 * _GB),
+        Chip("v4", 275e12, 32 * _GIB, 1228 * _GB, 300 * _GB),
+        Chip("v5e", 197e12, 16 * _GIB, 819 * _GB, 200 * _GB),
+        Chip("v5p", 459e12, 95 * _GIB, 2765 * _GB, 600 * _GB),
+        Chip("v6e", 918e12, 32 * _GIB, 1600 * _GB, 400 * _GB),
+        Chip("A100", 312e12, 80 * _GIB, 2039 * _GB, 300 * _GB),
+        Chip("H100", 989.4e12, 80 * _GIB, 3350 * _GB, 450 * _GB),
+        Chip("H200", 989.4e12, 141 * _GIB, 4800 * _GB, 450 * _GB),
     )
 }
 #: What jax calls the TPUs; a GPU's name holds ours.
