@@ -1,6 +1,6 @@
 """Meshes, rules, placement; and that a step on any mesh is the step on one device."""
+import math
 import re
-from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
@@ -19,7 +19,7 @@ from tiny_system import CONFIG
 from kfjax import sharding
 from kfjax.mmdit.mmdit import MMDiT
 from kfjax.mmdit.sizes import SIZES
-from kfjax.module import flatten, shapes
+from kfjax.module import count, flatten, shapes
 from kfjax.sharding import (
     AXES,
     PRESETS,
@@ -130,10 +130,21 @@ def on_one_device() -> Run:
     return train(None)
 
 
-def collectives(hlo: str) -> dict[str, int]:
-    """How often a compiled program names each collective operation; a loop's body counts once."""
+class Sent(NamedTuple):
+    count: int  # operations
+    numbers: int  # that one device is left with
+
+
+def collectives(hlo: str) -> dict[str, Sent]:
+    """What a compiled program sends, by kind of operation; a loop's body counts once."""
     names = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
-    return dict(Counter(re.findall(rf" ({names})(?:-start)?\(", hlo)))
+    sent: dict[str, Sent] = {}
+    for made, name in re.findall(rf"= (\(.*?\)|\S+) ({names})(?:-start)?\(", hlo):
+        sizes = (map(int, filter(None, shape.split(","))) for shape in re.findall(r"\w+\[([\d,]*)\]", made))
+        numbers = sum(map(math.prod, sizes))
+        before = sent.get(name, Sent(0, 0))
+        sent[name] = Sent(before.count + 1, before.numbers + numbers)
+    return sent
 
 
 def far(got, expected) -> dict[str, float]:
@@ -148,21 +159,21 @@ def moments(state: TrainState):
     return optax.tree.get(state.opt_state, "mu")
 
 
-#: 48 split matrices are gathered once, the 6 of the looped block again in the backward pass; all gradients are summed
-#: in two places, and nothing else is sent.
-FSDP = {"all-gather": 48 + 6, "all-reduce": 2}
-#: The shapes that the presets shrink to (8xh100, v5e-16 and v6e-64 are one and the same), and the axes they leave out.
+#: 48 split matrices are gathered once, the 6 of the looped block again in the backward pass.
+GATHERS = 48 + 6
+#: The shapes that the presets shrink to (8xh100, v5e-16 and v6e-64 are one and the same), and the axes they leave out:
+#: tensor and context exchange activations as well, for context convolutions also what lies at the borders.
 STEPS = [
-    pytest.param(PRESETS["8xh100"].shrunk().axes, FSDP, id="8xh100"),
-    pytest.param(PRESETS["2xv5p-256"].shrunk().axes, FSDP, id="2xv5p-256", marks=pytest.mark.slow),
-    pytest.param(PRESETS["v5p-256"].shrunk().axes, FSDP, id="v5p-256", marks=pytest.mark.slow),
-    pytest.param({"fsdp": 4, "tensor": 2}, FSDP | {"all-reduce": 10}, id="tensor", marks=pytest.mark.slow),
-    pytest.param({"fsdp": 4, "context": 2}, FSDP | {"all-reduce": 10}, id="context", marks=pytest.mark.slow),
+    pytest.param(PRESETS["8xh100"].shrunk().axes, id="8xh100"),
+    pytest.param(PRESETS["2xv5p-256"].shrunk().axes, id="2xv5p-256", marks=pytest.mark.slow),
+    pytest.param(PRESETS["v5p-256"].shrunk().axes, id="v5p-256", marks=pytest.mark.slow),
+    pytest.param({"fsdp": 4, "tensor": 2}, id="tensor", marks=pytest.mark.slow),
+    pytest.param({"fsdp": 4, "context": 2}, id="context", marks=pytest.mark.slow),
 ]
 
 
-@pytest.mark.parametrize(("axes", "sent"), STEPS)
-def test_ten_steps_on_a_mesh_are_those_on_one_device(axes, sent):
+@pytest.mark.parametrize("axes", STEPS)
+def test_ten_steps_on_a_mesh_are_those_on_one_device(axes):
     alone, spread = on_one_device(), train(axes)
     np.testing.assert_allclose(spread.losses, alone.losses, rtol=1e-5)
     assert spread.norm == pytest.approx(alone.norm, rel=1e-5)
@@ -174,7 +185,13 @@ def test_ten_steps_on_a_mesh_are_those_on_one_device(axes, sent):
     hlo = spread.program.as_text()
     waiting = [line for line in hlo.splitlines() if " while(" in line and "f32[2,3,192,64]" in line]
     assert not waiting  # no block's whole weights are kept for the backward pass
-    assert collectives(hlo) == sent
+    sent = collectives(hlo)
+    splits = {axis for axis, size in axes.items() if size > 1}
+    assert set(sent) == {"all-gather", "all-reduce"} | ({"collective-permute"} if "context" in splits else set())
+    if splits <= {"data", "fsdp"}:
+        assert sent["all-gather"].count == GATHERS
+        # Every gradient is summed once; beside them only a few figures are, and no activation.
+        assert sent["all-reduce"].numbers < 1.02 * count(start().params)
 
 
 def test_batches_that_the_mesh_cannot_split_are_refused():
