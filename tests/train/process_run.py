@@ -1,8 +1,9 @@
 """One process of a training run that several may share.
 
-    python process_run.py WORKDIR STEPS SECONDS_A_BATCH PORT PROCESS PROCESSES
+    python process_run.py WORKDIR STEPS SECONDS_A_BATCH FIRST_BAD_STEP PORT PROCESS PROCESSES
 
-Appends what it loads to WORKDIR/rows-PROCESS.txt: a step, then the numbers of its rows in the global batch.
+Appends what it loads to WORKDIR/rows-PROCESS.txt: a step, then the numbers of its rows in the global batch. From
+FIRST_BAD_STEP on, counted from 0, the last row of the batch is not finite.
 """
 import sys
 import time
@@ -12,14 +13,15 @@ import jax
 import numpy as np
 from tiny_task import make_batch, make_task
 
+from kfjax import command
 from kfjax.train.loop import LoopConfig, run
 
 
 class Rows:
     """The tiny task's batches; with several processes each makes only its rows."""
 
-    def __init__(self, log: Path, seconds: float):
-        self._log, self._seconds = log, seconds
+    def __init__(self, log: Path, seconds: float, bad: int):
+        self._log, self._seconds, self._bad = log, seconds, bad
 
     def __call__(self, step: int):
         return self.runs(step, range(8), 8)
@@ -29,22 +31,27 @@ class Rows:
         rows = np.arange(16).reshape(of, -1)[list(numbers)].ravel()
         with self._log.open("a") as file:
             print(step, *rows, file=file)
-        return {name: x[rows] for name, x in make_batch(step).items()}
+        batch = make_batch(step)
+        if step >= self._bad:
+            batch["y"][-1] = np.nan
+        return {name: x[rows] for name, x in batch.items()}
 
 
 def panel(ema, step: int, folder: Path) -> dict[str, float]:
     return {"w": float(ema["layers"][0]["w"].sum())}
 
 
-def main(workdir: Path, steps: int, seconds: float, port: int, process: int, processes: int) -> None:
+def main(argv: list[str]) -> int:
+    workdir, seconds = Path(argv[0]), float(argv[2])
+    steps, bad, port, process, processes = (int(x) for x in (argv[1], *argv[3:]))
     if processes > 1:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"127.0.0.1:{port}", processes, process)
-    batch = Rows(workdir / f"rows-{process}.txt", seconds)
-    cfg = LoopConfig(steps=steps, log_every=1, save_every=1000, panel_every=4, prefetch=1, mesh="data=4,fsdp=2")
-    run(make_task(batch, panel=panel), workdir, cfg)
+    batch = Rows(workdir / f"rows-{process}.txt", seconds, bad)
+    every = {"log_every": 1, "save_every": 1000, "panel_every": 4, "max_skipped": 3}
+    run(make_task(batch, panel=panel), workdir, LoopConfig(steps=steps, prefetch=1, mesh="data=4,fsdp=2", **every))
+    return 0
 
 
 if __name__ == "__main__":
-    folder, steps, seconds, *numbers = sys.argv[1:]
-    main(Path(folder), int(steps), float(seconds), *(int(x) for x in numbers))
+    sys.exit(command.run(main, sys.argv[1:]))

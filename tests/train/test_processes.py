@@ -25,15 +25,15 @@ def free_port() -> int:
         return sock.getsockname()[1]
 
 
-def start(workdir: Path, steps: int, processes: int, seconds: float = 0.0) -> list[subprocess.Popen]:
-    """Processes that share eight fake devices."""
+def start(workdir: Path, steps: int, processes: int, seconds=0.0, first_bad=1000) -> list[subprocess.Popen]:
+    """Processes that share eight fake devices; see process_run.py."""
     workdir.mkdir(exist_ok=True)
     flags = f"--xla_force_host_platform_device_count={8 // processes}"
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = os.environ | {"PYTHONPATH": path, "XLA_FLAGS": flags}
     port = free_port()
     # A process that waits for a dead one does not heed SIGTERM, hence -k, which also counts from a signal passed on.
-    run = ["timeout", "--foreground", "-k", 60, 240, sys.executable, SCRIPT, workdir, steps, seconds, port]
+    run = ["timeout", "--foreground", "-k", 60, 240, sys.executable, SCRIPT, workdir, steps, seconds, first_bad, port]
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     return [
         subprocess.Popen([str(x) for x in (*run, process, processes)], cwd=ROOT, env=environment, **streams)
@@ -121,3 +121,14 @@ def test_sigterm_to_one_stops_both_and_others_go_on(whole, tmp_path):
     np.testing.assert_allclose(losses(tmp_path), losses(whole), rtol=1e-6)
     for name, x in weights(tmp_path).items():
         np.testing.assert_allclose(x, weights(whole)[name], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_all_processes_name_the_same_culprit(tmp_path):
+    """Only the second one loads the row that is at fault."""
+    running = start(tmp_path, 12, 2, first_bad=4)
+    errors = [process.communicate()[1].decode() for process in running]
+    assert [process.returncode for process in running] == [2, 2], "\n\n".join(errors)
+    for said in errors:
+        assert "kfjax: error: 3 non-finite steps in a row at step 7 (batch: y: 2 of 32 are NaN (6.25 %));" in said
+    assert saved(tmp_path) == []
