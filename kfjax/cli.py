@@ -1,4 +1,4 @@
-"""The command line: kfjax generate | convert | train | doctor. No logic: the work is done elsewhere."""
+"""The command line: kfjax generate | convert | extract | train | plan | doctor. No logic: the work is done elsewhere."""
 from __future__ import annotations
 
 import signal
@@ -44,19 +44,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(argv: Sequence[str]) -> int:
-    if argv[:1] == ["train"]:  # has a parser of its own
-        from kfjax.train.__main__ import main as train
-
-        return train(argv[1:])
+    if argv[:1] in (["extract"], ["train"], ["plan"]):  # have parsers of their own
+        return _own_parser(argv[0])(argv[1:])
     parser = command.Parser(prog="kfjax", description="Video to sound: generate, convert, train.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=command.Parser)
     _add_generate(commands)
     _add_convert(commands)
+    commands.add_parser("extract", help="clips to features and latents, ahead of training")
     commands.add_parser("train", help="train a model from a config")
+    commands.add_parser("plan", help="what a training run needs on a machine that is not here")
     commands.add_parser("doctor", help="say what is installed and where")
     args = parser.parse_args(argv)
     return {"generate": _generate, "convert": _convert, "doctor": _doctor}[args.command](args)
+
+
+def _own_parser(name: str) -> Callable[[Sequence[str]], int]:
+    if name == "extract":
+        from kfjax.data.extract_videos import main
+    elif name == "plan":
+        from kfjax.train.plan import main
+    else:
+        from kfjax.train.__main__ import main
+    return main
 
 
 def _add_generate(commands) -> None:
