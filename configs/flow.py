@@ -70,7 +70,7 @@ def built_in() -> dict:
         },
         "step": {
             "draws": 2, "train_encoders": True, "stereo_weight": 0.5, "align_weight": 0.3, "caption_weight": 0.02,
-            "sound_weight": 0.3, "drop_video": 0.25, "drop_text": 0.15,
+            "sound_weight": 0.3, "early_times": 0.25, "drop_video": 0.4, "drop_text": 0.15,
         },
         "optim": {"learning_rate": 1e-3, "final_learning_rate": 1e-5, "decay_steps": 2000},
         "data": {
