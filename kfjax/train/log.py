@@ -23,7 +23,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -111,8 +110,11 @@ class Log:
         if self._writes:
             self._since.append(dict(metrics))
             self._throughput.step(work, metrics)
-            self._profile.after(done, metrics)
-            self._profile.before(done + 1)
+            if self._profile.ends_with(done):
+                jax.block_until_ready(metrics)
+            with self._throughput.waiting("profile"):
+                self._profile.after(done)
+                self._profile.before(done + 1)
 
     def metrics(self, done: int) -> None:
         """Write the figures of step `done`, the last one given to `step`, and the rates of those since the last line.
@@ -196,11 +198,14 @@ class _Profile:
         self._step = jax.profiler.StepTraceAnnotation("train", step_num=step)
         self._step.__enter__()
 
-    def after(self, step: int, results: Any) -> None:
+    def ends_with(self, step: int) -> bool:
+        """The trace ends after `step`, which must be done by then."""
+        return self._step is not None and step >= self._last
+
+    def after(self, step: int) -> None:
         if self._step is None:
             return
-        if step >= self._last:
-            jax.block_until_ready(results)
+        if self.ends_with(step):
             self.close()
         else:
             self._step.__exit__(None, None, None)

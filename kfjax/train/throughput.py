@@ -17,9 +17,9 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-Wait = Literal["data", "save", "panel", "validation"]
+Wait = Literal["data", "save", "panel", "validation", "profile"]
 #: Looking at a model is not training it: these waits are no part of a step's time.
-LOOKS: tuple[Wait, ...] = ("panel", "validation")
+LOOKS: tuple[Wait, ...] = ("panel", "validation", "profile")
 
 
 class Work(NamedTuple):

@@ -2,6 +2,7 @@
 import json
 import struct
 import sys
+import time
 import types
 from collections import Counter
 
@@ -181,6 +182,13 @@ def test_a_profile_of_some_steps(tmp_path):
     data = jax.profiler.ProfileData.from_file(str(next((tmp_path / "profile").rglob("*.xplane.pb"))))
     events = Counter(event.name for plane in data.planes for line in plane.lines for event in line.events)
     assert events["train"] == 2
+
+
+def test_writing_a_profile_is_no_part_of_a_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: time.sleep(0.6))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: time.sleep(0.6))
+    run(tmp_path, 4, cfg=LogConfig(profile=(2, 3)), every=4)
+    assert lines(tmp_path)[0]["seconds_per_step"] < 0.3
 
 
 @pytest.mark.parametrize("first, traced", [(2, True), (3, False)])
