@@ -135,9 +135,9 @@ class Log:
         """One line; `kind` says where the figures are from. PNGs and WAVs among `files` go to the trackers too."""
         if not self._writes:
             return
-        line = {"step": step, "kind": kind, "elapsed": round(self.elapsed(), 1), **figures}
-        # JSON knows no NaN.
-        line = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in line.items()}
+        figures = {name: float(x) for name, x in figures.items()}
+        finite = {name: x if math.isfinite(x) else None for name, x in figures.items()}  # JSON knows no NaN
+        line = {"step": step, "kind": kind, "elapsed": round(self.elapsed(), 1), **finite}
         with self._path.open("a") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
         for tracker in self._trackers:

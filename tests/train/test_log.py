@@ -85,8 +85,8 @@ def test_counted_means_are_over_all_steps_and_empty_ones_are_left_out(tmp_path):
 
 
 def test_numbers_that_are_none_are_null(tmp_path):
-    run(tmp_path, 1, metrics=lambda step: {"loss": jnp.float32(np.nan)})
-    assert lines(tmp_path)[0]["loss"] is None
+    run(tmp_path, 1, metrics=lambda step: {"loss": jnp.float32(np.nan), "scale": np.float32(np.inf)})
+    assert lines(tmp_path)[0]["loss"] is None and lines(tmp_path)[0]["scale"] is None
 
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
