@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
         "several processes that train together; what a TPU pod, SLURM, Open MPI or GKE says itself need not be given")
     args = parser.parse_args(argv)
     config = load_config(args.config)
+    complete(config)
     for assignment in args.set:
         apply(config, assignment)
     check_workdir(args.workdir, config)
@@ -92,6 +94,15 @@ def load_config(spec: str) -> ConfigDict:
         if error.args != (variant,):
             raise
         raise ValueError(f"config: {name} has no variant {variant!r}; its docstring names them") from None
+
+
+def complete(config: ConfigDict) -> None:
+    """Settings of the loop that the config leaves out, at their defaults: all of them can be set."""
+    from kfjax.train.loop import LoopConfig
+
+    given = config.loop.to_dict()
+    with config.unlocked():
+        config.loop = asdict(LoopConfig()) | given
 
 
 def apply(config: ConfigDict, assignment: str) -> None:

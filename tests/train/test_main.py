@@ -1,5 +1,6 @@
 """`kfjax train`: reading and changing configs, and what a working folder will take."""
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import jax
@@ -7,8 +8,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from kfjax.cli import main
+from kfjax.config import from_dict
 from kfjax.train import __main__ as command
 from kfjax.train import loop, tasks
+from kfjax.train.log import LogConfig
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -71,8 +74,16 @@ def test_train(config, runs, tmp_path):
     (task, workdir, settings), = runs
     assert (workdir, settings) == (work, "settings")
     written = json.loads((work / "config.json").read_text())
-    assert written["loop"] == {"steps": 2, "seed": 4} == task.loop.to_dict()
+    assert written["loop"] == json.loads(json.dumps(asdict(loop.LoopConfig(steps=2, seed=4))))
+    assert task.loop.steps == 2
     assert written["optim"] == {"learning_rate": 2.0}
+
+
+def test_what_a_config_says_nothing_of_can_be_set(config, runs, tmp_path):
+    changes = ["--set", "loop.log.tensorboard=True", "loop.log.profile=(10, 12)", "loop.mesh=data=2,fsdp=4"]
+    assert main(["train", str(config), "--workdir", str(tmp_path / "run"), *changes]) == 0
+    made = from_dict(loop.LoopConfig, runs[0][0].loop.to_dict())
+    assert made == loop.LoopConfig(steps=100, mesh="data=2,fsdp=4", log=LogConfig(tensorboard=True, profile=(10, 12)))
 
 
 def test_a_folder_of_another_config_is_refused(config, runs, tmp_path, capsys):
