@@ -113,7 +113,8 @@ class StateStore:
 
     A state is written under a temporary name that no reader takes for a checkpoint. Which one is the newest is decided
     by the steps' numbers, never by a clock. A context manager: what is being saved is on disk when it ends. With
-    several processes all of them call everything, in the same order, on a folder that all of them see.
+    several processes all of them call everything, in the same order, on a folder that all of them see. The folder is
+    the store's alone: what a killed run left half-written is cleared away.
 
     Args:
       keep: how many are kept, the newest ones.

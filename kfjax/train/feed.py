@@ -60,6 +60,6 @@ def placed(batch: Callable[[int], Any], step: int, mesh: Mesh) -> Any:
 
 def _held(x: np.ndarray, numbers: Sequence[int], of: int) -> np.ndarray:
     if len(x) % of:
-        raise ValueError(f"batch of {len(x)}: expected a multiple of {of}, what the mesh divides it by; change it")
+        raise ValueError(f"batch of {len(x)}: expected a multiple of {of} on this mesh; give it another size")
     runs = x.reshape(of, len(x) // of, *x.shape[1:])
     return runs[list(numbers)].reshape(-1, *x.shape[1:])

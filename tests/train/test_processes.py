@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).parent / "process_run.py"
 EVERY_ROW = list(range(16))
 
+pytestmark = pytest.mark.timeout(900)  # seven starts of a process take a while on a busy machine
+
 
 def free_port() -> int:
     with socket.socket() as sock:
