@@ -67,7 +67,7 @@ class FeatureInput:
         threads: int = min(8, os.cpu_count() or 1),
     ):
         _check_shares(cfg, corpora, joined)
-        self.buckets, self._cfg, self._seed, self._joined = buckets, cfg, seed, joined
+        self.buckets, self._seed, self._joined = buckets, seed, joined
         self._folders: list[Folder] = []
         for path, _ in corpora:
             self._folders.append(Folder(path, fingerprint=fingerprint or None))
@@ -77,7 +77,7 @@ class FeatureInput:
         halves = [s / 2 for s in buckets.seconds] if joined else []
         self._halves = {s: _order(self._folders, weights, s, (seed, 1)) for s in halves}
         self._shapes = {s: example_shapes(cfg, s) for s in (*self._order, *self._halves)}
-        self._check_shapes()
+        self._check_folders()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="features")
 
     def __call__(self, step: int) -> FeatureBatch:
@@ -125,8 +125,12 @@ class FeatureInput:
             raise ValueError(f"{folder.path}, excerpt {place.record} of {place.seconds:g} s: {error}") from None
         return example
 
-    def _check_shapes(self) -> None:
-        """From the folders' indices, before anything is read."""
+    def _check_folders(self) -> None:
+        """By their indices, before anything is read."""
+        for folder in self._folders:
+            if not folder.shapes.keys() & self._shapes.keys():
+                got, want = (f"{sorted(seconds)} s" for seconds in (folder.shapes, self._shapes))
+                raise ValueError(f"{folder.path}: got excerpts of {got}, expected some of {want}; see data.buckets")
         wrong = [
             f"{folder.path}: {name} of {seconds:g} s is {folder.shapes[seconds][name]}, the system's is {shape}"
             for folder in self._folders

@@ -77,9 +77,9 @@ def test_every_excerpt_comes_before_any_comes_again(folders):
 @pytest.mark.parametrize("joined", [0.0, 0.5])
 def test_any_number_of_processes_shares_the_same_batches(folders, joined):
     """1, 2 and 4 processes, each with an input of its own, read each row of one global batch once."""
-    whole = make(folders, joined=joined, weights={2.0: 1.0})
+    whole = make(folders[::2], joined=joined, weights={2.0: 1.0})
     for processes in (1, 2, 4):
-        each = [make(folders, joined=joined, weights={2.0: 1.0}, threads=1) for _ in range(processes)]
+        each = [make(folders[::2], joined=joined, weights={2.0: 1.0}, threads=1) for _ in range(processes)]
         for step in (0, 3):
             parts = [made.runs(step, (k,), processes) for k, made in enumerate(each)]
             assert_same(jax.tree.map(lambda *rows: np.concatenate(rows), *parts), whole(step))
@@ -140,6 +140,7 @@ def test_synthetic_batches():
 
 @pytest.mark.parametrize("options, message", [
     ({"weights": {4.0: 1.0}}, r"no features of 4 s in any corpus; there are some of \[1\.0, 2\.0\] s"),
+    ({"weights": {2.0: 1.0}, "shares": (2.0, 1.0)}, r"texts: got excerpts of \[1\.0\] s, expected some of \[2\.0\] s"),
     ({"joined": 0.1}, r"no features of 0\.5 s in any corpus"),
     ({"joined": 1.5}, r"data\.joined: got 1\.5, expected a share from 0 to 1"),
     ({"shares": (1.0, 0.0)}, r"data\.corpora: got .*expected pairs of a folder and a weight above 0"),
@@ -160,7 +161,7 @@ def test_features_of_other_shapes_are_refused(folders):
     with pytest.raises(ValueError, match="with a CLIP text tower"):
         make(folders, cfg=dataclasses.replace(CONFIG, text=tower), joined=0.5)
     with pytest.raises(ValueError, match=r"a batch of 8 examples does not divide by 3; set data\.batch_multiple to 3"):
-        make(folders, {2.0: 1.0}).runs(0, (0,), 3)
+        make(folders[:1], {2.0: 1.0}).runs(0, (0,), 3)
 
 
 def test_corpora_of_two_encoders_are_refused(folders, tmp_path):
