@@ -179,8 +179,7 @@ def test_ten_steps_on_a_mesh_are_those_on_one_device(axes):
     assert spread.norm == pytest.approx(alone.norm, rel=1e-5)
     assert not far(moments(spread.first), moments(alone.first))
     assert not far(spread.first.params, alone.first.params)
-    whole = lambda state: np.concatenate([np.ravel(x) for x in jax.tree.leaves(jax.device_get(state.ema))])
-    assert not far({"ema": whole(spread.last)}, {"ema": whole(alone.last)})
+    assert not far(spread.last.ema, alone.last.ema)
     assert_split(spread.last, make_mesh(axes))
     hlo = spread.program.as_text()
     waiting = [line for line in hlo.splitlines() if " while(" in line and "f32[2,3,192,64]" in line]
@@ -210,10 +209,13 @@ def test_micro_batches_and_half_precision_on_a_mesh():
     """Two micro-batches of bfloat16 are, within its precision, the whole batch in float32; nothing is reshuffled."""
     alone = on_one_device()
     spread = train(
-        {"data": 2, "fsdp": 4}, replace(STEP, accumulate=2, compute_dtype="bfloat16"), replace(MODEL, remat="dots")
+        {"fsdp": 4, "tensor": 2}, replace(STEP, accumulate=2, compute_dtype="bfloat16"), replace(MODEL, remat="dots")
     )
-    np.testing.assert_allclose(spread.losses, alone.losses, rtol=2e-2)
-    assert_split(spread.last, make_mesh({"data": 2, "fsdp": 4}))
+    assert spread.losses[0] == pytest.approx(alone.losses[0], rel=1e-2)
+    assert spread.norm == pytest.approx(alone.norm, rel=1e-2)
+    whole = lambda state: np.concatenate([np.ravel(x) for x in jax.tree.leaves(jax.device_get(state.ema))])
+    assert np.linalg.norm(whole(spread.last) - whole(alone.last)) < 1e-2 * np.linalg.norm(whole(alone.last))
+    assert_split(spread.last, make_mesh({"fsdp": 4, "tensor": 2}))
     assert set(collectives(spread.program.as_text())) == {"all-gather", "all-reduce"}
 
 
