@@ -235,6 +235,7 @@ def _flow(config: ConfigDict, loop: LoopConfig) -> Task:
         batch=batches,
         panel=panel,
         validate=validate,
+        objective=lambda params, batch, key: flow_step.loss(params, batch, key, system, step),
         work=_flow_work(config, system, 0 if step.lora.rank or not extracted else step.draws),
     )
     return _lora(task, frozen, step, data.start) if step.lora.rank else task
