@@ -146,7 +146,7 @@ def test_not_even_one_clip():
         Pretended(2.0**30).largest(lambda _: None)
 
 
-def test_a_batch_that_does_not_fit_says_what_would(monkeypatch):
+def test_a_batch_that_does_not_fit_says_what_would():
     class Refusing:
         def compile(self, options):
             raise RuntimeError("RESOURCE_EXHAUSTED: ... Used 62.50G of 31.25G hbm. Exceeded hbm capacity by 31.25G.")
@@ -161,7 +161,8 @@ def test_a_batch_that_does_not_fit_says_what_would(monkeypatch):
 def test_a_batch_beyond_the_memory_is_refused_where_the_compiler_does_not(monkeypatch):
     planner = Planner(small(), "small", find("here"), axes="data=2,fsdp=4", seconds=1.0)
     monkeypatch.setattr(Planner, "capacity", 1e6)
-    monkeypatch.setattr(Planner, "_compile", lambda self, lowered, batch: lowered)
+    monkeypatch.setattr(Planner, "lower", lambda *_: (None, 0))
+    monkeypatch.setattr(Planner, "_compile", lambda *_: None)
     monkeypatch.setattr(Planner, "_read", lambda *_: example(batch_per_chip=2))
     with pytest.raises(DoesNotFit, match=r"try a topology with more memory or chips"):
         planner.plan(2)

@@ -1,0 +1,115 @@
+"""Plans of the paper's sizes on TPU pods with ten-second clips, one compile at a time, into results.json.
+
+    python experiments/0007-plan/table.py [--only 6b:v6e-64 …]    compile what results.json does not have yet
+    python experiments/0007-plan/table.py --print                 the table of what is there
+
+Needs the `plan` extra, 3 GB of memory and one to three processor minutes a try. Every try, refusals included, is
+written at once; stop it at any time and start it again.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = Path(__file__).with_name("results.json")
+SIZES, TOPOLOGIES = ("1.5b", "3b", "6b"), ("v5p-256", "v6e-64")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    cells = [f"{size}:{topology}" for topology in TOPOLOGIES for size in SIZES]
+    parser.add_argument("--only", nargs="+", default=cells, metavar="SIZE:TOPOLOGY")
+    parser.add_argument("--tries", type=int, default=8, help="compile at most that many a cell in this run")
+    parser.add_argument("--print", action="store_true", help="print the table, compile nothing")
+    args = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    if args.print:
+        print("\n".join(table(read())))
+        return
+    for cell in args.only:
+        size, _, topology = cell.partition(":")
+        fill(size, topology, args.tries)
+
+
+def read() -> list[dict]:
+    return json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
+
+
+def write(tries: list[dict]) -> None:
+    temporary = RESULTS.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(tries, indent=1) + "\n")
+    os.replace(temporary, RESULTS)
+
+
+def of_cell(tries: list[dict], size: str, topology: str) -> list[dict]:
+    return [one for one in tries if (one["size"], one["topology"]) == (size, topology)]
+
+
+def fill(size: str, topology: str, most: int) -> None:
+    """Try batches until the largest that fits is known."""
+    from kfjax.train import topology as machines
+
+    machines.leave_chips_alone(machines.find(topology))
+    import jax
+
+    from kfjax.train.__main__ import load_config
+    from kfjax.train.plan import DoesNotFit, Planner, next_batch, report, to_json
+
+    config = load_config(f"{ROOT}/configs/flow.py:{size}")
+    planner = Planner(config, f"flow.py:{size}", machines.find(topology))
+    for _ in range(most):
+        tried = {one["batch_per_chip"]: one["peak_bytes"] for one in of_cell(read(), size, topology)}
+        if (batch := next_batch(tried, planner.capacity)) is None:
+            return
+        one = {"size": size, "topology": topology, "batch_per_chip": batch}
+        try:
+            plan = planner.plan(batch)
+            one |= {"fits": True} | to_json(plan)
+            print(report(plan), flush=True)
+        except DoesNotFit as error:
+            one |= {"fits": False, "peak_bytes": max(error.needed_bytes, 1.01 * planner.capacity)}
+            print(error, flush=True)
+        write([*read(), one])
+        jax.clear_caches()
+
+
+def table(tries: list[dict]) -> list[str]:
+    """Markdown: the largest batch that fits, of every cell."""
+    from kfjax.train.flops import CHIPS
+
+    rows = [
+        "| model | chips | clips a chip | memory of a chip, GiB | state, GiB | sent into a chip a step, GiB "
+        "| all-to-all | a step at least, s (bound by) | clips/s at most | utilisation at most |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for topology in TOPOLOGIES:
+        for size in SIZES:
+            done = of_cell(tries, size, topology)
+            fits = [one for one in done if one["fits"]]
+            if not fits:
+                rows.append(f"| {size} | {topology} | {'none fits' if done else 'not compiled yet'} |" + " |" * 7)
+                continue
+            best = max(fits, key=lambda one: one["batch_per_chip"])
+            refused = min((one["batch_per_chip"] for one in done if not one["fits"]), default=None)
+            most = best["batch_per_chip"]
+            known = f"{most} ({refused} does not fit)" if refused else f"at least {most}"
+            kinds = {sent["kind"]: sent for sent in best["sent"]}
+            wire = sum(sent["wire_bytes"] for sent in best["sent"]) / 2**30
+            bound = max(best["bounds"], key=best["bounds"].get)
+            seconds = best["bounds"][bound]
+            peak, whole = best["peak_bytes"] / 2**30, CHIPS[best["chip"]].hbm_bytes / 2**30
+            rows.append(
+                f"| {size} | {topology}: {best['chips']} {best['chip']} | {known} | {peak:.1f} of {whole:.0f} "
+                f"| {best['memory']['arguments'] / 2**30:.2f} | {wire:.1f} "
+                f"| {kinds['all-to-all']['count'] if 'all-to-all' in kinds else 'none'} "
+                f"| {seconds:.2f} ({bound}) | {best['batch'] / seconds:.0f} | {100 * best['mfu_bound']:.0f} % |"
+            )
+    return rows
+
+
+if __name__ == "__main__":
+    main()
