@@ -169,7 +169,7 @@ def test_extracted_features_serve_no_step_that_needs_the_clips():
 
 def test_several_draws_share_one_encoding(monkeypatch):
     seen = {}
-    spy = lambda name, original: lambda *args: seen.setdefault(name, original(*args))
+    spy = lambda name, original: lambda *args, **how: seen.setdefault(name, original(*args, **how))
     monkeypatch.setattr(matching, "sample_times", spy("times", matching.sample_times))
     monkeypatch.setattr(features, "encode", spy("encoded", features.encode))
     cfg = dataclasses.replace(ALWAYS, draws=3)
