@@ -122,7 +122,7 @@ def make_step(cfg: BigVGANTraining) -> Callable[[TrainState, dict[str, Array], A
         decay = jnp.where(finite, jnp.minimum(cfg.optim.ema_decay, (1.0 + state.step) / (10.0 + state.step)), 1.0)
         averaged = {"gen": ema(state.ema["gen"], params["gen"], decay), "disc": params["disc"]}
         skipped = jnp.where(finite, 0, state.skipped + 1)
-        metrics = {"loss": loss, **parts, "disc": disc_loss, "grad_norm": norm, "disc_grad_norm": disc_norm}
+        metrics = {"loss": loss, **parts, "disc": disc_loss, "gradient_norm": norm, "disc_gradient_norm": disc_norm}
         return TrainState(state.step + 1, params, opt_state, averaged, skipped), metrics | {"skipped": skipped}
 
     return step
