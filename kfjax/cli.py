@@ -1,4 +1,4 @@
-"""The command line: kfjax generate | convert | extract | train | plan | doctor. No logic: the work is done elsewhere."""
+"""The command line: generate, convert, extract, train, plan, doctor. No logic: the work is done elsewhere."""
 from __future__ import annotations
 
 import signal

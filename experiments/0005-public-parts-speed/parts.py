@@ -2,7 +2,8 @@
 
     python experiments/0005-public-parts-speed/parts.py [--seconds 8] [--rounds 3] [--threads 2] [--only vae]
 
-Both hold the same random weights and get the same input; their outputs must agree before anything is timed.
+Both hold the same random weights and get the same input; their outputs must agree before anything is timed. Beside the
+VAE stands its floor: the matrix products of the decoder's convolutions, and nothing else.
 """
 from __future__ import annotations
 
@@ -125,6 +126,30 @@ def vae_pair(seconds: float):
     return eager, lambda: np.asarray(run(params, x))
 
 
+def vae_floor(seconds: float):
+    """A function of nothing that does the decoder's matrix products: every convolution's taps side by side."""
+    import jax
+    import numpy as np
+
+    from kfjax.codec.vae import MelVAE
+    from kfjax.convert import vae
+    from kfjax.module import flatten, shapes
+
+    latents = round(seconds * 44100 / 1024)
+    fine = ("up/0/", "up/1/upsample", "conv_out")  # these run at the mel's rate
+    kernels = flatten(shapes(MelVAE, vae.CONFIGS["44k"])["decoder"])
+    sizes = [
+        (latents * (2 if name.startswith(fine) else 1), int(np.prod(leaf.shape[:2])), leaf.shape[2])
+        for name, leaf in kernels.items() if len(leaf.shape) == 3
+    ]  # fmt: skip
+    print(f"floor: {len(sizes)} products, {sum(2 * a * b * c for a, b, c in sizes) / 1e9:.0f} GFLOP")
+    rng = np.random.default_rng(0)
+    pairs = [(rng.standard_normal((a, b), np.float32), rng.standard_normal((b, c), np.float32)) for a, b, c in sizes]
+    pairs = jax.device_put(pairs)
+    run = jax.jit(lambda pairs: [x @ kernel for x, kernel in pairs])
+    return lambda: jax.block_until_ready(run(pairs))
+
+
 def main() -> None:
     args = arguments()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads must not count as processor time
@@ -143,6 +168,9 @@ def main() -> None:
         print(f"{name}: {list(got.shape)}, relative difference {difference:.1e}")
         if not difference < 1e-4:
             raise SystemExit("the two do not agree")
+        if name == "vae":
+            ways["floor"] = vae_floor(args.seconds)
+            ways["floor"]()
         report(measure(ways, args.rounds))
 
 

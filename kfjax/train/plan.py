@@ -309,7 +309,8 @@ class Planner:
         except RuntimeError as error:
             used = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", str(error))
             if used is None:
-                raise
+                why = str(error).strip().splitlines()[0]
+                raise ValueError(f"{self.name} on {self.topology.name}: its compiler says {why}; try another") from None
             scale = {"K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
             needed, capacity = (float(used[i]) * scale[used[i + 1]] for i in (1, 3))
             raise self._refusal(batch_per_chip, needed, capacity) from None

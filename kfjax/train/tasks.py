@@ -340,9 +340,8 @@ def _lora(task: Task, frozen: module.Params, step: FlowStepConfig, start: str) -
 
     Where it started from a model directory it leaves one, `model`, with the merged network in it.
     """
-    from kfjax import system
     from kfjax.train.flow_step import network
-    from kfjax.train.lora import init_lora
+    from kfjax.train.lora import init_lora, save_tuned
 
     merged = lambda params: {name: params[name] for name in frozen} | {"mmdit": network(params, step)}
 
@@ -354,8 +353,7 @@ def _lora(task: Task, frozen: module.Params, step: FlowStepConfig, start: str) -
         tuned = merged(ema)
         save_params(workdir / "ema.safetensors", tuned)
         if _is_folder(start):
-            base = system.load(start)
-            system.save(workdir / "model", base._replace(params=dict(base.params) | {"mmdit": tuned["mmdit"]}))
+            save_tuned(start, workdir / "model", tuned["mmdit"])
 
     look = task.panel and (lambda ema, number, folder: task.panel(merged(ema), number, folder))
     return task._replace(init=init, panel=look, export=export)
