@@ -66,7 +66,7 @@ def built_in() -> dict:
             "text_tokens": 24,
             "sync_resize": "stretch",
             "stereo_sees": "sync",
-            "defaults": {"steps": 20, "guidance": 3.0},
+            "defaults": {"steps": 20, "guidance": 3.0, "negative": 6.0},
         },
         "step": {
             "draws": 2, "train_encoders": True, "stereo_weight": 0.5, "align_weight": 0.3, "caption_weight": 0.02,
