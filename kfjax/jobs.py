@@ -1,14 +1,13 @@
 """Jobs: which clips get sound and where it goes, from a file, a folder or a table."""
 from __future__ import annotations
 
-import csv
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kfjax import media
 from kfjax.command import reason, say
+from kfjax.data.sources import table_lines
 from kfjax.media.write import VIDEO_FORMATS
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
@@ -64,20 +63,7 @@ def from_table(table: Path, template: Job, output: Path, *, audio_only: bool) ->
     Raises:
       ValueError: not such a table. A bad cell is the affair of its job.
     """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns, rows = reader.fieldnames or [], list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table}: is not a CSV file in UTF-8 ({error}); export it again") from error
-    unknown = [column for column in columns if column not in COLUMNS]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], COLUMNS, n=1)
-        advice = f"did you mean {near[0]}?" if near else f"expected {', '.join(COLUMNS)}"
-        raise ValueError(f"{table}: got a column {unknown[0]!r}; {advice}")
-    if not rows or not {"video", "prompt"} & set(columns):
-        header = ", ".join(COLUMNS)
-        raise ValueError(f"{table}: got no videos and no prompts, expected rows under a header ({header}); fill it")
+    rows = table_lines(table, COLUMNS, needed=("video", "prompt"))
     return _placed([_from_row(row, table, template) for row in rows], output, audio_only)
 
 

@@ -200,7 +200,7 @@ def test_lists(here, capsys, model, clip):
     refused(capsys, ["empty", "--model", model], "give --output FOLDER")
     refused(capsys, ["empty", "--output", "out", "--model", model], "without a video")
     refused(capsys, ["column.csv", "--output", "out", "--model", model], "did you mean prompt?")
-    refused(capsys, ["header.csv", "--output", "out", "--model", model], "no videos and no prompts")
+    refused(capsys, ["header.csv", "--output", "out", "--model", model], "no video and no prompt")
     refused(capsys, ["binary.csv", "--output", "out", "--model", model], "not a CSV file")
     refused(capsys, ["absent.csv", "--output", "out", "--model", model], "absent.csv")
 

@@ -114,22 +114,37 @@ def _from_folder(folder: Path) -> list[Row]:
 
 
 def _from_table(table: Path) -> list[Row]:
+    uses: Counter[str] = Counter()
+    lines = table_lines(table, COLUMNS, needed=("video", "audio"))
+    return [_from_line(line, table.parent, uses) for line in lines]
+
+
+def table_lines(table: Path, columns: Sequence[str], *, needed: tuple[str, str]) -> list[dict[str, str]]:
+    """Lines of a CSV file with a header, by column.
+
+    Args:
+      columns: all that it may have.
+      needed: it has one of these at least.
+
+    Raises:
+      ValueError: not such a table, or an empty one.
+    """
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            columns, lines = reader.fieldnames or [], list(reader)
+            found, lines = reader.fieldnames or [], list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{table}: is not a CSV file in UTF-8 ({error}); export it again") from error
-    unknown = [column for column in columns if column not in COLUMNS]
+    header = ", ".join(columns)
+    unknown = [column for column in found if column not in columns]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], COLUMNS, n=1)
-        advice = f"did you mean {near[0]}?" if near else f"expected {', '.join(COLUMNS)}"
+        near = difflib.get_close_matches(unknown[0], columns, n=1)
+        advice = f"did you mean {near[0]}?" if near else f"expected {header}"
         raise ValueError(f"{table}: got a column {unknown[0]!r}; {advice}")
-    if not lines or not {"video", "audio"} & set(columns):
-        header = ", ".join(COLUMNS)
-        raise ValueError(f"{table}: got no videos and no sounds, expected rows under a header ({header}); fill it")
-    uses: Counter[str] = Counter()
-    return [_from_line(line, table.parent, uses) for line in lines]
+    if not lines or not set(needed) & set(found):
+        first, second = needed
+        raise ValueError(f"{table}: got no {first} and no {second}, expected rows under a header ({header}); fill it")
+    return lines
 
 
 def _from_line(line: dict[str, str], folder: Path, uses: Counter[str]) -> Row:

@@ -93,9 +93,9 @@ def test_a_bad_row_is_told_when_it_is_cut(tmp_path, text, problem):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"t.csv: got no videos and no sounds, expected rows under a header \(video, audio, caption"),
-        ("video\n", "got no videos"),
-        ("caption\nrain\n", "got no videos"),
+        ("", r"t.csv: got no video and no audio, expected rows under a header \(video, audio, caption"),
+        ("video\n", "got no video"),
+        ("caption\nrain\n", "got no video"),
         ("video,captions\na.mp4,rain\n", r"got a column 'captions'; did you mean caption\?"),
         ("video,licence\na.mp4,mine\n", "got a column 'licence'; expected video, audio, caption, start, seconds"),
     ],
