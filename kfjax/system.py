@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -145,17 +146,31 @@ def save(directory: str | Path, system: System, *, card: str = "", dtype: str | 
     Raises:
       ValueError: the directory holds something else.
     """
-    directory = Path(directory)
-    if directory.is_dir() and any(directory.iterdir()) and not (directory / FILES[0]).is_file():
-        raise ValueError(f"{directory} is not empty and holds no model; expected a new, empty or model directory")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
-    try:
+    with replacing(directory, mark=FILES[0]) as temporary:
         (temporary / "config.json").write_text(json.dumps(config.to_dict(system.cfg), indent=1) + "\n")
         save_params(temporary / WEIGHTS, dict(system.params), dtype=dtype)
         system.tokenizer.save(temporary / "tokenizer.json")
         if card:
             (temporary / "MODEL_CARD.md").write_text(card)
+
+
+@contextmanager
+def replacing(directory: str | Path, *, mark: str) -> Iterator[Path]:
+    """A new folder to write into; it takes the place of `directory` once the block has ended well.
+
+    Args:
+      mark: a file that is in what may be replaced.
+
+    Raises:
+      ValueError: the directory holds something else.
+    """
+    directory = Path(directory)
+    if directory.is_dir() and any(directory.iterdir()) and not (directory / mark).is_file():
+        raise ValueError(f"{directory} is not empty and holds no model; expected a new, empty or model directory")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
+    try:
+        yield temporary
         temporary.chmod(0o755)
         if directory.exists():
             shutil.rmtree(directory)

@@ -12,7 +12,6 @@ import math
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,11 +119,7 @@ def save_tuned(start: str | Path, target: str | Path, network: Params) -> None:
         base = system.load(start)
         system.save(target, base._replace(params=dict(base.params) | {"mmdit": network}))
         return
-    if target.is_dir() and any(target.iterdir()) and not (target / NETWORK).is_file():
-        raise ValueError(f"{target} is not empty and holds no model; expected a new, empty or model directory")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-    try:
+    with system.replacing(target, mark=NETWORK) as temporary:
         for file in start.iterdir():
             if file.is_file() and file.name != NETWORK:
                 _share(file, temporary / file.name)
@@ -132,13 +127,6 @@ def save_tuned(start: str | Path, target: str | Path, network: Params) -> None:
         as_before = lambda new, old: np.asarray(new).astype(old.dtype)
         tuned = jax.tree.map(as_before, network, {name: before[name] for name in network})
         save_params(temporary / NETWORK, before | tuned)
-        temporary.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def targeted(params: Params, cfg: LoRAConfig) -> dict[str, Any]:
