@@ -173,7 +173,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
 
 
 def test_a_full_disk_ends_the_run_with_one_line_and_it_goes_on_from_the_last_save(tmp_path, capfd):
-    """Files end at 24 KiB, with an error like that of a full disk: EFBIG for ENOSPC."""
+    """Files end at 12 KiB, less than one of the arrays, with an error like that of a full disk: EFBIG for ENOSPC."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     tiny = make_task()
     task = tiny._replace(init=lambda key: tiny.init(key) | {"unused": jax.random.normal(key, (4096,))})
@@ -181,7 +181,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_it_goes_on_from_the_last_sav
     def fill(step):
         while step == 4 and not (tmp_path / "checkpoints" / "2").exists():
             time.sleep(0.01)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (3 * 2**13 if step >= 4 else limits[0], limits[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3 * 2**12 if step >= 4 else limits[0], limits[1]))
         return make_batch(step)
 
     command = lambda argv: bool(run(task._replace(batch=fill), tmp_path, CFG(steps=9, save_every=2, prefetch=1))) - 1
