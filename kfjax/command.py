@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
+#: Modules that the core installation does without -> the extra that brings them.
+EXTRAS = {"array_record": "data", "cv2": "data", "grain": "data", "pymunk": "data", "tensorflow_datasets": "builders"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,6 +31,11 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
         return 130
     except SystemExit as end:  # argparse's --help and errors
         return int(end.code or 0)
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        say(f"error: {error.name} is not installed; pip install 'kfjax[{EXTRAS[error.name]}]'")
+        return 2
     except (ValueError, OSError) as error:
         say(f"error: {reason(error)}")
         return 2

@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import media_files as files
 from tiny_system import write_model
 
+ROOT = str(Path(__file__).parents[1])
+
 RATE_HZ = 44100
 
 
@@ -141,6 +143,14 @@ def test_defects_keep_their_traceback(clips, model, monkeypatch):
         main(["generate", str(clips), "--output", "out", "--model", model])
 
 
+def test_a_missing_extra_is_named(here, clips, model):
+    """Training corpora need libraries that making sound does not."""
+    program = "import sys; sys.modules['cv2'] = None; from kfjax.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "extract", str(clips), "--output", "out", "--model", model]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": ROOT})
+    assert (ended.returncode, ended.stderr) == (2, "kfjax: error: cv2 is not installed; pip install 'kfjax[data]'\n")
+
+
 def test_the_small_world_is_said(here, clips, model, capsys, monkeypatch):
     monkeypatch.setattr(pipeline, "BUILT_IN", Path(model))
     assert main(["generate", str(clips / "a.mp4")]) == 0
@@ -155,7 +165,10 @@ def test_doctor(capsys):
     assert kfjax.__version__ in said and "devices: cpu" in said and "built-in model: " in said
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["train", "--help"], ["--version"]])
+COMMANDS = ("generate", "convert", "extract", "train", "plan")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS), ["--version"]])
 def test_help(arguments, capsys):
     assert main(arguments) == 0
     assert capsys.readouterr().out
@@ -169,7 +182,6 @@ def test_version_is_that_of_the_package():
 def test_as_a_process(here, clips):
     """Exit code and the one line, as a shell sees them."""
     command = [sys.executable, "-m", "kfjax", "generate", "absent.mp4"]
-    root = str(Path(__file__).parents[1])
-    ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root})
+    ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ROOT})
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == "kfjax: error: absent.mp4: no such file; give the path of a video file\n"
