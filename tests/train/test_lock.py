@@ -70,7 +70,8 @@ def test_another_host_that_is_alive_is_seen_where_nothing_locks(tmp_path, monkey
         number = 0
         while not done.wait(0.02):
             number += 1
-            (tmp_path / "lock").write_text(json.dumps(ELSEWHERE | {"beat": number}))
+            (tmp_path / "next").write_text(json.dumps(ELSEWHERE | {"beat": number}))
+            os.replace(tmp_path / "next", tmp_path / "lock")  # as of a holder, nobody finds it empty
 
     other = threading.Thread(target=beat)
     other.start()
