@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -13,6 +15,12 @@ apply = jax.jit(lambda params, ids, mask: bind(T5Encoder, CFG, params)(ids, mask
 @pytest.fixture(scope="module")
 def params():
     return init(T5Encoder, CFG, jax.random.key(0))
+
+
+def test_gain_multiplies_the_output(params):
+    ids, mask = np.arange(9, dtype=np.int32)[None], np.ones((1, 9), bool)
+    loud = bind(T5Encoder, replace(CFG, gain=4.0), params)(ids, mask)
+    np.testing.assert_allclose(loud, 4 * apply(params, ids, mask), rtol=1e-5, atol=1e-6)
 
 
 def test_masked_tokens_do_not_matter(params):
