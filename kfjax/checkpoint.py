@@ -5,18 +5,21 @@ checkpoint. Writing goes to a temporary name and is renamed, so that a reader ne
 """
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from kfjax.module import Params, flatten
+
+T = TypeVar("T")
 
 
 class WeightsError(ValueError):
@@ -123,7 +126,11 @@ class StateStore:
 
     def __init__(self, folder: str | Path, *, keep: int = 2, keep_every: int = 0):
         import orbax.checkpoint as ocp
+        from orbax.checkpoint._src import asyncio_utils
 
+        # Its own closes the loop on files that are still being read or written; not all its versions have one.
+        if hasattr(asyncio_utils, "_run_sync_via_new_loop"):
+            asyncio_utils._run_sync_via_new_loop = _run_to_the_end
         self._ocp, self._folder = ocp, Path(folder).resolve()
         logging.getLogger("absl").addFilter(_not_of_orbax)
         options = ocp.CheckpointManagerOptions(
@@ -221,6 +228,23 @@ class StateStore:
 
 #: What orbax and tensorstore raise when files can't be written.
 _DISK = (OSError, ValueError, RuntimeError)
+
+
+def _run_to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns or raises, once all that it has begun has ended too.
+
+    Where one file can't be read or written, orbax raises while tensorstore is still at the others. Its threads answer
+    to the loop in which they were asked, so that must not be closed before.
+    """
+    loop = asyncio.new_event_loop()
+    try:
+        asyncio.set_event_loop(loop)
+        return loop.run_until_complete(work)
+    finally:
+        if left := asyncio.all_tasks(loop):
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        asyncio.set_event_loop(None)
+        loop.close()
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:

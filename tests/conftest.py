@@ -4,7 +4,6 @@ The environment is set before jax is first imported, and inherited by the comman
 """
 import os
 import socket
-import sys
 import tempfile
 from pathlib import Path
 
@@ -18,22 +17,6 @@ os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
-
-
-@pytest.fixture(autouse=True, scope="session")
-def late_answers():
-    """Where one file of a checkpoint can't be read or written, orbax gives up the others; tensorstore's threads answer
-    all the same, to an event loop that is closed by then. Nothing else that can't be raised is passed over."""
-    report = sys.unraisablehook
-
-    def hook(unraisable):
-        error = unraisable.exc_value
-        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-            report(unraisable)
-
-    sys.unraisablehook = hook
-    yield
-    sys.unraisablehook = report
 
 
 @pytest.fixture(autouse=True)

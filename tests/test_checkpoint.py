@@ -1,4 +1,5 @@
 """Weights files and training states: exact, complete, and refused with everything that is wrong named at once."""
+import asyncio
 import os
 import resource
 import shutil
@@ -233,6 +234,27 @@ def test_damaged_files_are_named_and_left(tmp_path, file, length):
     with pytest.raises(CheckpointError, match=message), StateStore(tmp_path) as store:
         store.restore(3, state())
     assert steps(tmp_path) == [3]
+
+
+def test_what_fails_waits_for_what_it_has_begun(tmp_path):
+    """Else tensorstore answers to a loop that is closed, and the answer is an error that nobody can catch."""
+    from orbax.checkpoint._src import asyncio_utils
+
+    ended = []
+
+    async def slow():
+        await asyncio.sleep(0.02)
+        ended.append("slow")
+
+    async def bad():
+        raise OSError("disk")
+
+    async def both():
+        await asyncio.gather(slow(), bad())
+
+    with StateStore(tmp_path), pytest.raises(OSError, match="disk"):
+        asyncio_utils.run_sync(both())
+    assert ended == ["slow"]
 
 
 def test_states_that_earlier_versions_stored(tmp_path):
