@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Literal
 
 from kfjax.mmdit.mmdit import MMDiTConfig
 from kfjax.rates import Lengths
@@ -97,16 +98,25 @@ def mmdit_flops_by_part(cfg: MMDiTConfig, lengths: Lengths, text_tokens: int, ba
     n, v, text = lengths.latents, lengths.clip, text_tokens
     spent = Counter({part: 0.0 for part in PARTS})
     spent.update(_conditions(cfg, lengths, text))
-    joint = _stream(cfg, n, 3, per_token=True) + _stream(cfg, v, 3) + _stream(cfg, text, 1)
     last = _stream(cfg, n, 3, per_token=True) + _keys_only(cfg, v) + _keys_only(cfg, text)
-    single = _stream(cfg, n, 3, per_token=True) + _attention(cfg, n, n)
-    every = n + v + text
-    spent.update(_times(joint + _attention(cfg, every, every), cfg.joint_depth - 1))
-    spent.update(last + _attention(cfg, n, every))
-    spent.update(_times(single, cfg.single_depth))
+    spent.update(_times(Counter(block_flops(cfg, lengths, text, "joint")), cfg.joint_depth - 1))
+    spent.update(last + _attention(cfg, n, n + v + text))
+    spent.update(_times(Counter(block_flops(cfg, lengths, text, "single")), cfg.single_depth))
     conditioned = n if cfg.final_cond == "extended" else 1
     spent.update(adaln=2 * conditioned * cfg.width * 2 * cfg.width, conv=2 * n * 7 * cfg.width * cfg.latent_dim)
     return {part: batch * spent[part] for part in PARTS}
+
+
+def block_flops(
+    cfg: MMDiTConfig, lengths: Lengths, text_tokens: int, kind: Literal["joint", "single"]
+) -> dict[str, float]:
+    """Operations of one block's forward pass on one example, by `PARTS`; of the joint blocks not the last one's."""
+    n, v, text = lengths.latents, lengths.clip, text_tokens
+    spent = _stream(cfg, n, 3, per_token=True)
+    if kind == "joint":
+        spent += _stream(cfg, v, 3) + _stream(cfg, text, 1)
+        n += v + text
+    return dict(spent + _attention(cfg, n, n))
 
 
 def _conditions(cfg: MMDiTConfig, lengths: Lengths, text: int) -> Counter:

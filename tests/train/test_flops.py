@@ -10,7 +10,7 @@ from kfjax.mmdit.mmdit import MMDiT, MMDiTConfig
 from kfjax.mmdit.sizes import SIZES
 from kfjax.module import bind, shapes
 from kfjax.structs import Features
-from kfjax.train.flops import CHIPS, PARTS, chip, mfu, mmdit_flops, mmdit_flops_by_part, train_flops
+from kfjax.train.flops import CHIPS, PARTS, block_flops, chip, mfu, mmdit_flops, mmdit_flops_by_part, train_flops
 
 CFG = MMDiTConfig(
     width=256, heads=4, joint_depth=2, single_depth=2, clip_dim=128, sync_dim=96, text_dim=64, unroll=True
@@ -52,6 +52,14 @@ def test_parts_add_up_and_grow_with_the_batch():
     assert tuple(parts) == PARTS and all(parts.values())
     assert sum(parts.values()) == mmdit_flops(SIZES["1.5b"], TEN, 77, 3) == 3 * mmdit_flops(SIZES["1.5b"], TEN, 77, 1)
     assert max(parts, key=parts.get) == "conv"
+
+
+def test_a_block_is_what_one_more_adds():
+    of = lambda cfg: mmdit_flops_by_part(cfg, TEN, 77, 1)
+    for kind in ("joint", "single"):
+        more = of(replace(CFG, **{f"{kind}_depth": 3}))
+        added = {part: more[part] - flops for part, flops in of(CFG).items()}
+        assert {part: flops for part, flops in added.items() if flops} == block_flops(CFG, TEN, 77, kind)
 
 
 def test_a_training_step_is_three_forward_passes_and_one_more_with_recomputation():
