@@ -1,11 +1,12 @@
 """A look at the generator during training: held-out scenes, the averaged weights, synchrony beside ceiling and floor.
 
 The loss hardly shows synchrony, so it is measured: F1 of detected onsets against the true events, for the true sound
-(ceiling), for sound generated for the scene, and for sound generated for another scene's video (floor).
+(ceiling), for sound generated for the scene, and for sound generated for another scene's video (floor). The onsets of
+all scenes are drawn as one raster, the first scenes in full: true sound, generated sound, events, positions.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,15 +19,16 @@ from jaxtyping import Array, Float
 
 from kfjax import config as strict
 from kfjax import features, media, plot
-from kfjax.codec.mel import log_mel
+from kfjax.codec import audio_codec
 from kfjax.codec.vae import MelVAE
-from kfjax.data.scenes import Corpus
+from kfjax.data.scenes import Corpus, Scene
 from kfjax.encoders.tokenizer import Tokenizer
-from kfjax.evals.metrics import detect_onsets, onset_f1
+from kfjax.evals.metrics import detect_onsets, merge_close, onset_f1
 from kfjax.evals.scene_sounds import scene_excerpt
 from kfjax.flow import sampler
 from kfjax.mmdit.mmdit import MMDiT
 from kfjax.module import Params, bind
+from kfjax.plot import Onsets
 from kfjax.rates import lengths
 from kfjax.structs import Excerpt
 from kfjax.system import SystemConfig
@@ -67,38 +69,43 @@ def flow_panel(
     chosen = [i for i in range(len(bucket)) if any(e.struck for e in bucket.scene(i).events)][: options.scenes]
     if not chosen:
         raise ValueError(f"panel: none of {len(bucket)} held-out scenes has an impact; render more")
-    events = [[e.time_seconds for e in bucket.scene(i).events if e.struck] for i in chosen]
-    excerpt = scene_excerpt(cfg, tokenizer, bucket, chosen, [bucket.scene(i).caption for i in chosen])
+    scenes, rate = [bucket.scene(i) for i in chosen], cfg.rates.sample_rate_hz
+    excerpt = scene_excerpt(cfg, tokenizer, bucket, chosen, [scene.caption for scene in scenes])
     shuffled = excerpt._replace(
         clip_frames=np.roll(excerpt.clip_frames, 1, 0), sync_frames=np.roll(excerpt.sync_frames, 1, 0)
     )
-    truth = [bucket.waveform(i).mean(-1) for i in chosen]
-    ceiling = _f1(truth, events, cfg)
+    truth = [bucket.waveform(i) for i in chosen]
+    ceiling, _ = _heard("true", truth, scenes, rate)
     generate = jax.jit(partial(_generate, cfg=cfg, options=options))
 
     def look(params: Params, step: int, folder: Path) -> dict[str, float]:
         parts = dict(frozen) | params  # sent along each time: on the device they would be in the training's way
-        waves, floor = (np.asarray(generate(parts, seen)) for seen in (excerpt, shuffled))
+        waves, floor = (np.asarray(generate(parts, seen))[:, : len(truth[0])] for seen in (excerpt, shuffled))
+        f1, rows = _heard("generated", waves, scenes, rate)
+        f1_shuffled, _ = _heard("shuffled", floor, scenes, rate)
         folder.mkdir(parents=True, exist_ok=True)
         for k, wave in enumerate(waves[: options.sounds]):
-            _show(folder / f"{step:07d}-{k}", wave, truth[k], excerpt.clip_frames[k], events[k], cfg)
-        return {"f1": _f1(waves, events, cfg), "f1_shuffled": _f1(floor, events, cfg), "f1_ceiling": ceiling}
+            stem = folder / f"{step:07d}-{k}"
+            media.write_wav(stem.with_suffix(".wav"), wave if wave.ndim == 2 else np.stack([wave, wave], -1), rate)
+            plot.comparison(
+                stem.with_suffix(".png"), wave, rate, true=truth[k], frames=excerpt.clip_frames[k],
+                marks=rows[k].true, onsets=[rows[k]], positions=positions(scenes[k]), title=scenes[k].caption,
+            )  # fmt: skip
+        named = [row._replace(name=scene.recipe) for row, scene in zip(rows, scenes, strict=True)]
+        plot.raster(folder / f"{step:07d}-onsets.png", named, options.seconds, title=f"step {step}, mean F1 {f1:.3f}")
+        return {"f1": f1, "f1_shuffled": f1_shuffled, "f1_ceiling": ceiling}
 
     return look
 
 
-def _show(stem: Path, wave: np.ndarray, truth: np.ndarray, frames: np.ndarray, marks: list[float], cfg: SystemConfig):
-    """STEM.wav, STEM.png (frames, waveform and mel with the true events) and STEM-mel.png (true above generated)."""
-    rate = cfg.rates.sample_rate_hz
-    media.write_wav(stem.with_suffix(".wav"), np.stack([wave, wave], -1), rate)
-    plot.overview(stem.with_suffix(".png"), wave, rate, frames=frames[:: max(1, len(frames) // 12)], marks=marks)
-    pair = {"true": truth, "generated": wave[: len(truth)]}
-    mels = {name: np.asarray(log_mel(x[None], cfg.codec.mel)[0]) for name, x in pair.items()}
-    plot.compare(stem.with_name(f"{stem.name}-mel.png"), mels, len(truth) / rate, marks=marks)
+def positions(scene: Scene) -> list[list[tuple[float, float]]]:
+    """Where every source of a scene is, as `plot.overview` takes it: (seconds, x), one pair for what does not move."""
+    paths = (event.path or ((event.time_seconds, event.x, event.loudness),) for event in scene.events)
+    return [[(seconds, x) for seconds, x, _ in path] for path in paths]
 
 
-def _generate(params: Params, excerpt: Excerpt, *, cfg: SystemConfig, options: PanelConfig) -> Float[Array, "b t"]:
-    """Mono waveforms of a batch of scenes."""
+def _generate(params: Params, excerpt: Excerpt, *, cfg: SystemConfig, options: PanelConfig) -> Float[Array, "b t *c"]:
+    """Waveforms of a batch of scenes, of both ears where the run has a Mono2Stereo."""
     encoded = features.encode(params, cfg, excerpt)
     latents = lengths(options.seconds, cfg.rates).latents
     branches = sampler.branch_features(encoded, ("full", "empty"))
@@ -107,10 +114,21 @@ def _generate(params: Params, excerpt: Excerpt, *, cfg: SystemConfig, options: P
     weights = jnp.array([options.guidance, 1 - options.guidance])
     velocity = sampler.guided(lambda x, t: mmdit(x, t, conditions), weights)
     noise = jax.random.normal(jax.random.key(0), (encoded.clip.shape[0], latents, cfg.mmdit.latent_dim))
-    mel = bind(MelVAE, cfg.codec.vae, params["vae"]).decode(sampler.integrate(velocity, noise, options.steps))
+    made = sampler.integrate(velocity, noise, options.steps)
+    if "stereo" in params:
+        seen = features.seen_by_stereo(cfg, encoded, latents)
+        return audio_codec.decode(params, cfg.codec, made, seen, encoded.has_video)
+    mel = bind(MelVAE, cfg.codec.vae, params["vae"]).decode(made)
     return bind(*cfg.parts()["vocoder"], params["vocoder"])(mel)
 
 
-def _f1(waves, events: list[list[float]], cfg: SystemConfig) -> float:
-    rate = cfg.rates.sample_rate_hz
-    return float(np.mean([onset_f1(detect_onsets(w, rate), true).f1 for w, true in zip(waves, events, strict=True)]))
+def _heard(name: str, waves: Sequence[np.ndarray], scenes: Sequence[Scene], rate: int) -> tuple[float, list[Onsets]]:
+    """Mean F1 of the onsets heard, and a row of the raster for each sound; events that nobody hears apart are one."""
+    rows, scores = [], []
+    for wave, scene in zip(waves, scenes, strict=True):
+        times = np.array([event.time_seconds for event in scene.events if event.struck])
+        true, heard = times[merge_close(times, 0.05)], detect_onsets(wave, rate)
+        score = onset_f1(heard, true)
+        scores.append(score.f1)
+        rows.append(Onsets(name, true, heard, score.pairs))
+    return float(np.mean(scores)), rows

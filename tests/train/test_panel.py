@@ -22,7 +22,10 @@ def test_it_listens_with_the_systems_own_vocoder(cfg):
     length = rates.lengths(1.0)
     excerpt = features.make_excerpt(cfg, tiny_system().tokenizer, length, 1.0, None, ["rain", "a bell rings"])
     generate = partial(panel._generate, cfg=cfg, options=PanelConfig(seconds=1.0))
-    assert jax.eval_shape(generate, part_shapes(cfg), excerpt).shape == (2, length.samples)
+    parts = part_shapes(cfg)
+    assert jax.eval_shape(generate, parts, excerpt).shape == (2, length.samples, 2)
+    del parts["stereo"]
+    assert jax.eval_shape(generate, parts, excerpt).shape == (2, length.samples)
 
 
 def test_two_sizes_of_frames_are_refused():
@@ -40,5 +43,5 @@ def test_figures_sounds_and_pictures(tmp_path):
     look = flow_panel(CONFIG, tiny_system().tokenizer, frozen, corpus, options)
     figures = look({"mmdit": params["mmdit"]}, 30, tmp_path / "panels")
     assert figures.keys() == {"f1", "f1_shuffled", "f1_ceiling"} and figures["f1_ceiling"] > 0.5
-    names = {"0000030-0.wav", "0000030-0.png", "0000030-0-mel.png"}
+    names = {"0000030-0.wav", "0000030-0.png", "0000030-onsets.png"}
     assert {path.name for path in (tmp_path / "panels").iterdir()} == names
