@@ -6,7 +6,8 @@
 DIR holds recordings, in folders below it too, or a rendered corpus of scenes; without one, sounds are made from
 nothing. `finetune` goes on from the vocoder of MODEL, a directory of converted parts, on what its VAE gives back.
 Hardware: made for eight accelerators or more; neither memory nor time have been measured at this size. Metric: the mel
-loss in metrics.jsonl. Variants: "", "finetune", "runlocal" (under a minute, for tests).
+loss in metrics.jsonl, also of held-out sounds where data.heldout is a folder like DIR. Variants: "", "finetune",
+"runlocal" (under a minute, for tests).
 """
 from ml_collections import ConfigDict
 
@@ -19,7 +20,9 @@ def full() -> dict:
     return {
         "task": "bigvgan",
         "loop": {"steps": 1_000_000, "seed": 0, "log_every": 100, "save_every": 5000},
-        "data": {"folder": "runs/waves", "sounds": "", "start": "", "vae": ""},
+        "data": {
+            "folder": "runs/waves", "sounds": "", "heldout": "", "validation_batches": 8, "start": "", "vae": "",
+        },
         "vae": {"variant": "edm2"},
         "training": {"vocoder": {}, "discriminator": {}},
     }

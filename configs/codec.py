@@ -7,7 +7,8 @@
     kfjax train configs/codec.py:vocoder-finetune --workdir runs/vocoder-finetune
 
 Hardware: two CPU cores. Time: about 15 minutes (Mel-VAE), an hour (vocoder), a quarter of that (fine-tuning on the
-mels that the VAE decodes). Metric: mel L1 on held-out sound.
+mels that the VAE decodes). Metric: the loss on held-out sound (metrics.jsonl, kind "validation"), for the Mel-VAE that
+of the scenes in data.heldout.
 Variants: "" (Mel-VAE), "vocoder", "vocoder-finetune", "runlocal", "vocoder-runlocal" and "vocoder-finetune-runlocal"
 (under a minute, for tests).
 """
@@ -29,7 +30,10 @@ def vae() -> dict:
     return {
         "task": "codec",
         "loop": {"steps": 2000, "seed": 0, "log_every": 50, "save_every": 500},
-        "data": {"folder": "runs/scenes", "batch": 16, "frames": 172, "survey_batches": 20},
+        "data": {
+            "folder": "runs/scenes", "heldout": "", "validation_batches": 8, "batch": 16, "frames": 172,
+            "survey_batches": 20,
+        },
         "training": {
             "vae": SMALL_VAE,
             "discriminator": {},

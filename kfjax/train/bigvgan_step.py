@@ -28,10 +28,14 @@ from kfjax.structs import TrainState
 from kfjax.system import UNUSED
 from kfjax.train.loop import LoopConfig, Task
 from kfjax.train.optim import OptimConfig, ema, guarded_update, make_optimizer
+from kfjax.train.validation import Figures, Validation
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
+Batch = dict[str, Array]
+#: wave -> the log-mel of it that the generator reads.
+Reading = Callable[[Float[Array, "b t"]], Float[Array, "b f m"]]
 #: AdamW as both networks are published with; the schedule is ours (`optim.inverse_lr`).
 _OPTIM = OptimConfig(learning_rate=1e-4, b1=0.8, b2=0.99, weight_decay=0.01, clip_norm=500.0)
 
@@ -92,20 +96,20 @@ def init_opt(cfg: BigVGANTraining, params: Params) -> Params:
     }
 
 
-def make_step(cfg: BigVGANTraining) -> Callable[[TrainState, dict[str, Array], Array], Any]:
+def make_step(cfg: BigVGANTraining, mel: Reading) -> Callable[[TrainState, Batch, Array], Any]:
     """(state, batch, key) -> (state, metrics): one update of the discriminators, then one of the generator.
 
-    The batch has "wave" [b, f · hop] in [-1, 1], and "mel" [b f m] where the generator shall read another than the
-    wave's own. The generator runs once: the discriminators learn from what it made, and its own loss is then taken
-    with the better ones. A non-finite loss or gradient of either leaves both as they were.
+    The batch has "wave" [b, f · hop] in [-1, 1]. The generator runs once: the discriminators learn from what it made,
+    and its own loss is then taken with the better ones. A non-finite loss or gradient of either leaves both as they
+    were.
     """
     tx, disc_tx = make_optimizer(cfg.optim), make_optimizer(cfg.discriminator_optim)
 
-    def step(state: TrainState, batch: dict[str, Array], key: Array) -> tuple[TrainState, dict[str, Array]]:
+    def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:
         del key  # nothing here is drawn
         gen, disc, wave = state.params["gen"], state.params["disc"], batch["wave"]
-        mel = batch["mel"] if "mel" in batch else log_mel(wave, cfg.mel)
-        made, pull_back = jax.vjp(lambda gen: module.bind(BigVGAN, cfg.vocoder, gen)(mel), gen)
+        read = mel(wave)
+        made, pull_back = jax.vjp(lambda gen: module.bind(BigVGAN, cfg.vocoder, gen)(read), gen)
         disc_loss, disc_grads = jax.value_and_grad(discriminator_loss)(disc, wave, made, cfg)
         new_disc, disc_opt, disc_finite, disc_norm = guarded_update(
             disc_tx, disc_grads, disc, state.opt_state["disc"], disc_loss
@@ -141,6 +145,17 @@ def generator_loss(
     }
     loss = cfg.mel_weight * parts["mel"] + parts["adversarial"] + cfg.feature_weight * parts["feature"]
     return loss, parts
+
+
+def make_figures(cfg: BigVGANTraining, mel: Reading) -> Figures:
+    """The generator's mel loss, for `validation.Validation`."""
+
+    def figures(params: Params, batch: Batch, key: Array) -> dict[str, Array]:
+        del key  # nothing here is drawn
+        made = module.bind(BigVGAN, cfg.vocoder, params["gen"])(mel(batch["wave"]))
+        return {"mel": mel_distance(made, batch["wave"], cfg)}
+
+    return figures
 
 
 def discriminator_loss(
@@ -200,7 +215,7 @@ def bigvgan_task(config: ConfigDict, loop: LoopConfig) -> Task:
 
     `data.sounds` is a folder of recordings or of rendered scenes, or "" for sounds made from nothing; `data.start` a
     directory of converted parts, or a weights file, whose vocoder is the start; with `data.vae` (the same, of a VAE)
-    the generator reads the mels that this VAE gives back.
+    the generator reads the mels that this VAE gives back. `data.heldout` is as `data.sounds`, or "" for no validation.
 
     Raises:
       ValueError: an unknown key; data or weights that are not there or do not fit.
@@ -208,25 +223,27 @@ def bigvgan_task(config: ConfigDict, loop: LoopConfig) -> Task:
     cfg = training_of(config, loop)
     shapes = module.shapes(BigVGAN, cfg.vocoder)
     start = _weights(config.data.start, "vocoder", shapes) if config.data.start else None
-    step, decode = make_step(cfg), _decoder(config, cfg)
-    if decode is not None:
-        plain = step
-        step = lambda state, batch, key: plain(state, batch | {"mel": decode(batch["wave"])}, key)
+    data, mel = config.data, _reading(config, cfg)
+    validate = None
+    if data.heldout:
+        sounds = _sounds(data.heldout, data.folder, cfg)
+        validate = Validation(make_figures(cfg, mel), sounds, data.validation_batches)
     return Task(
         init=lambda key: init_params(cfg, key, start),
         init_opt=partial(init_opt, cfg),
-        step=step,
-        batch=_sounds(config, cfg),
+        step=make_step(cfg, mel),
+        batch=_sounds(data.sounds, data.folder, cfg),
+        validate=validate,
         export=lambda ema, workdir: save_params(workdir / "vocoder.safetensors", ema["gen"]),
     )
 
 
-def _decoder(config: ConfigDict, cfg: BigVGANTraining) -> Callable[[Array], Array] | None:
-    """wave -> the log-mel that the VAE gives back; None without one."""
+def _reading(config: ConfigDict, cfg: BigVGANTraining) -> Reading:
+    """The wave's own log-mel; with `data.vae` the one that this VAE gives back."""
     from kfjax.codec.vae import MelVAE, VAEConfig
 
     if not config.data.vae:
-        return None
+        return partial(log_mel, cfg=cfg.mel)
     vae_cfg = strict.from_dict(VAEConfig, config.vae.to_dict(), where="config.vae")
     params = _weights(config.data.vae, "vae", module.shapes(MelVAE, vae_cfg))
 
@@ -237,19 +254,19 @@ def _decoder(config: ConfigDict, cfg: BigVGANTraining) -> Callable[[Array], Arra
     return decode
 
 
-def _sounds(config: ConfigDict, cfg: BigVGANTraining) -> Callable[[int], dict[str, np.ndarray]]:
-    """step -> {"wave": f32 [b, frames · hop]}."""
+def _sounds(sounds: str, folder: str, cfg: BigVGANTraining) -> Callable[[int], dict[str, np.ndarray]]:
+    """step -> {"wave": f32 [b, frames · hop]}; in `folder` lies what is made or decoded once."""
     from kfjax.data.recordings import Recordings
     from kfjax.data.scenes import Corpus
     from kfjax.data.sound_input import SoundInput
     from kfjax.train.vocoder_step import crops, render_pool
 
-    data, samples = config.data, cfg.frames * cfg.mel.hop
-    if not data.sounds:
-        return partial(crops, render_pool(Path(data.folder), cfg), cfg)
-    if Path(data.sounds, "corpus.json").exists():
-        return SoundInput(Corpus(data.sounds), batch=cfg.batch, samples=samples, seed=cfg.seed)
-    return Recordings(data.sounds, data.folder, cfg.mel.sample_rate_hz, batch=cfg.batch, samples=samples,
+    samples = cfg.frames * cfg.mel.hop
+    if not sounds:
+        return partial(crops, render_pool(Path(folder), cfg), cfg)
+    if Path(sounds, "corpus.json").exists():
+        return SoundInput(Corpus(sounds), batch=cfg.batch, samples=samples, seed=cfg.seed)
+    return Recordings(sounds, folder, cfg.mel.sample_rate_hz, batch=cfg.batch, samples=samples,
                       gain_db=cfg.gain_db, seed=cfg.seed)
 
 

@@ -25,6 +25,7 @@ from kfjax.structs import TrainState
 from kfjax.train import losses
 from kfjax.train.loop import Task
 from kfjax.train.optim import OptimConfig, ema, guarded_update, make_optimizer
+from kfjax.train.validation import Figures
 
 #: The parts of the VAE that an optimiser may touch; all else in its parameters is measured.
 TRAINED = ("encoder", "decoder")
@@ -211,6 +212,17 @@ def generator_loss(
     loss = mse + weights.kl * losses.kl_margin(posterior, cfg.stages.kl_margin) + weights.gan * adversarial
     metrics = {"loss": loss, "mse": mse, "kl": kl, "adversarial": adversarial, "mel_l1": jnp.mean(jnp.abs(made - mel))}
     return loss, (made, metrics)
+
+
+def codec_figures(cfg: CodecTraining) -> Figures:
+    """What the VAE loses of a batch, for `validation.Validation`; no stage's weights, so that stages compare."""
+
+    def figures(params: Params, batch: dict[str, Array], key: Array) -> dict[str, Array]:
+        gen, weights = params["gen"], weights_at(0, cfg.stages)
+        _, (_, parts) = generator_loss(_trained(gen), gen, params["disc"], batch_mel(batch, cfg.mel), key, cfg, weights)
+        return {"loss": parts["mse"], "kl": parts["kl"], "mel_l1": parts["mel_l1"]}
+
+    return figures
 
 
 def discriminator_loss(

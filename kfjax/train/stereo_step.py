@@ -1,6 +1,8 @@
 """The loss of Mono2Stereo, on its own or as a term of the joint step."""
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -35,13 +37,12 @@ def stereo_loss(
     return jnp.sum(weight * jnp.abs(r - target)) / jnp.sum(weight)
 
 
-def make_step(system: SystemConfig, encoders: module.Params, optim: OptimConfig):
-    """(state, batch, key) -> (state, metrics): Mono2Stereo alone, on the features of frozen encoders.
+def make_objective(system: SystemConfig, encoders: module.Params) -> Callable[[module.Params, FlowBatch], Array]:
+    """(parameters, batch) -> the loss of Mono2Stereo alone, on the features of frozen encoders.
 
     Args:
       encoders: parameters of clip, sync and text.
     """
-    tx = make_optimizer(optim)
 
     def objective(params: module.Params, batch: FlowBatch) -> Array:
         encoded = features.encode(encoders, system, batch.excerpt)
@@ -49,6 +50,13 @@ def make_step(system: SystemConfig, encoders: module.Params, optim: OptimConfig)
         left, right = batch.mel_left, batch.mel_right
         mono = jnp.logaddexp(left, right) - jnp.log(2.0)  # the channels' mean, as the split defines it
         return stereo_loss(params["stereo"], system.codec.stereo, mono, left, right, seen, encoded.has_video)
+
+    return objective
+
+
+def make_step(objective: Callable[[module.Params, FlowBatch], Array], optim: OptimConfig):
+    """(state, batch, key) -> (state, metrics): one update of what `make_objective` gives."""
+    tx = make_optimizer(optim)
 
     def step(state: TrainState, batch: FlowBatch, key: Array) -> tuple[TrainState, dict[str, Array]]:
         loss, grads = jax.value_and_grad(objective)(state.params, batch)

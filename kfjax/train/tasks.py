@@ -5,7 +5,7 @@ A configuration is an `ml_collections.ConfigDict` with `task` (codec | vocoder |
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,12 @@ from kfjax.train.throughput import Work
 
 if TYPE_CHECKING:
     from kfjax.data.buckets import Buckets
+    from kfjax.data.scenes import Corpus
+    from kfjax.encoders.tokenizer import Tokenizer
+    from kfjax.structs import FlowBatch
     from kfjax.system import SystemConfig
     from kfjax.train.flow_step import FlowStepConfig
+    from kfjax.train.validation import Figures, Validation
     from kfjax.train.vocoder_step import VocoderTraining
 
 
@@ -140,12 +144,16 @@ def _codec(config: ConfigDict, loop: LoopConfig) -> Task:
     from kfjax.codec.mel import log_mel
     from kfjax.data.scenes import Corpus
     from kfjax.data.sound_input import SoundInput
-    from kfjax.train.codec_step import CodecTraining, codec_task, latent_statistics, mel_statistics
+    from kfjax.train.codec_step import CodecTraining, codec_figures, codec_task, latent_statistics, mel_statistics
+    from kfjax.train.validation import Validation
 
     cfg = strict.from_dict(CodecTraining, config.training.to_dict(), where="config.training")
     cfg = replace(cfg, optim=replace(cfg.optim, total_steps=loop.steps))
     data = config.data
-    batch = SoundInput(Corpus(data.folder), batch=data.batch, samples=data.frames * cfg.mel.hop, seed=loop.seed)
+    sound = lambda folder: SoundInput(
+        Corpus(folder), batch=data.batch, samples=data.frames * cfg.mel.hop, seed=loop.seed
+    )
+    batch = sound(data.folder)
     mel = jax.jit(lambda wave: log_mel(wave, cfg.mel))
     # Held apart from training batches: steps that no run reaches.
     survey = lambda: (np.asarray(mel(batch(10**9 + i)["wave"])) for i in range(data.survey_batches))
@@ -155,7 +163,8 @@ def _codec(config: ConfigDict, loop: LoopConfig) -> Task:
         mean, std = latent_statistics(gen, cfg.vae, survey())
         save_params(workdir / "vae.safetensors", gen | {"latent_mean": mean, "latent_std": std})
 
-    return codec_task(cfg, batch, mel_statistics(survey()))._replace(export=export)
+    look = Validation(codec_figures(cfg), sound(data.heldout), data.validation_batches) if data.heldout else None
+    return codec_task(cfg, batch, mel_statistics(survey()))._replace(export=export, validate=look)
 
 
 def _vocoder(config: ConfigDict, loop: LoopConfig) -> Task:
@@ -164,31 +173,29 @@ def _vocoder(config: ConfigDict, loop: LoopConfig) -> Task:
 
     cfg = strict.from_dict(VocoderTraining, config.training.to_dict(), where="config.training")
     cfg = replace(cfg, optim=replace(cfg.optim, total_steps=loop.steps))
-    task = vocoder_task(cfg, config.data.folder)
-    task = task._replace(export=lambda ema, workdir: save_params(workdir / "vocoder.safetensors", ema))
-    return _fine_tuned(task, cfg, config) if config.data.vae else task
+    task = _fine_tuned(cfg, config) if config.data.vae else vocoder_task(cfg, config.data.folder)
+    return task._replace(export=lambda ema, workdir: save_params(workdir / "vocoder.safetensors", ema))
 
 
-def _fine_tuned(task: Task, cfg: VocoderTraining, config: ConfigDict) -> Task:
+def _fine_tuned(cfg: VocoderTraining, config: ConfigDict) -> Task:
     """The vocoder goes on from `data.start`, on the corpus's sound and its mels as the VAE decodes them."""
     from kfjax.codec.mel import log_mel
     from kfjax.codec.vae import MelVAE, VAEConfig
     from kfjax.codec.vocoder import Vocoder
     from kfjax.data.scenes import Corpus
     from kfjax.data.sound_input import SoundInput
+    from kfjax.train.vocoder_step import vocoder_task
 
     data, vae_cfg = config.data, strict.from_dict(VAEConfig, config.vae.to_dict(), where="config.vae")
     params = load_params(data.vae, module.shapes(MelVAE, vae_cfg))
     start = load_params(data.start, module.shapes(Vocoder, cfg.vocoder))
 
-    def step(state, batch, key):
+    def decoded(wave):
         vae = module.bind(MelVAE, vae_cfg, params)
-        mel = vae.decode(vae.encode(log_mel(batch["wave"], cfg.mel)).mean)
-        return task.step(state, batch | {"mel": mel}, key)
+        return vae.decode(vae.encode(log_mel(wave, cfg.mel)).mean)
 
-    return task._replace(
+    return vocoder_task(cfg, data.folder, mel=decoded)._replace(
         init=lambda key: jax.tree.map(jnp.asarray, start),
-        step=step,
         batch=SoundInput(Corpus(data.scenes), batch=cfg.batch, samples=cfg.frames * cfg.mel.hop, seed=cfg.seed),
     )
 
@@ -289,13 +296,27 @@ def _model_fingerprint(start: str) -> str:
     return fingerprint(system.load(start)) if _is_folder(start) else ""
 
 
-def _buckets(config: ConfigDict, loop: LoopConfig) -> Buckets:
-    """Which durations steps have; the same on every number of devices where `data.batch_multiple` is not 0."""
+def _buckets(config: ConfigDict, loop: LoopConfig, of: Container[float] | None = None) -> Buckets:
+    """Which durations steps have; the same on every number of devices where `data.batch_multiple` is not 0.
+
+    Args:
+      of: the durations that held-out scenes have; None = no bounds.
+
+    Raises:
+      ValueError: bad settings; no duration of `of` among them.
+    """
     from kfjax.data.buckets import Buckets
 
     data = config.data
+    weights = {float(seconds): weight for seconds, weight in data.buckets}
+    if of is not None:
+        weights = {seconds: weight for seconds, weight in weights.items() if seconds in of}
+        if not weights:
+            trained = ", ".join(f"{seconds:g}" for seconds, _ in data.buckets)
+            raise ValueError(f"{data.heldout}: has scenes of {sorted(of)} s, expected some that are as long as those "
+                             f"that train (data.buckets: {trained} s); render them")
     return Buckets(
-        {float(seconds): weight for seconds, weight in data.buckets},
+        weights,
         batch_seconds=data.batch_seconds,
         multiple_of=data.batch_multiple or jax.device_count(),
         seed=loop.seed,
@@ -303,12 +324,13 @@ def _buckets(config: ConfigDict, loop: LoopConfig) -> Buckets:
 
 
 def _flow_scenes(config: ConfigDict, loop: LoopConfig, system: SystemConfig, step: FlowStepConfig):
-    """(step -> `FlowBatch`, panel or None, no validation) of an encoded corpus."""
+    """(step -> `FlowBatch`, panel, validation) of an encoded corpus; panel and validation need held-out scenes."""
     from kfjax.data.extract import encode_corpus
     from kfjax.data.input import tokenizer_from
     from kfjax.data.scenes import Corpus
     from kfjax.encoders.tokenizer import Tokenizer
     from kfjax.train.panel import flow_panel
+    from kfjax.train.validation import flow_figures
 
     data, corpus = config.data, Corpus(config.data.folder)
     codec_parts = ("vae", "vocoder") if data.heldout else ("vae",)  # only the panel listens
@@ -319,9 +341,30 @@ def _flow_scenes(config: ConfigDict, loop: LoopConfig, system: SystemConfig, ste
         tokenizer = tokenizer_from(corpus, system.text_tokens, Path(data.tokenizer))
     else:
         tokenizer = Tokenizer.load(data.tokenizer or Path(data.start, "tokenizer.json"), system.text_tokens)
-    batches = _scene_input(config, loop, system, tokenizer, corpus, codec["vae"])
-    panel = flow_panel(system, tokenizer, codec, Corpus(data.heldout), config.panel.to_dict()) if data.heldout else None
-    return batches, panel, None
+    emphasis, buckets = dict(data.emphasis), _buckets(config, loop)
+    batches = _scene_input(
+        system, tokenizer, corpus, codec["vae"], buckets, loop, duration_jitter=data.duration_jitter, emphasis=emphasis
+    )
+    if not data.heldout:
+        return batches, None, None
+    panel = flow_panel(system, tokenizer, codec, Corpus(data.heldout), config.panel.to_dict())
+    return batches, panel, _held_out(config, loop, system, tokenizer, codec["vae"], flow_figures(system, step))
+
+
+def _held_out(
+    config: ConfigDict, loop: LoopConfig, system: SystemConfig, tokenizer: Tokenizer, vae: module.Params,
+    figures: Figures,
+) -> Validation:
+    """`figures` of the scenes of `data.heldout`, as they are: not mirrored, told their true durations."""
+    from kfjax.data.extract import encode_corpus
+    from kfjax.data.scenes import Corpus
+    from kfjax.train.validation import Validation
+
+    corpus = Corpus(config.data.heldout)
+    encode_corpus(corpus, system.codec, vae)
+    buckets = _buckets(config, loop, of=corpus.buckets)
+    batches = _scene_input(system, tokenizer, corpus, vae, buckets, loop, flip=False)
+    return Validation(figures, batches, config.data.validation_batches)
 
 
 def _frozen(config: ConfigDict, system: SystemConfig, step: FlowStepConfig, reads: Sequence[str]) -> module.Params:
@@ -375,30 +418,28 @@ def _stereo(config: ConfigDict, loop: LoopConfig) -> Task:
     tokenizer = Tokenizer.load(config.data.tokenizer, system.text_tokens)
     run = load_params(config.data.encoders)
     encoders = {name: jax.tree.map(jnp.asarray, run[name]) for name in ENCODERS}
+    objective = stereo_step.make_objective(system, encoders)
+    figures = lambda params, batch, key: {"loss": objective(params, batch)}
     return Task(
         init=lambda key: init_parts(system, ("stereo",), key),
         init_opt=make_optimizer(optim).init,
-        step=stereo_step.make_step(system, encoders, optim),
-        batch=_scene_input(config, loop, system, tokenizer, corpus, vae),
+        step=stereo_step.make_step(objective, optim),
+        batch=_scene_input(system, tokenizer, corpus, vae, _buckets(config, loop), loop),
+        validate=_held_out(config, loop, system, tokenizer, vae, figures) if config.data.heldout else None,
         export=lambda ema, workdir: save_params(workdir / "stereo.safetensors", ema["stereo"]),
     )
 
 
-def _scene_input(config: ConfigDict, loop: LoopConfig, system, tokenizer, corpus, vae) -> Callable[[int], Any]:
-    """step -> `FlowBatch` of the scenes corpus."""
+def _scene_input(
+    system: SystemConfig, tokenizer: Tokenizer, corpus: Corpus, vae: module.Params, buckets: Buckets, loop: LoopConfig,
+    **options: Any,
+) -> Callable[[int], FlowBatch]:
+    """step -> `FlowBatch` of an encoded corpus of scenes; `options` of `data.input.SceneInput`."""
     from kfjax.data.extract import fingerprint
     from kfjax.data.input import SceneInput
     from kfjax.structs import FlowBatch
 
-    data = config.data
     batches = SceneInput(
-        system,
-        tokenizer,
-        corpus,
-        _buckets(config, loop),
-        seed=loop.seed,
-        fingerprint=fingerprint(vae),
-        duration_jitter=data.duration_jitter,
-        emphasis=dict(data.emphasis),
+        system, tokenizer, corpus, buckets, seed=loop.seed, fingerprint=fingerprint(vae), **options
     )
     return lambda step: FlowBatch(*batches(step))

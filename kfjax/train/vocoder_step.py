@@ -1,6 +1,7 @@
 """Training the vocoder: the magnitudes of true waveforms at its three resolutions. No adversary, no waveform made."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,11 +18,13 @@ from kfjax.data.waves import training_wave
 from kfjax.structs import TrainState
 from kfjax.train.loop import Task
 from kfjax.train.optim import OptimConfig, ema, guarded_update, make_optimizer
+from kfjax.train.validation import Validation
 
 #: Spectral magnitudes below this count as silence in the loss (a full-scale sine is n_fft / 4).
 _QUIET = 1e-4
 #: Held-out training sounds have seeds from here on.
 HELD_OUT = 10**6
+VALIDATION_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -68,38 +71,50 @@ def magnitude_loss(made: Float[Array, "b f k"], target: Float[Array, "b f k"]) -
     return jnp.mean(jnp.sqrt(error + 1e-8)) + jnp.mean(jnp.abs(jnp.log(made / target)))
 
 
-def vocoder_task(cfg: VocoderTraining, folder: str | Path) -> Task:
-    """The task for `train.loop.run`; the training sounds are rendered into `folder` once."""
+def vocoder_task(
+    cfg: VocoderTraining, folder: str | Path, mel: Callable[[Float[Array, "b t"]], Float[Array, "b f m"]] | None = None
+) -> Task:
+    """The task for `train.loop.run`; the training sounds are rendered into `folder` once, and a few to validate on.
+
+    Args:
+      mel: what the vocoder reads of a wave; default: its log-mel.
+    """
     tx = make_optimizer(cfg.optim)
-    pool = render_pool(Path(folder), cfg)
+    pool, unseen = render_pool(Path(folder), cfg), render_pool(Path(folder), cfg, held_out=True)
+
+    def objective(params: module.Params, batch: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+        return vocoder_loss(params, cfg, batch if mel is None else batch | {"mel": mel(batch["wave"])})
 
     def step(state: TrainState, batch, key):
         del key  # nothing here is drawn
-        loss_fn = jax.value_and_grad(partial(vocoder_loss, cfg=cfg, batch=batch), has_aux=True)
-        (loss, parts), grads = loss_fn(state.params)
+        (loss, parts), grads = jax.value_and_grad(objective, has_aux=True)(state.params, batch)
         params, opt_state, finite, norm = guarded_update(tx, grads, state.params, state.opt_state, loss)
         averaged = ema(state.ema, params, jnp.minimum(cfg.optim.ema_decay, (1 + state.step) / (10 + state.step)))
         skipped = jnp.where(finite, 0, state.skipped + 1)
         return TrainState(state.step + 1, params, opt_state, averaged, skipped), {**parts, "grad_norm": norm}
 
+    figures = lambda params, batch, key: objective(params, batch)[1]
     return Task(
         init=lambda key: module.init(Vocoder, cfg.vocoder, key),
         init_opt=tx.init,
         step=step,
         batch=partial(crops, pool, cfg),
+        validate=Validation(figures, partial(crops, unseen, cfg), VALIDATION_BATCHES),
     )
 
 
-def render_pool(folder: Path, cfg: VocoderTraining) -> np.ndarray:
-    """float16 [pieces, samples], rendered at the first call and read from the file after it."""
-    path = folder / f"waves_{cfg.pieces}x{cfg.piece_seconds:g}s_{cfg.mel.sample_rate_hz}.npy"
+def render_pool(folder: Path, cfg: VocoderTraining, *, held_out: bool = False) -> np.ndarray:
+    """float16 [pieces, samples], rendered at the first call and read from the file after it; of held-out sounds as many
+    as a batch has."""
+    first, pieces, name = (HELD_OUT, cfg.batch, "heldout") if held_out else (0, cfg.pieces, "waves")
+    path = folder / f"{name}_{pieces}x{cfg.piece_seconds:g}s_{cfg.mel.sample_rate_hz}.npy"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        shape = (cfg.pieces, round(cfg.piece_seconds * cfg.mel.sample_rate_hz))
+        shape = (pieces, round(cfg.piece_seconds * cfg.mel.sample_rate_hz))
         unfinished = path.with_suffix(".part")
         pool = np.lib.format.open_memmap(unfinished, "w+", np.float16, shape)
-        for seed in range(cfg.pieces):
-            pool[seed] = training_wave(seed, cfg.piece_seconds, cfg.mel.sample_rate_hz)
+        for i in range(pieces):
+            pool[i] = training_wave(first + i, cfg.piece_seconds, cfg.mel.sample_rate_hz)
         pool.flush()
         unfinished.rename(path)
     return np.load(path, mmap_mode="r")

@@ -1,6 +1,7 @@
 """BigVGAN's training: losses by hand, who learns from what, where its sounds and its start come from."""
 import dataclasses
 import importlib.util
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -21,6 +22,7 @@ from kfjax.train.bigvgan_step import BigVGANTraining, feature_distance, fooled, 
 from kfjax.train.loop import LoopConfig, init_state
 from kfjax.train.loop import run as run_loop
 from kfjax.train.optim import OptimConfig
+from kfjax.train.validation import Validation
 
 ROOT = Path(__file__).parents[2]
 OPTIM = OptimConfig(learning_rate=3e-3, warmup=0.0, b1=0.8, b2=0.99, clip_norm=500.0)
@@ -30,6 +32,8 @@ CFG = BigVGANTraining(
     mel=MelConfig(16000, 128, 16, 12, fmax_hz=8000.0), mel_scales=((128, 12),),
     optim=OPTIM, discriminator_optim=OPTIM, batch=2, frames=24,
 )
+
+OWN_MEL = partial(log_mel, cfg=CFG.mel)
 
 
 def drawn(params, seed=0):
@@ -64,7 +68,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def step():
-    return jax.jit(bigvgan_step.make_step(CFG))
+    return jax.jit(bigvgan_step.make_step(CFG, OWN_MEL))
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +153,7 @@ def test_a_step_with_bad_data_changes_nothing(run, step):
 
 def test_no_convolution_inside_a_loop(params):
     """Its gradient there would be some 25 times slower on a CPU."""
-    jaxpr = jax.make_jaxpr(bigvgan_step.make_step(CFG))(state_of(params), {"wave": waves()}, jax.random.key(0))
+    jaxpr = jax.make_jaxpr(bigvgan_step.make_step(CFG, OWN_MEL))(state_of(params), {"wave": waves()}, jax.random.key(0))
 
     is_program = lambda x: hasattr(x, "eqns")
 
@@ -218,6 +222,12 @@ def test_recordings_and_scenes_are_sounds_to_train_on(tmp_path):
     tiny_corpus.render(tmp_path / "scenes", durations={1.0: 2})
     config = config_of(tmp_path / "cache", **{"data.sounds": str(tmp_path / "scenes")})
     assert bigvgan_step.bigvgan_task(config, LoopConfig()).batch(0)["wave"].shape == (8, 16 * 512)
+
+
+def test_held_out_sounds_are_looked_at(params):
+    figures = bigvgan_step.make_figures(CFG, OWN_MEL)
+    held = Validation(figures, lambda i: {"wave": waves(i)}, 2)(params, 7)
+    assert held.keys() == {"mel"} and 0 < held["mel"] < 10
 
 
 @pytest.mark.slow

@@ -18,8 +18,11 @@ from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.codec.vocoder import Vocoder, VocoderConfig
 from kfjax.data import records
 from kfjax.data.feature_encoder import fingerprint
+from kfjax.data.input import tokenizer_from
+from kfjax.data.scenes import Corpus
 from kfjax.system import SystemConfig
-from kfjax.train.loop import init_state, run
+from kfjax.train import tasks
+from kfjax.train.loop import LoopConfig, init_state, run
 from kfjax.train.tasks import abstract_params, make_task
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +56,8 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vae(runs):
-    config = config_of("codec", "runlocal", data__folder=str(runs / "scenes"))
+    held = {"data__heldout": str(runs / "heldout"), "data__validation_batches": 1, "loop__validate_every": 8}
+    config = config_of("codec", "runlocal", data__folder=str(runs / "scenes"), **held)
     task, loop = make_task(config)
     state = run(task, runs / "vae", loop)
     return config, state, runs / "vae" / "vae.safetensors"
@@ -93,6 +97,8 @@ def test_codec(vae):
         jax.tree.map(np.testing.assert_array_equal, weights[part], jax.tree.map(np.asarray, state.ema["gen"][part]))
     assert not np.array_equal(weights["latent_std"], np.ones_like(weights["latent_std"]))  # measured at the end
     assert weights["mel_mean"].min() < -2  # of the corpus
+    held, = figures(path.parent, "validation")
+    assert held["step"] == 8 and held["loss"] > 0 and held["mel_l1"] > 0
 
 
 def test_vocoder(vocoder):
@@ -128,7 +134,8 @@ def flow_config(runs, vae_path, **values):
 
 @pytest.fixture(scope="module")
 def flow(runs, vae, vocoder):
-    config = flow_config(runs, vae[2], data__heldout=str(runs / "heldout"), data__vocoder=str(vocoder[2]))
+    held = {"data__heldout": str(runs / "heldout"), "data__validation_batches": 1, "loop__validate_every": 4}
+    config = flow_config(runs, vae[2], data__vocoder=str(vocoder[2]), **held)
     with config.unlocked():
         config.system.codec["vocoder"] = SMALL_VOCODER
         config.panel["steps"] = 2
@@ -144,6 +151,8 @@ def test_flow(runs, flow):
     (panel,) = figures(runs / "flow", "panel")
     assert 0 <= panel["f1"] <= 1 and 0 <= panel["f1_shuffled"] <= 1 and 0.5 < panel["f1_ceiling"] <= 1
     assert {path.suffix for path in (runs / "flow" / "panels").iterdir()} >= {".wav", ".png"}
+    held, = figures(runs / "flow", "validation")
+    assert held["step"] == 4 and 0.5 < held["loss"] < 10 and held["stereo"] > 0
     train = figures(runs / "flow", "train")
     assert [line["step"] for line in train] == [2, 4]
     assert all(np.isfinite([line[name] for name in ("loss", "stereo", "align")]).all() for line in train)
@@ -167,12 +176,15 @@ def test_flow_with_frozen_encoders(runs, vae, flow):
 
 @pytest.mark.slow
 def test_stereo_on_the_encoders_of_a_run(runs, vae, flow):
-    config = flow_config(runs, vae[2], task="stereo", data__encoders=str(runs / "flow" / "ema.safetensors"))
+    held = {"data__heldout": str(runs / "heldout"), "data__validation_batches": 1, "loop__validate_every": 4}
+    encoders = str(runs / "flow" / "ema.safetensors")
+    config = flow_config(runs, vae[2], task="stereo", data__encoders=encoders, **held)
     task, loop = make_task(config)
     state = run(task, runs / "stereo", loop)
     assert int(state.step) == 4 and int(state.skipped) == 0
     assert set(state.params) == set(abstract_params(config)) == {"stereo"}
     load_params(runs / "stereo" / "stereo.safetensors", state.ema["stereo"])
+    assert figures(runs / "stereo", "validation")[0]["loss"] > 0
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +199,30 @@ def test_batches_are_the_same_in_another_run_and_divide_over_devices(runs, untra
     one, two = (make_task(flow_config(runs, untrained_vae))[0].batch(0) for _ in range(2))
     assert all(len(leaf) == 8 for leaf in jax.tree.leaves(one))
     jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def test_held_out_scenes_are_seen_as_they_are(runs, untrained_vae):
+    """Not mirrored, told their true duration, the same at every visit; only of durations that train."""
+    config = flow_config(runs, untrained_vae, data__heldout=str(runs / "heldout"), data__validation_batches=2)
+    system = strict.from_dict(SystemConfig, config.system.to_dict())
+    loop, vae = LoopConfig(), load_params(untrained_vae)
+    corpus = Corpus(config.data.heldout)
+    tokenizer = tokenizer_from(Corpus(config.data.folder), system.text_tokens, runs / "tokenizer.json")
+    seen = []
+
+    def figures(params, batch, key):
+        seen.append(batch)
+        return {"loss": batch.posterior.mean.mean(), "seconds": batch.excerpt.seconds_total.mean()}
+
+    look = lambda config: tasks._held_out(config, loop, system, tokenizer, vae, figures)
+    with jax.disable_jit():
+        first, again = look(config)({}, 1), look(config)({}, 2000)
+    assert first == again and first["seconds"] == 1.0
+    frames = np.asarray(corpus.buckets[1.0].frames)
+    assert len(seen[0].excerpt.sync_frames) == 8
+    assert all((frames == shown).all((1, 2, 3, 4)).any() for shown in seen[0].excerpt.sync_frames)
+    with pytest.raises(ValueError, match=r"heldout: has scenes of \[1.0\] s, .*data.buckets: 2 s\); render them"):
+        look(flow_config(runs, untrained_vae, data__heldout=str(runs / "heldout"), data__buckets=((2.0, 1.0),)))
 
 
 @pytest.mark.parametrize("values, message", [

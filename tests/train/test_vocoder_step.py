@@ -63,3 +63,7 @@ def test_the_loop_trains_it(tmp_path):
     assert task.batch(0)["wave"].shape == (8, 24 * 128)
     state = run(task, tmp_path / "run", LoopConfig(steps=4, log_every=2, save_every=4))
     assert int(state.step) == 4 and int(state.skipped) == 0
+    # On sounds that are none of the training's, the same at every visit.
+    held = task.validate(state.ema, 4)
+    assert held == task.validate(state.ema, 8) and 0 < held["loss"] < 20
+    assert not np.array_equal(np.load(tmp_path / "waves" / "heldout_8x0.5s_16000.npy")[:3], task.batch.args[0])
