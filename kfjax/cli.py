@@ -1,4 +1,4 @@
-"""The command line: generate, convert, extract, train, plan, doctor. No logic: the work is done elsewhere."""
+"""The command line: generate, demo, convert, extract, train, evaluate, plan, doctor. The work is done elsewhere."""
 from __future__ import annotations
 
 import signal
@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     from kfjax.jobs import Job
     from kfjax.pipeline import Model, Result
 
-EXAMPLE = Path(__file__).parent / "assets" / "example.mp4"
-SMALL_WORLD = (
-    "the built-in model knows only the small world it was trained on (drawn impacts, rolling, footsteps, rain, "
-    "engines); for real footage give --model FOLDER with weights that have seen some"
-)
 GENERATE = """\
 Make sound for a video, a prompt, a folder of videos or a table of both.
 
@@ -44,15 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(argv: Sequence[str]) -> int:
-    if argv[:1] in (["extract"], ["train"], ["plan"]):  # have parsers of their own
+    if argv[:1] in (["demo"], ["evaluate"], ["extract"], ["train"], ["plan"]):  # have parsers of their own
         return _own_parser(argv[0])(argv[1:])
     parser = command.Parser(prog="kfjax", description="Video to sound: generate, convert, train.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=command.Parser)
     _add_generate(commands)
     _add_convert(commands)
+    commands.add_parser("demo", help="a web page that makes sound")
     commands.add_parser("extract", help="clips to features and latents, ahead of training")
     commands.add_parser("train", help="train a model from a config")
+    commands.add_parser("evaluate", help="measure a model, or sounds that are there, on a benchmark")
     commands.add_parser("plan", help="what a training run needs on a machine that is not here")
     commands.add_parser("doctor", help="say what is installed and where")
     args = parser.parse_args(argv)
@@ -60,8 +57,12 @@ def _dispatch(argv: Sequence[str]) -> int:
 
 
 def _own_parser(name: str) -> Callable[[Sequence[str]], int]:
-    if name == "extract":
+    if name == "demo":
+        from kfjax.demo.__main__ import main
+    elif name == "extract":
         from kfjax.data.extract_videos import main
+    elif name == "evaluate":
+        from kfjax.evals.evaluate import main
     elif name == "plan":
         from kfjax.train.plan import main
     else:
@@ -145,7 +146,7 @@ def _generate(args: Namespace) -> int:
         print(model.memory_report(jobs[0].video, jobs[0].duration))
         return 0
     if model.built_in:
-        command.say(SMALL_WORLD)
+        command.say(f"{pipeline.SMALL_WORLD}; for real footage give --model FOLDER with weights that have seen some")
     if not many:
         _make(model, jobs[0], args, bar=True)
         return 0
@@ -166,7 +167,7 @@ def _jobs(args: Namespace) -> tuple[list[Job], bool]:
 
     if args.example and args.video is not None:
         raise ValueError(f"got --example and {args.video}, expected one of them; leave one out")
-    video = EXAMPLE if args.example else args.video
+    video = jobs.EXAMPLE if args.example else args.video
     if args.prompt is not None and not args.prompt.strip():
         raise ValueError("--prompt: got an empty text; say what is heard, or leave it out to go by the picture alone")
     if video is None and args.prompt is None:
@@ -246,7 +247,7 @@ def _doctor(args: Namespace) -> int:
 
     import jax
 
-    from kfjax import pipeline
+    from kfjax import jobs, pipeline
 
     print(f"kfjax {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     for package in ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "av", "tokenizers", "safetensors", "librosa"):
@@ -258,5 +259,5 @@ def _doctor(args: Namespace) -> int:
     pipeline.use_program_cache()
     print("compiled programs:", jax.config.jax_compilation_cache_dir or "not kept; set KFJAX_CACHE to a folder")
     print("built-in model:", pipeline.BUILT_IN if pipeline.BUILT_IN.is_dir() else "none; give --model FOLDER")
-    print("example clip:", EXAMPLE if EXAMPLE.is_file() else "none")
+    print("example clip:", jobs.EXAMPLE if jobs.EXAMPLE.is_file() else "none")
     return 0

@@ -9,7 +9,10 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 #: Modules that the core installation does without -> the extra that brings them.
-EXTRAS = {"array_record": "data", "cv2": "data", "grain": "data", "pymunk": "data", "tensorflow_datasets": "builders"}
+EXTRAS = {
+    "array_record": "data", "cv2": "data", "gradio": "demo", "grain": "data", "pymunk": "data",
+    "tensorflow_datasets": "builders",
+}  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):

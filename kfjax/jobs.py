@@ -10,6 +10,8 @@ from kfjax.command import reason, say
 from kfjax.data.sources import table_lines
 from kfjax.media.write import VIDEO_FORMATS
 
+#: The small clip that comes with the package.
+EXAMPLE = Path(__file__).parent / "assets" / "example.mp4"
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
 COLUMNS = ("video", "prompt", "negative_prompt", "duration", "seed")
 

@@ -34,6 +34,9 @@ from kfjax.structs import Excerpt, Features, Video
 from kfjax.system import System, SystemConfig
 
 BUILT_IN = Path(__file__).parent / "assets" / "model"
+SMALL_WORLD = (
+    "the built-in model knows only the small world it was trained on (drawn impacts, rolling, footsteps, rain, engines)"
+)
 TEXT_ONLY_SECONDS = 8.0
 MAX_STEPS = 1000
 MAX_SAMPLES = 64

@@ -1,0 +1,131 @@
+"""`kfjax demo [--model NAME|FOLDER] [--port N]`: the page at http://127.0.0.1:7860, until Ctrl-C."""
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from argparse import Namespace, RawDescriptionHelpFormatter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kfjax import command
+from kfjax.jobs import EXAMPLE
+
+if TYPE_CHECKING:
+    from kfjax.pipeline import Model
+
+TEXT = """\
+A web page: upload or record a clip, or write a prompt, and hear the sound.
+
+  kfjax demo                                   http://127.0.0.1:7860, for this machine alone; Ctrl-C ends it
+  kfjax demo --model mmaudio-large-44k-v2      with a model that knows real footage
+  kfjax demo --host 0.0.0.0 --port 8000        for whoever reaches this machine, without a password
+
+Requests are made one after the other. Uploads and results are deleted when their page is closed, and all when the
+server ends. Page and server ask no other host for anything.
+"""
+PORT = 7860
+#: Starting points that the page offers: a clip or none, and a prompt from the built-in model's world.
+EXAMPLES = [
+    (EXAMPLE, "glass balls fall on the ground"),
+    (EXAMPLE, "a wooden ball bounces on the floor"),
+    (None, "heavy rain"),
+    (None, "a clock ticks fast"),
+]
+#: Room for the form around an uploaded file.
+_FORM_BYTES = 10_000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; its exit code."""
+    parser = command.Parser(prog="kfjax demo", description=TEXT, formatter_class=RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", default="built-in", metavar="NAME|FOLDER", help="a published model's name or a model directory; "
+        "default: the small built-in model")
+    add("--dtype", choices=("float32", "bfloat16"), help="of encoders and generator; default: bfloat16 on accelerators")
+    add("--host", default="127.0.0.1", help="address to listen on; default 127.0.0.1: this machine alone")
+    add("--port", type=int, default=PORT, help=f"default {PORT}; 0: any free one")
+    add("--max-seconds", type=float, default=30.0, metavar="SECONDS", help="longest clip (default 30)")
+    add("--max-megabytes", type=float, default=64.0, metavar="MB", help="largest clip (default 64)")
+    add("--max-samples", type=int, default=4, metavar="N", help="most versions at a time (default 4)")
+    args = parser.parse_args(argv)
+    port = _free_port(args.host, args.port)
+    with _folder() as folder:
+        _serve(args, folder, port)
+    return 0
+
+
+def _serve(args: Namespace, folder: Path, port: int) -> None:
+    from starlette.middleware import Middleware
+
+    from kfjax import pipeline
+    from kfjax.demo import page as pages
+    from kfjax.demo.gate import Gate
+    from kfjax.demo.studio import Limits, Studio
+
+    limits = replace(Limits(), seconds=args.max_seconds, megabytes=args.max_megabytes, samples=args.max_samples)
+    studio = Studio(pipeline.load(args.model, dtype=args.dtype), folder, limits)
+    page = pages.build(studio, title="kfjax", knows=_knows(args.model, studio.model), examples=EXAMPLES)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    most_bytes = int(limits.megabytes * 1e6)
+    gate = Middleware(Gate, folder=folder, max_upload_bytes=most_bytes + _FORM_BYTES, has_room=studio.has_room)
+    page.launch(
+        server_name=args.host, server_port=port, theme=pages.THEME, css=pages.CSS, footer_links=[], quiet=True,
+        prevent_thread_lock=True, share=False, inbrowser=False, inline=False, show_error=False, ssr_mode=False,
+        pwa=False, mcp_server=False, enable_monitoring=False, run_history=False, num_workers=0, allowed_paths=[],
+        max_file_size=most_bytes, app_kwargs={"middleware": [gate], "docs_url": None, "redoc_url": None},
+    )  # fmt: skip
+    print(f"http://{args.host}:{port}", flush=True)
+    ended.wait()
+    studio.close()
+    page.close(verbose=False)
+
+
+def _knows(name: str, model: Model) -> str:
+    from kfjax.pipeline import SMALL_WORLD
+
+    if model.built_in:
+        return f"{SMALL_WORLD[0].upper()}{SMALL_WORLD[1:]}; real footage is beyond it."
+    return f"Model: {Path(name).name}."
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """The folder of all files, deleted at the end; the framework is told of it before it is imported.
+
+    Whatever the environment says to the framework is dropped: it could open other folders, or report home.
+    """
+    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+        del os.environ[name]
+    with tempfile.TemporaryDirectory(prefix="kfjax-demo-", ignore_cleanup_errors=True) as folder:
+        os.environ |= {
+            "GRADIO_TEMP_DIR": folder,
+            "GRADIO_EXAMPLES_CACHE": str(Path(folder) / "examples"),
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
+        yield Path(folder).resolve()
+
+
+def _free_port(host: str, port: int) -> int:
+    """The port, or a free one for 0. Raises ValueError where it can't be listened on."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            return probe.getsockname()[1]
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"got {host}, port {port}, which can't be listened on ({error}); give another") from None
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main, sys.argv[1:]))

@@ -1,0 +1,321 @@
+"""The demo without its page: one model, its visitors, what they may ask for, what was made, and when it is deleted.
+
+A *visitor* is one open page, a *wish* what it asks for, a *take* one sound that was made. Everything lies in one
+temporary folder: uploads where the server put them, takes in a folder of the visitor's own with a name that can't be
+guessed. When a page is closed its files are deleted, when the server ends all of them.
+"""
+from __future__ import annotations
+
+import math
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from kfjax import media, plot, rates
+from kfjax.media.playable import is_playable, write_playable
+from kfjax.pipeline import MAX_PROMPT_CHARACTERS, MAX_SAMPLES, Model, Result
+
+MAX_SEED = 2**32 - 1
+MAX_SCALE = 20.0
+LEAST_SECONDS = 1.0  # of a sound without a clip
+_MEGA = 1e6
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request, one visitor and the whole server may use.
+
+    Attributes:
+      seconds: length of a clip, and of a sound without one.
+      megabytes: size of a clip's file.
+      megapixels: size of a clip's picture.
+      fps: pictures a second.
+      samples, steps: of one request.
+      clips, takes: kept for a visitor; beyond that the oldest are deleted.
+      idle_seconds: a visitor who asked for nothing for so long is taken to have left.
+      folder_megabytes: of all the files together; uploads are refused beyond that.
+      waiting: requests in the queue.
+    """
+
+    seconds: float = 30.0
+    megabytes: float = 64.0
+    megapixels: float = 9.0
+    fps: float = 125.0
+    samples: int = 4
+    steps: int = 100
+    clips: int = 4
+    takes: int = 12
+    idle_seconds: float = 3600.0
+    folder_megabytes: float = 4000.0
+    waiting: int = 32
+
+    def __post_init__(self):
+        if not LEAST_SECONDS <= self.seconds <= rates.MAX_SECONDS:
+            most = f"{LEAST_SECONDS:g} to {rates.MAX_SECONDS:g} s"
+            raise ValueError(f"longest clip: got {self.seconds:g} s, expected {most}; give another limit")
+        if not self.megabytes > 0 or not 1 <= self.samples <= MAX_SAMPLES:
+            got = f"{self.megabytes:g} MB and {self.samples} versions"
+            raise ValueError(f"limits: got {got}, expected more than 0 MB and 1 to {MAX_SAMPLES} versions")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a visitor asks for, as the page gives it: not checked yet. Without a clip the sound lasts `seconds`."""
+
+    clip: Path | None
+    prompt: str
+    negative_prompt: str
+    video_guidance: float
+    text_guidance: float
+    negative_guidance: float
+    steps: int
+    seed: int
+    samples: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Take:
+    """A sound that was made. `file`: an mp4 that browsers play, or .wav where there was no clip; `picture`: its png."""
+
+    number: int
+    words: str
+    file: Path
+    picture: Path
+
+    @property
+    def has_film(self) -> bool:
+        return self.file.suffix == ".mp4"
+
+
+@dataclass
+class _Visitor:
+    folder: Path
+    clips: list[Path] = field(default_factory=list)
+    takes: list[Take] = field(default_factory=list)
+    made: int = 0
+    used: float = 0.0
+    gone: bool = False
+
+
+class Studio:
+    """One model, and what its visitors have.
+
+    Its methods may be called from any thread; sounds are made one after the other. Every refusal is a ValueError whose
+    message is one line for the visitor, without a path of the server.
+    """
+
+    def __init__(self, model: Model, folder: Path, limits: Limits | None = None):
+        """`folder`: an existing folder for all files. What lies in it when the first visitor comes stays (examples)."""
+        self.model, self.folder, self.limits = model, folder.resolve(), limits or Limits()
+        self._visitors: dict[str, _Visitor] = {}
+        self._books, self._work = threading.RLock(), threading.Lock()
+        self._lasting: frozenset[Path] | None = None
+
+    def admit(self, visitor: str, clip: Path) -> None:
+        """Keeps an uploaded clip for a visitor; one that can't be used is refused and deleted."""
+        clip = self._uploaded(clip)
+        with self._books:
+            known = self._known(visitor)
+            if clip not in known.clips:
+                known.clips.append(clip)
+            dropped = [known.clips.pop(0) for _ in range(len(known.clips) - self.limits.clips)]
+        self._delete_unused(dropped)
+        try:
+            self._check_clip(clip)
+        except ValueError:
+            with self._books:
+                known.clips = [other for other in known.clips if other != clip]
+            self._delete_unused([clip])
+            raise
+
+    def check(self, wish: Wish) -> None:
+        """Refuses what can't be made, before anything is computed."""
+        limits = self.limits
+        for name, text in (("prompt", wish.prompt), ("negative prompt", wish.negative_prompt)):
+            if not isinstance(text, str) or len(text) > MAX_PROMPT_CHARACTERS:
+                raise ValueError(f"The {name} is too long: at most {MAX_PROMPT_CHARACTERS} characters, please.")
+        if wish.clip is None and not wish.prompt.strip():
+            raise ValueError("There is nothing to go by: give a clip, a prompt, or both.")
+        _within("The number of steps", wish.steps, 1, limits.steps, whole=True)
+        _within("The number of versions", wish.samples, 1, limits.samples, whole=True)
+        _within("The seed", wish.seed, 0, MAX_SEED, whole=True)
+        for name in ("video", "text", "negative"):
+            _within(f"The {name} guidance", getattr(wish, f"{name}_guidance"), 0, MAX_SCALE)
+        if wish.clip is None:
+            _within("The length without a clip", wish.seconds, LEAST_SECONDS, min(limits.seconds, rates.MAX_SECONDS))
+        else:
+            self._check_clip(self._uploaded(wish.clip))
+
+    def make(self, visitor: str, wish: Wish, progress: Callable[[str, float], None]) -> list[Take]:
+        """Makes what is wished for and keeps it. Checks again: a request need not have come through the page."""
+        with self._books:
+            known = self._known(visitor)
+
+        def say(what: str, share: float) -> None:
+            if known.gone:
+                raise ValueError("The page was closed.")
+            progress(what, share)
+
+        with self._work:
+            say("reading", 0.0)
+            self.check(wish)
+            result = self._generated(wish, say)
+            try:
+                return self._kept(known, wish, result)
+            finally:
+                if known.gone:  # closed while its files were being written
+                    shutil.rmtree(known.folder, ignore_errors=True)
+
+    def takes(self, visitor: str) -> list[Take]:
+        """What was made for a visitor and is still there, the oldest first."""
+        with self._books:
+            return list(self._visitors[visitor].takes) if visitor in self._visitors else []
+
+    def leave(self, visitor: str) -> None:
+        """The page is closed: its files are deleted, and what is being made for it is given up."""
+        with self._books:
+            known = self._visitors.pop(visitor, None)
+        if known is not None:
+            known.gone = True
+            shutil.rmtree(known.folder, ignore_errors=True)
+            self._delete_unused(known.clips)
+
+    def close(self, wait_seconds: float = 10.0) -> None:
+        """The server ends: everybody leaves; waits for the work at hand to notice."""
+        for visitor in list(self._visitors):
+            self.leave(visitor)
+        if self._work.acquire(timeout=wait_seconds):
+            self._work.release()
+
+    def has_room(self) -> bool:
+        """Whether another upload may be taken in."""
+        used = sum(path.stat().st_size for path in list(self.folder.rglob("*")) if path.is_file())
+        return used < self.limits.folder_megabytes * _MEGA
+
+    def _known(self, visitor: str) -> _Visitor:
+        """The visitor's entry, made at the first visit; sends off those who have been idle for long."""
+        now = time.monotonic()
+        if self._lasting is None:
+            self._lasting = frozenset(path for path in self.folder.rglob("*") if path.is_file())
+        idle = [v for v, known in self._visitors.items() if now - known.used > self.limits.idle_seconds]
+        for other in idle:
+            self.leave(other)
+        if visitor not in self._visitors:
+            folder = self.folder / f"visitor-{secrets.token_hex(16)}"
+            folder.mkdir()
+            self._visitors[visitor] = _Visitor(folder)
+        known = self._visitors[visitor]
+        known.used = now
+        return known
+
+    def _uploaded(self, clip: Path) -> Path:
+        clip = Path(clip).resolve()
+        if not clip.is_relative_to(self.folder):
+            raise ValueError("The clip is not an upload: choose a file or record one.")
+        return clip
+
+    def _delete_unused(self, clips: list[Path]) -> None:
+        """Deletes uploads that no visitor has; two who upload the same file share it."""
+        with self._books:
+            used = {clip for known in self._visitors.values() for clip in known.clips} | (self._lasting or set())
+            for clip in set(clips) - used:
+                clip.unlink(missing_ok=True)
+                if clip.parent != self.folder and not any(clip.parent.iterdir()):
+                    clip.parent.rmdir()
+
+    def _check_clip(self, clip: Path) -> None:
+        limits = self.limits
+        if not clip.is_file():
+            raise ValueError("The clip is no longer here: upload it again.")
+        size = clip.stat().st_size / _MEGA
+        if size > limits.megabytes:
+            raise ValueError(f"{clip.name} has {size:.0f} MB, at most {limits.megabytes:g} MB are taken: shrink it.")
+        try:
+            info = media.probe(clip)
+        except media.MediaError as error:
+            raise ValueError(_without_folder(error, clip)) from None
+        if not info.has_video:
+            raise ValueError(f"{clip.name} has sound but no picture: choose a video, or use a prompt alone.")
+        if info.frame_count < 2 or info.seconds < media.MIN_SECONDS:
+            raise ValueError(f"{clip.name} is too short: at least {media.MIN_SECONDS:g} s and two pictures are needed.")
+        longest = min(limits.seconds, rates.MAX_SECONDS)
+        if info.seconds > longest + 0.05:
+            raise ValueError(f"{clip.name} lasts {info.seconds:.1f} s, at most {longest:g} s are taken: cut it.")
+        if info.width * info.height > limits.megapixels * _MEGA or info.fps > limits.fps:
+            got = f"{info.width} x {info.height} at {info.fps:.0f} pictures a second"
+            most = f"{limits.megapixels:g} megapixels and {limits.fps:g} pictures a second"
+            raise ValueError(f"{clip.name} is {got}, at most {most} are taken: shrink it.")
+
+    def _generated(self, wish: Wish, say: Callable[[str, float], None]) -> Result:
+        avoided = bool(wish.negative_prompt.strip())
+        try:
+            return self.model.generate(
+                wish.clip,
+                wish.prompt.strip(),
+                negative_prompt=wish.negative_prompt.strip(),
+                duration=wish.seconds if wish.clip is None else None,
+                steps=wish.steps,
+                video_guidance=wish.video_guidance,
+                text_guidance=wish.text_guidance,
+                negative_guidance=wish.negative_guidance if avoided else None,
+                seed=wish.seed,
+                samples=wish.samples,
+                progress=lambda what, share: say(what, 0.9 * share),
+            )
+        except media.MediaError as error:
+            raise ValueError(_without_folder(error, wish.clip)) from None
+
+    def _kept(self, known: _Visitor, wish: Wish, result: Result) -> list[Take]:
+        """Writes the takes of a result; the visitor's oldest make room."""
+        first = known.made + 1
+        strip, ending, again = None, ".wav", None
+        if wish.clip is not None:
+            strip, ending = plot.read_strip(wish.clip, result.seconds), ".mp4"
+            if not is_playable(wish.clip):
+                again = known.folder / "picture.mp4"
+                write_playable(wish.clip, again)
+                result = replace(result, video=again)
+        takes = []
+        for k, wave in enumerate(result.waveforms):
+            one = replace(result, waveforms=wave[None])
+            [file] = one.save(known.folder / f"kfjax-{first + k}{ending}")
+            picture = file.with_suffix(".png")
+            plot.overview(picture, wave, result.sample_rate_hz, frames=strip)
+            takes.append(Take(first + k, _words(first + k, wish, k), file, picture))
+        if again is not None:
+            again.unlink()
+        with self._books:
+            known.made += len(takes)
+            known.takes += takes
+            for old in known.takes[: -self.limits.takes]:
+                old.file.unlink(missing_ok=True)
+                old.picture.unlink(missing_ok=True)
+            del known.takes[: -self.limits.takes]
+        return takes
+
+
+def _within(name: str, value: float | None, least: float, most: float, *, whole: bool = False) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not least <= value <= most or (whole and value != int(value)):
+        kind = "a whole number" if whole else "a number"
+        got = "empty" if value is None else f"{value}"
+        raise ValueError(f"{name} is {got}: {kind} from {least:g} to {most:.10g} is needed.")
+
+
+def _without_folder(error: ValueError, clip: Path) -> str:
+    """The error's line with the clip's name where its path was: the server's folders are nobody's business."""
+    return str(error).replace(str(clip), clip.name)
+
+
+def _words(number: int, wish: Wish, version: int) -> str:
+    """What a take is called in the visitor's list."""
+    about = wish.prompt.strip() or wish.clip.stem
+    about = about if len(about) <= 60 else f"{about[:59].rstrip()}…"
+    avoided = f", without {wish.negative_prompt.strip()[:40]}" if wish.negative_prompt.strip() else ""
+    several = f", version {version + 1}" if wish.samples > 1 else ""
+    return f"{number}. {about}{avoided}, seed {wish.seed}{several}"
