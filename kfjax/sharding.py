@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -38,6 +39,8 @@ RULES: Rules = (
 )
 #: Modules made by `module.stack`: axis 0 of their parameters counts layers and is what the scan walks along.
 STACKED = r"(^|/)(joint|single|blocks|fine|coarse)/(?!\d)"
+#: Tables of which rows are looked up: to split the sum of their gradients would take an all-to-all of the rows.
+LOOKED_UP = r"(^|/)duration/(start|total)$"
 #: A matrix of fewer numbers than this that does not divide lies whole on every device; a larger one is refused.
 SMALL = 2**20
 
@@ -309,10 +312,29 @@ def gathered(params: Any, rules: Rules = RULES) -> Any:
         path = _path(key)
         if re.search(STACKED, path):
             return leaf
-        spec = PartitionSpec(*(None if a == "fsdp" else a for a in _spec(path, leaf.shape, mesh.shape, rules)))
-        return jax.lax.with_sharding_constraint(leaf, spec)
+        split = _spec(path, leaf.shape, mesh.shape, rules)
+        whole = PartitionSpec(*(None if a == "fsdp" else a for a in split))
+        return _gather(leaf, whole, whole if re.search(LOOKED_UP, path) else split)
 
     return jax.tree_util.tree_map_with_path(gather, params)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(x: jax.Array, whole: PartitionSpec, summed: PartitionSpec) -> jax.Array:
+    """`x` lying as `whole` says, its gradient as `summed`."""
+    return jax.lax.with_sharding_constraint(x, whole)
+
+
+def _gather_forward(x: jax.Array, whole: PartitionSpec, summed: PartitionSpec) -> tuple[jax.Array, None]:
+    return jax.lax.with_sharding_constraint(x, whole), None
+
+
+def _gather_backward(whole: PartitionSpec, summed: PartitionSpec, _: None, g: jax.Array) -> tuple[jax.Array]:
+    # The constraint's own transpose would ask for the whole gradient on every device: twice the bytes of its part.
+    return (jax.lax.with_sharding_constraint(g, summed),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
 
 
 def scattered(params: Any, rules: Rules = RULES) -> Any:
