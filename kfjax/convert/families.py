@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kfjax.convert import bigvgan, clip, mmaudio, rules, synchformer, synchformer_whole, t5, vae
+from kfjax.convert import bigvgan, clip, imagebind, mmaudio, panns, rules, synchformer, synchformer_whole, t5, vae
 from kfjax.convert.rules import Rule, Shape, State
 from kfjax.module import Params
 
@@ -112,6 +112,16 @@ def _join_sync(parts: Mapping[str, Params], variant: str) -> Params:
     return {"visual": _without(parts["sync"]), "unused": parts["sync"][UNUSED]}
 
 
+def _split_tagger(tree: Params, variant: str) -> dict[str, Params]:
+    """A part for each rate, so that one directory can hold both."""
+    return {f"panns-{variant}": _with(tree["cnn14"], tree["unused"])}
+
+
+def _join_tagger(parts: Mapping[str, Params], variant: str) -> Params:
+    part = parts[f"panns-{variant}"]
+    return {"cnn14": _without(part), "unused": part[UNUSED]}
+
+
 def _whole(part: str) -> dict[str, Callable]:
     """A tree that is one part."""
     return {"split": lambda tree, variant: {part: tree}, "join": lambda parts, variant: parts[part]}
@@ -147,6 +157,15 @@ FAMILIES = (
     _family(
         "synchformer", "vfeat_extractor.patch_embed_3d.proj.weight", synchformer, split=_split_sync, join=_join_sync,
         files=lambda variant: "synchformer_state_dict.pth",
+    ),
+    # What measures listen with.
+    _family(
+        "panns", "logmel_extractor.melW", panns, split=_split_tagger, join=_join_tagger, inside="model",
+        files=panns.FILES.__getitem__,
+    ),
+    _family(
+        "imagebind", "modality_trunks.audio.blocks.0.attn.bias_k", imagebind, **_whole("imagebind"),
+        files=lambda variant: f"imagebind_{variant}.pth",
     ),
     _family("t5", "encoder.final_layer_norm.weight", t5, **_whole("text"), files=lambda variant: "model.safetensors"),
 )  # fmt: skip

@@ -21,7 +21,7 @@ TORCH = (".pth", ".pt", ".ckpt", ".bin")
 SAFETENSORS = ".safetensors"
 INDEX = ".safetensors.index.json"
 #: Parts that are taken unasked when they are all the weights there are.
-WELL_KNOWN = ("generator", "state_dict")
+WELL_KNOWN = ("generator", "state_dict", "model")
 
 
 def read_state(path: str | Path, inside: str | None = None) -> State:
@@ -30,8 +30,8 @@ def read_state(path: str | Path, inside: str | None = None) -> State:
     Args:
       path: `.pth`, `.pt`, `.ckpt` or `.bin` of `torch.save`; `.safetensors`; a `.safetensors.index.json` or the
         folder of one (or of a single `.safetensors`).
-      inside: the key of the state dict in a file that holds several things. Left out, a `generator` or `state_dict`
-        is taken where it is the only dict of tensors.
+      inside: the key of the state dict in a file that holds several things. Left out, a `generator`, `state_dict` or
+        `model` is taken where it is the only dict of tensors.
 
     Raises:
       ValueError: as `read_object`; or there is no such part, or more than one to choose from.
@@ -50,7 +50,7 @@ def read_object(path: str | Path) -> Any:
     """Everything in a file: nested dicts, lists and plain values, with arrays at the leaves.
 
     Arrays of a torch file are read-only views of the mapped file, with the strides they were saved with; those of
-    safetensors are read once.
+    safetensors, and of torch files from before version 1.6, are read once.
 
     Raises:
       ValueError: no such file, an unknown suffix, a damaged file, or a pickle that names code (nothing is run).

@@ -1,20 +1,21 @@
-"""PyTorch's own files (`torch.save`, since version 1.6), read and written without PyTorch.
+"""PyTorch's own files (`torch.save`), read and written without PyTorch.
 
-Such a file is an uncompressed zip archive: `<root>/data.pkl` describes the object, `<root>/data/<key>` holds the
-bytes of one storage, `<root>/byteorder` says how they lie. No other record is looked at.
+Since version 1.6 such a file is an uncompressed zip archive: `<root>/data.pkl` describes the object,
+`<root>/data/<key>` holds the bytes of one storage, `<root>/byteorder` says how they lie. No other record is looked at.
+Older files are read by `torch_legacy`.
 """
 from __future__ import annotations
 
 import struct
 import sys
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kfjax.convert import torch_pickle
+from kfjax.convert import torch_legacy, torch_pickle
 
 #: Storages begin at multiples of this many bytes, so that they can be used where they are mapped.
 ALIGNMENT = 64
@@ -24,32 +25,43 @@ _SAVE_AGAIN = "download it again or, if you trust where it is from, load it with
 def read(path: Path) -> Any:
     """The object in a torch file: nested dicts, lists and tuples of plain values, with tensors as numpy arrays.
 
-    The file is mapped into memory and arrays are read-only views of it: values are read when they are used.
+    The file is mapped into memory and arrays are read-only views of it: values are read when they are used. Those of
+    a file from before version 1.6 are read at once.
 
     Raises:
       ValueError: not such a file, damaged, of the other byte order, TorchScript, or one that names code to run
         (nothing of it is run).
     """
     data = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
+    if bytes(data[:1]) == torch_legacy.FIRST_BYTE:
+        return _readable(path, lambda: torch_legacy.read(path))
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error):
         raise ValueError(f"{path} {_diagnosis(bytes(data[:64]))}") from None
+    return _readable(path, lambda: _archived(data, entries))
+
+
+def _readable(path: Path, read: Callable[[], Any]) -> Any:
     try:
-        root = _root(entries)
-
-        def record(name: str) -> np.ndarray:
-            if f"{root}/{name}" not in entries:
-                raise ValueError(f"record {name} is missing")
-            return _stored(data, entries[f"{root}/{name}"])
-
-        order = bytes(record("byteorder")).decode() if f"{root}/byteorder" in entries else "little"
-        if order != sys.byteorder:
-            raise ValueError(f"byte order {order!r}, expected {sys.byteorder!r}")
-        return torch_pickle.loads(bytes(record("data.pkl")), lambda key: record(f"data/{key}"))
+        return read()
     except ValueError as error:
         raise ValueError(f"{path} is no readable file of tensors: {error}; {_SAVE_AGAIN}") from None
+
+
+def _archived(data: np.ndarray, entries: Mapping[str, zipfile.ZipInfo]) -> Any:
+    root = _root(entries)
+
+    def record(name: str) -> np.ndarray:
+        if f"{root}/{name}" not in entries:
+            raise ValueError(f"record {name} is missing")
+        return _stored(data, entries[f"{root}/{name}"])
+
+    order = bytes(record("byteorder")).decode() if f"{root}/byteorder" in entries else "little"
+    if order != sys.byteorder:
+        raise ValueError(f"byte order {order!r}, expected {sys.byteorder!r}")
+    return torch_pickle.loads(bytes(record("data.pkl")), lambda key, size: record(f"data/{key}"))
 
 
 def _diagnosis(head: bytes) -> str:
@@ -60,8 +72,6 @@ def _diagnosis(head: bytes) -> str:
         return "is cut off or damaged (a zip archive without its directory), expected a torch file; download it again"
     if head.startswith(b"version https://git-lfs"):
         return "is a git-lfs pointer, expected the file it points to; run `git lfs pull`, or download it"
-    if head.startswith(b"\x80"):
-        return "is a legacy torch file (a bare pickle), expected the zip format; torch.load and torch.save it"
     return f"is no torch file (it starts with {head[:8]!r}), expected a zip archive of torch.save; check the path"
 
 

@@ -1,11 +1,12 @@
 """The object description inside a torch file: read by a stack machine that cannot run anything, and written.
 
-    found = loads(data, record)         # plain containers with numpy leaves; record(key) -> the bytes of a storage
+    found = loads(data, record)         # plain containers with numpy leaves; record(key, size) -> a storage's bytes
     data = dumps({"weight": array})     # storages are named "0", "1", ... in the order of the mapping
 
 A pickle is a program whose instructions may call any function it names, which is how hostile files work. Here the
 instructions are interpreted one by one: a name is looked up in the tables below and nowhere else, so there is
 nothing else to call. Everything that `torch.save` writes for tensors, parameters and plain containers is understood.
+Arrays that are NumPy's own, as trainings keep them beside their weights, are passed over: None stands in their place.
 """
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import pickle
 import pickletools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from mmap import mmap
 from typing import Any
 
 import ml_dtypes
@@ -35,7 +37,8 @@ _DTYPES = {f"torch {name}": dtype for name, dtype in STORAGES.items()} | {
     "torch.storage UntypedStorage": np.dtype(np.uint8)
 }
 
-Record = Callable[[str], np.ndarray]
+#: (key, bytes that the pickle says it has) -> the storage, uint8.
+Record = Callable[[str, int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,15 @@ class _Storage:
     raw: np.ndarray  # uint8, a whole number of values
 
 
-def loads(data: bytes, record: Record) -> Any:
+def loads(data: bytes | mmap, record: Record) -> Any:
     """The pickled object: nested dicts, lists, tuples and sets of plain values, with tensors as numpy arrays.
 
-    Tensors are views of what `record(key)` returns (uint8, 1-D): strides, offsets and shared storages are kept and
-    nothing is copied. Ordered dicts come back as dicts, and attributes of theirs (`_metadata`) are left out.
+    Tensors are views of what `record(key, size)` returns (uint8, 1-D): strides, offsets and shared storages are kept
+    and nothing is copied. Ordered dicts come back as dicts, and attributes of theirs (`_metadata`) are left out.
+
+    Args:
+      data: the pickle, or a mapped file, which is left behind its end.
+      record: finds a storage by its key.
 
     Raises:
       ValueError: the pickle names something else, is damaged, or describes a tensor outside its storage.
@@ -74,7 +81,7 @@ class _Machine:
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self, data: bytes) -> Any:
+    def run(self, data: bytes | mmap) -> Any:
         try:
             for opcode, argument, _ in pickletools.genops(data):
                 self.step(opcode.name, argument)
@@ -146,7 +153,7 @@ class _Machine:
         self.top(dict).update(zip(map(_key, values[::2]), values[1::2], strict=True))
 
     def name(self, text: str) -> None:
-        if text not in _CALLS and text not in _DTYPES:
+        if text not in _CALLS and text not in _DTYPES and text not in _PASSED_OVER:
             module, _, name = text.rpartition(" ")
             raise ValueError(f"the pickle names {module}.{name}, which could run code and which no tensor needs")
         self.stack.append(_Name(text))
@@ -157,22 +164,27 @@ class _Machine:
 
     def call(self, _: None) -> None:
         arguments, callee = self.pop(tuple), self.pop(_Name)
+        if callee.text in _PASSED_OVER:
+            self.stack.append(None)
+            return
         if callee.text not in _CALLS:
             raise ValueError(f"the pickle calls {callee.text}, which only names a type")
         self.stack.append(_CALLS[callee.text](*arguments))
 
     def build(self, _: None) -> None:
         self.pop(object)  # attributes of an ordered dict, such as the versions of modules: no values
-        self.top(dict)
+        if self.top(object) is not None:  # what is passed over
+            self.top(dict)
 
     def storage(self, _: None) -> None:
         identity = self.pop(tuple)
-        if len(identity) != 5 or identity[0] != "storage" or not isinstance(identity[1], _Name):
+        if identity[5:] not in ((), (None,)) or identity[:1] != ("storage",) or not isinstance(identity[1], _Name):
             raise ValueError("the pickle refers to an outside object that is no storage")
-        _, name, key, _, count = identity
+        _, name, key, _, count = identity[:5]
         if name.text not in _DTYPES or not isinstance(key, str):
             raise ValueError(f"the pickle takes {name.text} for the type of a storage")
-        (count,), dtype, raw = _whole((count,), "length"), _DTYPES[name.text], self.record(key)
+        (count,), dtype = _whole((count,), "length"), _DTYPES[name.text]
+        raw = self.record(key, count * dtype.itemsize)
         if count * dtype.itemsize > raw.size:
             raise ValueError(f"storage {key!r} holds {raw.size} bytes, expected {count} x {dtype.itemsize}")
         self.stack.append(_Storage(dtype, raw[: count * dtype.itemsize]))
@@ -228,6 +240,11 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils _rebuild_tensor_v2": _tensor,
     "torch._utils _rebuild_parameter": _parameter,
 }
+#: What NumPy's arrays, without which nobody's weights are less whole, are made of.
+_PASSED_OVER = {
+    "numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct", "numpy ndarray", "numpy dtype",
+    "_codecs encode",
+}  # fmt: skip
 _ARGUMENT = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"} | {
     "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8",
 }  # fmt: skip
