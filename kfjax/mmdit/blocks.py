@@ -64,7 +64,7 @@ class SingleBlock(nnx.Module):
     """The audio stream alone."""
 
     def __init__(self, cfg, *, rngs: nnx.Rngs):
-        self.audio = Stream(cfg, 3, rngs=rngs)
+        self.audio = Stream(cfg, cfg.block_kernel, rngs=rngs)
 
     def __call__(self, x: Tokens, condition: Tokens, table: Array | None) -> Tokens:
         qkv, rest = self.audio.before(x, condition, table)
@@ -76,8 +76,8 @@ class JointBlock(nnx.Module):
 
     def __init__(self, cfg, *, rngs: nnx.Rngs, last: bool = False):
         self.last = last
-        self.audio = Stream(cfg, 3, rngs=rngs)
-        self.clip = Stream(cfg, 3, rngs=rngs, keys_only=last)
+        self.audio = Stream(cfg, cfg.block_kernel, rngs=rngs)
+        self.clip = Stream(cfg, cfg.block_kernel, rngs=rngs, keys_only=last)
         self.text = Stream(cfg, 1, rngs=rngs, keys_only=last)
 
     def __call__(

@@ -44,6 +44,8 @@ class MMDiTConfig:
     rope: Literal["aligned", "unscaled", "none"] = "aligned"
     duration: Literal["discrete", "fourier", "none"] = "discrete"
     sync_align: Literal["uniform", "timed"] = "uniform"
+    sync: Literal["seen", "hidden"] = "seen"  # hidden: the learned empty sync features stand for all films'
+    block_kernel: Literal[3, 1] = 3  # of the audio and clip streams; 1: dense layers, as in the text stream
     final_cond: Literal["extended", "global"] = "extended"
     activation: Literal["silu", "selu"] = "silu"  # selu: MMAudio's first version (none on clip and text)
     timestep_features: int | None = None  # Fourier features of t; None = width
@@ -131,7 +133,8 @@ class MMDiT(nnx.Module):
         video, text = features.has_video[:, None, None], features.has_text[:, None, None]
         words = text & features.text_mask[..., None]
         clip = jnp.where(video, features.clip, self.empty_clip[None, None])
-        sync = jnp.where(video, features.sync, self.empty_sync[None, None])
+        heeded = video & (self.cfg.sync == "seen")
+        sync = jnp.where(heeded, features.sync, self.empty_sync[None, None])
         text = jnp.where(words, features.text, self.empty_text[None])
         sync = (sync.reshape(sync.shape[0], -1, 8, sync.shape[-1]) + self.sync_position[None, None]).reshape(sync.shape)
 

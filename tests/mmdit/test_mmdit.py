@@ -125,6 +125,44 @@ def test_kinds_of_rotation():
     np.testing.assert_array_equal(*same)
 
 
+def test_hidden_sync_features_do_not_matter():
+    """The film's pictures still do."""
+    hidden = dataclasses.replace(CFG, sync="hidden")
+    other = features(sync=features().sync + 1)
+    np.testing.assert_array_equal(run(hidden, f=other), run(hidden))
+    assert distance(run(hidden), run()) > 1e-2
+    assert distance(run(hidden, f=features(clip=features().clip + 1)), run(hidden)) > 1e-3
+    assert jax.tree.map(lambda x: x.shape, shapes(MMDiT, hidden)) == jax.tree.map(lambda x: x.shape, shapes(MMDiT, CFG))
+
+
+@pytest.mark.parametrize("kernel", [3, 1])
+def test_kernel_of_the_blocks(kernel):
+    """Kernel 1 leaves the mixing over time to attention; text has dense layers either way."""
+    cfg = dataclasses.replace(CFG, block_kernel=kernel)
+    made = shapes(MMDiT, cfg)
+    dims = {3: 4, 1: 3}[kernel]  # [layer, taps, in, out] or [layer, in, out]
+    for stream in (made["single"]["audio"], made["joint"]["audio"], made["joint"]["clip"]):
+        for layer in (stream["out"], *(stream["mlp"][name] for name in ("w1", "w2", "w3"))):
+            assert len(layer["kernel"].shape) == dims
+    assert len(made["joint"]["text"]["out"]["kernel"].shape) == 3
+    assert len(made["audio_mlp"]["w1"]["kernel"].shape) == 3  # the ways in keep theirs
+
+
+def test_dense_blocks_without_sync_features_train():
+    """A few steps of gradient descent on one batch."""
+    cfg = dataclasses.replace(CFG, block_kernel=1, sync="hidden")
+    x, t, target = draw(4, 2, LATENTS, CFG.latent_dim), np.array([0.2, 0.7], np.float32), draw(5, 2, LATENTS, 4)
+    loss = lambda p: jnp.square(forward(cfg, p, features(), x, t) - target).mean()
+    step = jax.jit(lambda p: jax.tree.map(lambda a, g: a - 0.1 * g, p, jax.grad(loss)(p)))
+    params = init(MMDiT, cfg, jax.random.key(0))
+    before = loss(params)
+    for _ in range(10):
+        params = step(params)
+    assert loss(params) < 0.95 * before
+    block = params["single"]["audio"]["modulation"]["kernel"]
+    assert np.abs(block).max() > 0  # it began at zero: the gradient has come through the blocks
+
+
 def test_condition_of_the_final_layer():
     params = random_params()
     made = [run(dataclasses.replace(CFG, final_cond=kind), params) for kind in ("extended", "global")]
