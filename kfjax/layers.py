@@ -5,11 +5,18 @@ Modules compute in the dtype of their parameters and inputs; norms, rotations an
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
+
+Convolution = Literal["library", "gemms", "unfolded"]
+#: How convolutions along time are computed, and by what attention, on each platform. What they compute is the same;
+#: experiments/0009-train-speed measures which is faster.
+CONVOLUTION: dict[str, Convolution] = {"cpu": "library", "gpu": "library", "tpu": "library"}
+ATTENTION: dict[str, Literal["xla", "cudnn"]] = {"cpu": "xla", "gpu": "xla", "tpu": "xla"}
 
 linear_init = nnx.initializers.xavier_uniform()
 zeros_init = nnx.initializers.zeros_init()
@@ -21,14 +28,53 @@ def linear(inputs: int, outputs: int, rngs: nnx.Rngs, *, bias: bool = True, zero
     return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=init, rngs=rngs)
 
 
+class Conv1d(nnx.Conv):
+    """1-D convolution along time, 'same' zero padding, with or without bias."""
+
+    def __call__(self, x: Float[Array, "b n i"]) -> Float[Array, "b m o"]:
+        bias = None if self.bias is None else self.bias[...]
+        x, kernel, bias = self.promote_dtype((x, self.kernel[...], bias), dtype=self.dtype)
+        y = convolve(x, kernel, stride=self.strides)
+        return y if bias is None else y + bias[None, None]
+
+
 def conv(
     inputs: int, outputs: int, kernel: int, rngs: nnx.Rngs, *, bias: bool = True, zero: bool = False, stride: int = 1
-) -> nnx.Conv:
-    """1-D convolution along time, 'same' zero padding."""
+) -> Conv1d:
+    """1-D convolution along time, 'same' zero padding; `zero=True` starts at zero (output layers)."""
     init = zeros_init if zero else nnx.initializers.lecun_normal()
-    return nnx.Conv(
-        inputs, outputs, (kernel,), strides=(stride,), padding="SAME", use_bias=bias, kernel_init=init, rngs=rngs
-    )
+    return Conv1d(inputs, outputs, (kernel,), strides=stride, use_bias=bias, kernel_init=init, rngs=rngs)
+
+
+def convolve(
+    x: Float[Array, "b n i"], kernel: Float[Array, "w i o"], *, stride: int = 1, how: Convolution | None = None
+) -> Float[Array, "b m o"]:
+    """1-D convolution along time, zeros around it ('same' padding): m = n / stride, rounded up.
+
+    Args:
+      how: "library", XLA's own; "gemms", a matrix product for each tap of the kernel, summed (the paper's §6.4);
+        "unfolded", one matrix product of all taps, whose inputs are laid side by side. None: what `CONVOLUTION` says.
+    """
+    how = how or CONVOLUTION[_platform()]
+    if how == "library":
+        numbers = ("NWC", "WIO", "NWC")
+        return jax.lax.conv_general_dilated(x, kernel, (stride,), "SAME", dimension_numbers=numbers)
+    taps, inputs, outputs = kernel.shape
+    ((before, after),) = jax.lax.padtype_to_pads((x.shape[1],), (taps,), (stride,), "SAME")
+    padded = jnp.pad(x, ((0, 0), (before, after), (0, 0)))
+    last = padded.shape[1] - taps  # where the last window begins
+    shifted = [padded[:, tap : tap + last + 1 : stride] for tap in range(taps)]
+    if how == "unfolded":
+        return jnp.concatenate(shifted, -1) @ kernel.reshape(taps * inputs, outputs)
+    first, *others = (part @ weight for part, weight in zip(shifted, kernel, strict=True))
+    return sum(others, first)
+
+
+def _platform() -> str:
+    """What is being compiled for: the chips of the mesh that is set, which may not be here, or else jax's default."""
+    chips = jax.sharding.get_abstract_mesh().abstract_device
+    platform = jax.default_backend() if chips is None else chips.platform
+    return "gpu" if platform in ("cuda", "rocm") else platform
 
 
 def layer_norm(x: Float[Array, "*b h"], eps: float = 1e-5) -> Float[Array, "*b h"]:
@@ -83,7 +129,33 @@ def attention(
     scale: float | None = None,
 ) -> Float[Array, "b n k e"]:
     """softmax(q kᵀ · scale + bias) v per head; scale defaults to 1/√e. Softmax in float32."""
+    plain = bias is None and mask is None
+    if plain and q.dtype.itemsize == 2 and ATTENTION[_platform()] == "cudnn":
+        return fused_attention(q, k, v, scale=scale)
     return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale)
+
+
+def fused_attention(
+    q: Float[Array, "b n k e"],
+    k: Float[Array, "b j k e"],
+    v: Float[Array, "b j k e"],
+    *,
+    scale: float | None = None,
+    implementation: Literal["xla", "cudnn"] = "cudnn",
+) -> Float[Array, "b n k e"]:
+    """`attention` by cuDNN, in half precision on a GPU: products of all tokens with all are never in memory.
+
+    Its backward pass needs multiples of eight tokens, so both lengths are filled up and the filling is not heeded.
+    """
+    b, n, j = q.shape[0], q.shape[1], k.shape[1]
+    whole = lambda x: jnp.pad(x, ((0, 0), (0, -x.shape[1] % 8), (0, 0), (0, 0)))
+    filled = n % 8 or j % 8
+    lengths = [jnp.full((b,), size, jnp.int32) for size in (n, j)] if filled else [None, None]
+    y = jax.nn.dot_product_attention(
+        whole(q), whole(k), whole(v), scale=scale, implementation=implementation,
+        query_seq_lengths=lengths[0], key_value_seq_lengths=lengths[1],
+    )  # fmt: skip
+    return y[:, :n]
 
 
 def hidden_width(width: int, ratio: float = 4.0, multiple: int = 256) -> int:
