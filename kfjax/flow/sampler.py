@@ -16,11 +16,12 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from kfjax.structs import Features
 
 Branch = Literal["full", "empty", "video", "negative"]
+Method = Literal["euler", "heun"]
 Velocity = Callable[[Float[Array, "b n d"], Float[Array, " b"]], Float[Array, "b n d"]]
 
 
@@ -91,8 +92,16 @@ def guided(velocity: Velocity, weights: Float[Array, " g"]) -> Velocity:
     return call
 
 
+def noise_of(
+    seed: Array | int, numbers: Int[Array, " b"], shape: tuple[int, int]
+) -> Float[Array, "b n d"]:
+    """Standard normal noise of shape [n, d] for each number: an example's own, in whatever batch it is drawn."""
+    keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(jnp.asarray(numbers))
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
 def integrate(
-    velocity: Velocity, noise: Float[Array, "b n d"], steps: Array | int, method: Literal["euler", "heun"] = "euler"
+    velocity: Velocity, noise: Float[Array, "b n d"], steps: Array | int, method: Method = "euler"
 ) -> Float[Array, "b n d"]:
     """x at t = 1, from `noise` at t = 0, in `steps` uniform steps (traced). State in float32.
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kfjax.flow.sampler import Guidance, branch_features, guided, integrate
+from kfjax.flow.sampler import Guidance, branch_features, guided, integrate, noise_of
 from kfjax.structs import Features
 
 NOISE = np.random.default_rng(0).standard_normal((2, 5, 4), dtype=np.float32)
@@ -131,3 +131,10 @@ def test_steps_weights_and_noise_are_traced():
 def test_state_stays_float32():
     half = lambda x, t: x.astype(jnp.bfloat16)
     assert integrate(half, NOISE.astype(jnp.bfloat16), 2).dtype == jnp.float32
+
+
+def test_noise_belongs_to_the_example():
+    together = noise_of(5, np.array([7, 2, 9], np.uint32), (4, 3))
+    np.testing.assert_array_equal(together[1:2], noise_of(5, np.array([2], np.uint32), (4, 3)))
+    assert not np.allclose(together[1], together[0])
+    assert not np.allclose(together, noise_of(6, np.array([7, 2, 9], np.uint32), (4, 3)))

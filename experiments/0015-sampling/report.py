@@ -1,0 +1,207 @@
+"""Tables and plots of experiment 15, from its results.json alone."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from run import BOTH, CAPTION, CODEC, DEFAULT, OTHER, STEPS, TEXT, TIMED, TRUE, VIDEO, Cell
+
+from kfjax.evals.statistics import compare, holm, mean_and_deviation
+
+MEASURES = {
+    "f1": "onset F1, mean", "pooled": "onset F1, pooled", "right": "right source",
+    "chance": "probability of the source", "mel": "mel L1", "frechet": "Fréchet distance",
+}  # fmt: skip
+#: Of these, which differences are tested, and what a caption alone can be asked.
+TESTED, OF_CAPTIONS = ("f1", "chance", "mel"), ("right", "chance", "mel", "frechet")
+#: Okabe and Ito's colours, told apart by everyone; markers differ too.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
+
+
+def write(results, folder: Path) -> None:
+    """Print the tables and keep them beside the plots."""
+    parts = [
+        ("Steps and method", steps_table(results, STEPS)), ("Euler against Heun", pairs_table(results)),
+        ("Guidance, both scales", scales_table(results, BOTH, "both")),
+        ("Video scale, text at 3", scales_table(results, VIDEO, "video")),
+        ("Text scale, video at 3", scales_table(results, TEXT, "text")),
+        ("Caption alone", caption_table(results)), ("For comparison", references_table(results)),
+    ]  # fmt: skip
+    text = "\n".join(f"### {title}\n\n" + "\n".join(lines) + "\n" for title, lines in parts if lines)
+    print(text)
+    (folder / "tables.md").write_text(text)
+    steps_plot(results, folder / "steps.png")
+    guidance_plot(results, folder / "guidance.png")
+
+
+def measured(results, cells: list[Cell]) -> list[Cell]:
+    """Cells with as many seeds as the default."""
+    seeds = results.cells[DEFAULT.name].keys()
+    return [cell for cell in cells if results.cells.get(cell.name, {}).keys() >= seeds]
+
+
+def by_seed(results, name: str, measure: str) -> np.ndarray:
+    """One value a seed: the mean over the scenes that count."""
+    if measure == "pooled":
+        made, true = results.of(name, "detected").sum(1), sum(results.notes["true onsets"])
+        return 2 * results.of(name, "matched").sum(1) / np.maximum(made + true, 1)
+    values = results.of(name, measure)
+    return values if values.ndim == 1 else np.nanmean(values, 1)
+
+
+def shown(results, name: str, measure: str) -> str:
+    mean, deviation = mean_and_deviation(by_seed(results, name, measure))
+    digits = 1 if measure == "frechet" else 3
+    return f"{mean:.{digits}f}" + ("" if np.isnan(deviation) else f" ± {deviation:.{digits}f}")
+
+
+def p_values(results, pairs: list[tuple[str, str]], measure: str) -> list[float]:
+    """Of paired differences over scenes (mean over seeds), adjusted for there being so many comparisons.
+
+    Every scene has noise of its own, so the scenes' spread holds that of the noise.
+    """
+    found = []
+    for a, b in pairs:
+        a, b = (results.of(name, measure) for name in (a, b))
+        counts = np.isfinite(a + b).all(0)
+        found.append(compare(a[:, counts], b[:, counts]).p_scenes)
+    return holm(found)
+
+
+def ratio(results, cell: Cell) -> float:
+    """Processor time of sampling, in the default's; cells differ by steps, method and branches alone."""
+    times = results.notes["processor seconds"]
+    alike = next((c for c in TIMED if c[:2] == cell[:2] and c.branches == cell.branches), None)
+    if alike is None:
+        return float("nan")
+    return float(np.median(np.divide(times[alike.name], times[DEFAULT.name])))
+
+
+def table(header: list[str], body: list[list[str]]) -> list[str]:
+    if not body:
+        return []
+    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *body)]
+
+
+def rows_of(results, cells: list[Cell], names: list[str], measures, baseline: str) -> list[list[str]]:
+    """A row a cell: every measure, with p against the baseline behind those that are tested."""
+    others = [cell for cell in cells if cell.name != baseline]
+    p = {m: dict(zip(others, p_values(results, [(c.name, baseline) for c in others], m), strict=True))
+         for m in measures if m in TESTED and others}
+    body = []
+    for cell, name in zip(cells, names, strict=True):
+        row = [name]
+        for measure in measures:
+            value = shown(results, cell.name, measure)
+            row.append(value if cell not in p.get(measure, {}) else f"{value} ({said(p[measure][cell])})")
+        body.append(row)
+    return body
+
+
+def said(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def steps_table(results, cells: list[Cell]) -> list[str]:
+    cells = measured(results, cells)
+    names = [f"{cell.method} {cell.steps} \\| {cell.evaluations} \\| {ratio(results, cell):.2f}" for cell in cells]
+    body = [[*row[0].split(" \\| "), *row[1:]] for row in rows_of(results, cells, names, MEASURES, DEFAULT.name)]
+    return table(["method, steps", "evaluations", "time", *MEASURES.values()], body)
+
+
+def pairs_table(results) -> list[str]:
+    """Heun less Euler at equal numbers of evaluations."""
+    cells, pairs = measured(results, STEPS), []
+    for heun in (cell for cell in cells if cell.method == "heun"):
+        pairs += [(heun, euler) for euler in cells if euler.method == "euler" and euler.steps == heun.evaluations]
+    p = {m: p_values(results, [(a.name, b.name) for a, b in pairs], m) for m in TESTED if pairs}
+    body = []
+    for k, (heun, euler) in enumerate(pairs):
+        change = lambda m, a=heun, b=euler: by_seed(results, a.name, m).mean() - by_seed(results, b.name, m).mean()
+        body.append([str(euler.evaluations), *(f"{change(m):+.3f} ({said(p[m][k])})" for m in TESTED),
+                     f"{change('frechet'):+.1f}"])
+    return table(["evaluations", *(MEASURES[m] for m in TESTED), MEASURES["frechet"]], body)
+
+
+def scales_table(results, cells: list[Cell], varied: str) -> list[str]:
+    cells = measured(results, cells)
+    if len(cells) < 2:
+        return []
+    names = [f"{cell.text if varied == 'text' else cell.video:g}" for cell in cells]
+    return table(["scale", *MEASURES.values()], rows_of(results, cells, names, MEASURES, DEFAULT.name))
+
+
+def caption_table(results) -> list[str]:
+    cells = measured(results, CAPTION)
+    baseline = next((cell.name for cell in cells if cell.text == DEFAULT.text), None)
+    if baseline is None:
+        return []
+    body = rows_of(results, cells, [f"{cell.text:g}" for cell in cells], OF_CAPTIONS, baseline)
+    return table(["scale", *(MEASURES[m] for m in OF_CAPTIONS)], body)
+
+
+def references_table(results) -> list[str]:
+    return table(["", *MEASURES.values()],
+                 [[name, *(shown(results, name, measure) for measure in MEASURES)] for name in (TRUE, CODEC, OTHER)])
+
+
+def steps_plot(results, path: Path) -> None:
+    """Four measures over the number of evaluations of the network."""
+    lines = [(method, [c for c in STEPS if c.method == method], colour, marker)
+             for method, colour, marker in (("euler", BLUE, "o"), ("heun", ORANGE, "s"))]
+    figure, axes = _panels()
+    for ax, measure in zip(axes, ("f1", "chance", "mel", "frechet"), strict=True):
+        for label, cells, colour, marker in lines:
+            _line(ax, results, cells, [c.evaluations for c in measured(results, cells)], measure, label, colour, marker)
+        ax.set_xscale("log")
+        ax.set_xticks([5, 10, 20, 50], ["5", "10", "20", "50"])
+        ax.minorticks_off()
+        _finish(ax, results, measure)
+    _save(figure, axes, path, "evaluations of the network")
+
+
+def guidance_plot(results, path: Path) -> None:
+    """The same measures over the scales."""
+    lines = [("both", BOTH, BLUE, "o"), ("video, text 3", VIDEO, ORANGE, "s"), ("text, video 3", TEXT, GREEN, "^"),
+             ("caption alone", CAPTION, GREY, "D")]
+    figure, axes = _panels()
+    for ax, measure in zip(axes, ("f1", "chance", "mel", "frechet"), strict=True):
+        for label, cells, colour, marker in lines:
+            if len(measured(results, cells)) < 2 or (label == "caption alone" and measure not in OF_CAPTIONS):
+                continue
+            scale = lambda cell, label=label: cell.video if label.startswith("video") else cell.text
+            _line(ax, results, cells, [scale(c) for c in measured(results, cells)], measure, label, colour, marker)
+        ax.set_xticks([1, 2, 3, 4.5, 6], ["1", "2", "3", "4.5", "6"])
+        _finish(ax, results, measure)
+    _save(figure, axes, path, "guidance scale", legend_of=1)
+
+
+def _line(ax, results, cells, x, measure: str, label: str, colour: str, marker: str) -> None:
+    values = [mean_and_deviation(by_seed(results, cell.name, measure)) for cell in measured(results, cells)]
+    mean, deviation = np.array(values).T
+    ax.errorbar(x, mean, np.nan_to_num(deviation), color=colour, marker=marker, label=label, capsize=3, lw=1.8, ms=6)
+
+
+def _finish(ax, results, measure: str) -> None:
+    better = "lower is better" if measure in ("mel", "frechet") else "higher is better"
+    units = {"mel": ", natural log", "frechet": ", dB²"}.get(measure, "")
+    ax.set_title(f"{MEASURES[measure]}{units} ({better})", fontsize=11)
+    ax.axhline(by_seed(results, CODEC, measure)[0], color="black", ls=":", lw=1.2, label="true sound, codec")
+    ax.grid(alpha=0.3)
+
+
+def _panels():
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    return figure, list(figure.subplots(2, 2).flat)
+
+
+def _save(figure, axes, path: Path, below: str, legend_of: int = 0) -> None:
+    from kfjax import plot
+
+    for ax in axes[2:]:
+        ax.set_xlabel(below)
+    handles, labels = axes[legend_of].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    plot.save(figure, path)

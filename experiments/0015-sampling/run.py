@@ -1,0 +1,221 @@
+"""How do guidance scales, steps and the method of integration change what is heard, and how long it takes?
+
+    python experiments/0015-sampling/run.py               # measures what results.json lacks, then tables and plots
+    python experiments/0015-sampling/run.py --report      # tables and plots from results.json
+
+The held-out scenes and the judge of sources are those of experiment 3, rendered and trained at the first use.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(HERE), str(ROOT), str(HERE.parent), str(HERE.parent / "0003-built-in-model")]
+MODEL = ROOT / "kfjax" / "assets" / "model"
+SCALES = (1.0, 2.0, 3.0, 4.5, 6.0)
+ROUNDS = 3  # of timing
+#: Rows that are not sampled: the true sound, the same through the codec, the default's sound for the next scene.
+TRUE, CODEC, OTHER = "true sound", "true sound through the codec", "sound of another scene"
+
+
+class Cell(NamedTuple):
+    """One way to sample; the default is the built-in model's own."""
+
+    method: str = "euler"
+    steps: int = 20
+    video: float = 3.0
+    text: float = 3.0
+    film: bool = True
+
+    @property
+    def name(self) -> str:
+        scales = f"video {self.video:g}, text {self.text:g}" if self.film else f"caption alone {self.text:g}"
+        return f"{self.method} {self.steps}, {scales}"
+
+    @property
+    def evaluations(self) -> int:
+        """Of the network, each of all branches in one batch."""
+        return self.steps * (2 if self.method == "heun" else 1)
+
+    @property
+    def branches(self) -> int:
+        from kfjax.flow.sampler import Guidance
+
+        return len(Guidance(self.video, self.text).weights(self.film))
+
+
+DEFAULT = Cell()
+STEPS = [Cell(steps=steps) for steps in (5, 10, 20, 50)] + [Cell("heun", steps) for steps in (5, 10, 25)]
+BOTH = [Cell(video=scale, text=scale) for scale in SCALES]
+VIDEO = [Cell(video=scale) for scale in SCALES]
+TEXT = [Cell(text=scale) for scale in SCALES]
+CAPTION = [Cell(video=0.0, text=scale, film=False) for scale in SCALES]
+#: What is measured first, with all seeds, and what next.
+GROUPS = [[DEFAULT, *STEPS[:-1], *BOTH], CAPTION, [*STEPS[-1:], *VIDEO, *TEXT]]
+#: Cells that take different time: a scale is only a number in the program, the number of branches is not.
+TIMED = [*STEPS, Cell(video=1.0, text=1.0), Cell(video=4.5)]
+
+
+def main(argv=None) -> None:
+    args = arguments(argv)
+    if not args.report:
+        measure(args)
+    import report
+    from results import Results
+
+    report.write(Results(args.output), args.output.parent)
+
+
+def arguments(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--model", type=Path, default=MODEL, help="model directory (default: the built-in model)")
+    add("--corpus", type=Path, help="folder of held-out scenes; rendered if missing (default: runs/heldout-…)")
+    add("--seconds", type=float, default=2.5, help="of the scenes (default %(default)s)")
+    add("--scenes", type=int, default=24, help="the corpus' first in which something is struck (default %(default)s)")
+    add("--seeds", type=int, default=3, help="of the noise (default %(default)s)")
+    add("--output", type=Path, default=HERE / "results.json")
+    add("--report", action="store_true", help="measure nothing: tables and plots of what there is")
+    return parser.parse_args(argv)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Every cell that results.json lacks."""
+    from results import Results
+
+    from kfjax import pipeline, system
+    from kfjax.evals.encoded_scenes import EncodedScenes
+    from kfjax.evals.scene_scores import struck_times
+
+    pipeline.use_program_cache()
+    model = system.load(args.model)
+    bucket, judge = held_out(args, model)
+    rows = [i for i in range(len(bucket)) if struck_times(bucket.scene(i))][: args.scenes]
+    listener = Listener([bucket.scene(i) for i in rows], [bucket.waveform(i) for i in rows], judge)
+    settings = {"model": model.cfg.name, "seconds": args.seconds, "scenes": len(rows)}
+    results = Results(args.output, settings)
+    results.notes |= {"true onsets": listener.onsets, "sources": [" ".join(s.sources) for s in listener.scenes]}
+    references(results, listener, model, args.seconds)
+    captions = [scene.caption for scene in listener.scenes]
+    encoded = {True: EncodedScenes(model, captions, args.seconds, films=(bucket, rows)),
+               False: EncodedScenes(model, captions, args.seconds)}
+    for group in GROUPS:
+        for seed in range(args.seeds):
+            for cell in dict.fromkeys(group):
+                if not results.has(cell.name, seed):
+                    one_cell(results, listener, encoded[cell.film], cell, seed)
+        if "processor seconds" not in results.notes:
+            results.notes["processor seconds"] = timed(encoded[True])
+            results.write()
+
+
+def one_cell(results, listener: Listener, scenes, cell: Cell, seed: int) -> None:
+    """Sample, decode, listen, keep."""
+    from kfjax.flow.sampler import Guidance
+
+    start = time.monotonic()
+    latents = scenes.latents(Guidance(cell.video, cell.text), cell.steps, cell.method, seed)
+    waves = [within_range(wave) for wave in scenes.sounds(latents)]
+    results.put(cell.name, seed, listener.scores(waves))
+    if cell == DEFAULT:
+        results.put(OTHER, seed, listener.scores([*waves[1:], waves[0]]))
+    print(f"seed {seed}: {cell.name}, {time.monotonic() - start:.0f} s", flush=True)
+
+
+def held_out(args: argparse.Namespace, model):
+    """The scenes of the length asked for, and the judge of sources."""
+    import evaluate
+
+    from kfjax.evals.built_in import Plan, judge_for
+    from kfjax.evals.scene_sounds import SceneSounds
+
+    plan = Plan()
+    corpus = evaluate.held_out(args.corpus, plan, model.cfg.sync.size)
+    bucket = corpus.buckets[args.seconds]
+    file = evaluate.judge_file(bucket.folder.parent, plan, {name: model.params[name] for name in ("vae", "vocoder")})
+    return bucket, judge_for(SceneSounds(model), plan, file)
+
+
+class Listener:
+    """Scores of one sound a scene against the true ones."""
+
+    def __init__(self, scenes, true, judge, sample_rate_hz: int = 44100):
+        from kfjax.evals.metrics import log_mel, merge_close
+        from kfjax.evals.scene_scores import struck_times
+
+        self.scenes, self.judge, self.rate = scenes, judge, sample_rate_hz
+        self.true = true
+        self._struck = [struck_times(scene) for scene in scenes]
+        #: How many onsets each scene truly has, those closer than 50 ms counted once.
+        self.onsets = [len(merge_close(times, 0.05)) for times in self._struck]
+        self._mels = [log_mel(wave, self.rate) for wave in true]
+        self._gaussian = self._frames(true)
+
+    def scores(self, waves) -> dict:
+        """f1, matched, detected: onsets; right: the judge's clearest answer, of scenes with one source; chance: what
+        the judge gives the true sources; mel: L1, natural log; frechet: of all sounds together."""
+        from kfjax.evals.distributions import frechet_distance
+        from kfjax.evals.metrics import detect_onsets, log_mel, onset_f1
+
+        rows = {name: [] for name in ("f1", "matched", "detected", "right", "chance", "mel")}
+        for wave, scene, struck, mel in zip(waves, self.scenes, self._struck, self._mels, strict=True):
+            heard = detect_onsets(wave, self.rate)
+            score = onset_f1(heard, struck)
+            chances = self.judge.probabilities(wave, self.rate)
+            sources = scene.sources
+            rows["f1"].append(score.f1)
+            rows["matched"].append(len(score.pairs))
+            rows["detected"].append(len(heard))
+            clearest = max(chances, key=chances.__getitem__)
+            rows["right"].append(float(clearest == sources[0]) if len(sources) == 1 else float("nan"))
+            rows["chance"].append(float(np.mean([chances[source] for source in sources])))
+            rows["mel"].append(float(np.abs(log_mel(wave, self.rate) - mel).mean()))
+        return rows | {"frechet": frechet_distance(self._frames(waves), self._gaussian)}
+
+    def _frames(self, waves):
+        """The Gaussian of band levels, 40 numbers in dB every 20 ms: how loud what is, whenever it is."""
+        from kfjax.evals.distributions import gaussian
+        from kfjax.evals.metrics import band_levels_db
+
+        return gaussian(np.concatenate([np.maximum(band_levels_db(w, self.rate)[:, ::4].T, -70.0) for w in waves]))
+
+
+def references(results, listener: Listener, model, seconds: float) -> None:
+    """The true sound, and what the codec leaves of it."""
+    from kfjax.evals.scene_sounds import SceneSounds
+
+    if not results.has(TRUE, 0):
+        results.put(TRUE, 0, listener.scores(listener.true))
+    if not results.has(CODEC, 0):
+        results.put(CODEC, 0, listener.scores(list(SceneSounds(model).through_codec(listener.true, seconds))))
+
+
+def timed(encoded) -> dict:
+    """Processor seconds of sampling one batch of scenes, all threads, one number a round; cells in turn."""
+    from kfjax.flow.sampler import Guidance
+
+    taken = {cell.name: [] for cell in TIMED}
+    for cell in TIMED:  # compiles
+        encoded.latents(Guidance(cell.video, cell.text), 1, cell.method, batches=1)
+    for _ in range(ROUNDS):
+        for cell in TIMED:
+            start = time.process_time()
+            encoded.latents(Guidance(cell.video, cell.text), cell.steps, cell.method, batches=1)
+            taken[cell.name].append(time.process_time() - start)
+    return taken
+
+
+def within_range(wave: np.ndarray) -> np.ndarray:
+    """Turned down where it would clip, as users get it."""
+    return wave / max(1.0, float(np.abs(wave).max()))
+
+
+if __name__ == "__main__":
+    main()
