@@ -9,7 +9,6 @@ Held-out scenes are rendered once into a folder, and so is the judge of sources;
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import resource
 import sys
@@ -18,7 +17,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-CORPUS_SEED = 7000
+
+from kfjax.evals.built_in import CORPUS_SEED, judge_file  # noqa: E402
+
 COLUMNS = ("video and caption", "video", "caption", "floor", "ceiling", "codec ceiling")
 
 
@@ -66,18 +67,6 @@ def held_out(folder: Path | None, plan, size: int):
     folder = folder or ROOT / "runs" / f"heldout-{plan.scenes}x{plan.seconds:g}-{size}"
     count = sum(plan.durations.values())
     return render_corpus(folder, int(count), seed=CORPUS_SEED, split="heldout", durations=plan.durations, size=size)
-
-
-def judge_file(folder: Path, plan, codec) -> Path:
-    """The judge depends on the codec's weights and on how many clips it heard."""
-    import numpy as np
-
-    from kfjax.module import flatten
-
-    digest = hashlib.sha256(f"{plan.judge_clips} {plan.seconds}".encode())
-    for _, leaf in sorted(flatten(codec).items()):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return folder / f"judge-{digest.hexdigest()[:12]}.npz"
 
 
 def recordings(paths: list[Path], sample_rate_hz: int):

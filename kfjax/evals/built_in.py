@@ -8,6 +8,7 @@ one's. "video and caption" is the default use; "video" and "caption" are given a
 """
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,10 @@ from kfjax.evals.scene_scores import (
     synchrony,
 )
 from kfjax.evals.scene_sounds import SceneSounds
+from kfjax.module import Params, flatten
 
+#: Of the held-out scenes, wherever they are rendered.
+CORPUS_SEED = 7000
 MEASURES = ("synchrony", "meaning", "negative", "space", "length", "codec")
 Kind = Literal["video and caption", "video", "caption", "true", "codec"]
 _JUDGE_CORPUS = 7001  # scenes that neither training nor the evaluation sees
@@ -223,6 +227,14 @@ class Evaluation:
         result = make()
         self.cost[name] = round(time.monotonic() - start, 1)
         return result
+
+
+def judge_file(folder: Path, plan: Plan, codec: Params) -> Path:
+    """Where a judge is kept: it depends on the codec's weights and on how many clips it heard."""
+    digest = hashlib.sha256(f"{plan.judge_clips} {plan.seconds}".encode())
+    for _, leaf in sorted(flatten(codec).items()):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return folder / f"judge-{digest.hexdigest()[:12]}.npz"
 
 
 def judge_for(sounds: SceneSounds, plan: Plan, file: Path | None) -> SourceJudge:

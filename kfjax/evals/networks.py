@@ -34,7 +34,10 @@ class Tags(NamedTuple):
 
 
 class AudioClassifier(Protocol):
-    """Names what is heard (PANNs' Cnn14: 2048-d embedding, the 527 classes of AudioSet)."""
+    """Names what is heard (PANNs' Cnn14: 2048-d embedding, the 527 classes of AudioSet).
+
+    The public benchmark of video-to-audio models, av-benchmark, uses the one for 16 kHz (Cnn14_16k_mAP=0.438).
+    """
 
     name: str
     sample_rate_hz: int

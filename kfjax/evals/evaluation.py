@@ -1,0 +1,250 @@
+"""An evaluation from its order to results.json: generated sounds against true ones, with everything the field measures.
+
+A model first generates what is not there yet; a folder of sounds is measured as it is. results.json is the same for the
+same sounds, to the digit: it holds no times and no places.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kfjax import __version__, command, media, pipeline, rates, system
+from kfjax.convert import hub
+from kfjax.data import records
+from kfjax.evals import benchmarks, generation, measures, report
+from kfjax.evals.benchmarks import BENCHMARKS, Benchmark, Example, Matching
+from kfjax.evals.built_in import Plan, judge_file, judge_for
+from kfjax.evals.judges import SourceJudge
+from kfjax.evals.measures import SAMPLE_RATE_HZ, Figures, Pair, Score
+from kfjax.evals.scene_scores import Heard, following, listen, meaning, struck_times, synchrony
+from kfjax.evals.scene_sounds import SceneSounds
+
+#: Groups of measures that need the scenes' ground truth.
+OF_SCENES = ("scenes", "meaning")
+#: Edge of the scenes' frames where no model asks for another.
+_SCENE_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Order:
+    """What `kfjax evaluate` was asked for; the fields are its arguments."""
+
+    target: str
+    benchmark: str
+    output: Path
+    references: Path | None = None
+    manual_dir: Path | None = None
+    metrics: str | None = None
+    weights: Path | None = None
+    limit: int | None = None
+    seconds: float | None = None
+    seed: int = 0
+    steps: int | None = None
+    guidance: float | None = None
+    pictures: int = 3
+
+
+def evaluate(order: Order) -> dict[str, Any]:
+    """Generate if need be, measure, and write results.json, report.md, files.csv and pictures into `order.output`.
+
+    Returns:
+      What results.json holds.
+
+    Raises:
+      ValueError: no such target, benchmark or group; no clip with both sounds.
+    """
+    benchmark, groups = _benchmark(order), chosen_groups(order)
+    modelled = _is_model(order.target)
+    examples, beyond = _examples(order, benchmark, modelled)
+    folder, name, failed = Path(order.target), Path(order.target).name, []
+    if modelled:
+        folder = order.output / "generated"
+        settings = generation.Settings(order.target, order.seed, order.steps, order.guidance)
+        name, failed = generation.generate(settings, examples, folder)
+    matching = benchmarks.match(examples, folder, beyond=beyond)
+    own, unreadable = _clips(matching.pairs, [group for group in groups if group in measures.OWN])
+    pairs = [pair for pair in matching.pairs if pair[0].name in own]
+    if not pairs:
+        raise ValueError(f"{folder}: got no clip whose two sounds can be read ({unreadable[0]}); mend or remake them")
+    scores, unavailable = _scores(order, groups, pairs, own)
+    results = {
+        "target": name, "key": order.benchmark, "protocol": _protocol(order, benchmark, len(examples), modelled),
+        "matching": _account(matching, pairs, failed + unreadable), "scores": scores, "unavailable": unavailable,
+    }  # fmt: skip
+    if set(groups) & set(OF_SCENES):
+        results["scenes"] = scene_figures(pairs, built_in_judge() if "meaning" in groups else None)
+    results = plain(results)
+    records.write_json(order.output / "results.json", results)
+    drawn = report.pictures(order.output / "pictures", pairs, own, order.pictures)
+    report.write(order.output, results, own, drawn)
+    return results
+
+
+def chosen_groups(order: Order) -> list[str]:
+    """The groups of measures asked for; all that the benchmark has by default.
+
+    Raises:
+      ValueError: one that is none, or that this benchmark does not have.
+    """
+    known = [*measures.OWN, *measures.NETWORKS, *(OF_SCENES if order.benchmark == "scenes" else ())]
+    if order.metrics is None:
+        return known
+    asked = [name.strip() for name in order.metrics.split(",") if name.strip()]
+    if not asked or (unknown := [name for name in asked if name not in known]):
+        got = unknown[0] if asked else "nothing"
+        raise ValueError(f"--metrics: got {got}, expected some of {', '.join(known)}")
+    return [name for name in known if name in asked]
+
+
+def scene_figures(pairs: Sequence[Pair], judge: SourceJudge | None) -> dict[str, Any]:
+    """The scores of `scene_scores`, of generated sound beside ceiling (the true sound) and floor (the next scene's)."""
+    scenes = [example.scene for example, _ in pairs]
+    hear = lambda waves: listen(waves, scenes, SAMPLE_RATE_HZ, judge)
+    made = hear(media.read_audio(path, SAMPLE_RATE_HZ)[: len(example.sound(SAMPLE_RATE_HZ))] for example, path in pairs)
+    true = hear(example.sound(SAMPLE_RATE_HZ) for example, _ in pairs)
+    heard = {"generated": made, "ceiling": true}
+    space = {kind: own.correlation for kind, own in heard.items()} | {"floor": made.shuffled}
+    figures: dict[str, Any] = {"space": space}
+    if rows := [i for i, scene in enumerate(scenes) if struck_times(scene)]:
+        figures |= _struck(heard, rows, [scenes[i] for i in rows])
+    single = [i for i, scene in enumerate(scenes) if len(scene.sources) == 1]
+    if judge is not None and single:
+        sources = [scenes[i].sources[0] for i in single]
+        chances = {kind: [own.chances[i] for i in single] for kind, own in heard.items()}
+        chances["floor"] = following(chances["generated"])
+        figures["meaning"] = {kind: meaning(own, sources).accuracy for kind, own in chances.items()}
+    return figures
+
+
+def built_in_judge() -> SourceJudge:
+    """The judge of sources that has heard true sounds and what the built-in codec makes of them; kept in the cache."""
+    loaded, plan = system.load(pipeline.BUILT_IN), Plan()
+    codec = {name: loaded.params[name] for name in ("vae", "vocoder")}
+    file = judge_file(pipeline.cache_folder() / "scenes", plan, codec)
+    if not file.exists():
+        command.say(f"the judge of sources listens to {plan.judge_clips} sounds, once: minutes")
+    return judge_for(SceneSounds(loaded), plan, file)
+
+
+def plain(value: Any) -> Any:
+    """For JSON: named tuples as dicts, numbers to four decimals, what is not finite as null."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, float):
+        return round(float(value), 4) if math.isfinite(value) else None
+    return value
+
+
+def _benchmark(order: Order) -> Benchmark:
+    if order.benchmark not in BENCHMARKS:
+        raise ValueError(f"--benchmark: got {order.benchmark!r}, expected one of {', '.join(BENCHMARKS)}")
+    benchmark = BENCHMARKS[order.benchmark]
+    if order.benchmark == "folder" and order.references is None:
+        raise ValueError("--benchmark folder: got no --references; give the folder or table with the true clips")
+    if order.seconds is None:
+        return benchmark
+    rates.lengths(order.seconds)  # refuses impossible ones
+    return replace(benchmark, seconds=order.seconds)
+
+
+def _is_model(target: str) -> bool:
+    """Whether sounds are to be generated. Raises ValueError for what is neither a model nor a folder of sounds."""
+    if target == "built-in" or (Path(target) / "config.json").is_file():
+        return True
+    if Path(target).is_dir():
+        return False
+    if target in hub.MODELS:
+        return True
+    models = ", ".join(["built-in", *hub.MODELS])
+    raise ValueError(f"got {target}, expected a model ({models} or a model directory) or a folder of generated sounds")
+
+
+def _examples(order: Order, benchmark: Benchmark, modelled: bool) -> tuple[list[Example], list[Example]]:
+    """The clips to measure, and those of the benchmark beyond the limit."""
+    if order.benchmark == "scenes":
+        count, size = order.limit or benchmark.clips, _SCENE_SIZE
+        if modelled:
+            size = generation.load_system(order.target).cfg.sync.size
+        own = pipeline.cache_folder() / "scenes" / f"heldout-{count}x{benchmark.seconds:g}-{size}"
+        return benchmarks.scene_examples(order.references or own, count, benchmark.seconds, size), []
+    if order.references is not None:
+        if order.manual_dir is not None:
+            raise ValueError("got --references and --manual-dir, expected one of them; leave one out")
+        rows = benchmarks.references(order.references)
+    else:
+        from kfjax.data import builders
+
+        rows = builders.read_rows(benchmark.corpus, benchmark.split, manual_dir=order.manual_dir)
+    examples = benchmarks.file_examples(rows, benchmark.seconds)
+    return examples[: order.limit], examples[order.limit :] if order.limit else []
+
+
+def _clips(pairs: Sequence[Pair], groups: Sequence[str]) -> tuple[dict[str, Figures], list[str]]:
+    """Name -> figures of the clips that can be read, and why others can't."""
+    missing = measures.check_packages(groups)
+    own, unreadable = {}, []
+    for name, figures in measures.clip_figures(pairs, [group for group in groups if group not in missing]):
+        if isinstance(figures, str):
+            unreadable.append(f"{name}: {figures}")
+        else:
+            own[name] = figures
+    return own, unreadable
+
+
+def _scores(order: Order, groups: Sequence[str], pairs: Sequence[Pair], own: Mapping[str, Figures]
+            ) -> tuple[dict[str, Score], dict[str, str]]:
+    """Figure -> score, and group -> why it was not measured."""
+    first = next(iter(own.values()))
+    scores = {name: measures.mean_score(figures[name] for figures in own.values()) for name in first}
+    unavailable = measures.check_packages(groups)
+    weights = order.weights or pipeline.cache_folder() / "judges"
+    for group in (group for group in groups if group in measures.NETWORKS):
+        made = measures.network_scores(group, weights, pairs)
+        if isinstance(made, str):
+            unavailable[group] = made
+        else:
+            scores |= made
+    return scores, unavailable
+
+
+def _protocol(order: Order, benchmark: Benchmark, clips: int, modelled: bool) -> dict[str, Any]:
+    protocol = {
+        "benchmark": benchmark.title, "clips": clips, "seconds_of_each": benchmark.seconds,
+        "sample_rate": f"{SAMPLE_RATE_HZ} Hz, stereo; networks hear mono at their own",
+    }  # fmt: skip
+    if modelled:
+        default = lambda value: "the model's" if value is None else value
+        protocol |= {"generated_from": benchmark.says, "seed": order.seed, "steps": default(order.steps),
+                     "guidance": default(order.guidance)}  # fmt: skip
+    else:
+        protocol |= {"generated": "elsewhere"}
+    return protocol | {"kfjax": __version__}
+
+
+def _account(matching: Matching, pairs: Sequence[Pair], unreadable: Sequence[str]) -> dict[str, Any]:
+    """What was measured and what was not. A clip that could not be made is unreadable, not missing."""
+    said = {line.partition(":")[0] for line in unreadable}
+    return {
+        "measured": len(pairs), "missing": [name for name in matching.missing if name not in said],
+        "extra": matching.extra, "unreadable": list(unreadable),
+    }  # fmt: skip
+
+
+def _struck(heard: Mapping[str, Heard], rows: Sequence[int], scenes: Sequence[Any]) -> dict[str, Any]:
+    """Synchrony over the scenes in which something is struck, altogether and by recipe."""
+    onsets = {kind: [own.onsets[i] for i in rows] for kind, own in heard.items()}
+    onsets["floor"] = following(onsets["generated"])
+    made = {kind: synchrony(own, scenes) for kind, own in onsets.items()}
+    return {
+        "synchrony": {kind: Score(own.f1, own.error, own.scenes) for kind, own in made.items()},
+        "pooled": {kind: own.pooled for kind, own in made.items()},
+        "recipes": {name: {kind: own.recipes[name][0] for kind, own in made.items()} | {"scenes": count}
+                    for name, (_, count) in made["ceiling"].recipes.items()},
+    }  # fmt: skip

@@ -1,0 +1,137 @@
+"""A benchmark's clips get their sound: one .wav each, in one folder, whose name is the clip's.
+
+A clip's noise comes from the seed and from the clip itself: its sound is the same whatever else is generated, and a run
+that was stopped goes on with the clips that have none yet.
+"""
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from kfjax import features, media, pipeline, system
+from kfjax.command import say
+from kfjax.convert import hub
+from kfjax.data import records
+from kfjax.data.feature_encoder import load_system
+from kfjax.evals.benchmarks import Example, SceneExample
+from kfjax.evals.scene_sounds import SceneSounds
+from kfjax.structs import Video
+
+NOTE = "generation.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What sounds come from besides the clips. None: the model's own.
+
+    Attributes:
+      model: "built-in", a model directory or the name of a published model.
+    """
+
+    model: str
+    seed: int = 0
+    steps: int | None = None
+    guidance: float | None = None
+
+
+def generate(settings: Settings, examples: Sequence[Example], folder: Path) -> tuple[str, list[str]]:
+    """Sounds for the clips that have none in the folder.
+
+    Returns:
+      The model's own name, and what could not be done, with the reason.
+
+    Raises:
+      ValueError: no such model, or a folder with sounds of other settings.
+    """
+    _agree(folder, settings)
+    todo = [example for example in examples if not _file(folder, example).exists()]
+    if len(todo) < len(examples):
+        say(f"{len(examples) - len(todo)} of {len(examples)} sounds are there already")
+    pipeline.use_program_cache()
+    if all(isinstance(example, SceneExample) for example in examples):
+        loaded = load_system(settings.model)
+        made, name = _scene_sounds(loaded, settings, todo), loaded.cfg.name
+    else:
+        model = pipeline.load(settings.model)
+        made, name = _clip_sounds(model, settings, todo), model.cfg.name
+    failed = []
+    progress = tqdm(made, "generated", len(todo), unit="clip", mininterval=5.0, leave=False, disable=None)
+    for example, wave, rate in progress:
+        if isinstance(wave, str):
+            failed.append(f"{example.name}: {wave}")
+        else:
+            media.write_wav(_file(folder, example), wave, rate)
+    return name, failed
+
+
+def fingerprint(model: str) -> str:
+    """Short hash of a model directory's files: another training under the same name is another model."""
+    folder = pipeline.BUILT_IN if model == "built-in" else Path(model)
+    if model in hub.MODELS and not folder.exists():
+        folder = Path(hub.fetch(model, pipeline.cache_folder() / "models"))
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def clip_seed(seed: int, name: str) -> int:
+    """Of one clip, 0 to 2³²-1: another seed or another name gives another one."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4])
+
+
+def _scene_sounds(
+    loaded: system.System, settings: Settings, examples: Sequence[SceneExample]
+) -> Iterator[tuple[Example, np.ndarray, int]]:
+    """In batches; a scene's noise comes from the seed and its number."""
+    sounds = SceneSounds(loaded, steps=settings.steps, guidance=settings.guidance, seed=settings.seed)
+    if examples:
+        rows = [example.index for example in examples]
+        waves = sounds.generate([e.caption for e in examples], examples[0].seconds, films=(examples[0].bucket, rows))
+        yield from ((example, wave, sounds.cfg.rates.sample_rate_hz)
+                    for example, wave in zip(examples, waves, strict=True))  # fmt: skip
+
+
+def _clip_sounds(
+    model: pipeline.Model, settings: Settings, examples: Sequence[Example]
+) -> Iterator[tuple[Example, np.ndarray | str, int]]:
+    """One by one, as `kfjax generate` would; of what can't be read the reason."""
+    for example in examples:
+        try:
+            video = None
+            if example.has_video:
+                clip, sync = example.frames(features.frame_specs(model.cfg))
+                video = Video(clip, sync, example.seconds)
+            elif not example.caption.strip():
+                raise media.MediaError("has neither a picture nor a caption; nothing says what to generate")
+            made = model.generate(
+                video, example.caption, duration=example.seconds, steps=settings.steps, guidance=settings.guidance,
+                seed=clip_seed(settings.seed, example.name),
+            )  # fmt: skip
+        except media.MediaError as error:
+            yield example, str(error), 0
+        else:
+            yield example, made.waveform, made.sample_rate_hz
+
+
+def _file(folder: Path, example: Example) -> Path:
+    return folder / f"{example.name}.wav"
+
+
+def _agree(folder: Path, settings: Settings) -> None:
+    """Note what the folder's sounds come from. Raises ValueError if they come from something else."""
+    path, wanted = folder / NOTE, asdict(settings) | {"weights": fingerprint(settings.model)}
+    if not path.exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(f"{folder}: holds files of another origin; give another --output, or evaluate the folder")
+        records.write_json(path, wanted)
+    before = records.read_json(path)
+    if differing := [f"{key} was {before.get(key)}, is {value}" for key, value in wanted.items()
+                     if before.get(key, ...) != value]:  # fmt: skip
+        raise ValueError(f"{folder}: holds sounds of other settings: {'; '.join(differing)}; give another --output")

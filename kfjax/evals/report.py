@@ -1,0 +1,167 @@
+"""An evaluation for people: report.md with our figures beside published ones and the protocol, files.csv, pictures."""
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kfjax import media, plot
+from kfjax.evals.benchmarks import Example
+from kfjax.evals.measures import COLUMNS, SAMPLE_RATE_HZ, Figures, Pair
+from kfjax.evals.metrics import detect_onsets, merge_close, onset_f1
+from kfjax.evals.published import MISSING, PUBLISHED
+from kfjax.media import FrameSpec
+
+#: Figures that published tables have, in their order.
+FIELD = ("fd_panns", "kl_panns", "is_panns", "ib", "desync_seconds", "clap")
+_SHOWN = 20  # names of a list before it is cut
+_FRAME = FrameSpec(25.0, 160, "crop")
+
+
+def write(folder: Path, results: Mapping[str, Any], figures: Mapping[str, Figures], pictures: Sequence[Path]) -> None:
+    """report.md and files.csv; each appears only when complete."""
+    _write(folder / "files.csv", _table_of_files(figures))
+    _write(folder / "report.md", text(results, [path.relative_to(folder).as_posix() for path in pictures]))
+
+
+def text(results: Mapping[str, Any], pictures: Sequence[str] = ()) -> str:
+    """The report in Markdown, of what results.json holds."""
+    protocol, scores = results["protocol"], results["scores"]
+    lines = [f"# {results['target']} on {protocol['benchmark']}", ""]
+    lines += [f"- {name.replace('_', ' ')}: {value}" for name, value in protocol.items()]
+    lines += [f"- {line}" for line in _matching(results["matching"])]
+    lines += ["", "## Figures", "", *_scores(scores)]
+    if results["unavailable"]:
+        lines += ["", "Not measured:", ""]
+        lines += [f"- {group}: {reason}" for group, reason in results["unavailable"].items()]
+    if "scenes" in results:
+        lines += ["", "## Against the scenes' ground truth", "", *_scenes(results["scenes"])]
+    lines += ["", "## Beside published figures", "", *_published(results["key"], results["target"], scores)]
+    if pictures:
+        lines += ["", "## Pictures", "", *(f"![{Path(name).stem}]({name})" for name in pictures)]
+    return "\n".join(lines) + "\n"
+
+
+def rows(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table."""
+    line = lambda cells: f"| {' | '.join(cells)} |"
+    return [line(header), "|" + "---|" * len(header), *map(line, body)]
+
+
+def pictures(folder: Path, pairs: Sequence[Pair], figures: Mapping[str, Figures], most: int) -> list[Path]:
+    """Generated beside true sound of `most` clips from the best to the worst, and a raster of the onsets of some."""
+    if most < 1:
+        return []
+    ranked = _ranked(pairs, figures)
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = dict.fromkeys(round(k) for k in np.linspace(0, len(ranked) - 1, min(most, len(ranked))))
+    made, raster = [], []
+    for index in np.linspace(0, len(ranked) - 1, min(12, len(ranked))).round().astype(int):
+        example, path = ranked[index]
+        raster.append(_onsets(example, media.read_audio(path, SAMPLE_RATE_HZ), example.sound(SAMPLE_RATE_HZ)))
+    for index in chosen:
+        made.append(folder / f"{ranked[index][0].name}.png")
+        _draw_pair(made[-1], *ranked[index])
+    made.append(folder / "onsets.png")
+    plot.raster(made[-1], raster, max(example.seconds for example, _ in ranked), title="onsets, from best to worst")
+    return made
+
+
+def _draw_pair(target: Path, example: Example, path: Path) -> None:
+    true, wave = example.sound(SAMPLE_RATE_HZ), media.read_audio(path, SAMPLE_RATE_HZ)
+    frames = plot.strip(example.frames([_FRAME])[0]) if example.has_video else None
+    plot.comparison(
+        target, wave[: len(true)], SAMPLE_RATE_HZ, true=true, frames=frames, marks=example.times or (),
+        onsets=[_onsets(example, wave[: len(true)], true)], title=f"{example.name}: {example.caption}",
+    )  # fmt: skip
+
+
+def _onsets(example: Example, made: np.ndarray, true: np.ndarray) -> plot.Onsets:
+    times = np.asarray(detect_onsets(true, SAMPLE_RATE_HZ) if example.times is None else example.times)
+    times = times[merge_close(times, 0.05)]
+    heard = detect_onsets(made[: len(true)], SAMPLE_RATE_HZ)
+    return plot.Onsets(example.name, times, heard, onset_f1(heard, times).pairs)
+
+
+def _ranked(pairs: Sequence[Pair], figures: Mapping[str, Figures]) -> list[Pair]:
+    """From the best to the worst: by onsets where they were measured and something is struck, else by name."""
+    score = lambda pair: figures[pair[0].name].get("onset_f1", math.nan)
+    known = [pair for pair in pairs if not math.isnan(score(pair))]
+    return sorted(known, key=lambda pair: (-score(pair), pair[0].name)) or list(pairs)
+
+
+def _matching(matching: Mapping[str, Any]) -> list[str]:
+    lines = [f"clips measured: {matching['measured']}"]
+    for name, what in (("missing", "clips without a generated sound"), ("extra", "generated files of no clip"),
+                       ("unreadable", "clips that can't be read or made")):  # fmt: skip
+        if listed := matching[name]:
+            more = f" and {len(listed) - _SHOWN} more, in results.json" if len(listed) > _SHOWN else ""
+            lines.append(f"{what}: {len(listed)} ({', '.join(listed[:_SHOWN])}{more})")
+    return lines
+
+
+def _scores(scores: Mapping[str, Any]) -> list[str]:
+    body = []
+    for name, column in COLUMNS.items():
+        if (score := scores.get(name)) is not None:
+            body.append([f"{column.title} {column.better}".strip(), _number(score), str(score["count"])])
+    note = "± is the standard error over clips (of the inception score, the deviation over its splits)."
+    return [*rows(["", "mean", "clips"], body), "", note]
+
+
+def _scenes(scenes: Mapping[str, Any]) -> list[str]:
+    kinds = ("generated", "ceiling", "floor")
+    lines, body = [], []
+    for name, label in (("synchrony", "onsets within ±50 ms, mean F1"), ("pooled", "the same, all onsets pooled"),
+                        ("space", "level difference of the ears against position, correlation"),
+                        ("meaning", "right source of single-source scenes")):  # fmt: skip
+        if name in scenes:
+            body.append([label, *(_number(scenes[name][kind]) for kind in kinds)])
+    lines += [*rows(["", *kinds], body), "", "Ceiling: the true sound. Floor: the sound generated for the next scene."]
+    if "recipes" in scenes:
+        lines += ["", *rows(["mean F1 of", *kinds], [[f"{name} ({own['scenes']})", *(_number(own[k]) for k in kinds)]
+                                                     for name, own in scenes["recipes"].items()])]  # fmt: skip
+    return lines
+
+
+def _published(key: str, target: str, scores: Mapping[str, Any]) -> list[str]:
+    """Rows of others above ours; nothing is said of a figure that one of them does not have."""
+    if key not in PUBLISHED:
+        return ["Nobody has published figures on these clips."]
+    cell = lambda value: "" if value is None else f"{value:.3g}" if value < 10 else f"{value:.2f}"
+    header = ["", *(f"{COLUMNS[name].title} {COLUMNS[name].better}" for name in FIELD), "source"]
+    body = [[row.system, *(cell(row.figures.get(name)) for name in FIELD), row.source] for row in PUBLISHED[key]]
+    own = [scores[name]["value"] if name in scores else None for name in FIELD]
+    body.append([f"**{target}**", *map(cell, own), "this report"])
+    note = "Figures of other sources were made by their protocols: compare clips, seconds and networks before ranks."
+    return [*rows(header, body), "", note, MISSING]
+
+
+def _number(value: Any) -> str:
+    """A figure, or one with its error, as printed."""
+    if isinstance(value, Mapping):
+        error = value["error"]
+        return _number(value["value"]) + ("" if error is None else f" ± {_number(error)}")
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _table_of_files(figures: Mapping[str, Figures]) -> str:
+    names = [name for name in COLUMNS if any(name in own for own in figures.values())]
+    file = io.StringIO()
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow(["clip", *names])
+    for clip, own in figures.items():
+        table.writerow([clip, *("" if math.isnan(own[name]) else f"{own[name]:.4f}" for name in names)])
+    return file.getvalue()
+
+
+def _write(path: Path, content: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(content, encoding="utf-8")
+    os.replace(temporary, path)
