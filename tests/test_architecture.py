@@ -26,8 +26,8 @@ CONFIGS = sorted((ROOT / "configs").glob("*.py")) + sorted((ROOT / "experiments"
 
 #: Modules of which only the named places of kfjax/ may know.
 HOMES = {
-    "torch": (),
-    "transformers": (),
+    "torch": ("evals/clap.py",),
+    "transformers": ("evals/clap.py",),
     "tensorflow": ("data/builders/",),
     "tensorflow_datasets": ("data/builders/",),
     "av": ("media/",),

@@ -139,16 +139,20 @@ def export(directory: str | Path, target: str | Path, *, suffix: str = ".pth", s
         raise ValueError(f"{target}: got one name for {len(wholes)} files ({names}); give a folder")
     written = []
     for name, variant in sorted(wholes):
-        family = families.named(name)
-        parts = {
-            part: read_part(directory / f"{part}.safetensors")
-            for part, source in sources.items() if (source["family"], source["variant"]) == (name, variant)
-        }  # fmt: skip
+        family, parts = families.named(name), converted(directory, name, variant)
         path = target if one else target / Path(family.files(variant)).with_suffix(suffix)
         files.write_state(path, family.to_state(parts, variant), inside=family.inside)
         say(f"{', '.join(parts)} -> {path}")
         written.append(path)
     return written
+
+
+def converted(directory: Path, family: str, variant: str) -> dict[str, Params]:
+    """What a directory holds of one public file: {part: parameters}, empty where it holds nothing of it."""
+    return {
+        part: read_part(directory / f"{part}.safetensors")
+        for part, source in _sources(directory).items() if (source["family"], source["variant"]) == (family, variant)
+    }  # fmt: skip
 
 
 def read_part(path: Path) -> Params:
