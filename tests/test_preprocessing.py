@@ -111,6 +111,21 @@ def test_resize_and_crop(tmp_path, height, width):
     assert difference(cropped[0], whole[top : top + 224, left : left + 224]) < 0.6
 
 
+@pytest.mark.parametrize("height, width", [(180, 320), (450, 338)])
+def test_three_squares_from_end_to_end(tmp_path, height, width):
+    picture = scene(height, width)
+    path = files.write_pictures(
+        tmp_path / "a.mkv", [picture] * 3, files.steady(3, 25), codec="ffv1", pix_fmt="bgr0", rate=25
+    )
+    (got, middle), _ = media.read_frames(path, [media.FrameSpec(25, 64, how) for how in ("crops", "crop")])
+    assert got.shape == (3, 64, 192, 3)
+    first, second, last = np.split(got[0], 3, axis=1)
+    np.testing.assert_array_equal(second, middle[0])
+    short = min(height, width)
+    whole = bicubic(picture, 64 * height // short, 64 * width // short)
+    assert difference(first, whole[:64, :64]) < 0.6 and difference(last, whole[-64:, -64:]) < 0.6
+
+
 def difference(got, want):
     """Mean absolute difference, in steps of 1/255."""
     return np.abs(got.astype(float) - want).mean()

@@ -76,9 +76,9 @@ class Panns:
 class ImageBind:
     """A `networks.VideoAudioSpace`: cosines of its vectors are the IB-score.
 
-    A film is seen in overlapping pairs of pictures that are two seconds apart, a sound is heard in three clips of two
-    seconds; either's vectors are averaged. The public benchmark looks at three squares of each picture, from side to
-    side, and hears the left channel; here it is the middle square, and the mean of both channels.
+    A film is seen in overlapping pairs of pictures that are two seconds apart, in three squares from side to side; a
+    sound is heard in three clips of two seconds; either's vectors are averaged. So does the public benchmark, which
+    however hears the left channel of stereo, not the mean of both.
 
     Attributes:
       name: of the network.
@@ -88,7 +88,7 @@ class ImageBind:
 
     def __init__(self, cfg: ImageBindConfig, params: Params):
         self.name, self.sample_rate_hz = "ImageBind", fbank.SAMPLE_RATE_HZ
-        self.frame_spec = FrameSpec(IMAGEBIND_HZ, cfg.vision.size, "crop")
+        self.frame_spec = FrameSpec(IMAGEBIND_HZ, cfg.vision.size, "crops")
         self._params = jax.device_put(params)
         vision, audio = (replace(tower, clips_at_once=_CLIPS_AT_ONCE) for tower in (cfg.vision, cfg.audio))
         self._see = jax.jit(lambda params, clips: bind(ImageBindVision, vision, params)(clips))
@@ -102,10 +102,13 @@ class ImageBind:
         """
         return np.asarray(self._hear(self._params["audio"], fbank.clip_log_mels(waves)))
 
-    def embed_video(self, frames: UInt8[np.ndarray, "b v size size 3"]) -> Float32[np.ndarray, "b d"]:
-        """Vectors of films; a film of one picture is a pair of the same."""
-        first, second = (frames[:, :-1], frames[:, 1:]) if frames.shape[1] > 1 else (frames, frames)
-        return np.asarray(self._see(self._params["vision"], np.stack([first, second], axis=2)))
+    def embed_video(self, frames: UInt8[np.ndarray, "b v size width 3"]) -> Float32[np.ndarray, "b d"]:
+        """Vectors of films, of whose pictures one or several squares are given; one picture is a pair of the same."""
+        b, v, size, width, _ = frames.shape
+        squares = frames.reshape(b, v, size, width // size, size, 3).transpose(0, 3, 1, 2, 4, 5)
+        first, second = (squares[:, :, :-1], squares[:, :, 1:]) if v > 1 else (squares, squares)
+        clips = np.stack([first, second], axis=3).reshape(b, -1, 2, size, size, 3)
+        return np.asarray(self._see(self._params["vision"], clips))
 
 
 def _labels(folder: Path, classes: int) -> tuple[str, ...]:

@@ -23,15 +23,20 @@ if TYPE_CHECKING:
     import av
 
 
+#: What is kept of a resized picture: where squares lie between the beginning and the end of its longer side.
+_SQUARES = {"stretch": (0.5,), "crop": (0.5,), "crops": (0.0, 0.5, 1.0)}
+
+
 class FrameSpec(NamedTuple):
     """How frames are wanted: `rate_hz` frames per second, `size` x `size` pixels.
 
-    `stretch` ignores the aspect ratio; `crop` brings the shorter side to `size` and keeps the centre. Both bicubic.
+    `stretch` ignores the aspect ratio; `crop` brings the shorter side to `size` and keeps the centre; `crops` keeps
+    three squares, from one end of the longer side to the other, next to each other (`size` x 3 `size`). All bicubic.
     """
 
     rate_hz: float
     size: int
-    resize: Literal["stretch", "crop"]
+    resize: Literal["stretch", "crop", "crops"]
 
 
 def read_frames(
@@ -54,7 +59,8 @@ def read_frames(
       counts: frames per spec; by default max(1, int(rate_hz * seconds)).
 
     Returns:
-      One u8 [n, size, size, 3] RGB array per spec, upright, and the excerpt's seconds.
+      One u8 [n, size, size, 3] RGB array per spec ([n, size, 3 size, 3] of `crops`), upright, and the excerpt's
+      seconds.
 
     Raises:
       MediaError: no such file, not a video, truncated, shorter than 0.1 s, a single frame, or damaged.
@@ -67,8 +73,9 @@ def read_frames(
     seconds = _excerpt_seconds(path, track.seconds, start_seconds, duration_seconds)
     if counts is None:
         counts = [max(1, int(spec.rate_hz * seconds + 1e-6)) for spec in specs]
-    outputs = [np.empty((n, s.size, s.size, 3), np.uint8) for n, s in zip(counts, specs, strict=True)]
     resizers = {spec[1:]: _Resizer(spec.size, spec.resize, track.upright) for spec in specs}
+    widths = [spec.size * len(_SQUARES[spec.resize]) for spec in specs]
+    outputs = [np.empty((n, s.size, w, 3), np.uint8) for n, s, w in zip(counts, specs, widths, strict=True)]
     filled, time_seconds, frame = [0] * len(specs), 0.0, None
     for time_seconds, frame in _frames(path, track, start_seconds):
         reached = time_seconds - start_seconds + TICK_SECONDS
@@ -131,15 +138,15 @@ class _Resizer:
     def __init__(self, size: int, resize: str, upright: Upright):
         from av.video.reformatter import Interpolation, VideoReformatter
 
-        if resize not in ("stretch", "crop"):
-            raise ValueError(f"resize is {resize!r}; expected 'stretch' or 'crop'")
+        if resize not in _SQUARES:
+            raise ValueError(f"resize is {resize!r}; expected 'stretch' or 'crop' or 'crops'")
         self.size, self.resize, self.upright = size, resize, upright
         # libswscale widens the bicubic kernel with the reduction, so the result is antialiased.
         self.kernel = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
         self.scaler, self.frame, self.image = VideoReformatter(), None, None
 
     def __call__(self, frame: "av.VideoFrame") -> np.ndarray:
-        """u8 [size, size, 3]."""
+        """u8 [size, size, 3], of `crops` [size, 3 size, 3]."""
         if frame is not self.frame:
             self.frame, self.image = frame, self._scaled(frame)
         return self.image
@@ -147,13 +154,17 @@ class _Resizer:
     def _scaled(self, frame: "av.VideoFrame") -> np.ndarray:
         size = self.size
         width = height = size
-        if self.resize == "crop":
+        if self.resize != "stretch":
             shorter = min(frame.width, frame.height)
             width, height = size * frame.width // shorter, size * frame.height // shorter
         small = self.scaler.reformat(frame, width, height, "rgb24", interpolation=self.kernel, threads=1)
-        # As torchvision rounds, for the public encoders: half to even.
-        top, left = round((height - size) / 2), round((width - size) / 2)
-        image = small.to_ndarray()[top : top + size, left : left + size]
         swap, mirror_x, mirror_y = self.upright
+        image = small.to_ndarray()
         image = image.transpose(1, 0, 2) if swap else image
-        return image[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]
+        image = image[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]
+        squares = []
+        for part in _SQUARES[self.resize]:
+            # As torchvision rounds, for the public encoders: half to even.
+            top, left = (round((side - size) * part) for side in image.shape[:2])
+            squares.append(image[top : top + size, left : left + size])
+        return np.concatenate(squares, axis=1)

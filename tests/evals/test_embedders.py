@@ -119,14 +119,14 @@ def test_half_precision_files_are_computed_in_full(tmp_path):
 def test_imagebind(tmp_path):
     publish(tmp_path, "imagebind", "huge")
     space = embedders.load_imagebind(tmp_path)
-    assert (space.sample_rate_hz, *space.frame_spec) == (16000, 0.5, 28, "crop")
+    assert (space.sample_rate_hz, *space.frame_spec) == (16000, 0.5, 28, "crops")
     heard = space.embed_audio(waves(40000, batch=2))
     params = imagebind.from_torch(public_state("imagebind", "huge"), TOWERS)["audio"]
     hear = jax.jit(lambda params, mels: bind(ImageBindAudio, TOWERS.audio, params)(mels))
     np.testing.assert_allclose(heard, hear(params, fbank.clip_log_mels(waves(40000, batch=2))), rtol=1e-4, atol=1e-4)
-    frames = np.random.default_rng(0).integers(0, 256, (1, 3, 28, 28, 3), np.uint8)
-    pairs = [space.embed_video(frames[:, i : i + 2]) for i in range(2)]
-    np.testing.assert_allclose(space.embed_video(frames), np.mean(pairs, axis=0), atol=1e-5)
-    still = space.embed_video(frames[:, [0, 0]])
-    np.testing.assert_allclose(space.embed_video(frames[:, :1]), still, atol=1e-6)
+    frames = np.random.default_rng(0).integers(0, 256, (1, 3, 28, 84, 3), np.uint8)
+    clips = [frames[:, i : i + 2, :, 28 * j : 28 * j + 28] for i in range(2) for j in range(3)]
+    np.testing.assert_allclose(space.embed_video(frames), np.mean([*map(space.embed_video, clips)], axis=0), atol=1e-5)
+    still = space.embed_video(clips[0][:, [0, 0]])
+    np.testing.assert_allclose(space.embed_video(clips[0][:, :1]), still, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(still), 1, atol=1e-5)
