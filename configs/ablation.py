@@ -17,7 +17,10 @@ from kfjax.train.__main__ import load_config
 def get_config(variant: str = "0") -> ConfigDict:
     config = load_config(str(Path(__file__).with_name("flow.py"))).to_dict()
     config["loop"] = {"steps": 350, "seed": int(variant), "log_every": 25, "save_every": 100}
-    config["system"]["mmdit"] |= {"width": 64, "heads": 2, "mlp_ratio": 2.0, "hidden_multiple": 32, "duration": "none"}
+    config["system"]["mmdit"] |= {
+        "width": 64, "heads": 2, "mlp_ratio": 2.0, "hidden_multiple": 32,
+        "rope": "aligned", "duration": "none", "sync": "seen", "block_kernel": 3,  # what is ablated
+    }  # fmt: skip
     config["step"] = {
         "draws": 1, "train_encoders": False, "stereo_weight": 0.0, "align_weight": 0.3, "drop_video": 0.1,
         "drop_text": 0.1, "early_times": 0.25, "ema_decay": 0.99,
