@@ -98,7 +98,7 @@ def mmdit_flops_by_part(cfg: MMDiTConfig, lengths: Lengths, text_tokens: int, ba
     n, v, text = lengths.latents, lengths.clip, text_tokens
     spent = Counter({part: 0.0 for part in PARTS})
     spent.update(_conditions(cfg, lengths, text))
-    last = _stream(cfg, n, 3, per_token=True) + _keys_only(cfg, v) + _keys_only(cfg, text)
+    last = _stream(cfg, n, cfg.block_kernel, per_token=True) + _keys_only(cfg, v) + _keys_only(cfg, text)
     spent.update(_times(Counter(block_flops(cfg, lengths, text, "joint")), cfg.joint_depth - 1))
     spent.update(last + _attention(cfg, n, n + v + text))
     spent.update(_times(Counter(block_flops(cfg, lengths, text, "single")), cfg.single_depth))
@@ -112,9 +112,9 @@ def block_flops(
 ) -> dict[str, float]:
     """Operations of one block's forward pass on one example, by `PARTS`; of the joint blocks not the last one's."""
     n, v, text = lengths.latents, lengths.clip, text_tokens
-    spent = _stream(cfg, n, 3, per_token=True)
+    spent = _stream(cfg, n, cfg.block_kernel, per_token=True)
     if kind == "joint":
-        spent += _stream(cfg, v, 3) + _stream(cfg, text, 1)
+        spent += _stream(cfg, v, cfg.block_kernel) + _stream(cfg, text, 1)
         n += v + text
     return dict(spent + _attention(cfg, n, n))
 

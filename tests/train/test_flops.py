@@ -39,8 +39,9 @@ def counted_by_xla(cfg: MMDiTConfig, lengths: rates.Lengths, text: int, batch: i
         {},
         {"sync_align": "timed", "final_cond": "global", "duration": "none"},
         {"joint_depth": 1, "single_depth": 1, "duration": "fourier", "timestep_features": 128},
+        {"block_kernel": 1},
     ],
-    ids=["published", "timed", "one of each"],
+    ids=["published", "timed", "one of each", "dense blocks"],
 )
 def test_the_count_is_that_of_the_program(change):
     cfg, lengths = replace(CFG, **change), rates.lengths(8.0)
