@@ -23,6 +23,7 @@ from kfjax.data.scenes import Bucket, Scene, make_scene, render_corpus
 from kfjax.data.scenes.corpus import SAMPLE_RATE_HZ
 from kfjax.data.sources import SOUND_SUFFIXES, VIDEO_SUFFIXES, Row
 from kfjax.evals.built_in import CORPUS_SEED, Plan
+from kfjax.evals.scene_scores import struck_times
 from kfjax.media import FrameSpec
 
 
@@ -56,7 +57,12 @@ BENCHMARKS = {
 
 
 class Example(Protocol):
-    """A clip of a benchmark. `times` is when something is struck, seconds; None: only the sound tells."""
+    """A clip of a benchmark.
+
+    Attributes:
+      times: when something is struck, seconds; None: only the sound tells.
+      positions: (seconds, x) of what is struck, each by itself; x from -1 (left) to 1.
+    """
 
     name: str
     caption: str
@@ -65,6 +71,9 @@ class Example(Protocol):
 
     @property
     def times(self) -> Sequence[float] | None: ...
+
+    @property
+    def positions(self) -> Sequence[Sequence[tuple[float, float]]]: ...
 
     def sound(self, sample_rate_hz: int) -> np.ndarray:
         """The true sound, f32 [t, 2], at most `seconds` long."""
@@ -81,6 +90,7 @@ class FileExample:
     row: Row
     seconds: float
     times: None = None
+    positions: tuple[()] = ()
 
     @property
     def caption(self) -> str:
@@ -123,7 +133,11 @@ class SceneExample:
 
     @property
     def times(self) -> list[float]:
-        return [event.time_seconds for event in self.scene.events if event.struck]
+        return struck_times(self.scene)
+
+    @property
+    def positions(self) -> list[list[tuple[float, float]]]:
+        return [[(event.time_seconds, event.x)] for event in self.scene.events if event.struck]
 
     def sound(self, sample_rate_hz: int) -> np.ndarray:
         wave = self.bucket.waveform(self.index)

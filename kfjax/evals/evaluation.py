@@ -1,7 +1,7 @@
 """An evaluation from its order to results.json: generated sounds against true ones, with everything the field measures.
 
 A model first generates what is not there yet; a folder of sounds is measured as it is. results.json is the same for the
-same sounds, to the digit: it holds no times and no places.
+same sounds, to the digit.
 """
 from __future__ import annotations
 

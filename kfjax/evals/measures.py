@@ -30,7 +30,7 @@ Figures = dict[str, float]
 
 
 class Column(NamedTuple):
-    """A figure: what it is, and whether more (↑) or less (↓) is better."""
+    """A figure: what it is, and whether more (↑) or less (↓) is better. `true_NAME` is the true sound's NAME."""
 
     title: str
     better: str = ""
@@ -48,12 +48,10 @@ class Score(NamedTuple):
 
 
 COLUMNS = {
-    "onset_f1": Column("onsets within ±50 ms, F1", "↑"),
-    "onsets": Column("onsets heard"), "true_onsets": Column("onsets of the true sound"),
+    "onset_f1": Column("onsets within ±50 ms, F1", "↑"), "onsets": Column("onsets"),
     "position_correlation": Column("position over time, correlation with the true sound's", "↑"),
-    "width_db": Column("level difference of the ears, dB"), "true_width_db": Column("the same of the true sound"),
-    "loudness_lufs": Column("loudness, LUFS"), "true_loudness_lufs": Column("the same of the true sound"),
-    "silence_share": Column("share of silence"), "true_silence_share": Column("the same of the true sound"),
+    "width_db": Column("level difference of the ears, dB"),
+    "loudness_lufs": Column("loudness, LUFS"), "silence_share": Column("share of silence"),
     "missing_seconds": Column("seconds that are missing at the end", "↓"),
     "mel_l1": Column("mel L1, nepers", "↓"), "stft": Column("multi-resolution STFT distance", "↓"),
     "lsd_db": Column("LSD, dB", "↓"), "mcd_db": Column("MCD, dB", "↓"),

@@ -78,7 +78,8 @@ def _draw_pair(target: Path, example: Example, path: Path) -> None:
     frames = plot.strip(example.frames([_FRAME])[0]) if example.has_video else None
     plot.comparison(
         target, wave[: len(true)], SAMPLE_RATE_HZ, true=true, frames=frames, marks=example.times or (),
-        onsets=[_onsets(example, wave[: len(true)], true)], title=f"{example.name}: {example.caption}",
+        onsets=[_onsets(example, wave[: len(true)], true)], positions=example.positions,
+        title=f"{example.name}: {example.caption}".removesuffix(": "),
     )  # fmt: skip
 
 
@@ -110,9 +111,11 @@ def _scores(scores: Mapping[str, Any]) -> list[str]:
     body = []
     for name, column in COLUMNS.items():
         if (score := scores.get(name)) is not None:
-            body.append([f"{column.title} {column.better}".strip(), _number(score), str(score["count"])])
-    note = "± is the standard error over clips (of the inception score, the deviation over its splits)."
-    return [*rows(["", "mean", "clips"], body), "", note]
+            true = scores.get(f"true_{name}")
+            figures = _number(score), "" if true is None else _number(true), str(score["count"])
+            body.append([f"{column.title} {column.better}".strip(), *figures])
+    note = "Means; ± is the standard error over clips (of the inception score, the deviation over its splits)."
+    return [*rows(["", "generated", "true sound", "clips"], body), "", note]
 
 
 def _scenes(scenes: Mapping[str, Any]) -> list[str]:
@@ -139,7 +142,8 @@ def _published(key: str, target: str, scores: Mapping[str, Any]) -> list[str]:
     body = [[row.system, *(cell(row.figures.get(name)) for name in FIELD), row.source] for row in PUBLISHED[key]]
     own = [scores[name]["value"] if name in scores else None for name in FIELD]
     body.append([f"**{target}**", *map(cell, own), "this report"])
-    note = "Figures of other sources were made by their protocols: compare clips, seconds and networks before ranks."
+    note = ("Figures of other sources were made by their protocols: compare clips, seconds and networks before ranks. "
+            "FD falls with the number of clips: that of a part is not that of the whole.")
     return [*rows(header, body), "", note, MISSING]
 
 
@@ -152,7 +156,8 @@ def _number(value: Any) -> str:
 
 
 def _table_of_files(figures: Mapping[str, Figures]) -> str:
-    names = [name for name in COLUMNS if any(name in own for own in figures.values())]
+    measured = next(iter(figures.values()))
+    names = [name for column in COLUMNS for name in (column, f"true_{column}") if name in measured]
     file = io.StringIO()
     table = csv.writer(file, lineterminator="\n")
     table.writerow(["clip", *names])
