@@ -2,6 +2,7 @@
 
     plot.overview("clip.png", waveform, 44100, frames=plot.read_strip("clip.mp4", 5.0), marks=[0.8, 2.1])
     plot.comparison("clip.png", generated, 44100, true=recorded, onsets=[plot.Onsets("generated", true, heard, pairs)])
+    plot.versions("seeds.png", {"seed 0": first, "seed 1": second}, 44100)
     plot.raster("onsets.png", [plot.Onsets(...), ...], seconds=8.0)
 
 Every panel is drawn by a function of its own (`draw_mel` and others), for figures of other make. Pictures are meant to
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STRIP_FRAMES = 12
-BLUE, SKY, GREEN, ORANGE, VERMILION = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00"
+BLUE, SKY, GREEN, ORANGE, VERMILION, PURPLE = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7"
 GENERATED, TRUE, MARK, MATCHED, MISSED, EXTRA = BLUE, GREEN, VERMILION, BLUE, VERMILION, ORANGE
 MEL_RANGE_DB = 70.0
 _WIDTH_INCHES, _DPI = 8.0, 150
@@ -97,31 +99,51 @@ def comparison(
     positions: Sequence[Sequence[tuple[float, float]]] = (),
     title: str = "",
 ) -> None:
-    """A generated sound beneath the true one: frames, waveforms, mels on one scale, onset raster, position over time.
+    """A generated sound beneath the true one; see `versions`.
 
     Args:
-      generated, true: f32 [t] or [t, 2]; the time axis is as long as the longer one.
+      generated, true: f32 [t] or [t, 2].
+      frames, marks, onsets, positions, title: as for `versions`.
+    """
+    sounds = {"true": true, "generated": generated}
+    versions(path, sounds, sample_rate_hz, frames=frames, marks=marks, onsets=onsets, positions=positions, title=title)
+
+
+def versions(
+    path: str | Path,
+    sounds: Mapping[str, np.ndarray],
+    sample_rate_hz: int,
+    *,
+    frames: np.ndarray | None = None,
+    marks: Sequence[float] = (),
+    onsets: Sequence[Onsets] = (),
+    positions: Sequence[Sequence[tuple[float, float]]] = (),
+    title: str = "",
+) -> None:
+    """Sounds for one film under one another: frames, waveforms, mels on one scale, onset raster, position over time.
+
+    Args:
+      sounds: name -> f32 [t] or [t, 2]; the time axis is as long as the longest.
       frames: u8 [k, height, width, 3], evenly spaced over that length.
       marks: times of events, seconds.
       onsets: rows of the raster, from the top.
       positions: as for `overview`; measured where a sound has two ears.
     """
-    sounds = {"true": _channels(true), "generated": _channels(generated)}
-    lengths = {name: len(wave) / sample_rate_hz for name, wave in sounds.items()}
-    seconds, peak = max(lengths.values()), max(_peak(wave) for wave in sounds.values())
-    mels = {name: mel_db(wave, sample_rate_hz) for name, wave in sounds.items()}
+    waves = {name: _channels(sound) for name, sound in sounds.items()}
+    lengths = {name: len(wave) / sample_rate_hz for name, wave in waves.items()}
+    seconds, peak = max(lengths.values()), max(_peak(wave) for wave in waves.values())
+    mels = {name: mel_db(wave, sample_rate_hz) for name, wave in waves.items()}
     top = max(mel.max() for mel in mels.values())
     rows = _frames_row(frames, seconds)
-    for name, wave in sounds.items():
-        mono, colour = wave.mean(1), TRUE if name == "true" else GENERATED
-        rows.append((0.7, lambda ax, mono=mono, name=name, colour=colour: draw_waveform(
-            ax, mono, sample_rate_hz, marks, name, peak=peak, colour=colour)))  # fmt: skip
+    for (name, wave), colour in zip(waves.items(), _colours(waves), strict=True):
+        rows.append((0.7, lambda ax, wave=wave, name=name, colour=colour: draw_waveform(
+            ax, wave.mean(1), sample_rate_hz, marks, name, peak=peak, colour=colour)))  # fmt: skip
     for name, mel in mels.items():
         rows.append((1.4, lambda ax, mel=mel, name=name: draw_mel(
             ax, mel, lengths[name], marks, name, top_db=top, nyquist_hz=sample_rate_hz / 2)))  # fmt: skip
     if onsets:
         rows.append((0.35 + 0.3 * len(onsets), lambda ax: draw_onsets(ax, onsets)))
-    rows += _position_row(sounds, sample_rate_hz, positions)
+    rows += _position_row(waves, sample_rate_hz, positions)
     _draw(path, rows, seconds, title)
 
 
@@ -226,8 +248,7 @@ def draw_positions(
         times, x = np.asarray(source, float).T
         how = {"marker": "D", "linestyle": "none"} if len(times) == 1 else {"linewidth": 3.0, "alpha": 0.6}
         ax.plot(times, x, color=ORANGE, markersize=5, label="" if k else "true position", **how)
-    for name, (times, pan) in pans.items():
-        colour = TRUE if name == "true" else GENERATED
+    for (name, (times, pan)), colour in zip(pans.items(), _colours(pans), strict=True):
         ax.plot(times, pan, color=colour, linewidth=1.2, label=name, linestyle="--" if name == "true" else "-")
     ax.axhline(0, color="0.7", linewidth=0.6, zorder=0)
     ax.set(ylim=(-1.1, 1.1), ylabel="position")
@@ -320,6 +341,12 @@ def _parted(times: Sequence[float], chosen: Sequence[int]) -> tuple[np.ndarray, 
     times = np.asarray(times, float)
     inside = np.isin(np.arange(len(times)), chosen)
     return times[inside], times[~inside]
+
+
+def _colours(names: Iterable[str]) -> list[str]:
+    """One for each name: the true sound has its own, the first of the others that of what was generated."""
+    others = cycle((GENERATED, PURPLE, SKY, "black"))
+    return [TRUE if name == "true" else next(others) for name in names]
 
 
 def _channels(wave: np.ndarray) -> np.ndarray:
