@@ -47,7 +47,7 @@ class Experiment:
 EXPERIMENTS = {
     experiment.name: experiment
     for experiment in (
-        Experiment("0010-rope", ("aligned", "unscaled", "none"), (2.0, 4.0, 6.0), ("f1",)),
+        Experiment("0010-rope", ("aligned", "unscaled", "none"), (2.0, 4.0, 6.0)),
         Experiment("0012-sync-features", ("with", "without")),
         Experiment("0011-duration", ("discrete", "fourier", "none"), (2.0, 4.0, 8.0, 13.0),
                    ("f1", "late_f1", "last_db", "silent", "end_error_db")),
