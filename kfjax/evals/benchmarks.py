@@ -79,7 +79,7 @@ class Example(Protocol):
         """The true sound, f32 [t, 2], at most `seconds` long."""
 
     def frames(self, specs: Sequence[FrameSpec]) -> list[np.ndarray]:
-        """u8 [int(rate · seconds), size, size, 3] for each spec; the last frame is held."""
+        """For each spec u8 [int(rate · seconds), size, size, 3], as `media.read_frames` has them; the last is held."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,11 @@ class SceneExample:
         frames = scene.frames(tuple(drawn))
         times = np.arange(max(1, int(spec.rate_hz * self.seconds + 1e-6))) / spec.rate_hz
         shown = np.minimum(np.ceil(times * scene.fps - 1e-6).astype(int), len(frames) - 1)
-        top, left = ((side - size) // 2 for side in frames.shape[1:3])
-        return frames[shown, top : top + size, left : left + size]
+        squares = []
+        for part in (0.0, 0.5, 1.0) if spec.resize == "crops" else (0.5,):
+            top, left = (round((side - size) * part) for side in frames.shape[1:3])
+            squares.append(frames[shown, top : top + size, left : left + size])
+        return np.concatenate(squares, axis=2)
 
 
 class Matching(NamedTuple):

@@ -92,6 +92,21 @@ def test_a_sound_beside_a_video_is_the_videos(tmp_path):
     ]  # fmt: skip
 
 
+def test_scenes_look_and_sound_like_files(tmp_path):
+    """Of a scene the same is seen and heard as of the video that it makes."""
+    [example] = benchmarks.scene_examples(tmp_path / "scenes", 1, 1.0, 32)
+    media.write_video(tmp_path / "scene.mp4", example.scene.frames(), 25, example.sound(RATE), RATE)
+    row = sources.Row("scene.mp4", tmp_path / "scene.mp4", None, "")
+    specs = [FrameSpec(25.0, 64, "crop"), FrameSpec(8.0, 32, "stretch"), FrameSpec(2.0, 64, "crops")]
+    filed = benchmarks.FileExample("scene", row, 1.0).frames(specs)
+    for drawn, read in zip(example.frames(specs), filed, strict=True):
+        assert drawn.shape == read.shape and np.abs(drawn.astype(float) - read).mean() < 12
+    assert example.sound(16000).shape == (16000, 2)
+    power = lambda rate: (example.sound(rate) ** 2).mean()
+    assert power(22050) == pytest.approx(power(RATE), rel=0.2)
+    assert len(example.positions) == len(example.times) and example.caption and example.has_video
+
+
 def test_a_folder_is_measured(folders, tmp_path):
     true, made = folders
     (true / "broken.wav").write_bytes(b"RIFF")
