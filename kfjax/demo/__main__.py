@@ -72,6 +72,7 @@ def _serve(args: Namespace, folder: Path, port: int) -> None:
     limits = replace(Limits(), seconds=args.max_seconds, megabytes=args.max_megabytes, samples=args.max_samples)
     studio = Studio(pipeline.load(args.model, dtype=args.dtype), folder, limits)
     page = pages.build(studio, title="kfjax", knows=_knows(args.model, studio.model), examples=EXAMPLES)
+    studio.open()
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())

@@ -110,11 +110,15 @@ class Studio:
     """
 
     def __init__(self, model: Model, folder: Path, limits: Limits | None = None):
-        """`folder`: an existing folder for all files. What lies in it when the first visitor comes stays (examples)."""
+        """`folder`: an existing, empty folder for all files."""
         self.model, self.folder, self.limits = model, folder.resolve(), limits or Limits()
         self._visitors: dict[str, _Visitor] = {}
         self._books, self._work = threading.RLock(), threading.Lock()
-        self._lasting: frozenset[Path] | None = None
+        self._lasting: frozenset[Path] = frozenset()
+
+    def open(self) -> None:
+        """Visitors may come. What lies in the folder by now, the page's examples, belongs to none of them and stays."""
+        self._lasting = frozenset(path for path in self.folder.rglob("*") if path.is_file())
 
     def admit(self, visitor: str, clip: Path) -> None:
         """Keeps an uploaded clip for a visitor; one that can't be used is refused and deleted."""
@@ -200,8 +204,6 @@ class Studio:
     def _known(self, visitor: str) -> _Visitor:
         """The visitor's entry, made at the first visit; sends off those who have been idle for long."""
         now = time.monotonic()
-        if self._lasting is None:
-            self._lasting = frozenset(path for path in self.folder.rglob("*") if path.is_file())
         idle = [v for v, known in self._visitors.items() if now - known.used > self.limits.idle_seconds]
         for other in idle:
             self.leave(other)
@@ -222,7 +224,7 @@ class Studio:
     def _delete_unused(self, clips: list[Path]) -> None:
         """Deletes uploads that no visitor has; two who upload the same file share it."""
         with self._books:
-            used = {clip for known in self._visitors.values() for clip in known.clips} | (self._lasting or set())
+            used = {clip for known in self._visitors.values() for clip in known.clips} | self._lasting
             for clip in set(clips) - used:
                 clip.unlink(missing_ok=True)
                 if clip.parent != self.folder and not any(clip.parent.iterdir()):

@@ -1,0 +1,400 @@
+"""The demo's studio and gate: what is refused, what is kept for whom, what is deleted, what can be reached."""
+import asyncio
+import json
+import sys
+import threading
+import time
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+
+from kfjax import media, plot
+from kfjax.cli import main
+from kfjax.demo import gate
+from kfjax.demo.studio import Limits, Studio, Wish
+from kfjax.media.playable import is_playable, pictures, write_playable
+from kfjax.pipeline import Result
+
+sys.path.insert(0, str(Path(__file__).parent))
+import media_files as files
+
+RATE_HZ = 44100
+LIMITS = Limits(seconds=2.0, megabytes=0.1, megapixels=0.01, samples=3, steps=50, takes=4, clips=2)
+
+
+class Silence:
+    """Takes the place of a model: makes silence at once, and remembers how many asked for it at the same time."""
+
+    def __init__(self):
+        self.asked, self.at_work, self.most_at_work, self.pause_seconds = [], 0, 0, 0.0
+
+    def generate(self, video, prompt, *, duration, samples, progress, **named):
+        self.asked.append(SimpleNamespace(video=video, prompt=prompt, duration=duration, samples=samples, **named))
+        self.at_work += 1
+        self.most_at_work = max(self.most_at_work, self.at_work)
+        try:
+            progress("sampling", 0.2)
+            time.sleep(self.pause_seconds)
+            progress("decoding", 0.8)
+        finally:
+            self.at_work -= 1
+        seconds = media.probe(video).seconds if video else duration
+        return Result(np.zeros((samples, round(seconds * RATE_HZ), 2), np.float32), RATE_HZ, seconds, video)
+
+
+@pytest.fixture
+def studio(tmp_path, monkeypatch):
+    monkeypatch.setattr(plot, "overview", lambda path, *_, **__: Path(path).write_bytes(b"picture"))
+    (tmp_path / "served").mkdir()
+    return Studio(Silence(), tmp_path / "served", LIMITS)
+
+
+def uploaded(studio: Studio, make=None, name: str = "clip.mp4") -> Path:
+    """A file where the server puts uploads; by default a good clip of 0.8 s."""
+    folder = studio.folder / "0123abcd"
+    folder.mkdir(exist_ok=True)
+    return (make or good)(folder / name)
+
+
+def good(path: Path) -> Path:
+    return files.write_numbered(path, files.steady(20, 25))
+
+
+def wish(clip: Path | None = None, **changes) -> Wish:
+    plain = Wish(clip, "a bell", "", 3.0, 3.0, 2.0, steps=2, seed=0, samples=1, seconds=1.0)
+    return replace(plain, **changes)
+
+
+def quiet(what: str, share: float) -> None:
+    del what, share
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*") if path.is_file()}
+
+
+def text(path: Path) -> Path:
+    path.write_text("words, not pictures\n" * 100)
+    return path
+
+
+def noise(path: Path) -> Path:
+    path.write_bytes(np.random.default_rng(0).bytes(5000))
+    return path
+
+
+def empty(path: Path) -> Path:
+    path.touch()
+    return path
+
+
+def sound_alone(path: Path) -> Path:
+    return files.write_sound(path, np.zeros((RATE_HZ, 2), np.float32), RATE_HZ)
+
+
+def no_frames(path: Path) -> Path:
+    with av.open(str(path), "w") as target:
+        target.add_stream("libx264", rate=25, width=64, height=64)
+        target.start_encoding()
+    return path
+
+
+def one_frame(path: Path) -> Path:
+    return files.write_numbered(path, files.steady(1, 25))
+
+
+def too_long(path: Path) -> Path:
+    return files.write_numbered(path, files.steady(60, 25))
+
+
+def too_large(path: Path) -> Path:
+    path.write_bytes(bytes(200_000))
+    return path
+
+
+def too_fast(path: Path) -> Path:
+    return files.write_numbered(path, files.steady(200, 200), rate=Fraction(200))
+
+
+def too_wide(path: Path) -> Path:
+    return files.write_pictures(path, [np.zeros((120, 200, 3), np.uint8)] * 3, files.steady(3, 25))
+
+
+BAD_FILES = [
+    (text, "not a readable video"), (noise, "not a readable video"), (empty, "empty file"), (sound_alone, "no picture"),
+    (no_frames, "neither picture nor sound"), (one_frame, "too short"), (too_long, "lasts 2.4 s, at most 2 s"),
+    (too_large, "has 0 MB, at most 0.1 MB"), (too_fast, "pictures a second"), (too_wide, "200 x 120"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make, words", BAD_FILES)
+def test_bad_files_are_refused_and_deleted(studio, make, words):
+    clip = uploaded(studio, make)
+    with pytest.raises(ValueError) as refusal:
+        studio.admit("a", clip)
+    line = str(refusal.value)
+    assert words in line and "clip.mp4" in line
+    assert "\n" not in line and str(studio.folder) not in line, "no trace, and nothing of the server's folders"
+    assert names(studio.folder) == set() and not studio.model.asked
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"prompt": " "}, "nothing to go by"),
+        ({"prompt": "la " * 400}, "prompt is too long"),
+        ({"negative_prompt": "la " * 400}, "negative prompt is too long"),
+        ({"steps": 0}, "steps is 0: a whole number from 1 to 50"),
+        ({"steps": 51}, "steps is 51"),
+        ({"steps": 2.5}, "steps is 2.5"),
+        ({"samples": 4}, "versions is 4: a whole number from 1 to 3"),
+        ({"seed": None}, "seed is empty: a whole number from 0 to 4294967295"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**32}, "seed is 4294967296"),
+        ({"video_guidance": float("nan")}, "video guidance is nan"),
+        ({"text_guidance": 21.0}, "text guidance is 21"),
+        ({"negative_guidance": -1.0}, "negative guidance is -1"),
+        ({"seconds": 3.0}, "length without a clip is 3"),
+        ({"seconds": "8"}, "length without a clip is 8"),
+    ],
+)
+def test_wishes_out_of_bounds_are_refused(studio, changes, words):
+    for refuse in (studio.check, lambda asked: studio.make("a", asked, quiet)):
+        with pytest.raises(ValueError, match=words.replace("(", "\\(")):
+            refuse(wish(**changes))
+    assert not studio.model.asked
+
+
+def test_only_uploads_are_clips(studio, tmp_path):
+    secret = good(tmp_path / "secret.mp4")
+    (studio.folder / "link.mp4").symlink_to(secret)
+    for clip in (secret, studio.folder / "link.mp4", studio.folder / ".." / "secret.mp4"):
+        for refuse in (lambda: studio.admit("a", clip), lambda: studio.make("a", wish(clip), quiet)):  # noqa: B023
+            with pytest.raises(ValueError, match="not an upload"):
+                refuse()
+    assert secret.exists()
+
+
+def test_a_deleted_clip_is_asked_for_again(studio):
+    clip = uploaded(studio)
+    clip.unlink()
+    with pytest.raises(ValueError, match="upload it again"):
+        studio.make("a", wish(clip), quiet)
+
+
+def test_wishes_reach_the_model(studio):
+    clip = uploaded(studio)
+    [take] = studio.make("a", wish(clip, prompt=" a bell ", negative_prompt="wind", seed=7), quiet)
+    asked = studio.model.asked[0]
+    assert (asked.video, asked.prompt, asked.negative_prompt, asked.duration) == (clip, "a bell", "wind", None)
+    assert (asked.video_guidance, asked.text_guidance, asked.negative_guidance, asked.seed) == (3.0, 3.0, 2.0, 7)
+    assert take.words == "1. a bell, without wind, seed 7" and take.has_film
+    assert media.read_audio(take.file, RATE_HZ).shape == (round(0.8 * RATE_HZ), 2)
+    assert files.picture_packets(take.file)[0] == files.picture_packets(clip)[0]
+    studio.make("a", wish(), quiet)
+    assert (asked := studio.model.asked[1]).duration == 1.0 and asked.negative_guidance is None
+    assert not studio.takes("a")[1].has_film
+
+
+def test_history_belongs_to_the_visitor_and_is_bounded(studio):
+    studio.make("a", wish(samples=3), quiet)
+    studio.make("a", wish(samples=2, prompt="rain"), quiet)
+    studio.make("b", wish(prompt="wind"), quiet)
+    assert [take.words for take in studio.takes("a")] == [
+        "2. a bell, seed 0, version 2", "3. a bell, seed 0, version 3",
+        "4. rain, seed 0, version 1", "5. rain, seed 0, version 2",
+    ]  # fmt: skip
+    assert [take.words for take in studio.takes("b")] == ["1. wind, seed 0"]
+    there = {path for v in "ab" for take in studio.takes(v) for path in (take.file, take.picture)}
+    assert there == {path for path in studio.folder.rglob("*") if path.is_file()}, "the oldest are deleted"
+    studio.leave("a")
+    assert studio.takes("a") == [] and len(names(studio.folder)) == 2
+
+
+def test_a_shared_upload_stays_until_the_last_has_left(studio):
+    clip = uploaded(studio)
+    studio.admit("a", clip)
+    studio.admit("b", clip)
+    studio.leave("a")
+    assert studio.make("b", wish(clip), quiet)
+    studio.leave("b")
+    studio.leave("nobody")
+    assert list(studio.folder.iterdir()) == []
+
+
+def test_a_visitors_old_clips_make_room(studio):
+    clips = [uploaded(studio, name=f"{k}.mp4") for k in range(4)]
+    for clip in clips:
+        studio.admit("a", clip)
+    assert names(studio.folder) == {"2.mp4", "3.mp4"}
+
+
+def test_examples_outlast_their_visitors(studio):
+    example = good(studio.folder / "example.mp4")
+    studio.open()
+    for clip in (example, uploaded(studio)):
+        studio.admit("a", clip)
+        studio.leave("a")
+    assert names(studio.folder) == {"example.mp4"}
+
+
+def test_one_after_the_other(studio):
+    studio.model.pause_seconds = 0.05
+    made = {}
+    ask = lambda k: made.update({k: studio.make(f"visitor {k}", wish(prompt=f"bell {k}"), quiet)})
+    threads = [threading.Thread(target=ask, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert studio.model.most_at_work == 1
+    assert {k: takes[0].words for k, takes in made.items()} == {k: f"1. bell {k}, seed 0" for k in range(4)}
+
+
+def test_leaving_ends_the_work_and_leaves_nothing(studio):
+    def progress(what: str, share: float) -> None:
+        if what == "sampling":
+            studio.leave("a")
+
+    clip = uploaded(studio)
+    studio.admit("a", clip)
+    with pytest.raises(ValueError, match="page was closed"):
+        studio.make("a", wish(clip), progress)
+    assert list(studio.folder.iterdir()) == []
+    assert studio.make("b", wish(), quiet), "the others go on"
+    studio.close()
+    assert list(studio.folder.iterdir()) == []
+
+
+def test_idle_visitors_are_sent_off(studio, monkeypatch):
+    studio.make("a", wish(), quiet)
+    later = time.monotonic() + LIMITS.idle_seconds + 1
+    monkeypatch.setattr("kfjax.demo.studio.time.monotonic", lambda: later)
+    studio.make("b", wish(), quiet)
+    assert studio.takes("a") == [] and len(names(studio.folder)) == 2
+
+
+def test_limits_are_checked():
+    for changes in ({"seconds": 0.0}, {"seconds": 1e9}, {"megabytes": 0.0}, {"samples": 0}, {"samples": 1000}):
+        with pytest.raises(ValueError, match="got "):
+            Limits(**changes)
+
+
+OTHER_CODECS = [("mpeg4", ".avi", "yuv420p"), ("libvpx", ".webm", "yuv420p"), ("libx264", ".mkv", "yuv444p")]
+
+
+@pytest.mark.parametrize("codec, suffix, pix_fmt", OTHER_CODECS)
+def test_other_codecs_are_made_playable(studio, codec, suffix, pix_fmt):
+    how = {"tick": Fraction(1, 25), "codec": codec, "pix_fmt": pix_fmt}
+    make = lambda path: files.write_numbered(path, files.steady(20, 25), **how)
+    clip = uploaded(studio, make, name=f"clip{suffix}")
+    assert not is_playable(clip)
+    [take] = studio.make("a", wish(clip), quiet)
+    assert take.file.suffix == ".mp4" and is_playable(take.file)
+    assert names(take.file.parent) == {"kfjax-1.mp4", "kfjax-1.png"}
+    numbers = files.read_numbers(np.stack(list(pictures(take.file, 25.0, 64))))
+    assert numbers == list(range(20))
+
+
+def test_playable_is_upright_and_not_too_large(tmp_path):
+    wide = [np.full((60, 120, 3), 20 * k, np.uint8) for k in range(10)]
+    source = files.write_pictures(tmp_path / "a.mp4", wide, files.steady(10, 5), rotation=90)
+    write_playable(source, tmp_path / "b.mp4", longest_side=40)
+    info = media.probe(tmp_path / "b.mp4")
+    assert (info.width, info.height, info.rotation) == (20, 40, 0)
+    assert info.seconds == pytest.approx(media.probe(source).seconds, abs=1 / info.fps)
+
+
+def ask(door: gate.Gate, path: str, method: str = "GET", body: bytes = b"", headers: dict | None = None):
+    """(status, headers, text) that the gate, or the application behind it, answers."""
+    told = {"content-length": str(len(body))} if headers is None else headers
+    scope = {
+        "type": "http", "method": method, "path": path,
+        "headers": [(name.encode(), value.encode()) for name, value in told.items()],
+    }  # fmt: skip
+    chunks = [{"type": "http.request", "body": body[k : k + 50], "more_body": True} for k in range(0, len(body), 50)]
+    incoming = iter([*chunks, {"type": "http.request", "body": b"", "more_body": False}])
+    sent = []
+
+    async def receive():
+        return next(incoming)
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(door({**scope}, receive, send))
+    return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"].decode()
+
+
+@pytest.fixture
+def door(tmp_path):
+    """A gate before an application that repeats what it was sent."""
+
+    async def echo(scope, receive, send):
+        body, more = b"", scope["method"] == "POST"
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message["more_body"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "take.mp4").touch()
+    (tmp_path / "served" / "link").symlink_to("/etc")
+    return gate.Gate(echo, tmp_path / "served", max_upload_bytes=1000, has_room=lambda: True)
+
+
+def test_the_gate_serves_only_the_folder(door):
+    own = door.folder
+    assert ask(door, f"{gate.FILE}{own}/take.mp4")[0] == 200
+    outside = [
+        "/etc/passwd", "etc/passwd", "../../etc/passwd", f"{own}/../secret", f"{own}/link/passwd", f"{own}\0", "",
+        "http://example.com/a.mp4", "file:///etc/passwd", f"{own}-other/take.mp4", "~/a",
+    ]  # fmt: skip
+    assert {path: ask(door, f"{gate.FILE}{path}")[0] for path in outside} == dict.fromkeys(outside, 403)
+
+
+def test_the_gate_knows_few_routes(door):
+    assert [ask(door, path)[0] for path in ("/", "/config", "/assets/index.js")] == [200] * 3
+    closed = ["/docs", "/gradio_api/info", "/gradio_api/proxy=http://x", "/file=/etc/passwd", "/gradio_api/run/0"]
+    assert {path: ask(door, path)[0] for path in closed} == dict.fromkeys(closed, 404)
+
+
+def test_the_gate_lets_nothing_in_from_elsewhere(door):
+    for path in ("/", "/docs"):
+        policy = ask(door, path)[1][b"content-security-policy"].decode()
+        assert "default-src 'self'" in policy and "http" not in policy and "*" not in policy
+
+
+def test_the_gate_reads_which_files_are_named(door):
+    request = lambda path: json.dumps({"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}]}).encode()
+    own = request(str(door.folder / "take.mp4"))
+    assert ask(door, gate.JOIN, "POST", own)[::2] == (200, own.decode()), "handed on as it came"
+    for path in ("/etc/passwd", "http://example.com/a.mp4", f"{door.folder}/../secret", "take.mp4"):
+        assert ask(door, gate.JOIN, "POST", request(path))[0] == 403
+    assert ask(door, gate.JOIN, "POST", b"{")[0] == 400
+    assert ask(door, gate.JOIN, "POST", b"[" * 100_000)[0] == 400
+
+
+def test_the_gate_bounds_sizes(door):
+    assert ask(door, gate.UPLOAD, "POST", bytes(1000))[0] == 200
+    assert ask(door, gate.UPLOAD, "POST", bytes(1001))[::2] == (413, "The file is too large: at most 0 MB are taken.")
+    assert ask(door, gate.UPLOAD, "POST", b"x", headers={})[0] == 411
+    assert ask(door, gate.JOIN, "POST", b" " * (gate.MAX_REQUEST_BYTES + 1))[0] == 413
+    door.has_room = lambda: False
+    assert ask(door, gate.UPLOAD, "POST", b"x")[0] == 507
+
+
+def test_the_command_refuses_in_one_line(capsys):
+    for arguments, words in [
+        (["--port", "-1"], "port -1"), (["--host", "192.0.2.1"], "192.0.2.1"),
+        (["--prot", "1"], "--prot"),
+    ]:  # fmt: skip
+        assert main(["demo", *arguments]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and words in said
