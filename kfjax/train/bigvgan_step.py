@@ -147,6 +147,23 @@ def generator_loss(
     return loss, parts
 
 
+def make_objective(cfg: BigVGANTraining, mel: Reading):
+    """(state, batch, key) -> (what both updates of the step minimise, its terms), for `Task.objective`.
+
+    The generator's loss is taken with the discriminators as they were before their update.
+    """
+
+    def objective(state: TrainState, batch: Batch, key: Array) -> tuple[Array, Batch]:
+        del key  # nothing here is drawn
+        gen, disc, wave = state.params["gen"], state.params["disc"], batch["wave"]
+        made = module.bind(BigVGAN, cfg.vocoder, gen)(mel(wave))
+        told = discriminator_loss(disc, wave, jax.lax.stop_gradient(made), cfg)
+        loss, parts = generator_loss(made, wave, jax.lax.stop_gradient(disc), cfg)
+        return loss + told, parts | {"disc": told}
+
+    return objective
+
+
 def make_figures(cfg: BigVGANTraining, mel: Reading) -> Figures:
     """The generator's mel loss, for `validation.Validation`."""
 
@@ -232,6 +249,7 @@ def bigvgan_task(config: ConfigDict, loop: LoopConfig) -> Task:
         init=lambda key: init_params(cfg, key, start),
         init_opt=partial(init_opt, cfg),
         step=make_step(cfg, mel),
+        objective=make_objective(cfg, mel),
         batch=_sounds(data.sounds, data.folder, cfg),
         validate=validate,
         export=lambda ema, workdir: save_params(workdir / "vocoder.safetensors", ema["gen"]),

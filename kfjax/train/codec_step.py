@@ -129,6 +129,7 @@ def codec_task(
         init=lambda key: init_params(cfg, key, mel_statistics),
         init_opt=lambda params: init_opt(cfg, params),
         step=make_step(cfg),
+        objective=make_objective(cfg),
         batch=batch,
         panel=panel,
     )
@@ -188,6 +189,25 @@ def make_step(cfg: CodecTraining):
         return new_state, metrics
 
     return step
+
+
+def make_objective(cfg: CodecTraining):
+    """(state, batch, key) -> (what both updates of the step minimise, its terms), for `Task.objective`."""
+
+    def objective(state: TrainState, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
+        weights, mel = weights_at(state.step, cfg.stages), batch_mel(batch, cfg.mel)
+        gen, disc = state.params["gen"], state.params["disc"]
+        fixed, rival = jax.lax.stop_gradient((gen, disc))
+        loss, (made, parts) = generator_loss(_trained(gen), fixed, rival, mel, key, cfg, weights)
+        real, fake = standardise(mel, fixed), jax.lax.stop_gradient(standardise(made, gen))
+        told, told_parts = jax.lax.cond(
+            weights.disc_trains,
+            lambda: discriminator_loss(disc, real, fake, cfg),
+            lambda: (jnp.zeros(()), {"disc": jnp.zeros(()), "r1": jnp.zeros(())}),
+        )
+        return loss + told, parts | told_parts
+
+    return objective
 
 
 def generator_loss(

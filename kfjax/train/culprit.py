@@ -12,8 +12,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from kfjax.module import flatten
 from kfjax.structs import TrainState
 
-#: (parameters, batch) -> (what is minimised, its terms by name), the key of the step bound.
-Objective = Callable[[Any, Any], tuple[jax.Array, dict[str, jax.Array]]]
+#: (state, batch) -> (what the step minimises over `state.params`, its terms by name), the key of the step bound.
+Objective = Callable[[TrainState, Any], tuple[jax.Array, dict[str, jax.Array]]]
 
 
 def culprit(tree: Any) -> str | None:
@@ -75,7 +75,8 @@ def _stages(step, state: TrainState, batch: Any, rest: tuple, objective: Objecti
     yield "optimiser state", state.opt_state
     yield "batch", batch
     if objective is not None:
-        (total, terms), gradients = jax.jit(jax.value_and_grad(objective, has_aux=True))(state.params, batch)
+        value = lambda params, state, batch: objective(state._replace(params=params), batch)
+        (total, terms), gradients = jax.jit(jax.value_and_grad(value, has_aux=True))(state.params, state, batch)
         yield "terms of the loss", terms
         yield "loss", {"total": total}
         yield "gradients", gradients

@@ -45,8 +45,9 @@ class Task(NamedTuple):
       panel: (averaged parameters, step, folder) -> figures; pictures and sounds go into the folder. Optional.
       export: (averaged parameters, workdir), at the end of a run; writes ema.safetensors where it is not given.
       work: what a step on such a batch does, for the rates in the log.
-      objective: (parameters, batch, key) -> (what the step minimises, its terms by name); names the culprit among the
-        gradients when a run stops for non-finite steps. Without it only the batch, the state and figures are looked at.
+      objective: (state, batch, key) -> (what the step minimises over `state.params`, its terms by name); names the
+        culprit among the gradients when a run stops for non-finite steps. Where parts are trained against each other it
+        is the sum of what each minimises, the other held fixed. Without it only batch, state and figures are looked at.
 
     With several processes all of them run `validate`, on parameters where they lie; the first one alone runs `panel`
     and `export`, on parameters gathered to its host.
@@ -60,7 +61,7 @@ class Task(NamedTuple):
     validate: Callable[[Any, int], dict[str, float]] | None = None
     export: Callable[[Any, Path], None] | None = None
     work: Callable[[Any], Work] = count_clips
-    objective: Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]] | None = None
+    objective: Callable[[TrainState, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]] | None = None
 
 
 @dataclass(frozen=True)
@@ -134,11 +135,14 @@ def mesh_of(spec: str) -> Mesh:
     return make_mesh(axes)
 
 
-def run(task: Task, workdir: str | Path, cfg: LoopConfig) -> TrainState:
+def run(task: Task, workdir: str | Path, cfg: LoopConfig, *, claim: Callable[[], None] | None = None) -> TrainState:
     """Train until `cfg.steps`, resuming from `workdir` when it holds a checkpoint, made on whatever devices.
 
     SIGTERM and Ctrl-C save and return; with several processes it is enough that one of them gets the signal. Writes
     metrics.jsonl, checkpoints/, panels/ and the exported weights into `workdir`, which all processes must see.
+
+    Args:
+      claim: called by the first process once no other run can write into `workdir`, before this one does.
 
     Raises:
       Diverged: `cfg.max_skipped` non-finite steps in a row; it names the step and the first tensor at fault.
@@ -148,6 +152,8 @@ def run(task: Task, workdir: str | Path, cfg: LoopConfig) -> TrainState:
     workdir, mesh = Path(workdir), mesh_of(cfg.mesh)
     lock = Lock(workdir) if jax.process_index() == 0 else nullcontext()
     with lock, _Stop() as stop, jax.set_mesh(mesh):
+        if claim is not None and jax.process_index() == 0:
+            claim()
         with StateStore(workdir / "checkpoints", keep=cfg.keep, keep_every=cfg.keep_every) as store:
             state = _train(task, _start(task, store, mesh, cfg), store, stop, mesh, workdir, cfg)
             store.save(int(state.step), state)
@@ -235,7 +241,7 @@ def _why(task: Task, step_fn: Callable[..., Any], state: TrainState, step: int, 
     objective = None
     if task.objective is not None:
         key = jax.random.fold_in(jax.random.key(cfg.seed), step)
-        objective = lambda params, batch: task.objective(params, batch, key)
+        objective = lambda state, batch: task.objective(state, batch, key)
     state = state._replace(step=jax.device_put(np.int32(step - 1), state.step.sharding))
     batch = placed(task.batch, step - 1, mesh)
     try:

@@ -242,7 +242,7 @@ def _flow(config: ConfigDict, loop: LoopConfig) -> Task:
         batch=batches,
         panel=panel,
         validate=validate,
-        objective=lambda params, batch, key: flow_step.loss(params, batch, key, system, step),
+        objective=lambda state, batch, key: flow_step.loss(state.params, batch, key, system, step),
         work=_flow_work(config, system, 0 if step.lora.rank or not extracted else step.draws),
     )
     return _lora(task, frozen, step, data.start) if step.lora.rank else task
@@ -420,10 +420,12 @@ def _stereo(config: ConfigDict, loop: LoopConfig) -> Task:
     encoders = {name: jax.tree.map(jnp.asarray, run[name]) for name in ENCODERS}
     objective = stereo_step.make_objective(system, encoders)
     figures = lambda params, batch, key: {"loss": objective(params, batch)}
+    value = lambda state, batch, key: (objective(state.params, batch), {})
     return Task(
         init=lambda key: init_parts(system, ("stereo",), key),
         init_opt=make_optimizer(optim).init,
         step=stereo_step.make_step(objective, optim),
+        objective=value,
         batch=_scene_input(system, tokenizer, corpus, vae, _buckets(config, loop), loop),
         validate=_held_out(config, loop, system, tokenizer, vae, figures) if config.data.heldout else None,
         export=lambda ema, workdir: save_params(workdir / "stereo.safetensors", ema["stereo"]),

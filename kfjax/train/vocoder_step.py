@@ -98,6 +98,7 @@ def vocoder_task(
         init=lambda key: module.init(Vocoder, cfg.vocoder, key),
         init_opt=tx.init,
         step=step,
+        objective=lambda state, batch, key: objective(state.params, batch),
         batch=partial(crops, pool, cfg),
         validate=Validation(figures, partial(crops, unseen, cfg), VALIDATION_BATCHES),
     )

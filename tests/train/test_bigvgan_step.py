@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_corpus
+from planted import blamed, plant
 
 from kfjax import media, module
 from kfjax.checkpoint import load_params, save_params
 from kfjax.codec.bigvgan import BigVGAN, BigVGANConfig
 from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.codec.vae import MelVAE, VAEConfig
-from kfjax.codec.wave_discriminators import WaveDiscriminatorConfig
+from kfjax.codec.wave_discriminators import WaveDiscriminatorConfig, WaveDiscriminators
 from kfjax.structs import TrainState
 from kfjax.train import bigvgan_step
 from kfjax.train.bigvgan_step import BigVGANTraining, feature_distance, fooled, mel_distance, told_apart
@@ -222,6 +223,18 @@ def test_recordings_and_scenes_are_sounds_to_train_on(tmp_path):
     tiny_corpus.render(tmp_path / "scenes", durations={1.0: 2})
     config = config_of(tmp_path / "cache", **{"data.sounds": str(tmp_path / "scenes")})
     assert bigvgan_step.bigvgan_task(config, LoopConfig()).batch(0)["wave"].shape == (8, 16 * 512)
+
+
+@pytest.mark.parametrize("network, path, name", [
+    (BigVGAN, "conv_pre/bias", "gen/conv_pre/bias"),
+    pytest.param(
+        WaveDiscriminators, "periods/0/layers/0/bias", "disc/periods/0/layers/0/bias", marks=pytest.mark.slow
+    ),
+])  # fmt: skip
+def test_a_gradient_that_is_not_finite_is_named(params, monkeypatch, network, path, name):
+    plant(monkeypatch, network, path)
+    found = blamed(bigvgan_step.make_objective(CFG, OWN_MEL), state_of(params), {"wave": waves()})
+    assert found.startswith(f"gradients: {name}: ")
 
 
 def test_held_out_sounds_are_looked_at(params):

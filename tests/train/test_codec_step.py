@@ -5,9 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from planted import blamed, plant
 
 from kfjax import module
-from kfjax.codec.discriminators import DiscriminatorConfig
+from kfjax.codec.discriminators import DiscriminatorConfig, MelDiscriminator
 from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.codec.vae import STATISTICS, MelVAE, VAEConfig
 from kfjax.structs import Posterior
@@ -18,6 +19,7 @@ from kfjax.train.codec_step import (
     batch_mel,
     codec_task,
     latent_statistics,
+    make_objective,
     mel_statistics,
     weights_at,
 )
@@ -117,6 +119,17 @@ def test_a_step_with_bad_data_changes_nothing(trained):
         assert equal(before.params, after.params) and equal(before.ema, after.ema)
         assert int(after.skipped) == int(metrics["skipped"]) == 1
         assert int(after.step) == int(before.step) + 1
+
+
+@pytest.mark.parametrize("network, path, stage, name", [
+    (MelVAE, "decoder/inp/kernel", 0, "gen/decoder/inp/kernel"),
+    (MelDiscriminator, "scales/0/out/bias", 6, "disc/scales/0/out/bias"),
+    (MelDiscriminator, "scales/0/out/bias", 0, None),  # it does not train yet
+])  # fmt: skip
+def test_a_gradient_that_is_not_finite_is_named(trained, monkeypatch, network, path, stage, name):
+    plant(monkeypatch, network, path)
+    found = blamed(make_objective(CFG), trained[0][stage], {"mel": mels()})
+    assert found is None if name is None else found.startswith(f"gradients: {name}: ")
 
 
 def test_kl_by_hand():

@@ -73,8 +73,9 @@ def test_the_stage_of_a_step(where, words):
     assert blame(step, state, batch, jax.random.key(1)) == words
 
 
-def objective(params, batch):
+def objective(state, batch):
     """Finite, with a gradient that is not where the first column of w is zero."""
+    params = state.params
     norm = jnp.sqrt(jnp.square(params["layers"][0]["w"]).sum(0)).sum()
     return norm + jnp.square(params["b"]).sum(), {"norm": norm, "size": jnp.log(batch["x"].sum() * 0 + 1)}
 

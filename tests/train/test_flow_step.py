@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from planted import blamed, plant
 from tiny_system import CONFIG, tiny_system
 
 from kfjax import features
+from kfjax.codec.stereo import Mono2Stereo
 from kfjax.flow import matching
 from kfjax.rates import lengths
 from kfjax.sharding import data_mesh, put_batch
 from kfjax.structs import Excerpt, FeatureBatch, Features, FlowBatch, Posterior, TrainState
-from kfjax.train import flow_step
+from kfjax.train import flow_step, stereo_step
 from kfjax.train.flow_step import ENCODERS, FlowStepConfig, trained, trained_parts
 from kfjax.train.optim import OptimConfig, make_optimizer
 
@@ -340,3 +342,13 @@ def test_training_the_encoders_reaches_every_one():
     for name in trained(PARAMS, ALWAYS):
         # Keys' biases cancel in the softmax: their gradients are rounding, or nothing.
         assert np.mean(moved(state.params[name], after.params[name])) > 0.9, name
+
+
+def test_a_gradient_of_mono2stereo_that_is_not_finite_is_named(monkeypatch):
+    plant(monkeypatch, Mono2Stereo, "out/kernel")
+    params, zero = {"stereo": PARAMS["stereo"]}, jnp.zeros((), jnp.int32)
+    loss_of = stereo_step.make_objective(CONFIG, {name: PARAMS[name] for name in ENCODERS})
+    found = blamed(
+        lambda state, batch, key: (loss_of(state.params, batch), {}), TrainState(zero, params, (), params, zero), BATCH
+    )
+    assert found.startswith("gradients: stereo/out/kernel: ")

@@ -158,7 +158,8 @@ def test_the_culprit_may_be_a_gradient(tmp_path):
         return state._replace(step=state.step + 1, skipped=jnp.where(bad, state.skipped + 1, 0)), {"loss": loss}
 
     with pytest.raises(Diverged, match=r"at step 2 \(gradients: b: 2 of 2 are NaN \(100 %\)\)"):
-        run(task._replace(step=step, objective=loss_of), tmp_path, CFG(steps=9, max_skipped=2))
+        objective = lambda state, batch, key: loss_of(state.params, batch, key)
+        run(task._replace(step=step, objective=objective), tmp_path, CFG(steps=9, max_skipped=2))
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from planted import blamed, plant
 
 from kfjax import module
 from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.codec.vocoder import Vocoder, VocoderConfig
 from kfjax.data.waves import training_wave
-from kfjax.train.loop import LoopConfig, run
+from kfjax.train.loop import LoopConfig, init_state, run
 from kfjax.train.optim import OptimConfig
 from kfjax.train.vocoder_step import VocoderTraining, magnitude_loss, vocoder_loss, vocoder_task
 
@@ -54,6 +55,13 @@ def test_a_decoded_mel_beside_the_wave_is_what_is_vocoded(wave):
     mel = log_mel(wave, CFG.mel)
     np.testing.assert_allclose(loss({"wave": wave}), loss({"wave": wave, "mel": mel}), rtol=1e-5)
     assert loss({"wave": wave, "mel": mel + 1.0}) > loss({"wave": wave}) + 0.1
+
+
+def test_a_gradient_that_is_not_finite_is_named(tmp_path, monkeypatch, wave):
+    plant(monkeypatch, Vocoder, "embed/kernel")
+    task = vocoder_task(CFG, tmp_path)
+    state = init_state(task, jax.random.key(0))
+    assert blamed(task.objective, state, {"wave": wave}).startswith("gradients: embed/kernel: ")
 
 
 def test_the_loop_trains_it(tmp_path):
