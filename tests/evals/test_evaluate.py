@@ -1,5 +1,6 @@
 """The command from its arguments to its report: matching, measures with and without networks, reproducibility."""
 import csv
+import functools
 import json
 import shutil
 
@@ -8,7 +9,7 @@ import pytest
 from tiny_system import write_model
 
 from kfjax import cli, media, pipeline
-from kfjax.data import sources
+from kfjax.data import builders, sources
 from kfjax.evals import benchmarks, distributions, evaluation, generation, measures
 from kfjax.evals.evaluation import Order, evaluate, plain
 from kfjax.evals.measures import COLUMNS, Score, mean_score
@@ -229,6 +230,29 @@ def test_clips_are_generated_one_by_one(folders, tmp_path):
     media.write_wav(tmp_path / "c.wav", again.waveform, RATE)
     assert (tmp_path / "c.wav").read_bytes() == (tmp_path / "out/generated/c.wav").read_bytes()
     assert seed != generation.clip_seed(1, "c") != generation.clip_seed(0, "a")
+
+
+@pytest.mark.slow
+def test_a_public_corpus_is_measured(tmp_path, monkeypatch):
+    """VGGSound as people have it: names that begin with - and _, a clip inside an upload, some that are gone."""
+    pytest.importorskip("tensorflow_datasets", reason="no tensorflow_datasets: pip install 'kfjax[builders]'")
+    monkeypatch.setattr(builders, "read_rows", functools.partial(builders.read_rows, data_dir=tmp_path / "d"))
+    corpus, made = tmp_path / "vggsound", tmp_path / "made"
+    (corpus / "uploads").mkdir(parents=True)
+    made.mkdir()
+    rows = ("-f_I2yQ_a00,0,bang,test", "_2MwJ2uHu0a,0,bell,test", "0Tc8sOU6Jzc,2,bell,test", "gone_clip_0,0,,test")
+    (corpus / "vggsound.csv").write_text("\n".join(rows) + "\n")
+    media.write_wav(corpus / "-f_I2yQ_a00_000000.wav", struck(0), RATE)
+    media.write_wav(corpus / "_2MwJ2uHu0a_000000.wav", struck(1), RATE)
+    media.write_wav(corpus / "uploads/0Tc8sOU6Jzc.wav", np.concatenate([np.zeros((2 * RATE, 2)), struck(2)]), RATE)
+    for name, seed in (("-f_I2yQ_a00_000000", 0), ("_2MwJ2uHu0a_000000", 1), ("0Tc8sOU6Jzc_000002", 2)):
+        media.write_wav(made / f"{name}.wav", struck(seed), RATE)
+    results = evaluate(order(made, tmp_path / "out", benchmark="vggsound", manual_dir=corpus, metrics=NO_NETWORK))
+    assert results["matching"] == {"measured": 3, "missing": [], "extra": [], "unreadable": []}
+    assert results["scores"]["onset_f1"]["value"] == 1 and results["scores"]["lsd_db"]["value"] < 0.01
+    assert results["protocol"]["seconds_of_each"] == 8
+    text = (tmp_path / "out/report.md").read_text()
+    assert "| MMAudio-L-44.1kHz | 4.72 | 1.65 | 17.40 | 0.332 | 0.442 |" in text and "| **made** |" in text
 
 
 @pytest.mark.parametrize(
