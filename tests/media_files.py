@@ -66,11 +66,13 @@ def steady(count: int, fps: Fraction, start: Fraction = Fraction(0)) -> list[Fra
     return [start + i / Fraction(fps) for i in range(count)]
 
 
-def write_sound(path: Path, wave: np.ndarray, sample_rate_hz: int, codec: str = "aac", start: int = 0) -> Path:
-    """A sound-only file from f32 [t, c] whose first sample has the timestamp `start`."""
+def write_sound(
+    path: Path, wave: np.ndarray, sample_rate_hz: int, codec: str = "aac", start: int = 0, **options: str
+) -> Path:
+    """A sound-only file from f32 [t, c] whose first sample has the timestamp `start`; `options` of the encoder."""
     layout = "mono" if wave.shape[1] == 1 else "stereo"
     with av.open(str(path), "w") as target:
-        stream = target.add_stream(codec, rate=sample_rate_hz, layout=layout)
+        stream = target.add_stream(codec, rate=sample_rate_hz, layout=layout, options=options)
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.T), format="fltp", layout=layout)
         frame.sample_rate, frame.pts, frame.time_base = sample_rate_hz, start, Fraction(1, sample_rate_hz)
         target.mux(stream.encode(frame))

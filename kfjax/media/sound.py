@@ -2,9 +2,10 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
 AAC_BITS_PER_SECOND = 192_000
 AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _CHUNK_SAMPLES = 1024
+#: An excerpt from here on is sought; to it is decoded sooner than sought.
+_SEEK_SECONDS = 4.0
+#: What a resampler's filter needs before the first sample, amply; and a decoder, which may add up what it has heard.
+_SETTLE_SECONDS, _LEAD_SECONDS = Fraction(1, 4), 2
+
+
+class _Heard(NamedTuple):
+    """What a track sounds like from its `skipped`-th sample on, at the rate that was asked for."""
+
+    samples: np.ndarray  # f32 [t, 1 or 2]
+    skipped: int
+    first_seconds: Fraction  # of the track's first sample
 
 
 def read_audio(
@@ -31,18 +44,16 @@ def read_audio(
     than `duration_seconds` where the sound ends before. Raises MediaError if there is no sound.
     """
     _, track = scan(path)
-    with open_input(path) as container:
-        stream = container.streams.best("audio")
-        if stream is None or stream.codec_context is None:
-            raise MediaError(f"{path}: has no sound; give a file with an audio track")
-        origin = track.start * track.tick if track is not None and track.timed else None
-        stop = math.inf if duration_seconds is None else (origin or 0) + start_seconds + duration_seconds + 1
-        samples, first = _decode(container, stream, sample_rate_hz, stop)
-    if samples is None:
+    origin = track.start * track.tick if track is not None and track.timed else None
+    start = float(origin or 0) + start_seconds
+    stop = math.inf if duration_seconds is None else (origin or 0) + start_seconds + duration_seconds + 1
+    heard = _sought(path, sample_rate_hz, start, stop) if start_seconds > _SEEK_SECONDS else None
+    heard = heard or _from_the_beginning(path, sample_rate_hz, stop)
+    if heard is None:
         raise MediaError(f"{path}: its sound doesn't decode; convert it again")
-    offset = 0 if origin is None else round((first - origin) * sample_rate_hz)
-    offset -= round(start_seconds * sample_rate_hz)
-    samples = np.pad(samples, ((max(offset, 0), 0), (0, 0)))[max(-offset, 0) :]
+    offset = 0 if origin is None else round((heard.first_seconds - origin) * sample_rate_hz)
+    offset += heard.skipped - round(start_seconds * sample_rate_hz)
+    samples = np.pad(heard.samples, ((max(offset, 0), 0), (0, 0)))[max(-offset, 0) :]
     if duration_seconds is not None:
         samples = samples[: round(duration_seconds * sample_rate_hz)]
     if channels != samples.shape[1]:
@@ -50,30 +61,112 @@ def read_audio(
     return np.ascontiguousarray(samples, np.float32)
 
 
-def _decode(container, stream, sample_rate_hz: int, stop: float) -> tuple[np.ndarray | None, Fraction]:
-    """Samples [t, 1 or 2] from the stream's first to at least `stop` seconds, and the first one's time in seconds."""
+def _from_the_beginning(path, sample_rate_hz: int, stop_seconds: float) -> _Heard | None:
+    """The whole track to at least `stop_seconds`; None if nothing decodes."""
+    with open_input(path) as container:
+        frames = _Frames(path, container, stop_seconds)
+        if (head := next(frames, None)) is None:
+            return None
+        return frames.heard(head, 0, (head.pts or 0) * head.time_base, sample_rate_hz)
+
+
+def _sought(path, sample_rate_hz: int, start_seconds: float, stop_seconds: float) -> _Heard | None:
+    """As `_from_the_beginning` from a little before `start_seconds` on, sample for sample, without what lies before it.
+
+    Decoders and the resampler's filter remember a while; both start so early that they know what they would know. Times
+    that a container rounds are made whole by frames of one size. None where that leaves the place open. (AAC names
+    bands that are mere noise, and leaves it to the decoder to draw it: there the noise is another, the same each time.)
+    """
+    with open_input(path) as container:
+        frames = _Frames(path, container, stop_seconds)
+        lead = list(islice(frames, 3))
+        if len(lead) < 3 or lead[0].pts is None:
+            return None
+        first, rate = lead[0].pts * lead[0].time_base, lead[0].sample_rate
+        # Where a sample of the input falls on one of the output the resampler is in the phase that it begins in.
+        whole = rate // math.gcd(rate, sample_rate_hz)
+        place = math.ceil((start_seconds - _SETTLE_SECONDS - first) * rate / whole) * whole
+        if place - _LEAD_SECONDS * rate < 0:
+            return None
+        frames.seek(first + Fraction(place, rate) - _LEAD_SECONDS)
+        known = False
+        for frame in frames:
+            index = _index(frame, first, lead)
+            if index is None or index > place:
+                return None
+            if index + frame.samples > place:
+                return frames.heard(_cut(frame, place - index), place, first, sample_rate_hz) if known else None
+            known = known or index + _LEAD_SECONDS * rate / 2 < place
+        return None
+
+
+class _Frames:
+    """The frames of a file's sound track, up to `stop_seconds` and a little further."""
+
+    def __init__(self, path, container: "av.container.InputContainer", stop_seconds: float):
+        self._container, self._stop = container, stop_seconds
+        self._stream = container.streams.best("audio")
+        if self._stream is None or self._stream.codec_context is None:
+            raise MediaError(f"{path}: has no sound; give a file with an audio track")
+        self._end = Fraction(0)  # of the packets that have been read, in seconds
+        self._frames = self._decoded()
+
+    def _decoded(self) -> "Iterator[av.AudioFrame]":
+        for packet in demuxed(self._container, self._stream):
+            if packet.size and packet.pts is not None:
+                self._end = max(self._end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+            yield from decoded(packet) or ()
+            if self._end > self._stop:
+                return
+
+    def __iter__(self) -> "_Frames":
+        return self
+
+    def __next__(self) -> "av.AudioFrame":
+        return next(self._frames)
+
+    def seek(self, seconds: Fraction) -> None:
+        """Go on from a frame at or before this time."""
+        self._container.seek(int(seconds / self._stream.time_base), stream=self._stream)
+        self._frames = self._decoded()
+
+    def heard(self, head: "av.AudioFrame", place: int, first_seconds: Fraction, sample_rate_hz: int) -> _Heard:
+        """`head` and all frames after it; `place`: which sample of the track it begins with."""
+        import av
+
+        layout = "mono" if self._stream.codec_context.channels == 1 else "stereo"
+        resampler = av.AudioResampler(format="fltp", layout=layout, rate=sample_rate_hz)
+        pieces = [part.to_ndarray() for frame in chain([head], self, [None]) for part in resampler.resample(frame)]
+        samples, skipped = np.concatenate(pieces, axis=1).T, place * sample_rate_hz // head.sample_rate
+        if self._end > first_seconds and self._stream.time_base <= Fraction(1, self._stream.rate):
+            # A codec pads its last block; a container that counts in samples says where the sound ends.
+            samples = samples[: max(0, round((self._end - first_seconds) * sample_rate_hz) - skipped)]
+        return _Heard(samples, skipped, first_seconds)
+
+
+def _index(frame: "av.AudioFrame", first_seconds: Fraction, lead: "Sequence[av.AudioFrame]") -> int | None:
+    """Which sample of the track the frame begins with; None if that can't be said. `lead`: the track's first frames."""
+    if frame.pts is None:
+        return None
+    at = (frame.pts * frame.time_base - first_seconds) * frame.sample_rate
+    if frame.time_base * frame.sample_rate <= 1:
+        return round(at)
+    start, size = lead[0].samples, lead[1].samples
+    if size != lead[2].samples or size != frame.samples:
+        return None
+    index = start + round((at - start) / size) * size
+    return index if abs(index - at) <= frame.time_base * frame.sample_rate else None
+
+
+def _cut(frame: "av.AudioFrame", samples: int) -> "av.AudioFrame":
+    """The frame without its first `samples`."""
     import av
 
-    layout = "mono" if stream.codec_context.channels == 1 else "stereo"
-    resampler = av.AudioResampler(format="fltp", layout=layout, rate=sample_rate_hz)
-    pieces, first, end = [], None, Fraction(0)
-    for packet in demuxed(container, stream):
-        if packet.size and packet.pts is not None:
-            end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
-        for frame in decoded(packet) or ():
-            if first is None:
-                first = (frame.pts or 0) * frame.time_base
-            pieces += [part.to_ndarray() for part in resampler.resample(frame)]
-        if end > stop:
-            break
-    if first is None:
-        return None, Fraction(0)
-    pieces += [part.to_ndarray() for part in resampler.resample(None)]
-    samples = np.concatenate(pieces, axis=1).T
-    if end > first and stream.time_base <= Fraction(1, stream.rate):
-        # A codec pads its last block; a container that counts in samples says where the sound ends.
-        samples = samples[: round((end - first) * sample_rate_hz)]
-    return samples, first
+    values = frame.to_ndarray()
+    values = values[:, samples * (1 if frame.format.is_planar else frame.layout.nb_channels) :]
+    made = av.AudioFrame.from_ndarray(np.ascontiguousarray(values), frame.format.name, frame.layout.name)
+    made.sample_rate, made.time_base = frame.sample_rate, frame.time_base
+    return made
 
 
 def checked_wave(wave: np.ndarray) -> np.ndarray:

@@ -1,0 +1,42 @@
+"""Excerpts from the middle of long sound files."""
+import math
+
+import media_files as files
+import numpy as np
+import pytest
+
+from kfjax import media
+from kfjax.media import sound
+
+
+@pytest.fixture(scope="module")
+def long_sound():
+    """f32 [t, 2] of 24 s at 48 kHz: a rising tone on the left, gusts of noise on the right."""
+    t = np.arange(24 * 48000) / 48000
+    noise = np.random.default_rng(0).standard_normal(len(t)) * (np.sin(3 * t) > 0)
+    return np.stack([0.3 * np.sin(2 * np.pi * (300 + 20 * t) * t), 0.1 * noise], 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("name, codec", [
+    ("a.wav", "pcm_s16le"), ("a.mp3", "mp3"), ("a.m4a", "aac"), ("a.mkv", "libopus"), ("b.mkv", "flac"),
+])  # fmt: skip
+def test_late_excerpts_are_sought_and_the_same_to_the_sample(tmp_path, monkeypatch, long_sound, name, codec):
+    """Times that Matroska rounds to milliseconds included; of AAC without the noise that decoders draw themselves."""
+    options = {"aac_pns": "0"} if codec == "aac" else {}
+    path = files.write_sound(tmp_path / name, long_sound, 48000, codec, **options)
+    frames = []
+    monkeypatch.setattr(sound, "decoded", lambda packet: [frames.append(frame) or frame for frame in packet.decode()])
+
+    def excerpt(rate_hz, start):
+        frames.clear()
+        wave = media.read_audio(path, rate_hz, 2, 1.3, start)
+        return wave, sum(frame.samples for frame in frames) / 48000
+
+    late = {start: (excerpt(44100, start), excerpt(48000, start)) for start in (9.0, 16.123, 23.0)}
+    monkeypatch.setattr(sound, "_SEEK_SECONDS", math.inf)
+    for start, got in late.items():
+        for (wave, seconds), rate_hz in zip(got, (44100, 48000), strict=True):
+            whole, all_seconds = excerpt(rate_hz, start)
+            np.testing.assert_array_equal(wave, whole)
+            assert len(wave) == round(min(1.3, 24 - start) * rate_hz)
+            assert seconds < 10 and all_seconds > min(24, start + 1.3) - 0.1  # Matroska is sought by pieces of 5 s
