@@ -7,7 +7,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,22 +38,24 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     config = load_config(args.config)
     complete(config)
+    own = settings_of(config)
     for assignment in args.set:
         apply(config, assignment)
-    check_workdir(args.workdir, config)
+    check_workdir(args.workdir, config, own)
     if args.distributed is not None:
         join(args.distributed)
-
-    import jax
 
     from kfjax import pipeline
     from kfjax.train import loop, tasks
 
     pipeline.use_program_cache()  # a resumed run compiles nothing anew
     task, settings = tasks.make_task(config)
-    if jax.process_index() == 0:
+
+    def claim() -> None:
+        check_workdir(args.workdir, config, own)  # another run may have begun and ended since
         write_config(args.workdir, config)
-    loop.run(task, args.workdir, settings)
+
+    loop.run(task, args.workdir, settings, claim=claim)
     return 0
 
 
@@ -143,8 +145,18 @@ def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def check_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Raises ValueError, naming the keys, if the folder holds a run of another config (how long it runs may differ)."""
+def settings_of(config: ConfigDict) -> dict[str, Any]:
+    """{"a.b": value} of all settings, as JSON gives them back."""
+    return dict(flat(json.loads(_json(config))))
+
+
+def check_workdir(workdir: Path, config: ConfigDict, own: Mapping[str, Any]) -> None:
+    """Raises ValueError, naming the keys, if the folder holds a run of another config (how long it runs may differ).
+
+    Args:
+      own: the config's settings before any was changed. A run of a version that did not know a setting of `data` did as
+        the config says of itself; settings of the other sections have defaults of their own where a config is silent.
+    """
     path = workdir / "config.json"
     if not path.exists():
         return
@@ -152,7 +164,8 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
         before = dict(flat(json.loads(path.read_text())))
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}); give another --workdir") from None
-    now = dict(flat(json.loads(_json(config))))
+    now = settings_of(config)
+    before = {key: value for key, value in own.items() if key.startswith("data.")} | before
     bound = [key for key in before.keys() | now.keys() if key not in FREE and _binds(key)]
     differing = sorted(key for key in bound if before.get(key, ...) != now.get(key, ...))
     if differing:

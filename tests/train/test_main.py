@@ -1,16 +1,19 @@
 """`kfjax train`: reading and changing configs, and what a working folder will take."""
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
 import jax
 import pytest
 from ml_collections import ConfigDict
+from tiny_task import make_task
 
 from kfjax.cli import main
 from kfjax.config import from_dict
 from kfjax.train import __main__ as command
 from kfjax.train import loop, tasks
+from kfjax.train.lock import Lock
 from kfjax.train.log import LogConfig
 
 CONFIG = """
@@ -37,8 +40,13 @@ def config(tmp_path):
 def runs(monkeypatch):
     """Training replaced by taking notes."""
     notes = []
+
+    def run(task, workdir, settings, *, claim):
+        claim()
+        notes.append((task, workdir, settings))
+
     monkeypatch.setattr(tasks, "make_task", lambda config: (config, "settings"))
-    monkeypatch.setattr(loop, "run", lambda task, workdir, settings: notes.append((task, workdir, settings)))
+    monkeypatch.setattr(loop, "run", run)
     return notes
 
 
@@ -106,6 +114,41 @@ def test_all_of_the_loop_but_its_seed_may_change(config, runs, tmp_path):
     config.write_text(CONFIG.replace('"seed": 0', '"seed": 0, "mesh": "fsdp=8", "log": {"wandb": "ours"}'))
     assert main(["train", str(config), *work]) == 0
     assert len(runs) == 2
+
+
+def test_a_run_of_a_version_that_lacked_a_setting_goes_on_as_it_was(config, runs, tmp_path, capsys):
+    work = ["--workdir", str(tmp_path / "run")]
+    assert main(["train", str(config), *work]) == 0
+    config.write_text(CONFIG.replace('"flip": True', '"flip": True, "joined": 0.0, "held": {"out": ()}'))
+    assert main(["train", str(config), *work, "--set", "data.joined=0.5", "data.flip=False"]) == 2
+    assert "data.flip was True, is False; data.joined was 0.0, is 0.5; give" in capsys.readouterr().err
+    assert "joined" not in json.loads((tmp_path / "run" / "config.json").read_text())["data"]
+    assert main(["train", str(config), *work]) == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["joined"] == 0.0
+    config.write_text(CONFIG.replace('1e-3}', '1e-3, "b1": 0.5}'))  # which had a default all the time
+    assert main(["train", str(config), *work]) == 2
+    assert "optim.b1 was not set, is 0.5" in capsys.readouterr().err
+    assert len(runs) == 2
+
+
+def test_a_folder_that_another_run_holds_keeps_its_config(config, tmp_path, monkeypatch, capsys):
+    work = tmp_path / "run"
+    monkeypatch.setattr(tasks, "make_task", lambda config: (make_task(), loop.LoopConfig(steps=2)))
+    with Lock(work):
+        assert main(["train", str(config), "--workdir", str(work)]) == 2
+    assert f"in use by process {os.getpid()} on" in capsys.readouterr().err
+    assert [path.name for path in work.iterdir()] == ["lock"]
+
+    def other(config):
+        """Meanwhile another run begins and ends."""
+        (work / "config.json").write_text(json.dumps(config.to_dict() | {"task": "other"}))
+        return make_task(), loop.LoopConfig(steps=2)
+
+    monkeypatch.setattr(tasks, "make_task", other)
+    assert main(["train", str(config), "--workdir", str(work)]) == 2
+    assert "holds a run of another config: task was other, is toy; give another" in capsys.readouterr().err
+    assert json.loads((work / "config.json").read_text())["task"] == "other"
+    assert sorted(path.name for path in work.iterdir()) == ["config.json", "lock"]
 
 
 @pytest.mark.parametrize("where", ["10.0.0.1", "10.0.0.1:80", "10.0.0.1:80,0", "10.0.0.1:80,0,x", "10.0.0.1,0,2"])
