@@ -88,7 +88,8 @@ def _sought(path, sample_rate_hz: int, start_seconds: float, stop_seconds: float
         place = math.ceil((start_seconds - _SETTLE_SECONDS - first) * rate / whole) * whole
         if place - _LEAD_SECONDS * rate < 0:
             return None
-        frames.seek(first + Fraction(place, rate) - _LEAD_SECONDS)
+        if not frames.seek(first + Fraction(place, rate) - _LEAD_SECONDS):
+            return None
         known = False
         for frame in frames:
             index = _index(frame, first, lead)
@@ -125,10 +126,16 @@ class _Frames:
     def __next__(self) -> "av.AudioFrame":
         return next(self._frames)
 
-    def seek(self, seconds: Fraction) -> None:
-        """Go on from a frame at or before this time."""
-        self._container.seek(int(seconds / self._stream.time_base), stream=self._stream)
+    def seek(self, seconds: Fraction) -> bool:
+        """Go on from a frame at or before this time; False where the file can't be sought."""
+        import av
+
+        try:
+            self._container.seek(int(seconds / self._stream.time_base), stream=self._stream)
+        except av.FFmpegError:
+            return False
         self._frames = self._decoded()
+        return True
 
     def heard(self, head: "av.AudioFrame", place: int, first_seconds: Fraction, sample_rate_hz: int) -> _Heard:
         """`head` and all frames after it; `place`: which sample of the track it begins with."""
