@@ -142,7 +142,7 @@ def _collective(computation: str, instruction: Instruction) -> Iterator[tuple[st
     started = instruction.operation != kind
     members = _group(instruction.rest)
     size = array_bytes(instruction.shape)
-    if started and kind == "all-gather":  # its result is (what is given, what comes)
+    if started and kind in ("all-gather", "reduce-scatter"):  # its result is (what is given, what comes)
         size *= members / (members + 1)
     elif started and kind == "collective-permute":
         size /= 2

@@ -77,6 +77,7 @@ ENTRY %main (x: f32[8,4]) -> f32[2,4] {
   %w = (s32[], f32[8,4]{1,0}) while(%x), condition=%condition, body=%body
   %c = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%x), source_target_pairs={{0,1},{1,0}}
   %d = f32[6]{0} reduce-scatter(%x), replica_groups={{0,1,2},{3,4,5}}, to_apply=%add
+  %e = ((f32[6]{0}), (f32[2]{0})) reduce-scatter-start(%x), replica_groups={{0,1,2},{3,4,5}}, to_apply=%add
   ROOT %f = f32[2,4]{1,0} fusion(%w), kind=kCustom, calls=%all-reduce-scatter.3
 }
 """  # noqa: E501
@@ -85,7 +86,7 @@ ENTRY %main (x: f32[8,4]) -> f32[2,4] {
 def test_forms_that_only_other_compilers_write():
     assert collectives(LINES) == [
         Sent("all-gather", 21, 21 * 64, 21 * 64 * 3 / 4, (4,)),
-        Sent("reduce-scatter", 2, 128 + 72, 128 * 3 / 4 + 72 * 2 / 3, (3, 4)),
+        Sent("reduce-scatter", 3, 128 + 72 + 24, 128 * 3 / 4 + (72 + 24) * 2 / 3, (3, 4)),
         Sent("collective-permute", 1, 36, 36, (2,)),
     ]
 
