@@ -166,11 +166,12 @@ def guidance_plot(results, path: Path) -> None:
              ("caption alone", CAPTION, GREY, "D")]
     figure, axes = _panels()
     for ax, measure in zip(axes, ("f1", "chance", "mel", "frechet"), strict=True):
-        for label, cells, colour, marker in lines:
+        for k, (label, cells, colour, marker) in enumerate(lines):
             if len(measured(results, cells)) < 2 or (label == "caption alone" and measure not in OF_CAPTIONS):
                 continue
-            scale = lambda cell, label=label: cell.video if label.startswith("video") else cell.text
-            _line(ax, results, cells, [scale(c) for c in measured(results, cells)], measure, label, colour, marker)
+            scales = [cell.video if label.startswith("video") else cell.text for cell in measured(results, cells)]
+            beside = 0.06 * (k - 1)  # so that bars don't hide one another
+            _line(ax, results, cells, [x + beside for x in scales], measure, label, colour, marker)
         ax.set_xticks([1, 2, 3, 4.5, 6], ["1", "2", "3", "4.5", "6"])
         _finish(ax, results, measure)
     _save(figure, axes, path, "guidance scale", legend_of=1)

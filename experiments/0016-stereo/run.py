@@ -46,7 +46,7 @@ def arguments(argv=None) -> argparse.Namespace:
     add("--model", type=Path, default=MODEL, help="model directory (default: the built-in model)")
     add("--corpus", type=Path, help="folder of held-out scenes; rendered if missing (default: runs/heldout-…)")
     add("--seconds", type=float, default=2.5, help="of the scenes (default %(default)s)")
-    add("--scenes", type=int, default=32, help="the corpus' first in which something is struck (default %(default)s)")
+    add("--scenes", type=int, default=24, help="the corpus' first in which something is struck (default %(default)s)")
     add("--seeds", type=int, default=3, help="of the noise (default %(default)s)")
     add("--output", type=Path, default=HERE / "results.json")
     add("--report", action="store_true", help="measure nothing: table and plot of what there is")
