@@ -276,13 +276,22 @@ def load(model: str | Path = "built-in", *, dtype: Dtype | None = None) -> Model
       ValueError: no such model, or one that does not fit together; parts that could not be fetched.
     """
     use_program_cache()
+    return Model(load_system(model), built_in=str(model) == "built-in", dtype=dtype)
+
+
+def load_system(model: str | Path) -> System:
+    """What `load` generates with: its configuration, weights and tokenizer.
+
+    Raises:
+      ValueError: no such model, or one that does not fit together; parts that could not be fetched.
+    """
     if str(model) == "built-in":
         if not BUILT_IN.is_dir():
             raise ValueError(f"this installation has no built-in model (expected {BUILT_IN}); give another model")
-        return Model(system.load(BUILT_IN), built_in=True, dtype=dtype)
+        return system.load(BUILT_IN)
     if str(model) in hub.MODELS and not Path(model).exists():
         model = hub.fetch(str(model), cache_folder() / "models")
-    return Model(system.load(model), dtype=dtype)
+    return system.load(model)
 
 
 def cache_folder() -> Path:

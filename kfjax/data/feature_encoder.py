@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from kfjax import config, features, media, pipeline, rates, sharding, system
+from kfjax import config, features, media, rates, sharding
 from kfjax.codec import audio_codec
-from kfjax.convert import hub
 from kfjax.data import extract, sources
 from kfjax.data.records import Example
 from kfjax.data.sources import Cut
@@ -42,19 +41,6 @@ class Loaded(NamedTuple):
     def fills_the_tokenizer(self) -> bool:
         """The caption has as many tokens as there is room for: a longer one has been cut."""
         return bool(self.excerpt.has_text[0] and self.excerpt.text_mask.all())
-
-
-def load_system(model: str) -> System:
-    """The system that `pipeline.load` would generate with.
-
-    Raises:
-      ValueError: no such model, or one that does not fit together.
-    """
-    if model == "built-in":
-        return system.load(pipeline.BUILT_IN)
-    if model in hub.MODELS and not Path(model).exists():
-        return system.load(hub.fetch(model, pipeline.cache_folder() / "models"))
-    return system.load(model)
 
 
 def fingerprint(system: System) -> str:

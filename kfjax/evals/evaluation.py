@@ -21,6 +21,7 @@ from kfjax.evals.judges import SourceJudge
 from kfjax.evals.measures import SAMPLE_RATE_HZ, Figures, Pair, Score
 from kfjax.evals.scene_scores import Heard, following, listen, meaning, struck_times, synchrony
 from kfjax.evals.scene_sounds import SceneSounds
+from kfjax.system import SystemConfig
 
 #: Groups of measures that need the scenes' ground truth.
 OF_SCENES = ("scenes", "meaning")
@@ -59,19 +60,20 @@ def evaluate(order: Order) -> dict[str, Any]:
     benchmark, groups = _benchmark(order), chosen_groups(order)
     modelled = _is_model(order.target)
     examples, beyond = _examples(order, benchmark, modelled)
-    folder, name, failed = Path(order.target), Path(order.target).name, []
+    folder, cfg, failed = Path(order.target), None, []
     if modelled:
         folder = order.output / "generated"
         settings = generation.Settings(order.target, order.seed, order.steps, order.guidance)
-        name, failed = generation.generate(settings, examples, folder)
+        cfg, failed = generation.generate(settings, examples, folder)
     matching = benchmarks.match(examples, folder, beyond=beyond)
     own, unreadable = _clips(matching.pairs, [group for group in groups if group in measures.OWN])
     pairs = [pair for pair in matching.pairs if pair[0].name in own]
     if not pairs:
         raise ValueError(f"{folder}: got no clip whose two sounds can be read ({unreadable[0]}); mend or remake them")
-    scores, unavailable = _scores(order, groups, pairs, own)
+    scores, networks, unavailable = _scores(order, groups, pairs, own)
     results = {
-        "target": name, "key": order.benchmark, "protocol": _protocol(order, benchmark, len(examples), modelled),
+        "target": cfg.name if cfg else folder.name, "key": order.benchmark,
+        "protocol": _protocol(order, benchmark, len(examples), cfg) | {"networks": networks or "none"},
         "matching": _account(matching, pairs, failed + unreadable), "scores": scores, "unavailable": unavailable,
     }  # fmt: skip
     if set(groups) & set(OF_SCENES):
@@ -171,7 +173,7 @@ def _examples(order: Order, benchmark: Benchmark, modelled: bool) -> tuple[list[
     if order.benchmark == "scenes":
         count, size = order.limit or benchmark.clips, _SCENE_SIZE
         if modelled:
-            size = generation.load_system(order.target).cfg.sync.size
+            size = pipeline.load_system(order.target).cfg.sync.size
         own = pipeline.cache_folder() / "scenes" / f"heldout-{count}x{benchmark.seconds:g}-{size}"
         return benchmarks.scene_examples(order.references or own, count, benchmark.seconds, size), []
     if order.references is not None:
@@ -199,33 +201,36 @@ def _clips(pairs: Sequence[Pair], groups: Sequence[str]) -> tuple[dict[str, Figu
 
 
 def _scores(order: Order, groups: Sequence[str], pairs: Sequence[Pair], own: Mapping[str, Figures]
-            ) -> tuple[dict[str, Score], dict[str, str]]:
-    """Figure -> score, and group -> why it was not measured."""
+            ) -> tuple[dict[str, Score], str, dict[str, str]]:
+    """Figure -> score, the names of the networks that were asked, and group -> why it was not measured."""
     first = next(iter(own.values()))
     scores = {name: measures.mean_score(figures[name] for figures in own.values()) for name in first}
-    unavailable = measures.check_packages(groups)
+    unavailable, networks = measures.check_packages(groups), []
     weights = order.weights or pipeline.cache_folder() / "judges"
     for group in (group for group in groups if group in measures.NETWORKS):
         made = measures.network_scores(group, weights, pairs)
         if isinstance(made, str):
             unavailable[group] = made
         else:
-            scores |= made
-    return scores, unavailable
+            networks.append(made[0])
+            scores |= made[1]
+    return scores, ", ".join(networks), unavailable
 
 
-def _protocol(order: Order, benchmark: Benchmark, clips: int, modelled: bool) -> dict[str, Any]:
+def _protocol(order: Order, benchmark: Benchmark, clips: int, cfg: SystemConfig | None) -> dict[str, Any]:
+    """What a reader has to know to make the figures again. `cfg` is of the model that generated; None: elsewhere."""
     protocol = {
         "benchmark": benchmark.title, "clips": clips, "seconds_of_each": benchmark.seconds,
         "sample_rate": f"{SAMPLE_RATE_HZ} Hz, stereo; networks hear mono at their own",
     }  # fmt: skip
-    if modelled:
-        default = lambda value: "the model's" if value is None else value
-        protocol |= {"generated_from": benchmark.says, "seed": order.seed, "steps": default(order.steps),
-                     "guidance": default(order.guidance)}  # fmt: skip
-    else:
-        protocol |= {"generated": "elsewhere"}
-    return protocol | {"kfjax": __version__}
+    if cfg is None:
+        return protocol | {"generated": "elsewhere", "kfjax": __version__}
+    steps, guidance = order.steps, order.guidance
+    return protocol | {
+        "generated_from": benchmark.says, "seed": order.seed,
+        "steps": cfg.defaults.steps if steps is None else steps,
+        "guidance": cfg.defaults.guidance if guidance is None else guidance, "kfjax": __version__,
+    }  # fmt: skip
 
 
 def _account(matching: Matching, pairs: Sequence[Pair], unreadable: Sequence[str]) -> dict[str, Any]:

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from kfjax import features, media, pipeline, system
+from kfjax import features, media, pipeline
 from kfjax.command import say
 from kfjax.convert import hub
 from kfjax.data import records
-from kfjax.data.feature_encoder import load_system
 from kfjax.evals.benchmarks import Example, SceneExample
 from kfjax.evals.scene_sounds import SceneSounds
 from kfjax.structs import Video
+from kfjax.system import System, SystemConfig
 
 NOTE = "generation.json"
 
@@ -39,11 +39,11 @@ class Settings:
     guidance: float | None = None
 
 
-def generate(settings: Settings, examples: Sequence[Example], folder: Path) -> tuple[str, list[str]]:
+def generate(settings: Settings, examples: Sequence[Example], folder: Path) -> tuple[SystemConfig, list[str]]:
     """Sounds for the clips that have none in the folder.
 
     Returns:
-      The model's own name, and what could not be done, with the reason.
+      The model's configuration, and what could not be done, with the reason.
 
     Raises:
       ValueError: no such model, or a folder with sounds of other settings.
@@ -54,11 +54,11 @@ def generate(settings: Settings, examples: Sequence[Example], folder: Path) -> t
         say(f"{len(examples) - len(todo)} of {len(examples)} sounds are there already")
     pipeline.use_program_cache()
     if all(isinstance(example, SceneExample) for example in examples):
-        loaded = load_system(settings.model)
-        made, name = _scene_sounds(loaded, settings, todo), loaded.cfg.name
+        loaded = pipeline.load_system(settings.model)
+        made, cfg = _scene_sounds(loaded, settings, todo), loaded.cfg
     else:
         model = pipeline.load(settings.model)
-        made, name = _clip_sounds(model, settings, todo), model.cfg.name
+        made, cfg = _clip_sounds(model, settings, todo), model.cfg
     failed = []
     progress = tqdm(made, "generated", len(todo), unit="clip", mininterval=5.0, leave=False, disable=None)
     for example, wave, rate in progress:
@@ -66,7 +66,7 @@ def generate(settings: Settings, examples: Sequence[Example], folder: Path) -> t
             failed.append(f"{example.name}: {wave}")
         else:
             media.write_wav(_file(folder, example), wave, rate)
-    return name, failed
+    return cfg, failed
 
 
 def fingerprint(model: str) -> str:
@@ -87,7 +87,7 @@ def clip_seed(seed: int, name: str) -> int:
 
 
 def _scene_sounds(
-    loaded: system.System, settings: Settings, examples: Sequence[SceneExample]
+    loaded: System, settings: Settings, examples: Sequence[SceneExample]
 ) -> Iterator[tuple[Example, np.ndarray, int]]:
     """In batches; a scene's noise comes from the seed and its number."""
     sounds = SceneSounds(loaded, steps=settings.steps, guidance=settings.guidance, seed=settings.seed)
@@ -126,7 +126,8 @@ def _file(folder: Path, example: Example) -> Path:
 
 def _agree(folder: Path, settings: Settings) -> None:
     """Note what the folder's sounds come from. Raises ValueError if they come from something else."""
-    path, wanted = folder / NOTE, asdict(settings) | {"weights": fingerprint(settings.model)}
+    path = folder / NOTE
+    wanted = {"fingerprint": fingerprint(settings.model)} | asdict(settings)
     if not path.exists():
         if folder.is_dir() and any(folder.iterdir()):
             raise ValueError(f"{folder}: holds files of another origin; give another --output, or evaluate the folder")
