@@ -2,8 +2,8 @@
 
 A source's rows are dealt out to shards, the shards to processes. A shard is written as a whole or not at all, with a
 note of what was left out of it: run again, a killed extraction makes only the shards that are missing. Whoever finds
-all of them there closes the folder with its index (`data/records.py`). What was bad is not tried again: mended clips
-are extracted into a folder of their own.
+all of them there closes the folder with its index (`data/records.py`). A clip that was bad is tried again once its
+file has changed or come: its whole shard is made anew.
 
 An excerpt is a clip of its own, as it is at generation: it starts at 0 s of as many seconds as it lasts.
 """
@@ -14,7 +14,7 @@ import math
 import os
 import sys
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -32,7 +32,9 @@ PLAN = "extraction.json"
 BAD = "bad.csv"
 ROWS_PER_SHARD = 256
 
-A, B = TypeVar("A"), TypeVar("B")
+A, B = TypeVar("A", Row, Cut), TypeVar("B")
+#: Bytes and time of change of a clip's files; None for one that is not there.
+Stamps = list[list[int] | None]
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Tally:
     """What was left out of a shard."""
 
     bad: list[tuple[str, str]] = field(default_factory=list)  # (id of a clip or excerpt, reason)
+    files: dict[str, Stamps] = field(default_factory=dict)  # of the bad clips, by id
     tail_seconds: float = 0.0  # at the ends of clips
     full_captions: int = 0  # that have all the tokens there is room for
 
@@ -61,10 +64,10 @@ def main(argv: Sequence[str]) -> int:
     rows = _rows(args.source, args.manual_dir)
 
     from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for
-    from kfjax.data.feature_encoder import FeatureEncoder, load_system
+    from kfjax.data.feature_encoder import FeatureEncoder
 
     pipeline.use_program_cache()
-    encoder = FeatureEncoder(load_system(args.model), args.batch)
+    encoder = FeatureEncoder(pipeline.load_system(args.model), args.batch)
     of = args.shards or math.ceil(len(rows) / ROWS_PER_SHARD)
     _agree(args.output, {
         "schema": records.SCHEMA, "fingerprint": encoder.fingerprint, "seconds": list(buckets),
@@ -136,14 +139,16 @@ def extract(
     of: int,
     workers: int,
 ) -> None:
-    """Make those of `shards` (numbers below `of`) that are not in the folder yet; shard k is every of-th row from k on.
+    """Make those of `shards` (numbers below `of`) that are not in the folder yet, or left out a clip that has been
+    mended since; shard k is every of-th row from k on.
 
     Raises:
       ValueError: another process is at the same shard; no room to write.
     """
     from tqdm import tqdm
 
-    todo = [k for k in shards if not records.is_done(folder, k, of)]
+    notes = {int(name.partition("-of-")[0]): note for name, note in records.notes(folder).items()}
+    todo = [k for k in shards if not records.is_done(folder, k, of) or _mended(notes[k], rows[k::of])]
     bar = tqdm(total=sum(len(rows[k::of]) for k in todo), unit="clip", disable=None)
     pool = ThreadPoolExecutor(workers)
     try:
@@ -192,17 +197,30 @@ def _write(shard: records.ShardWriter, encoder: FeatureEncoder, batch: Sequence[
 def _good(ahead, function: Callable[[A], B], items: Iterable[A], tally: Tally) -> Iterator[B]:
     """What `function` makes of the items, in order; those that it refuses go to the tally."""
 
-    def attempt(item: A) -> tuple[B | None, tuple[str, str] | None]:
+    def attempt(item: A) -> tuple[A, B | None, str]:
         try:
-            return function(item), None
+            return item, function(item), ""
         except (ValueError, OSError) as error:
-            return None, (item.id, command.reason(error))
+            return item, None, command.reason(error)
 
-    for made, bad in ahead(attempt, items):
-        if bad is None:
+    for item, made, reason in ahead(attempt, items):
+        if made is not None:
             yield made
-        else:
-            tally.bad.append(bad)
+            continue
+        row = item if isinstance(item, Row) else item.row
+        tally.bad.append((item.id, reason))
+        tally.files[row.id] = _stamps(row)
+
+
+def _stamps(row: Row) -> Stamps:
+    found = [path.stat() if path.exists() else None for path in (row.video, row.audio) if path is not None]
+    return [stat and [stat.st_size, stat.st_mtime_ns] for stat in found]
+
+
+def _mended(note: Mapping[str, Any], rows: Sequence[Row]) -> bool:
+    """Whether a file of a clip that a shard left out is another now."""
+    files = note.get("files", {})  # earlier versions did not write them down
+    return any(_stamps(row) != files[row.id] for row in rows if row.id in files)
 
 
 def _ahead(pool: ThreadPoolExecutor, depth: int, function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
@@ -226,6 +244,8 @@ def _close(folder: Path, of: int) -> None:
     bad = [entry for note in notes for entry in note["bad"]]
     if bad:
         _write_bad(folder / BAD, bad)
+    else:
+        (folder / BAD).unlink(missing_ok=True)  # all are mended
     counts: dict[float, int] = defaultdict(int)
     for note in notes:
         for bucket in note["buckets"]:

@@ -2,6 +2,7 @@
 import csv
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from tiny_system import CONFIG, tiny_system, write_model
 
-from kfjax import features, media, system
+from kfjax import features, media, pipeline, system
 from kfjax.codec import audio_codec
 from kfjax.data import builders, feature_encoder, sources
 from kfjax.data.extract_videos import main
@@ -284,6 +285,22 @@ def test_a_lost_file_is_made_again(clips, model, encoder, whole, tmp_path):
     assert_equal(tmp_path, whole)
 
 
+def test_a_bad_clip_is_tried_again_when_its_file_has_changed(clips, model, encoder, tmp_path):
+    """Its shard is made anew, no other; what is still bad stays listed."""
+    shutil.copytree(clips, tmp_path / "in")
+    run(tmp_path / "in", tmp_path / "out", model)
+    times = lambda: {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out/shards").glob("*.json")}
+    before = times()
+    shutil.copy(clips / "nearly.wav", tmp_path / "in" / "empty.wav")
+    run(tmp_path / "in", tmp_path / "out", model)
+    assert sorted(examples(tmp_path / "out")) == sorted([*GOOD, "empty.wav@0+1"])
+    assert sorted(bad_rows(tmp_path / "out")) == sorted(REASONS.keys() - {"empty.wav"})
+    after = times()
+    assert sum(before[name] != after[name] for name in before) == 1
+    run(tmp_path / "in", tmp_path / "out", model)
+    assert times() == after
+
+
 def test_a_folder_holds_one_extraction(clips, model, encoder, whole, tmp_path):
     for more, message in [
         (["--shards", 5], "shards was 4, is 5"),
@@ -315,7 +332,7 @@ def test_nothing_but_bad_clips(model, encoder, tmp_path):
     ],
 )
 def test_wrong_arguments_cost_no_waiting(tmp_path, monkeypatch, more, message):
-    monkeypatch.setattr(feature_encoder, "load_system", lambda *_: pytest.fail("read a model"))
+    monkeypatch.setattr(pipeline, "load_system", lambda *_: pytest.fail("read a model"))
     with pytest.raises(ValueError, match=message):
         main([str(tmp_path), "--output", str(tmp_path / "out"), *more])
     assert not (tmp_path / "out").exists()
@@ -337,7 +354,7 @@ def test_the_fingerprint_is_of_all_that_decides_features():
 
 
 def test_the_model_directory_has_the_systems_fingerprint(model, encoder):
-    assert fingerprint(feature_encoder.load_system(str(model))) == encoder.fingerprint
+    assert fingerprint(pipeline.load_system(str(model))) == encoder.fingerprint
 
 
 @pytest.mark.slow
