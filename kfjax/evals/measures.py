@@ -6,7 +6,10 @@ A figure that does not apply to a clip (onsets where nothing is struck, position
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,20 +103,25 @@ OWN: dict[str, Callable[[np.ndarray, np.ndarray, Example], Figures]] = {
 
 
 def clip_figures(pairs: Sequence[Pair], groups: Sequence[str]) -> Iterator[tuple[str, Figures | str]]:
-    """Each clip's name with its figures, or with the reason for which it can't be read."""
-    for example, path in tqdm(pairs, "measured", unit="clip", mininterval=5.0, leave=False, disable=None):
-        try:
-            true = example.sound(SAMPLE_RATE_HZ)
-            made = media.read_audio(path, SAMPLE_RATE_HZ)
-            if not (len(made) and len(true)):
-                raise media.MediaError(f"{example.name}: a sound is empty; make it again")
-        except media.MediaError as error:
-            yield example.name, str(error)
-            continue
-        figures: Figures = {}
-        for group in groups:  # a generated sound may go on beyond the benchmark's seconds
-            figures |= OWN[group](made[: len(true)], true, example)
-        yield example.name, figures
+    """Each clip's name with its figures, or with the reason for which it can't be read; in order, several at once."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        made = pool.map(partial(_figures, groups=groups), pairs)
+        named = zip((example.name for example, _ in pairs), made, strict=True)
+        yield from tqdm(named, "measured", len(pairs), unit="clip", mininterval=5.0, leave=False, disable=None)
+
+
+def _figures(pair: Pair, groups: Sequence[str]) -> Figures | str:
+    example, path = pair
+    try:
+        true, made = example.sound(SAMPLE_RATE_HZ), media.read_audio(path, SAMPLE_RATE_HZ)
+        if not (len(made) and len(true)):
+            raise media.MediaError(f"{example.name}: a sound is empty; make it again")
+    except media.MediaError as error:
+        return str(error)
+    figures: Figures = {}
+    for group in groups:  # a generated sound may go on beyond the benchmark's seconds
+        figures |= OWN[group](made[: len(true)], true, example)
+    return figures
 
 
 def panns(network: AudioClassifier, pairs: Sequence[Pair]) -> dict[str, Score]:
@@ -189,10 +197,11 @@ def check_packages(groups: Iterable[str]) -> dict[str, str]:
     return {"pesq": "pesq is not installed; pip install 'kfjax[eval]'"} if missing else {}
 
 
-def network_scores(group: str, folder: Path, pairs: Sequence[Pair]) -> dict[str, Score] | str:
-    """A network's figures, or the reason why there are none."""
+def network_scores(group: str, folder: Path, pairs: Sequence[Pair]) -> tuple[str, dict[str, Score]] | str:
+    """A network's name and its figures, or the reason why there are none."""
     try:
-        return NETWORKS[group](load_network(group, folder), pairs)
+        network = load_network(group, folder)
+        return network.name, NETWORKS[group](network, pairs)
     except (Unavailable, media.MediaError) as problem:  # of hours of work, one bad film must not take all
         return str(problem)
 

@@ -181,6 +181,7 @@ def test_networks_are_asked_and_missing_weights_are_named(folders, tmp_path, mon
                    weights=tmp_path / "judges", seconds=1.2)  # fmt: skip
     results = evaluate(wanted)
     scores = results["scores"]
+    assert results["protocol"]["networks"] == "fake, fake, fake"
     assert list(results["unavailable"]) == ["desync"] and "synchformer.pth" in results["unavailable"]["desync"]
     levels = [FakeClassifier().tags(np.stack([media.read_audio(folder / f"{n}.wav", 8000, 1)[:9600, 0] for n in "ab"]))
               for folder in (made, true)]  # fmt: skip
