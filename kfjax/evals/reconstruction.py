@@ -94,21 +94,22 @@ def mel_cepstra(log_mels: Float[np.ndarray, "m f"]) -> Float[np.ndarray, "k f"]:
 
 
 def pesq_score(made: Float[np.ndarray, " t"], true: Float[np.ndarray, " t"]) -> float:
-    """PESQ (ITU-T P.862.2, wide band) of mono sounds at 16 kHz: about 1 (bad) to 4.64. NaN where it finds no speech.
+    """PESQ (ITU-T P.862.2, wide band) of mono sounds at 16 kHz: about 1 (bad) to 4.64. NaN where it finds no speech,
+    and of less than a quarter of a second.
 
     It was made for telephone speech; of other sounds it says little.
 
     Raises:
       ModuleNotFoundError: the package `pesq` (extra `eval`) is not installed.
     """
-    from pesq import NoUtterancesError, pesq
+    from pesq import BufferTooShortError, NoUtterancesError, pesq
 
     made, true = (np.asarray(wave, np.float32) for wave in (made, true))
     if not (np.any(true) and np.any(made)):
         return float("nan")
     try:
         return float(pesq(PESQ_RATE_HZ, true, made, "wb"))
-    except NoUtterancesError:
+    except (NoUtterancesError, BufferTooShortError):
         return float("nan")
 
 

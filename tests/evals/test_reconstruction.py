@@ -153,7 +153,7 @@ def test_pesq_falls_with_noise(rng):
     scores = [pesq_score(0.1 * (vowel + level * noise), 0.1 * vowel) for level in (0.0, 0.01, 0.1)]
     assert scores[0] == pytest.approx(4.64, abs=0.01)
     assert scores[0] > scores[1] > scores[2] >= 1
-    assert np.isnan(pesq_score(0.1 * vowel, 0 * vowel))
+    assert np.isnan([pesq_score(0.1 * vowel, 0 * vowel), pesq_score(vowel[:1600], vowel[:1600])]).all()
 
 
 def test_cepstra_are_of_the_logs_that_mel_l1_compares(rng):
