@@ -33,6 +33,9 @@ _GIB = 2.0**30
 USABLE = {"tpu": 0.975, "cuda": 0.9, "here": 0.9}
 #: A CPU's plan ends with what is partitioned and fused; most of the compiler's time goes into what comes after that.
 _NO_MACHINE_CODE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+#: Without a GPU XLA can't try tilings for matrix kernels of its own, and stops where its guess has none that fits; the
+#: libraries' kernels are found without one.
+_NO_TRIED_KERNELS = {"xla_gpu_enable_triton_gemm": False}
 #: The search for the largest batch begins here.
 FIRST_BATCH = 16
 
@@ -304,8 +307,9 @@ class Planner:
 
     def _compile(self, lowered: jax.stages.Lowered, batch_per_chip: int) -> jax.stages.Compiled:
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        options = _NO_MACHINE_CODE if on_cpu else _NO_TRIED_KERNELS if self.topology.platform == "cuda" else None
         try:
-            return lowered.compile(_NO_MACHINE_CODE if on_cpu else None)
+            return lowered.compile(options)
         except RuntimeError as error:
             used = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", str(error))
             if used is None:

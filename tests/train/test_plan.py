@@ -209,12 +209,28 @@ def test_a_compiler_that_is_missing_is_named(monkeypatch):
         Planner(small(), "small", find("v6e-64"))
 
 
+@pytest.mark.parametrize("platform, topology, option", [
+    ("gpu", "8xh100", "xla_gpu_enable_triton_gemm"), ("cpu", "here", "xla_backend_optimization_level"),
+    ("gpu", "here", None), ("tpu", "v6e-64", None),
+])  # fmt: skip
+def test_compilers_are_told_what_they_can_not_do_without_the_chips(platform, topology, option):
+    planner = Planner(small(), "small", find("here"), axes="data=8")
+    planner.topology = find(topology)
+    planner.mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
+    options = planner._compile(SimpleNamespace(compile=lambda options: options), 1)
+    assert option in options if option else options is None
+
+
 def test_every_preset_has_a_topology_of_known_chips():
     assert PRESETS.keys() == TOPOLOGIES.keys() - {"here"}
     assert all(t.kind in CHIPS and t.slices == PRESETS[t.name].slices for t in TOPOLOGIES.values() if t.kind)
 
 
 # --- the command, for chips that are not here ---
+
+
+def find_plugin(name: str) -> bool:
+    return importlib.util.find_spec("jax_plugins") is not None and bool(importlib.util.find_spec(f"jax_plugins.{name}"))
 
 
 def run(*args: str) -> subprocess.CompletedProcess:
@@ -232,4 +248,15 @@ def test_a_small_network_on_a_small_torus(tmp_path):
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["chips"] == 16 and plan["batch"] == 32 and 0 < plan["peak_bytes"] < 16 * 2**30
+    assert "all-to-all" not in {sent["kind"] for sent in plan["sent"]} and plan["bounds"]["links"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_plugin("xla_cuda12"), reason="CUDA compiler not installed: extra `cuda`")
+def test_a_small_network_on_gpus():
+    done = run("configs/flow.py:features-runlocal", "--topology", "8xh100", "--batch-per-chip", "2", "--seconds", "1",
+               "--json", "--set", "step.compute_dtype=bfloat16")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["chips"] == 8 and plan["batch"] == 16 and 0 < plan["peak_bytes"] < 2**30
     assert "all-to-all" not in {sent["kind"] for sent in plan["sent"]} and plan["bounds"]["links"] > 0
