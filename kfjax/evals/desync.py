@@ -16,6 +16,7 @@ from kfjax.convert import synchformer_whole
 from kfjax.encoders import sync_judge
 from kfjax.encoders.sync_judge import SyncJudge, SyncJudgeConfig
 from kfjax.evals import weights
+from kfjax.evals.embedders import compiled
 from kfjax.media import FrameSpec
 from kfjax.module import Params, bind
 
@@ -51,7 +52,7 @@ class Synchformer:
         self.step_seconds = visual.segment_step / FRAMES_HZ
         self._params = jax.device_put(params)
         cfg = replace(cfg, visual=replace(visual, segments_at_once=_SEGMENTS_AT_ONCE))
-        self._judge = jax.jit(lambda params, *excerpt: bind(SyncJudge, cfg, params)(*excerpt))
+        self._judge = compiled(lambda params, *excerpt: bind(SyncJudge, cfg, params)(*excerpt))
 
     def offset_seconds(
         self, frames: UInt8[np.ndarray, "b v size size 3"], waves: Float32[np.ndarray, "b t"]

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,7 +61,7 @@ class Panns:
         self.name = f"PANNs Cnn14, {cfg.sample_rate_hz / 1000:g} kHz"
         self.sample_rate_hz, self.labels = cfg.sample_rate_hz, tuple(labels)
         self._params = jax.device_put(params)
-        self._hear = jax.jit(lambda params, waves: bind(Cnn14, cfg, params)(waves))
+        self._hear = compiled(lambda params, waves: bind(Cnn14, cfg, params)(waves))
 
     def tags(self, waves: Float32[np.ndarray, "b t"]) -> Tags:
         """Embedding and logits of sounds; each is freed of its mean first, as in the public benchmark.
@@ -91,8 +91,8 @@ class ImageBind:
         self.frame_spec = FrameSpec(IMAGEBIND_HZ, cfg.vision.size, "crops")
         self._params = jax.device_put(params)
         vision, audio = (replace(tower, clips_at_once=_CLIPS_AT_ONCE) for tower in (cfg.vision, cfg.audio))
-        self._see = jax.jit(lambda params, clips: bind(ImageBindVision, vision, params)(clips))
-        self._hear = jax.jit(lambda params, mels: bind(ImageBindAudio, audio, params)(mels))
+        self._see = compiled(lambda params, clips: bind(ImageBindVision, vision, params)(clips))
+        self._hear = compiled(lambda params, mels: bind(ImageBindAudio, audio, params)(mels))
 
     def embed_audio(self, waves: Float32[np.ndarray, "b t"]) -> Float32[np.ndarray, "b d"]:
         """Vectors of sounds.
@@ -109,6 +109,16 @@ class ImageBind:
         first, second = (squares[:, :, :-1], squares[:, :, 1:]) if v > 1 else (squares, squares)
         clips = np.stack([first, second], axis=3).reshape(b, -1, 2, size, size, 3)
         return np.asarray(self._see(self._params["vision"], clips))
+
+
+def compiled(apply: Callable) -> Callable:
+    """`jax.jit` in full float32: by default accelerators multiply in fewer bits, and figures would depend on them."""
+
+    def exact(*inputs):
+        with jax.default_matmul_precision("highest"):
+            return apply(*inputs)
+
+    return jax.jit(exact)
 
 
 def _labels(folder: Path, classes: int) -> tuple[str, ...]:

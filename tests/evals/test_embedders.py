@@ -8,10 +8,10 @@ import pytest
 
 from kfjax import cli
 from kfjax.convert import directory, families, files, imagebind, panns
-from kfjax.encoders import fbank
-from kfjax.encoders.imagebind import ImageBindAudio, ImageBindAudioConfig, ImageBindConfig, ImageBindVisionConfig
+from kfjax.convert.rules import torch_shapes
+from kfjax.encoders.imagebind import ImageBindAudioConfig, ImageBindConfig, ImageBindVisionConfig
 from kfjax.encoders.panns import Cnn14, Cnn14Config
-from kfjax.evals import embedders
+from kfjax.evals import embedders, weights
 from kfjax.evals.networks import Unavailable
 from kfjax.module import bind
 
@@ -29,10 +29,10 @@ def small(monkeypatch):
     monkeypatch.setitem(imagebind.CONFIGS, "huge", TOWERS)
 
 
-def public_state(family: str, variant: str, dtype=np.float32) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(len(variant))
+def public_state(family: str, cfg, dtype=np.float32) -> dict[str, np.ndarray]:
+    rng, known = np.random.default_rng(0), families.named(family)
     state = {}
-    for key, shape in families.named(family).layout(variant).items():
+    for key, shape in torch_shapes(known.shapes(cfg), known.table(cfg)).items():
         scale = 0.5 if len(shape) < 2 or shape[:2] == (1, 1) else math.prod(shape[1:]) ** -0.5
         value = np.asarray(scale * rng.standard_normal(shape), dtype)
         state[key] = np.abs(value) + dtype(0.5) if key.endswith(("var", "melW")) else value
@@ -43,8 +43,9 @@ def public_state(family: str, variant: str, dtype=np.float32) -> dict[str, np.nd
 def publish(folder, family: str, variant: str, dtype=np.float32):
     """A public file in `folder`, under its public name."""
     known = families.named(family)
-    files.write_state(folder / known.files(variant), public_state(family, variant, dtype), inside=known.inside)
-    return folder / known.files(variant)
+    path, state = folder / known.files(variant), public_state(family, known.configs[variant], dtype)
+    files.write_state(path, state, inside=known.inside)
+    return path
 
 
 def waves(samples=2000, batch=3, seed=0):
@@ -72,7 +73,7 @@ def test_the_public_file_and_its_conversion_are_the_same(tmp_path, tagger):
 
 def test_tags_are_the_network_s(tmp_path, tagger):
     """Each sound by itself, freed of its mean."""
-    params = panns.from_torch(public_state("panns", "16k"), TAGGER)["cnn14"]
+    params = panns.from_torch(public_state("panns", TAGGER), TAGGER)["cnn14"]
     offset = np.array([[0.3], [-0.2], [0]], np.float32)
     embedding, logits = tagger.tags(waves() + offset)
     centred = waves() - waves().mean(axis=1, keepdims=True)
@@ -113,20 +114,43 @@ def test_missing_weights_are_named_in_one_line(tmp_path, load, named):
 
 def test_half_precision_files_are_computed_in_full(tmp_path):
     publish(tmp_path, "imagebind", "huge", np.float16)
-    assert embedders.load_imagebind(tmp_path).embed_audio(waves(16000)).dtype == np.float32
+    _, tree = weights.find(tmp_path, "imagebind", ("huge",))
+    assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {np.dtype(np.float32)}
 
 
-def test_imagebind(tmp_path):
+@pytest.fixture(scope="module")
+def space():
+    params = imagebind.from_torch(public_state("imagebind", TOWERS), TOWERS)
+    return embedders.ImageBind(TOWERS, params)
+
+
+def test_imagebind_from_its_file(tmp_path, space):
     publish(tmp_path, "imagebind", "huge")
-    space = embedders.load_imagebind(tmp_path)
-    assert (space.sample_rate_hz, *space.frame_spec) == (16000, 0.5, 28, "crops")
-    heard = space.embed_audio(waves(40000, batch=2))
-    params = imagebind.from_torch(public_state("imagebind", "huge"), TOWERS)["audio"]
-    hear = jax.jit(lambda params, mels: bind(ImageBindAudio, TOWERS.audio, params)(mels))
-    np.testing.assert_allclose(heard, hear(params, fbank.clip_log_mels(waves(40000, batch=2))), rtol=1e-4, atol=1e-4)
-    frames = np.random.default_rng(0).integers(0, 256, (1, 3, 28, 84, 3), np.uint8)
-    clips = [frames[:, i : i + 2, :, 28 * j : 28 * j + 28] for i in range(2) for j in range(3)]
-    np.testing.assert_allclose(space.embed_video(frames), np.mean([*map(space.embed_video, clips)], axis=0), atol=1e-5)
-    still = space.embed_video(clips[0][:, [0, 0]])
-    np.testing.assert_allclose(space.embed_video(clips[0][:, :1]), still, atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(still), 1, atol=1e-5)
+    loaded = embedders.load_imagebind(tmp_path)
+    assert (loaded.sample_rate_hz, *loaded.frame_spec) == (16000, 0.5, 28, "crops")
+    want = jax.tree.map(np.asarray, space._params)
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, loaded._params), want)
+
+
+def test_a_sound_is_the_mean_of_three_clips(space):
+    """Of six seconds, the clips are its thirds; of two, all three are the same."""
+    wave = waves(6 * 16000, batch=1)
+    thirds = [space.embed_audio(third) for third in np.split(wave, 3, axis=1)]
+    np.testing.assert_allclose(space.embed_audio(wave), np.mean(thirds, axis=0), atol=1e-4)
+    assert np.linalg.norm(thirds[0]) == pytest.approx(np.exp(space._params["audio"]["log_scale"]), rel=1e-5)
+    assert np.abs(thirds[0] - thirds[1]).max() > 1e-3
+
+
+def test_a_film_is_the_mean_of_its_squares_and_pairs(space):
+    """All films here are of three clips: three squares of two pictures, or one of four."""
+    rng = np.random.default_rng(0)
+    still = rng.integers(0, 256, (28, 84, 3), np.uint8)
+    a, b, c = np.split(still, 3, axis=1)
+    film = lambda *pictures: space.embed_video(np.stack(pictures)[None])
+    of = {name: film(x, x, x, x) for name, x in (("a", a), ("b", b), ("c", c))}
+    np.testing.assert_allclose(film(still, still), np.mean([*of.values()], axis=0), atol=1e-5)
+    pair = 3 * film(a, b, b, b) - 2 * of["b"]  # the two after it show b alone
+    np.testing.assert_allclose(3 * film(a, a, b, b) - of["a"] - of["b"], pair, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(pair), 1, atol=1e-5)
+    assert np.abs(pair - of["a"]).max() > 1e-3
+    np.testing.assert_allclose(film(still), film(still, still), atol=1e-6)
