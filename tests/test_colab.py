@@ -1,0 +1,178 @@
+"""The notebooks: pairs in step, few set-up cells, every cell run with a stand-in for Colab, lengths that are right."""
+import ast
+import glob
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from media_files import numbered
+from notebook_run import code_cells, filled_in
+from tiny_system import write_model
+
+from kfjax import media
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "colab").glob("*.py"))
+RATE_HZ = 44100
+TINY = {"SECONDS": 0.7, "STEPS": 2, "TEXT_SECONDS": 0.5, "SEEDS": 2, "TRAIN_STEPS": 2}
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def script(request) -> Path:
+    return request.param
+
+
+def notebook(script: Path) -> dict:
+    return json.loads(script.with_suffix(".ipynb").read_text())
+
+
+def cells(script: Path) -> list[tuple[str, str]]:
+    """(kind, text) of every cell of a script in the percent format."""
+    found = []
+    for block in re.split(r"^# %%", script.read_text(), flags=re.MULTILINE)[1:]:
+        head, _, text = block.partition("\n")
+        kind = "markdown" if "[markdown]" in head else "code"
+        if kind == "markdown":
+            text = re.sub(r"^# ?", "", text, flags=re.MULTILINE)
+        found.append((kind, text.strip()))
+    return found
+
+
+def run(script: Path, folder: Path, upload: str | None = None, **fields) -> dict:
+    """What a run of the script shows, in a process of its own: as in Colab, jax has not been started."""
+    (folder / "order.json").write_text(json.dumps({"fields": TINY | fields, "upload": upload}))
+    command = [sys.executable, "-W", "error", str(ROOT / "tests" / "notebook_run.py"), str(script), "order.json",
+               "report.json"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "KFJAX_CACHE": str(folder / "cache"), "XLA_FLAGS": ""}
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-3000:]
+    report = json.loads((folder / "report.json").read_text()) | {"said": ended.stdout}
+    assert report["installs"] == []
+    return report
+
+
+def test_there_are_two():
+    assert [path.stem for path in NOTEBOOKS] == ["demo", "tour"]
+
+
+def test_pairs_are_in_step(script):
+    """Same cells, in the same order. Write them anew with `jupytext --sync colab/*.py`."""
+    paired = [(cell["cell_type"], "".join(cell["source"]).strip()) for cell in notebook(script)["cells"]]
+    assert paired == cells(script)
+
+
+def test_notebooks_hold_no_results_and_open_in_colab(script):
+    book = notebook(script)
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None
+               for cell in book["cells"] if cell["cell_type"] == "code")
+    assert book["metadata"]["colab"]["name"] == f"kfjax {script.stem}"
+    assert book["metadata"]["kernelspec"]["name"] == "python3"
+    assert book["nbformat"] == 4
+
+
+def test_two_cells_set_up(script):
+    """Nothing is installed, and nothing but Colab's own upload imported, anywhere else."""
+    tagged = [i for i, cell in enumerate(notebook(script)["cells"]) if "set-up" in cell["metadata"].get("tags", ())]
+    assert len(tagged) <= 2
+    for i, (kind, text) in enumerate(cells(script)):
+        if kind == "code" and i not in tagged:
+            imports = {name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)
+                       for name in [getattr(node, "module", None) or node.names[0].name]}
+            assert imports <= {"google.colab"}
+            assert "subprocess" not in text
+
+
+def test_links_lead_somewhere(script):
+    text = "\n".join(text for kind, text in cells(script) if kind == "markdown")
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
+    assert targets and not [target for target in targets if not (script.parent / target).exists()]
+
+
+@pytest.mark.parametrize("machine, extra", [("cpu", {""}), ("gpu", {"cuda"}), ("tpu", {"tpu"})])
+def test_install(script, monkeypatch, machine, extra):
+    """Where kfjax is missing, pip is asked for what the machine needs; without an address the reader is."""
+    asked = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(subprocess, "check_call", asked.append)
+    monkeypatch.setattr(shutil, "which", lambda name: name if machine == "gpu" else None)
+    monkeypatch.setattr(glob, "glob", lambda pattern: ["/dev/accel0"] if machine == "tpu" else [])
+    monkeypatch.chdir(ROOT / "colab")
+    install = code_cells(script.read_text())[0]
+    exec(filled_in(install, {"REPOSITORY": "https://example.org/kfjax.git"}), {})
+    exec(install, {})
+    wanted, from_clone = (command[-1] for command in asked)
+    assert asked[0][1:-1] == ["-m", "pip", "install", "-q"]
+    extras = set(re.search(r"kfjax(?:\[([\w,]+)\])?", wanted)[1].split(",") if "[" in wanted else [""])
+    assert extras == (extra | {"data"} if script.stem == "tour" else extra) - ({""} if script.stem == "tour" else set())
+    assert wanted.endswith("@ git+https://example.org/kfjax.git")
+    assert from_clone.startswith(str(ROOT))
+    monkeypatch.chdir(ROOT.parent)
+    with pytest.raises(ValueError, match="REPOSITORY"):
+        exec(install, {})
+
+
+def test_what_is_installed_is_left_alone(script, monkeypatch):
+    monkeypatch.setattr(subprocess, "check_call", lambda command: pytest.fail("pip was run"))
+    exec(code_cells(script.read_text())[0], {})
+
+
+def test_demo(tmp_path):
+    """On a tiny model: the uploaded clip is the one that gets a sound, each result is as long as it should be."""
+    clip = tmp_path / "up" / "mine.mp4"
+    clip.parent.mkdir()
+    media.write_video(clip, (numbered(k) for k in range(23)), 25)
+    model = write_model(tmp_path / "model")
+    report = run(ROOT / "colab" / "demo.py", tmp_path, str(clip), MODEL=str(model), DOWNLOAD=True)
+    check_demo(report, tmp_path / "kfjax_demo", "mine.mp4", 0.7)
+
+
+def check_demo(report: dict, folder: Path, name: str, seconds: float) -> None:
+    exact = round(seconds * RATE_HZ)
+    kinds = [entry["kind"] for entry in report["shown"]]
+    assert kinds == ["Video", "Image", "Audio", "Image", *["Audio"] * TINY["SEEDS"], "Image", "download"]
+    assert [entry["file"] for entry in report["shown"] if entry["kind"] in ("Video", "download")] == [name, name]
+    sounds = [entry for entry in report["shown"] if entry["kind"] == "Audio"]
+    assert [entry["shape"] for entry in sounds] == [[2, round(TINY["TEXT_SECONDS"] * RATE_HZ)], *[[2, exact]] * 2]
+    assert all(entry["rate"] == RATE_HZ and 1e-4 < entry["peak"] <= 1 for entry in sounds)
+    assert f"{exact} samples at {RATE_HZ} Hz: {seconds:.3f} s" in report["said"]
+    made = media.read_audio(folder / name, RATE_HZ)
+    assert abs(made[:exact]).max() > 1e-4 and {path.name for path in folder.iterdir()} == {
+        name, "sound.png", "text.png", "seeds.png"
+    }
+
+
+@pytest.mark.slow
+def test_demo_with_the_built_in_model(tmp_path):
+    """Nothing uploaded: the example; first once more without Colab."""
+    report = run(ROOT / "colab" / "demo.py", tmp_path, "", DOWNLOAD=True)
+    check_demo(report, tmp_path / "kfjax_demo", "example.mp4", 0.7)
+    report = run(ROOT / "colab" / "demo.py", tmp_path, None)
+    assert report["shown"][0]["file"] == "example.mp4"
+
+
+@pytest.mark.slow
+def test_tour(tmp_path):
+    """With the built-in model. The cells check their own claims; read here: what they say."""
+    report = run(ROOT / "colab" / "tour.py", tmp_path, None, SECONDS=2.0, TRAIN_STEPS=20)
+    said = report["said"]
+    assert "8 CPU devices" in said
+    assert "a fresh block returns its input: True" in said
+    shapes = dict(re.findall(r"^(clip|sync|align) +float32 +(\[.*\])$", said, re.MULTILINE))
+    assert shapes == {"clip": "[1, 16, 128]", "sync": "[1, 32, 128]", "align": "[1, 87, 128]"}
+    aligned, unscaled = (float(x) for x in re.findall(r"the frame attended to is at most ([\d.]+) s away", said))
+    assert aligned < 1 / 8 < 10 * aligned < unscaled
+    heard = re.findall(r"(\d+) steps?: (\d+) of (\d+) events heard", said)
+    assert [int(steps) for steps, _, _ in heard] == [1, 20] and int(heard[1][1]) >= 1
+    first, last = (float(x) for x in re.search(r"loss: ([\d.]+) at the first step, ([\d.]+) at", said).groups())
+    assert last < 0.9 * first
+    one, eight = (float(x) for x in re.search(r"one device ([\d.]+), on eight ([\d.]+)", said).groups())
+    assert eight == pytest.approx(one, rel=1e-4)
+    assert re.search(r"all-gather +\d+ times", said)
+    sounds = [entry["shape"] for entry in report["shown"] if entry["kind"] == "Audio"]
+    assert sounds == [[2, 2 * RATE_HZ]] * 3
