@@ -32,7 +32,7 @@ HELDOUT = {2.0: 64, 4.0: 64, 6.0: 64, 8.0: 48, 13.0: 48}
 HELDOUT_SEED = 10
 SHARDS = 16
 #: How many of the held-out scenes in which something is struck a network is asked for, at most.
-ASKED = {2.0: 32, 4.0: 48, 6.0: 32, 8.0: 20, 13.0: 16}
+ASKED = {2.0: 32, 4.0: 48, 6.0: 32, 8.0: 16, 13.0: 12}
 #: Of sampling.
 STEPS, GUIDANCE = 10, 3.0
 RATE_HZ = 44100

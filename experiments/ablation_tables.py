@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from kfjax import plot as pictures
-from kfjax.evals.statistics import Comparison, compare, holm, mean_and_deviation, student_p
+from kfjax.evals.statistics import Comparison, compare, holm, mean_and_deviation
 
 if TYPE_CHECKING:
     from ablations import Experiment
@@ -22,7 +22,6 @@ MEASURES = {
     "end_error_db": "error of the level in the last 250 ms, dB",
     "loss": "held-out loss",
 }
-SEED_COLOUR = "tab:blue"
 
 
 class Row(NamedTuple):
@@ -61,7 +60,7 @@ def measured(experiment: Experiment, results: dict, measure: str) -> Iterator[Ro
             if not own:
                 continue
             common = sorted(own.keys() & base.keys()) if variant != experiment.variants[0] else []
-            comparison = paired([own[s] for s in common], [base[s] for s in common]) if common else None
+            comparison = compare(*(np.array([side[s] for s in common]) for side in (own, base))) if common else None
             yield Row(measure, f"{length} s", variant, [float(np.mean(own[s])) for s in sorted(own)], comparison)
 
 
@@ -74,14 +73,6 @@ def by_seed(results: dict, variant: str, length: str, measure: str) -> dict[int,
             values = [one["loss"]] if measure == "loss" else one["lengths"][length][measure]
             found[int(seed)] = [value for value in values if value is not None]
     return found
-
-
-def paired(a: list[list[float]], b: list[list[float]]) -> Comparison:
-    """`compare`; a single number a run has no scenes to be paired over."""
-    if len(a[0]) > 1:
-        return compare(np.array(a), np.array(b))
-    differences = np.array(a)[:, 0] - np.array(b)[:, 0]
-    return Comparison(*mean_and_deviation(differences), float("nan"), student_p(differences))
 
 
 def bounds(results: dict, measure: str) -> Iterator[tuple[str, str, float]]:
@@ -104,7 +95,7 @@ def spread(values: list[float]) -> str:
 
 def differing(comparison: Comparison | None, adjusted: float | None) -> str:
     if comparison is None:
-        return "| | | "
+        return "| | |"
     p = [comparison.p_scenes, comparison.p_seeds, adjusted]
     return " | ".join([f"{comparison.difference:+.3f} ± {comparison.deviation:.3f}", *map(chance, p)])
 
@@ -124,13 +115,13 @@ def costs(experiment: Experiment, results: dict) -> list[str]:
 
 
 def plot(experiment: Experiment, results: dict, path: Path) -> None:
-    """A panel a measure: every seed a dot, their mean a bar; 800 pixels wide."""
+    """A panel a measure: every seed a dot, their mean a bar."""
     from matplotlib.figure import Figure
 
     count = len(experiment.measures)
     columns = min(count, 3)
     rows = -(-count // columns)
-    figure = Figure(figsize=(7.27, 0.4 + 2.6 * rows), layout="constrained")  # 110 dots an inch
+    figure = Figure(figsize=(7.2, 0.5 + 2.6 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax, measure in zip(axes, experiment.measures, strict=False):
         draw(ax, list(measured(experiment, results, measure)), experiment.variants)
@@ -141,7 +132,9 @@ def plot(experiment: Experiment, results: dict, path: Path) -> None:
             ax.axhline(0, color="grey", linewidth=0.6)
     for ax in axes[count:]:
         ax.set_axis_off()
-    figure.suptitle(experiment.name, fontsize=9)
+    handles, labels = axes[0].get_legend_handles_labels()
+    named = dict(zip(labels, handles, strict=True))
+    figure.legend(named.values(), named.keys(), fontsize=8, ncols=len(named), loc="outside upper center", frameon=False)
     pictures.save(figure, path)
 
 
@@ -157,9 +150,6 @@ def draw(ax, rows: list[Row], variants: tuple[str, ...]) -> None:
     centres = [k * (len(variants) + 1) + (len(variants) - 1) / 2 for k in range(len(lengths))]
     ax.set_xticks(centres, lengths, fontsize=7)
     ax.tick_params(axis="y", labelsize=7)
-    handles, labels = ax.get_legend_handles_labels()
-    named = dict(zip(labels, handles, strict=True))
-    ax.legend(named.values(), named.keys(), fontsize=6, loc="lower right", framealpha=0.9)
     values = [value for row in rows for value in row.values]
     if rows[0].measure == "loss":
         margin = 0.3 * (max(values) - min(values)) + 1e-3

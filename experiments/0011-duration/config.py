@@ -19,4 +19,5 @@ def get_config(variant: str = "discrete-0") -> ConfigDict:
     with config.unlocked():
         config.system.mmdit.duration = kind
         config.data.buckets = ((2.5, 0.5), (8.0, 0.5))
+        config.loop.steps, config.optim.decay_steps = 270, 150
     return config

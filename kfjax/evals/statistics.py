@@ -24,7 +24,8 @@ class Comparison(NamedTuple):
     Attributes:
       difference: mean over seeds and scenes.
       deviation: of the seeds' mean differences, n - 1 in the denominator; NaN with one seed.
-      p_scenes: two-sided p of the scenes' differences (mean over seeds) by changes of sign.
+      p_scenes: two-sided p of the scenes' differences (mean over seeds) by changes of sign; NaN with one scene, or with
+        one number for all of them.
       p_seeds: two-sided p of the seeds' differences (mean over scenes) by Student's t; 1 with one seed.
     """
 
@@ -36,7 +37,7 @@ class Comparison(NamedTuple):
     @property
     def p(self) -> float:
         """The larger of both: a difference is shown where neither the scenes nor the seeds explain it."""
-        return max(self.p_scenes, self.p_seeds)
+        return float(np.nanmax([self.p_scenes, self.p_seeds]))
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
@@ -68,7 +69,8 @@ def compare(a: np.ndarray, b: np.ndarray, *, seed: int = 0) -> Comparison:
         raise ValueError("compare: got scores that are not finite; leave those scenes out on both sides")
     seeds, scenes = difference.mean(1), difference.mean(0)
     mean, deviation = mean_and_deviation(seeds)
-    return Comparison(mean, deviation, sign_flip_p(scenes, seed=seed), student_p(seeds))
+    p_scenes = sign_flip_p(scenes, seed=seed) if len(scenes) > 1 else float("nan")
+    return Comparison(mean, deviation, p_scenes, student_p(seeds))
 
 
 def sign_flip_p(differences: Sequence[float], *, seed: int = 0, draws: int = 20_000) -> float:

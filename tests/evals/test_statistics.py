@@ -66,6 +66,12 @@ def test_comparison_needs_scenes_and_seeds():
     assert (same.difference, same.p) == (0.0, 1.0)
 
 
+def test_one_number_a_run_has_seeds_only():
+    whole = compare(np.array([[1.0], [3.0]]), np.zeros((2, 1)))
+    assert np.isnan(whole.p_scenes)
+    assert whole.p == whole.p_seeds == student_p([1.0, 3.0])
+
+
 def test_pairs_that_are_none_are_refused():
     with pytest.raises(ValueError, match=r"\(2, 3\) and \(3, 3\)"):
         compare(np.zeros((2, 3)), np.zeros((3, 3)))
