@@ -321,7 +321,7 @@ def _draw(path: str | Path, rows: Sequence[Row], seconds: float, title: str) -> 
         ax.yaxis.label.set_size(9)
     axes[0].set_xlim(0, seconds)
     if title:
-        figure.suptitle(textwrap.fill(title, 95), x=0.01, ha="left", fontsize=10)
+        figure.suptitle(textwrap.fill(title, 95), x=0.01, ha="left", fontsize=10, parse_math=False)
     axes[-1].set_xlabel("time, seconds", fontsize=9)
     save(figure, path)
 

@@ -112,7 +112,9 @@ def test_a_folder_is_measured(folders, tmp_path):
     true, made = folders
     (true / "broken.wav").write_bytes(b"RIFF")
     shutil.copy(true / "a.wav", made / "broken.wav")
-    results = evaluate(order(made, tmp_path / "out", references=true, metrics=NO_NETWORK, seconds=1.2,
+    table = true / "clips.csv"  # with a caption that would be a formula to a program that draws
+    table.write_text("audio,caption\na.wav,$5 and \\frac{ $\nb.wav,\nc.wav,\nbroken.wav,\n")
+    results = evaluate(order(made, tmp_path / "out", references=table, metrics=NO_NETWORK, seconds=1.2,
                              pictures=3))  # fmt: skip
     assert results["matching"]["measured"] == 2 and results["matching"]["missing"] == ["c"]
     assert results["matching"]["extra"] == ["d.wav"] and "broken" in results["matching"]["unreadable"][0]
