@@ -289,6 +289,12 @@ def test_the_command_prints_its_report(folders, tmp_path, capsys):
     assert "missing: 1 (c)" in shown.err and "extra: 1 (d.wav)" in shown.err
 
 
+@pytest.mark.parametrize("group", measures.NETWORKS)
+def test_every_network_says_what_it_misses(group, tmp_path):
+    with pytest.raises(Unavailable, match=r"expected .*; get it"):
+        measures.load_network(group, tmp_path)
+
+
 def test_pesq_is_said_to_be_missing(monkeypatch):
     monkeypatch.setattr(measures.importlib.util, "find_spec", lambda name: None)
     assert "kfjax[eval]" in measures.check_packages(["onsets", "pesq"])["pesq"]
