@@ -128,7 +128,7 @@ def too_wide(path: Path) -> Path:
 BAD_FILES = [
     (text, "not a readable video"), (noise, "not a readable video"), (empty, "empty file"), (sound_alone, "no picture"),
     (no_frames, "neither picture nor sound"), (one_frame, "too short"), (too_long, "lasts 2.4 s, at most 2 s"),
-    (too_large, "has 0 MB, at most 0.1 MB"), (too_fast, "pictures a second"), (too_wide, "200 x 120"),
+    (too_large, "has 0.191 MB, at most 0.1 MB"), (too_fast, "pictures a second"), (too_wide, "200 x 120"),
 ]  # fmt: skip
 
 
@@ -279,6 +279,27 @@ def test_idle_visitors_are_sent_off(studio, monkeypatch):
     assert studio.takes("a") == [] and len(names(studio.folder)) == 2
 
 
+def test_abandoned_uploads_are_swept(studio, monkeypatch):
+    """Files that came and were never asked about, whole or broken off."""
+    studio.admit("a", uploaded(studio))
+    uploaded(studio, name="abandoned.mp4")
+    (studio.folder / "broken-off").touch()
+    later = time.time() + LIMITS.idle_seconds + 1
+    monkeypatch.setattr("kfjax.demo.studio.time.time", lambda: later)
+    studio.make("a", wish(), quiet)
+    assert names(studio.folder) == {"clip.mp4", "kfjax-1.wav", "kfjax-1.png"}
+
+
+def test_a_full_disk_is_told_without_the_servers_folders(studio, monkeypatch):
+    def full(path, *_, **__):
+        raise media.MediaError(f"{path}: can't be written (No space left on device); check the folder")
+
+    monkeypatch.setattr(media, "write_wav", full)
+    with pytest.raises(ValueError, match=r"^kfjax-1\.wav: can't be written") as refusal:
+        studio.make("a", wish(), quiet)
+    assert str(studio.folder) not in str(refusal.value)
+
+
 def test_limits_are_checked():
     for changes in ({"seconds": 0.0}, {"seconds": 1e9}, {"megabytes": 0.0}, {"samples": 0}, {"samples": 1000}):
         with pytest.raises(ValueError, match="got "):
@@ -383,7 +404,7 @@ def test_the_gate_reads_which_files_are_named(door):
 
 def test_the_gate_bounds_sizes(door):
     assert ask(door, gate.UPLOAD, "POST", bytes(1000))[0] == 200
-    assert ask(door, gate.UPLOAD, "POST", bytes(1001))[::2] == (413, "The file is too large: at most 0 MB are taken.")
+    assert ask(door, gate.UPLOAD, "POST", bytes(1001))[::2] == (413, "The file is too large: at most 1000 bytes.")
     assert ask(door, gate.UPLOAD, "POST", b"x", headers={})[0] == 411
     assert ask(door, gate.JOIN, "POST", b" " * (gate.MAX_REQUEST_BYTES + 1))[0] == 413
     door.has_room = lambda: False

@@ -67,16 +67,17 @@ def _serve(args: Namespace, folder: Path, port: int) -> None:
     from kfjax import pipeline
     from kfjax.demo import page as pages
     from kfjax.demo.gate import Gate
-    from kfjax.demo.studio import Limits, Studio
+    from kfjax.demo.studio import MEGABYTE, Limits, Studio
 
     limits = replace(Limits(), seconds=args.max_seconds, megabytes=args.max_megabytes, samples=args.max_samples)
     studio = Studio(pipeline.load(args.model, dtype=args.dtype), folder, limits)
-    page = pages.build(studio, title="kfjax", knows=_knows(args.model, studio.model), examples=EXAMPLES)
+    knows, card = _about(args.model, studio.model)
+    page = pages.build(studio, title="kfjax", knows=knows, card=card, examples=EXAMPLES)
     studio.open()
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    most_bytes = int(limits.megabytes * 1e6)
+    most_bytes = int(limits.megabytes * MEGABYTE)
     gate = Middleware(Gate, folder=folder, max_upload_bytes=most_bytes + _FORM_BYTES, has_room=studio.has_room)
     page.launch(
         server_name=args.host, server_port=port, theme=pages.THEME, css=pages.CSS, footer_links=[], quiet=True,
@@ -90,12 +91,16 @@ def _serve(args: Namespace, folder: Path, port: int) -> None:
     page.close(verbose=False)
 
 
-def _knows(name: str, model: Model) -> str:
-    from kfjax.pipeline import SMALL_WORLD
+def _about(name: str, model: Model) -> tuple[str, str]:
+    """What a model knows, in one sentence, and its card, empty where there is none."""
+    from kfjax.pipeline import BUILT_IN, SMALL_WORLD, cache_folder
 
     if model.built_in:
-        return f"{SMALL_WORLD[0].upper()}{SMALL_WORLD[1:]}; real footage is beyond it."
-    return f"Model: {Path(name).name}."
+        folder, knows = BUILT_IN, f"{SMALL_WORLD[0].upper()}{SMALL_WORLD[1:]}; real footage is beyond it."
+    else:
+        folder, knows = Path(name), f"The model is {Path(name).name}."
+    cards = [place / "MODEL_CARD.md" for place in (folder, cache_folder() / "models" / name)]
+    return knows, next((card.read_text(errors="replace") for card in cards if card.is_file()), "")
 
 
 @contextmanager

@@ -82,12 +82,12 @@ class Gate:
         size = _declared_size(scope)
         if path == UPLOAD:
             if size > self.max_upload_bytes:
-                raise Refused(413, f"The file is too large: at most {self.max_upload_bytes / 1e6:.0f} MB are taken.")
+                raise Refused(413, f"The file is too large: at most {self.max_upload_bytes} bytes.")
             if not self.has_room():
                 raise Refused(507, "The server has no room for more files at the moment: try again later.")
             return receive
         if size > MAX_REQUEST_BYTES:
-            raise Refused(413, f"The request is too large: at most {MAX_REQUEST_BYTES} bytes are taken.")
+            raise Refused(413, f"The request is too large: at most {MAX_REQUEST_BYTES} bytes.")
         return receive if path != JOIN else await self._only_own_files(receive)
 
     async def _only_own_files(self, receive: Receive) -> Receive:

@@ -8,6 +8,7 @@ import html
 import sys
 import traceback
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,13 @@ MESSAGE_SECONDS = 20
 PROGRESS = gr.Progress()
 
 
-def build(studio: Studio, *, title: str, knows: str, examples: list[tuple[Path | None, str]]) -> gr.Blocks:
+def build(
+    studio: Studio, *, title: str, knows: str, card: str, examples: list[tuple[Path | None, str]]
+) -> gr.Blocks:
     """The page of a studio.
 
     Args:
-      knows: what its model knows, one sentence.
+      knows: what its model knows, one sentence; `card`: all about it, Markdown, or nothing.
       examples: clips and prompts to start from.
     """
     with gr.Blocks(title=title, analytics_enabled=False, fill_width=False) as page:
@@ -49,6 +52,9 @@ def build(studio: Studio, *, title: str, knows: str, examples: list[tuple[Path |
                 )  # fmt: skip
             with gr.Column(elem_id="result", min_width=300):
                 outputs = _result()
+        if card:
+            with gr.Accordion("About the model", open=False, elem_id="card"):
+                gr.Markdown(card)
         _wire(page, studio, clip, inputs, button, outputs)
     return page.queue(max_size=studio.limits.waiting, default_concurrency_limit=1, api_open=False)
 
@@ -65,8 +71,11 @@ def _form(studio: Studio) -> tuple[gr.Video, list[Any], gr.Button]:
     """The left side: the clip, all inputs in the order of `Wish`, the button."""
     limits, defaults = studio.limits, studio.model.cfg.defaults
     line = lambda **named: gr.Textbox(lines=1, max_lines=1, **named)
-    clip = gr.Video(label="Clip", sources=["upload", "webcam"], height=280, elem_id="clip")
-    prompt = line(label="Prompt", placeholder="what is heard, e.g. a ball bounces on wood", elem_id="prompt")
+    clip = gr.Video(
+        label="Clip", sources=["upload", "webcam"], webcam_options=gr.WebcamOptions(mirror=False), height=280,
+        elem_id="clip",
+    )  # fmt: skip
+    prompt = line(label="Prompt", placeholder="what is heard, e.g. a ball bounces", elem_id="prompt")
     avoided = line(label="Negative prompt", placeholder="what must not be heard, e.g. wind", elem_id="negative")
     button = gr.Button("Make sound", variant="primary", elem_id="make")
     with gr.Accordion("Settings", open=False, elem_id="settings"):
@@ -137,7 +146,7 @@ def _wire(page: gr.Blocks, studio: Studio, clip: gr.Video, inputs: list, button:
     for came in (clip.upload, clip.stop_recording):
         came(admit, clip, None, **private).failure(lambda: None, None, clip, **private)
     pressed = gr.on([button.click, *(box.submit for box in inputs[1:3])], check, inputs, button, **private)
-    gr.on([button.click, *(box.submit for box in inputs[1:3])], None, None, None, js=SHOW_RESULT)
+    pressed.success(None, None, None, js=SHOW_RESULT)
     pressed.success(
         make, inputs, outputs, show_progress_on=film, concurrency_limit=1, api_visibility="private"
     ).then(ready, None, button, **private)  # fmt: skip
@@ -164,24 +173,18 @@ def _shown(take: Take) -> list[Any]:
 
 def _said(function: Callable) -> Callable:
     """`function`, but what it refuses appears as a line in the page; what is our own defect goes to the log."""
-    from functools import wraps
 
     @wraps(function)
     def saying(*args, **kwargs):
         try:
-            return function(*args, **kwargs)
-        except (ValueError, OSError) as error:
             try:
+                return function(*args, **kwargs)
+            except ValueError as error:
                 line = reason(error)
-            except (ValueError, OSError):
-                line = _defect()
         except Exception:
-            line = _defect()
-        raise gr.Error(html.escape(line), duration=MESSAGE_SECONDS, title="Not made", print_exception=False)
+            traceback.print_exc(file=sys.stderr)
+            line = "Something went wrong on the server, and nothing was made. Its log says what; it goes on working."
+        raise gr.Error(html.escape(line), duration=MESSAGE_SECONDS, print_exception=False)
 
     return saying
 
-
-def _defect() -> str:
-    traceback.print_exc(file=sys.stderr)
-    return "Something went wrong on the server, and nothing was made. Its log says what; other requests still work."

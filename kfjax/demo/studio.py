@@ -7,6 +7,7 @@ guessed. When a page is closed its files are deleted, when the server ends all o
 from __future__ import annotations
 
 import math
+import re
 import secrets
 import shutil
 import threading
@@ -22,7 +23,9 @@ from kfjax.pipeline import MAX_PROMPT_CHARACTERS, MAX_SAMPLES, Model, Result
 MAX_SEED = 2**32 - 1
 MAX_SCALE = 20.0
 LEAST_SECONDS = 1.0  # of a sound without a clip
-_MEGA = 1e6
+MEGABYTE, MEGAPIXEL = 2**20, 1e6
+#: How visitors' own folders begin; the rest of the name can't be guessed.
+_OWN = "visitor-"
 
 
 @dataclass(frozen=True)
@@ -168,9 +171,12 @@ class Studio:
         with self._work:
             say("reading", 0.0)
             self.check(wish)
-            result = self._generated(wish, say)
             try:
+                result = self._generated(wish, say)
+                say("drawing", 0.9)
                 return self._kept(known, wish, result)
+            except media.MediaError as error:
+                raise ValueError(self._line(error)) from None
             finally:
                 if known.gone:  # closed while its files were being written
                     shutil.rmtree(known.folder, ignore_errors=True)
@@ -199,16 +205,17 @@ class Studio:
     def has_room(self) -> bool:
         """Whether another upload may be taken in."""
         used = sum(path.stat().st_size for path in list(self.folder.rglob("*")) if path.is_file())
-        return used < self.limits.folder_megabytes * _MEGA
+        return used < self.limits.folder_megabytes * MEGABYTE
 
     def _known(self, visitor: str) -> _Visitor:
         """The visitor's entry, made at the first visit; sends off those who have been idle for long."""
         now = time.monotonic()
+        self._delete_abandoned()
         idle = [v for v, known in self._visitors.items() if now - known.used > self.limits.idle_seconds]
         for other in idle:
             self.leave(other)
         if visitor not in self._visitors:
-            folder = self.folder / f"visitor-{secrets.token_hex(16)}"
+            folder = self.folder / f"{_OWN}{secrets.token_hex(16)}"
             folder.mkdir()
             self._visitors[visitor] = _Visitor(folder)
         known = self._visitors[visitor]
@@ -230,17 +237,28 @@ class Studio:
                 if clip.parent != self.folder and not any(clip.parent.iterdir()):
                     clip.parent.rmdir()
 
+    def _delete_abandoned(self) -> None:
+        """Deletes uploads that were never asked about: of pages closed at once, or broken off."""
+        there = [path for path in (*self.folder.glob("*"), *self.folder.glob("*/*")) if path.is_file()]
+        own = [path for path in there if path.parent.name.startswith(_OWN)]
+        past = time.time() - self.limits.idle_seconds
+        self._delete_unused([path for path in {*there} - {*own} if path.stat().st_mtime < past])
+
+    def _line(self, error: media.MediaError) -> str:
+        """The error's line with a file's name where its path was: the server's folders are nobody's business."""
+        return re.sub(re.escape(str(self.folder)) + r"/(?:[\w-]+/)*", "", str(error))
+
     def _check_clip(self, clip: Path) -> None:
         limits = self.limits
         if not clip.is_file():
             raise ValueError("The clip is no longer here: upload it again.")
-        size = clip.stat().st_size / _MEGA
+        size = clip.stat().st_size / MEGABYTE
         if size > limits.megabytes:
-            raise ValueError(f"{clip.name} has {size:.0f} MB, at most {limits.megabytes:g} MB are taken: shrink it.")
+            raise ValueError(f"{clip.name} has {size:.3g} MB, at most {limits.megabytes:g} MB are taken: shrink it.")
         try:
             info = media.probe(clip)
         except media.MediaError as error:
-            raise ValueError(_without_folder(error, clip)) from None
+            raise ValueError(self._line(error)) from None
         if not info.has_video:
             raise ValueError(f"{clip.name} has sound but no picture: choose a video, or use a prompt alone.")
         if info.frame_count < 2 or info.seconds < media.MIN_SECONDS:
@@ -248,29 +266,26 @@ class Studio:
         longest = min(limits.seconds, rates.MAX_SECONDS)
         if info.seconds > longest + 0.05:
             raise ValueError(f"{clip.name} lasts {info.seconds:.1f} s, at most {longest:g} s are taken: cut it.")
-        if info.width * info.height > limits.megapixels * _MEGA or info.fps > limits.fps:
+        if info.width * info.height > limits.megapixels * MEGAPIXEL or info.fps > limits.fps:
             got = f"{info.width} x {info.height} at {info.fps:.0f} pictures a second"
             most = f"{limits.megapixels:g} megapixels and {limits.fps:g} pictures a second"
             raise ValueError(f"{clip.name} is {got}, at most {most} are taken: shrink it.")
 
     def _generated(self, wish: Wish, say: Callable[[str, float], None]) -> Result:
-        avoided = bool(wish.negative_prompt.strip())
-        try:
-            return self.model.generate(
-                wish.clip,
-                wish.prompt.strip(),
-                negative_prompt=wish.negative_prompt.strip(),
-                duration=wish.seconds if wish.clip is None else None,
-                steps=wish.steps,
-                video_guidance=wish.video_guidance,
-                text_guidance=wish.text_guidance,
-                negative_guidance=wish.negative_guidance if avoided else None,
-                seed=wish.seed,
-                samples=wish.samples,
-                progress=lambda what, share: say(what, 0.9 * share),
-            )
-        except media.MediaError as error:
-            raise ValueError(_without_folder(error, wish.clip)) from None
+        avoided = wish.negative_prompt.strip()
+        return self.model.generate(
+            wish.clip,
+            wish.prompt.strip(),
+            negative_prompt=avoided,
+            duration=wish.seconds if wish.clip is None else None,
+            steps=wish.steps,
+            video_guidance=wish.video_guidance,
+            text_guidance=wish.text_guidance,
+            negative_guidance=wish.negative_guidance if avoided else None,
+            seed=wish.seed,
+            samples=wish.samples,
+            progress=lambda what, share: say(what, 0.9 * share),
+        )
 
     def _kept(self, known: _Visitor, wish: Wish, result: Result) -> list[Take]:
         """Writes the takes of a result; the visitor's oldest make room."""
@@ -307,11 +322,6 @@ def _within(name: str, value: float | None, least: float, most: float, *, whole:
         kind = "a whole number" if whole else "a number"
         got = "empty" if value is None else f"{value}"
         raise ValueError(f"{name} is {got}: {kind} from {least:g} to {most:.10g} is needed.")
-
-
-def _without_folder(error: ValueError, clip: Path) -> str:
-    """The error's line with the clip's name where its path was: the server's folders are nobody's business."""
-    return str(error).replace(str(clip), clip.name)
 
 
 def _words(number: int, wish: Wish, version: int) -> str:

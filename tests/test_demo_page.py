@@ -1,0 +1,349 @@
+"""`kfjax demo` as its visitors see it: a real server, a real Chromium. What it takes is named where it is missing."""
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kfjax import media
+from kfjax.jobs import EXAMPLE
+
+sys.path.insert(0, str(Path(__file__).parent))
+import media_files as files
+from tiny_system import write_model
+
+ROOT = Path(__file__).parents[1]
+RATE_HZ = 44100
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PATIENCE_SECONDS = 200
+#: The command, in a process where looking for or reaching another machine is an error that its log shows.
+SERVER = """
+import socket, sys
+def guarded(real, place):
+    def call(*args, **kwargs):
+        host = args[place][0] if isinstance(args[place], tuple) else args[place]
+        if host not in ("127.0.0.1", "localhost", "::1", None, ""):
+            print("REACHED OUT TO", host, file=sys.stderr, flush=True)
+            raise OSError(f"no way out to {host}")
+        return real(*args, **kwargs)
+    return call
+socket.getaddrinfo = guarded(socket.getaddrinfo, 0)
+socket.socket.connect = guarded(socket.socket.connect, 1)
+from kfjax.cli import main
+sys.exit(main(["demo", *sys.argv[1:]]))
+"""
+
+if importlib.util.find_spec("gradio") is None:
+    pytest.skip("gradio is not installed: pip install 'kfjax[demo]'", allow_module_level=True)
+
+
+class Server:
+    """A running `kfjax demo`; `folder` is where its files lie, `said` what it has said on stderr."""
+
+    def __init__(self, process: subprocess.Popen, url: str, temporary: Path, log: Path):
+        self.process, self.url, self.temporary, self.log = process, url, temporary, log
+
+    @property
+    def folder(self) -> Path:
+        [folder] = self.temporary.glob("kfjax-demo-*")
+        return folder
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def files(self) -> set[str]:
+        return {path.name for path in self.folder.rglob("*") if path.is_file()}
+
+    def status(self, path: str, body: bytes | None = None) -> int:
+        headers = {"content-type": "application/json"}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self.url + path, body, headers), timeout=30) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+
+@contextmanager
+def serving(temporary: Path, *arguments: str) -> Iterator[Server]:
+    temporary.mkdir()
+    log = temporary.with_suffix(".log")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)}
+    command = [sys.executable, "-c", SERVER, "--port", "0", *arguments]
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            command, cwd=temporary, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
+        try:
+            url = process.stdout.readline().strip()
+            assert url.startswith("http://127.0.0.1:"), f"no server: {log.read_text()}"
+            yield Server(process, url, temporary, log)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    model = write_model(folder / "tiny")
+    limits = ["--max-seconds", "6", "--max-megabytes", "1"]  # one length for all: one compilation
+    with serving(folder / "served", "--model", str(model), *limits) as running:
+        yield running
+    assert running.process.returncode == 0
+    assert list(running.temporary.iterdir()) == [], "nothing is left when the server has ended"
+    assert running.said == ""
+
+
+@contextmanager
+def chromium(width: int = 1280, height: int = 900) -> Iterator["Visitor"]:
+    if CHROMIUM is None or shutil.which("chromedriver") is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium chromium-driver")
+    if importlib.util.find_spec("selenium") is None:
+        pytest.skip("selenium is not installed: pip install 'kfjax[dev]'")
+    from selenium.webdriver import Chrome, ChromeOptions
+    from selenium.webdriver.chrome.service import Service
+
+    options = ChromeOptions()
+    options.binary_location = CHROMIUM
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--mute-audio",
+        "--autoplay-policy=no-user-gesture-required", "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream", f"--window-size={width},{height}",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    driver = Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    try:
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        yield Visitor(driver)
+    finally:
+        driver.quit()
+
+
+class Visitor:
+    """A person at a browser."""
+
+    def __init__(self, driver):
+        self.driver = driver
+
+    def find(self, selector: str):
+        return self.driver.find_elements("css selector", selector)
+
+    def wait(self, what, why: str):
+        until = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < until:
+            if found := what():
+                return found
+            time.sleep(0.1)
+        pytest.fail(f"waited {PATIENCE_SECONDS} s for {why}; the page says: {self.find('body')[0].text}")
+
+    def visit(self, server: Server) -> None:
+        self.driver.get(server.url)
+        self.wait(lambda: self.find("#make"), "the page")
+
+    def upload(self, path: Path) -> None:
+        self.wait(lambda: self.find("#clip input[type=file]"), "the place for a clip")[0].send_keys(str(path))
+
+    def write(self, text: str, where: str = "#prompt") -> None:
+        [box] = self.find(f"{where} input:not([type=range]), {where} textarea")
+        box.clear()
+        box.send_keys(text)
+
+    def press(self) -> None:
+        self.wait(lambda: self.find("#make")[0].is_enabled(), "the button")
+        self.find("#make")[0].click()
+
+    def label(self) -> str:
+        """What the result on show is called."""
+        labels = [element.text for element in self.find("#film label, #sound label") if element.is_displayed()]
+        return labels[0].strip() if labels else ""
+
+    def result(self, words: str) -> bytes:
+        """Waits for the result of that name; the file that its download button gives."""
+        self.wait(lambda: words in self.label(), f"a result called {words!r}")
+        link = self.wait(lambda: self.find("#film a[download], #sound a[download]"), "the download")[0]
+        with urllib.request.urlopen(link.get_attribute("href"), timeout=30) as answer:
+            return answer.read()
+
+    def message(self) -> str:
+        """Waits for a message of the page; closes it."""
+        shown = self.wait(lambda: [e.text for e in self.find(".toast-body") if e.text], "a message")[0]
+        for close in self.find(".toast-close"):
+            close.click()
+        self.wait(lambda: not self.find(".toast-body"), "the message to close")
+        return shown
+
+    def overflow(self) -> int:
+        """By how many pixels the page is wider than the window."""
+        return self.driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+
+    def requests(self) -> set[str]:
+        """Addresses of all that the browser asked for since the last call."""
+        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        sent = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+        return {url for url in sent if not url.startswith(("data:", "blob:", "chrome"))}
+
+
+@pytest.fixture(scope="module")
+def ann():
+    with chromium() as visitor:
+        yield visitor
+
+
+def samples(data: bytes, path: Path) -> int:
+    path.write_bytes(data)
+    return len(media.read_audio(path, RATE_HZ))
+
+
+def test_a_clip_gets_its_sound(server, ann, tmp_path):
+    """Upload, press, play: the film runs, and its sound is exactly as long as the film."""
+    ann.visit(server)
+    ann.upload(EXAMPLE)
+    ann.write("a ball bounces")
+    ann.press()
+    made = ann.result("1. a ball bounces, seed 0")
+    assert abs(samples(made, tmp_path / "a.mp4") - round(media.probe(EXAMPLE).seconds * RATE_HZ)) <= 1
+    assert files.picture_packets(tmp_path / "a.mp4")[0] == files.picture_packets(EXAMPLE)[0]
+    film = "document.querySelector('#film video')"
+    ann.driver.execute_script(f"{film}.play()")
+    ann.wait(lambda: ann.driver.execute_script(f"return {film}.currentTime > 0.5"), "the film to run")
+    assert ann.driver.execute_script(f"return {film}.duration") == pytest.approx(6.0, abs=0.05)
+    assert ann.driver.execute_script(f"return {film}.webkitAudioDecodedByteCount") > 0
+    assert ann.wait(lambda: ann.find("#picture img"), "its picture")[0].size["width"] > 300
+    assert ann.overflow() <= 0
+    assert not [url for url in ann.requests() if not url.startswith(server.url)], "all from this server"
+
+
+def test_history_versions_and_prompts_alone(server, ann, tmp_path):
+    """Each version is a take of its own, and earlier ones can be heard again."""
+    ann.visit(server)
+    ann.write("rain on a roof")
+    ann.find("#settings button")[0].click()
+    ann.wait(lambda: ann.find("#samples input[type=number]"), "the settings")
+    ann.write("2", "#samples")
+    ann.write("5", "#seed")
+    ann.press()
+    first = ann.result("1. rain on a roof, seed 5, version 1")
+    assert samples(first, tmp_path / "a.wav") == 6 * RATE_HZ
+    takes = [element.text for element in ann.find("#takes label")]
+    assert takes == ["2. rain on a roof, seed 5, version 2", "1. rain on a roof, seed 5, version 1"]
+    ann.find("#takes label")[0].click()
+    assert ann.result("2. rain on a roof, seed 5, version 2") != first
+
+
+def test_bad_files_and_empty_wishes_get_a_line(server, ann, tmp_path):
+    """No trace, nothing of the server's folders; the page and the server go on."""
+    (tmp_path / "text.mp4").write_text("words, not pictures\n" * 100)
+    files.write_numbered(tmp_path / "long.mp4", files.steady(200, 25))
+    (tmp_path / "large.mp4").write_bytes(bytes(1_200_000))
+    ann.visit(server)
+    ann.press()
+    assert "There is nothing to go by: give a clip, a prompt, or both." in ann.message()
+    for name, words in [("text", "text.mp4: is not a readable video"), ("long", "lasts 8.0 s, at most 6 s")]:
+        ann.upload(tmp_path / f"{name}.mp4")
+        line = ann.message()
+        assert words in line and str(server.temporary) not in line and "Traceback" not in line
+    ann.upload(tmp_path / "large.mp4")
+    assert "exceed the maximum allowed size of 1.0 Mb" in ann.message()
+    ann.write("wind")
+    ann.press()
+    assert ann.result("1. wind, seed 0")
+
+
+def test_two_at_once(server, ann, tmp_path):
+    """Two people press at the same time, with the same clip: each gets what they asked for, and none the other's."""
+    clip = files.write_numbered(tmp_path / "clip.mp4", files.steady(140, 25))
+    with chromium() as ben:
+        for visitor in (ann, ben):
+            visitor.visit(server)
+            visitor.upload(clip)
+        for visitor, prompt in ((ann, "a bell"), (ben, "footsteps")):
+            visitor.write(prompt)
+        ann.press()
+        ben.press()
+        sounds = {ann.result("1. a bell, seed 0"), ben.result("1. footsteps, seed 0")}
+        assert len(sounds) == 2
+        assert [samples(sound, tmp_path / "a.mp4") for sound in sounds] == [round(5.6 * RATE_HZ)] * 2
+        assert len(ann.find("#takes label")) == len(ben.find("#takes label")) == 1
+    ann.wait(lambda: server.files() == {"clip.mp4", "example.mp4", "kfjax-1.mp4", "kfjax-1.png"}, "Ben's files to go")
+    ann.driver.get("about:blank")
+    ann.wait(lambda: server.files() == {"example.mp4"}, "Ann's files to go")
+
+
+def test_recording(server, ann):
+    """What the (fake) camera sees arrives as a clip that can be used, and goes when its page is closed."""
+    ann.visit(server)
+    ann.find("#clip button[aria-label='Capture from camera']")[0].click()
+    ann.wait(lambda: ann.find("#clip [title='grant webcam access'] button"), "the camera")[0].click()
+    ann.wait(lambda: ann.find("#clip [aria-label='start recording']"), "the button to record")[0].click()
+    ann.wait(lambda: ann.find("#clip [title='stop recording']"), "the recording")
+    time.sleep(1)
+    ann.find("#clip [aria-label='start recording']")[0].click()
+    ann.wait(lambda: ann.find("#clip video[src*='file=']"), "the recorded clip")
+    [clip] = [path for path in server.folder.rglob("*.webm") if path.is_file()]
+    assert 0.3 < media.probe(clip).seconds < 6
+    ann.driver.get("about:blank")
+    ann.wait(lambda: server.files() == {"example.mp4"}, "the recording to go")
+
+
+def test_phone(server):
+    """One column, no scrolling sideways, and after pressing the result comes first."""
+    with chromium(390, 844) as visitor:
+        visitor.visit(server)
+        assert visitor.overflow() <= 0
+        top = lambda selector: visitor.find(selector)[0].location["y"]
+        assert top("#wish") < top("#result")
+        visitor.write("a bell rings")
+        visitor.press()
+        visitor.result("1. a bell rings, seed 0")
+        assert top("#result") < top("#wish")
+        assert visitor.overflow() <= 0
+
+
+def test_nothing_else_can_be_reached(server):
+    """Files outside the folder, the framework's other routes, and requests that name a file of the server's."""
+    (server.temporary / "secret").write_text("not for visitors")
+    try:
+        secret = server.temporary / "secret"
+        paths = [f"/gradio_api/file={p}" for p in ("/etc/passwd", "../secret", secret, "http://127.0.0.1/")]
+        paths += ["/file=/etc/passwd", "/assets/..%2f..%2f..%2f..%2fetc/passwd", "/docs", "/gradio_api/info"]
+        assert {server.status(path) for path in paths} <= {403, 404}
+        for path in ("/etc/passwd", str(secret), "http://127.0.0.1/a.mp4"):
+            data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, "a bell", "", 3, 3, 2, 2, 0, 1, 1]
+            for number in range(6):
+                body = json.dumps({"fn_index": number, "session_hash": "abc", "data": data}).encode()
+                assert server.status("/gradio_api/queue/join", body) == 403
+        assert server.status("/") == 200
+    finally:
+        secret.unlink()
+
+
+def test_the_built_in_model(tmp_path):
+    """An example of the page, on the model that the command starts with; Ctrl-C ends it and leaves nothing."""
+    with chromium() as visitor, serving(tmp_path / "served") as server:
+        visitor.visit(server)
+        assert "small world" in visitor.find("#head")[0].text
+        visitor.wait(lambda: visitor.find("#examples .gallery-item"), "the examples")[0].click()
+        visitor.wait(lambda: visitor.find("#clip video"), "the example's clip")
+        visitor.press()
+        made = visitor.result("1. glass balls fall on the ground, seed 0")
+        assert samples(made, tmp_path / "a.mp4") == 6 * RATE_HZ
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(timeout=30) == 0
+        assert list(server.temporary.iterdir()) == [] and server.said == ""
