@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import textwrap
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -230,7 +231,7 @@ def draw_onsets(ax: Axes, rows: Sequence[Onsets]) -> None:
             ("onset matched", matched, MATCHED, "o"), ("onset extra", extra, EXTRA, "x"),
         ):  # fmt: skip
             ax.scatter(times, np.full(len(times), k), s=22, color=colour, marker=marker, label=name(label), zorder=3)
-    ax.set_yticks(range(len(rows)), [row.name for row in rows])
+    ax.set_yticks(range(len(rows)), [_short(row.name) for row in rows], parse_math=False)
     ax.set(ylim=(len(rows) - 0.5, -0.5))
     _legend(ax)
 
@@ -302,7 +303,9 @@ def save(figure: Figure, path: str | Path) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        figure.savefig(temporary, format="png", dpi=_DPI)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # a box in a caption is better than no picture
+            figure.savefig(temporary, format="png", dpi=_DPI)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -321,7 +324,8 @@ def _draw(path: str | Path, rows: Sequence[Row], seconds: float, title: str) -> 
         ax.yaxis.label.set_size(9)
     axes[0].set_xlim(0, seconds)
     if title:
-        figure.suptitle(textwrap.fill(title, 95), x=0.01, ha="left", fontsize=10, parse_math=False)
+        lines = textwrap.fill(title, 95, max_lines=3, placeholder=" …")
+        figure.suptitle(lines, x=0.01, ha="left", fontsize=10, parse_math=False)
     axes[-1].set_xlabel("time, seconds", fontsize=9)
     save(figure, path)
 
@@ -347,6 +351,11 @@ def _colours(names: Iterable[str]) -> list[str]:
     """One for each name: the true sound has its own, the first of the others that of what was generated."""
     others = cycle((GENERATED, PURPLE, SKY, "black"))
     return [TRUE if name == "true" else next(others) for name in names]
+
+
+def _short(name: str) -> str:
+    """At most 24 characters: file names differ at their ends."""
+    return name if len(name) <= 24 else f"{name[:11]}…{name[-12:]}"
 
 
 def _channels(wave: np.ndarray) -> np.ndarray:

@@ -159,6 +159,13 @@ def test_strip_is_spread_evenly():
     assert plot.strip(np.arange(5), 12).tolist() == [0, 1, 2, 3, 4]
 
 
+def test_words_of_any_kind(tmp_path):
+    """Captions and file names are text: no formulas, any length, any script."""
+    rows = [Onsets("clip_$_with_a_very_long_name_000123.mp4", (0.5,), (0.5,), ((0, 0),)), Onsets("$x", (), (), ())]
+    plot.raster(tmp_path / "a.png", rows, SECONDS, title="鼓声 costs $5 and $ is no formula " * 40)
+    assert (tmp_path / "a.png").stat().st_size > 1000
+
+
 def test_the_file(tmp_path):
     """A png of 1200 pixels, nothing beside it; where it can't be written, nothing is left."""
     from matplotlib.image import imread
