@@ -1,4 +1,5 @@
 """Synchformer as a judge: what it takes with the public weights, and that it answers what the network says."""
+import jax
 import numpy as np
 import pytest
 
@@ -39,6 +40,19 @@ def small(monkeypatch):
     monkeypatch.setitem(synchformer_whole.CONFIGS, "synchformer", SMALL)
 
 
+def test_the_file_fits_the_network(small, tmp_path):
+    judge = desync.load(published(tmp_path))
+    excerpts = np.zeros((2, 24, 16, 16, 3), np.uint8), np.zeros((2, 24 * 640), np.float32)
+    assert jax.eval_shape(judge._judge, judge._params, *excerpts).shape == (2, 5)
+
+
+def test_the_likeliest_class_is_the_offset(small, tmp_path):
+    judge = desync.load(published(tmp_path))
+    judge._judge = lambda params, frames, waves: np.eye(5, dtype=np.float32)[[0, 2, 3]]
+    np.testing.assert_array_equal(judge.offset_seconds(None, None), [-2.0, 0.0, 1.0])
+
+
+@pytest.mark.slow
 def test_both_windows_of_a_clip_are_judged(small, tmp_path):
     judge = desync.load(published(tmp_path))
     rng = np.random.default_rng(1)
@@ -51,6 +65,7 @@ def test_both_windows_of_a_clip_are_judged(small, tmp_path):
     assert desync_seconds(judge, frames, wave) == pytest.approx(np.abs(offsets).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likeliest, seconds", [(0, -2.0), (2, 0.0), (4, 2.0)])
 def test_classes_are_seconds(small, tmp_path, likeliest, seconds):
     judge = desync.load(published(tmp_path, likeliest))
