@@ -19,7 +19,8 @@ Tokens = Float[Array, "b n h"]
 class Stream(nnx.Module):
     """adaLN-modulated attention and feed-forward of one modality.
 
-    kernel 3 (audio, clip): convolutions after attention and in the feed-forward; kernel 1 (text): dense layers.
+    kernel 3 (audio, clip): convolutions after attention and in the feed-forward; kernel 1 (text, and with
+    `cfg.block_kernel` 1 all streams): dense layers.
     `keys_only`: the stream serves keys and values in the last joint block and is not updated itself.
     """
 
