@@ -20,13 +20,14 @@
 # %% [markdown]
 # # A clip in, the clip with sound out
 #
-# Run the cells from the top. They work on a CPU, a GPU and a TPU runtime; on a CPU the first sound takes about half a
-# minute, since programs are compiled once for each length, and every other sound of that length a few seconds.
+# Run the cells from the top. They work on a CPU, a GPU and a TPU runtime. On two cores of a CPU the first sound for
+# five seconds of film takes about ten seconds, since programs are compiled once for each length; every other one
+# about four.
 #
 # **What the built-in model knows.** A small world of drawn scenes: balls that bounce, hammers, footsteps, clocks,
-# bells, pianos, rain, wind, fire, engines. On real footage it is out of its depth. For that, choose a model with
-# public weights in the second cell: the same cells then run with it. `mmaudio-large-44k-v2` fetches 10 GB and wants a
-# GPU with 16 GB; its weights are for non-commercial use.
+# bells, pianos, rain, wind, fire, engines. On real footage it is out of its depth. For that, choose public weights in
+# the second cell, and a GPU runtime; everything below stays the same. `mmaudio-large-44k-v2` fetches 10 GB; its
+# weights are for non-commercial use.
 
 # %% tags=["set-up"]
 # @title Install { display-mode: "form" }
@@ -69,7 +70,7 @@ print(f"{MODEL} on {jax.devices()[0].device_kind}: {defaults.steps} steps, guida
 # ## Upload a clip
 #
 # Leave `CLIP` empty to be asked for a file. Press *Cancel* there, or run this outside of Colab, to take the example
-# that comes with kfjax. A clip may last up to 60 seconds; of longer ones the first `SECONDS` are used.
+# that comes with kfjax. Of a clip longer than `SECONDS` the beginning gets a sound; 60 is the most.
 
 # %%
 CLIP = ""  # @param {type: "string"}

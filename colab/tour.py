@@ -304,7 +304,9 @@ with jax.set_mesh(mesh):
     spread = sharding.shard_init(start, mesh)()
     for name, x in list(module.flatten(spread.params).items())[:6]:
         print(f"{name:34} {list(x.shape)!s:18} on each device {x.sharding.shard_shape(x.shape)}")
-    compiled = jax.jit(step).lower(spread, sharding.put_batch(batch, mesh), jax.random.key(2)).compile()
+    placed, key = sharding.put_batch(batch, mesh), jax.random.fold_in(jax.random.key(2), 0)
+    inputs = spread, placed, jax.device_put(key, sharding.replicated(mesh))
+    compiled = jax.jit(step).lower(*inputs).compile()
 
 # %% [markdown]
 # The compiled program says what the devices send one another in a step: parameters are gathered where they are used,
@@ -318,8 +320,7 @@ for sent in collectives(compiled.as_text()):
 # And what matters most: the step is the same step. Same keys, same loss, up to rounding.
 
 # %%
-with jax.set_mesh(mesh):
-    _, metrics = jax.jit(step)(spread, sharding.put_batch(batch, mesh), jax.random.fold_in(jax.random.key(2), 0))
+_, metrics = compiled(*inputs)
 print(f"first loss on one device {losses[0]:.6f}, on eight {float(metrics['loss']):.6f}")
 assert abs(float(metrics["loss"]) - losses[0]) < 1e-4 * losses[0]
 

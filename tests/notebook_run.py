@@ -14,6 +14,8 @@ import time
 import types
 from pathlib import Path
 
+import jax  # noqa: F401  (before the stand-ins: in Colab it asks for more of it than these have; devices stay untouched)
+
 shown: list[dict] = []
 installs: list[list[str]] = []
 
