@@ -22,16 +22,17 @@ HALF, SINGLE, LAYER = 5e-2, 1e-3, 1e-5
 
 
 class Check(NamedTuple):
-    """A relative difference, and below what it must be; the fields of a row in results.json."""
+    """A relative difference (None: not finite) and the limit that it must be below."""
 
     name: str
-    got: float
+    got: float | None
     limit: float
     ok: bool
 
 
 def check(name: str, got: float, limit: float) -> Check:
-    return Check(name, got, limit, bool(np.isfinite(got) and got < limit))
+    finite = bool(np.isfinite(got))
+    return Check(name, got if finite else None, limit, finite and bool(got < limit))
 
 
 def run() -> Iterator[Check]:

@@ -13,7 +13,7 @@ from kfjax.train.__main__ import apply, complete, load_config
 
 
 def train(
-    spec: str, output: Path, *, steps: int, batch: int, excerpt_seconds: float, settings: list[str],
+    spec: str, output: Path, *, steps: int, batch: int, excerpt_seconds: float, network: dict[str, Any],
     features: str = "", max_seconds: float = 0.0,
 ) -> dict[str, Any]:  # fmt: skip
     """Train for some steps; metrics.jsonl and curve.png go into `output`.
@@ -21,26 +21,28 @@ def train(
     The loop keeps its state in a temporary folder, which 1.5B needs 31 GB for; nothing of it stays.
 
     Args:
-      settings: KEY=VALUE, as of `kfjax train --set`.
+      network: settings of the network that are changed.
       features: a folder of `kfjax extract`; random numbers without.
       max_seconds: of training; it then ends early.
     """
     config = load_config(spec)
     complete(config)
+    with config.unlocked(), config.ignore_type():
+        config.system.mmdit.update(network)
     data = [f"data.corpora=(({features!r}, 1.0),)"] if features else ["data.synthetic=True"]
     once = f"loop.save_every={steps + 1}"  # at the end alone
     for setting in (
         f"loop.steps={steps}", "loop.log_every=1", once, f"loop.max_seconds={max_seconds}",
         f"data.batch_seconds={excerpt_seconds * batch}", "data.batch_multiple=0",
-        f"data.buckets=(({excerpt_seconds}, 1.0),)", *data, *settings,
+        f"data.buckets=(({excerpt_seconds}, 1.0),)", *data,
     ):  # fmt: skip
         apply(config, setting)
-    task, settings_of_loop = tasks.make_task(config)
+    task, settings = tasks.make_task(config)
     output.mkdir(parents=True, exist_ok=True)
     metrics = output / "metrics.jsonl"
     with tempfile.TemporaryDirectory(dir=output, prefix="run-") as workdir:
         # The weights are not wanted, so neither is their export.
-        loop.run(task._replace(export=lambda params, folder: None), workdir, settings_of_loop)
+        loop.run(task._replace(export=lambda params, folder: None), workdir, settings)
         shutil.copyfile(Path(workdir, "metrics.jsonl"), metrics.with_suffix(".tmp"))
         os.replace(metrics.with_suffix(".tmp"), metrics)
     draw(metrics, output / "curve.png", f"{spec}, {batch} x {excerpt_seconds:g} s")

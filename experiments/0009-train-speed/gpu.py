@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,10 +24,13 @@ from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-#: Stage -> seconds it may take, its start included; in this order, since the step uses what the others found.
-STAGES = {"checks": 60.0, "card": 40.0, "convolution": 90.0, "parts": 90.0, "step": 250.0}
+#: Stage -> seconds it may take, its start included; in this order, since the step uses what the others found. It may
+#: have what they leave.
+STAGES = {"checks": 60.0, "card": 40.0, "convolution": 90.0, "parts": 90.0, "step": 420.0}
 CURVE = {"curve": 530.0}
 TOTAL = 530.0
+#: Of the device's memory, what a step may need as planned: there are holes between what lies in it.
+MARGIN = 0.97
 
 
 class Size(NamedTuple):
@@ -101,7 +105,9 @@ def launch(name: str, limit: float, args: argparse.Namespace) -> None:
         note(args.output, name, "not begun: no time left", 0.0)
         return
     given = [*sys.argv[1:], "--stage", name, "--limit", str(limit)]
-    environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92"} | os.environ
+    # Programs are kept: a second call, for what the first had no time for, goes on from there.
+    defaults = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92", "JAX_COMPILATION_CACHE_DIR": str(args.output / "programs")}
+    environment = defaults | os.environ
     process = subprocess.Popen([sys.executable, str(HERE / "gpu.py"), *given], env=environment, start_new_session=True)
     try:
         code = process.wait(limit)
@@ -110,6 +116,8 @@ def launch(name: str, limit: float, args: argparse.Namespace) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         ended = f"stopped at its limit of {limit:.0f} s"
+        for left in args.output.glob("run-*"):  # the curve's state
+            shutil.rmtree(left)
     note(args.output, name, ended, time.monotonic() - start)
 
 
@@ -172,8 +180,7 @@ def convolutions(run: Run) -> None:
         system.mmdit, size.latents, run.size.batch, dtype, rounds=run.size.rounds, least=run.size.least
     ):
         rows.append(row)
-        run.save({"rows": rows, "fastest": None})
-    run.save({"rows": rows, "fastest": fastest(rows)})
+        run.save({"rows": rows, "fastest": fastest(rows)})
 
 
 def parts(run: Run) -> None:
@@ -195,14 +202,14 @@ def steps(run: Run) -> None:
 
     _, _, rates, _ = _model(run)
     usual, chosen = _choose(run)
-    capacity, done = run.results["card"]["memory_bytes"], []
+    capacity, done = MARGIN * run.results["card"]["memory_bytes"], []
 
     def one(remat: str, layers: dict[str, str], share: float) -> None:
         start = run.left()
         go_on = lambda: run.left() > start * (1 - share)
         config = changed(run.size.config, remat=remat, unroll=False)
         trainer = Trainer(config, run.size.seconds, run.size.compiler)
-        found = measure(trainer, capacity, rates, run.size.most, run.size.rounds, go_on)
+        found = measure(trainer, capacity, rates, run.size.most, min(3, run.size.rounds), go_on)
         trainer.forget()
         done.append({"remat": remat, "layers": dict(layers)} | found)
         run.save(done)
@@ -219,11 +226,12 @@ def curve(run: Run) -> None:
 
     _choose(run)
     best = fastest_step(run.results.get("step", ()))
-    batch = run.args.batch or (best["batch"] if best else run.size.batch)
-    settings = [f"system.mmdit.remat={best['remat']!r}"] if best and not run.args.small else []
+    # The loop holds some batches more.
+    batch = run.args.batch or (max(1, int(0.9 * best["batch"])) if best else run.size.batch)
+    network = {"remat": best["remat"]} if best else {}
     run.save(train(
         run.size.config, run.args.output, steps=run.args.steps, batch=batch, excerpt_seconds=run.size.seconds,
-        settings=settings, features=run.args.features, max_seconds=0.75 * run.left(),
+        network=network, features=run.args.features, max_seconds=0.75 * run.left(),
     ))  # fmt: skip
 
 
@@ -292,7 +300,9 @@ def note(output: Path, name: str, ended: str, taken: float) -> None:
 
 
 def passed(results: dict[str, Any]) -> bool:
-    return all(one["ok"] for one in results.get("checks", ()))
+    """No check has failed, and the loss of every step that ran was finite."""
+    ran = [one for one in results.get("step", ()) if one["batch"]]
+    return all(one["ok"] for one in results.get("checks", ())) and all(one["loss"] is not None for one in ran)
 
 
 def fastest_step(done: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -311,7 +321,9 @@ def report(results: dict[str, Any]) -> list[str]:
         ]  # fmt: skip
     if found := results.get("checks"):
         lines += ["| check | difference | at most | |", "|---|---|---|---|"]
-        lines += [f"| {c['name']} | {c['got']:.1e} | {c['limit']:g} | {'ok' if c['ok'] else 'FAILED'} |" for c in found]
+        for one in found:
+            got = "not finite" if one["got"] is None else f"{one['got']:.1e}"
+            lines.append(f"| {one['name']} | {got} | {one['limit']:g} | {'ok' if one['ok'] else 'FAILED'} |")
         lines.append("")
     sys.path[:0] = [str(HERE), str(ROOT)]
     if found := results.get("step"):
@@ -319,7 +331,9 @@ def report(results: dict[str, Any]) -> list[str]:
     if found := results.get("parts"):
         from parts import table as parts_table
 
-        lines += [f"Parts, batch {found['batch']}.", "", *parts_table(found["rows"]), ""]
+        best = fastest_step(results.get("step", ()))
+        step = best and best["seconds"] * found["batch"] / best["batch"]
+        lines += [f"Parts, batch {found['batch']}.", "", *parts_table(found["rows"], step), ""]
     if found := results.get("convolution"):
         from convolution import table as convolution_table
 
@@ -343,7 +357,7 @@ def _steps_table(found: Sequence[dict[str, Any]]) -> list[str]:
         lines.append(
             f"| {one['remat']} | {layers} | {one['batch']} | {one['seconds']:.3f} | {one['clips_per_second']:.1f} "
             f"| {one['tflops']:.1f} | {100 * one['of_matmul']:.0f} % | {one['planned_gib']:.1f} | {one['bound']} "
-            f"| {100 * one['of_bound']:.0f} % | {one['loss']:.3f} |"
+            f"| {100 * one['of_bound']:.0f} % | {'not finite' if one['loss'] is None else round(one['loss'], 3)} |"
         )
     return lines
 

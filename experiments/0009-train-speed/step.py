@@ -150,13 +150,15 @@ def _timed(trainer: Trainer, rows: int, rounds: int) -> tuple[float, float]:
 def _figures(trainer: Trainer, rows: int, needed: float, timed: tuple[float, float], card: Card) -> dict[str, Any]:
     """`roofline` of the step, whose operations are the model's own; bytes and bound are those of the whole program."""
     taken, loss = timed
-    flops, moved = trainer.flops(rows), program.traffic_bytes(trainer.program(rows).as_text())
+    flops = trainer.flops(rows)
+    try:
+        moved = program.traffic_bytes(trainer.program(rows).as_text())
+    except ValueError:  # a compiler that does not note how often its loops turn
+        moved = needed
     known = roofline(trainer.flops(rows, hardware=True), moved, taken, card)
-    stats = jax.local_devices()[0].memory_stats() or {}
-    peak = {"peak_gib": stats["peak_bytes_in_use"] / 2**30} if "peak_bytes_in_use" in stats else {}
-    return known | peak | {
+    return known | {
         "batch": rows,
-        "loss": loss,
+        "loss": loss if math.isfinite(loss) else None,
         "planned_gib": needed / 2**30,
         "clips_per_second": rows / taken,
         "flops": flops,

@@ -69,7 +69,8 @@ def test_the_largest_batch_is_found_by_compiling_and_reported_once_it_ran(speed,
 
 def test_where_nothing_runs_that_is_the_result(speed):
     figures = speed.step.measure(FakeTrainer(0.0, 1000, 0), 20.0, speed.stopwatch.Card(1, 1), 1024, 1, lambda: True)
-    assert figures["batch"] == 0 and set(figures["tried"].values()) == {None}
+    assert figures["batch"] == 0
+    assert all(needed is None for rows, needed in figures["tried"].items() if int(rows) <= 20)
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(speed):
@@ -109,7 +110,8 @@ def test_the_fastest_is_that_of_a_block_in_training(speed):
         row(0, "both", library=0.0, gemms=99.0, unfolded=0.0),  # in no block
         row(2, "forward", library=0.0, gemms=99.0, unfolded=0.0),
     ]
-    assert speed.convolution.fastest(rows) == "gemms"
+    assert speed.convolution.fastest(rows) is None  # one convolution of a block is missing
+    assert speed.convolution.fastest([*rows, row(1, "both", library=1.0, gemms=1.0, unfolded=1.0)]) == "gemms"
     part = lambda name, times, seconds: {"part": name, "passes": "both", "times": times, "seconds": seconds}
     assert speed.parts.fastest_attention([part("conv", 23, 1.0)]) is None
     rows = [part("a, xla", 6, 1.0), part("b, xla", 17, 3.0), part("a, cudnn", 6, 2.0), part("b, cudnn", 17, 1.0)]
@@ -142,7 +144,7 @@ def test_the_rates_of_the_card_and_the_report(speed, tmp_path, capsys):
     ]})  # fmt: skip
     assert speed.gpu.main([*given, "--table"]) == 1  # a check has failed
     printed = capsys.readouterr().out
-    for line in ("128^3", "| loss | nan | 0.1 | FAILED |", "| none | gemms, xla | none ran"):
+    for line in ("128^3", "| loss | not finite | 0.1 | FAILED |", "| none | gemms, xla | none ran"):
         assert line in printed
 
 
@@ -166,5 +168,5 @@ def test_all_of_it_at_tiny_sizes(tmp_path):
     step = results["step"][0]
     assert step["batch"] == 4 and step["planned_gib"] > 0 and step["clips_per_second"] > 0
     assert results["curve"]["steps"] == 3 and results["curve"]["skipped"] == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["curve.png", "metrics.jsonl", "results.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"curve.png", "metrics.jsonl", "results.json"}
     assert "of the matmul rate" in done.stdout
