@@ -130,7 +130,7 @@ TEXT = "a hammer strikes a metal block"  # @param {type: "string"}
 TEXT_SECONDS = 5.0  # @param {type: "number"}
 
 spoken = model.generate(prompt=TEXT, duration=TEXT_SECONDS, steps=STEPS, seed=SEED)
-display(Audio(spoken.waveform.T, rate=spoken.sample_rate_hz))
+display(Audio(spoken.waveform.T, rate=spoken.sample_rate_hz, normalize=False))
 plot.overview(folder / "text.png", spoken.waveform, spoken.sample_rate_hz, title=TEXT)
 display(Image(str(folder / "text.png"), width=800))
 
@@ -147,7 +147,7 @@ for seed in range(SEEDS):
     made = model.generate(clip, PROMPT, negative_prompt=NEGATIVE_PROMPT, duration=seconds, steps=STEPS, seed=seed)
     versions[f"seed {seed}"] = made.waveform
     print(f"seed {seed}")
-    display(Audio(made.waveform.T, rate=made.sample_rate_hz))
+    display(Audio(made.waveform.T, rate=made.sample_rate_hz, normalize=False))
 plot.versions(folder / "seeds.png", versions, sound.sample_rate_hz, frames=strip)
 display(Image(str(folder / "seeds.png"), width=800))
 

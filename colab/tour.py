@@ -112,7 +112,7 @@ where = [[(event.time_seconds, event.x)] for event in scene.events if event.stru
 plot.overview(folder / "scene.png", true, rate, frames=scene.frames((96, 96)), marks=struck, positions=where,
               title=scene.caption)
 show("scene.png")
-display(Audio(true.T, rate=rate))
+display(Audio(true.T, rate=rate, normalize=False))
 
 # %% [markdown]
 # ## 2. Seconds become lengths
@@ -252,7 +252,7 @@ for steps in (1, 20):
     sounds[name] = wave
     heard.append(plot.Onsets(name, struck, onsets, pairs))
     print(f"{name}: {len(pairs)} of {len(struck)} events heard within 50 ms")
-    display(Audio(wave.T, rate=rate))
+    display(Audio(wave.T, rate=rate, normalize=False))
 plot.versions(folder / "steps.png", sounds, rate, frames=scene.frames((96, 96)), marks=struck, onsets=heard)
 show("steps.png")
 

@@ -29,6 +29,7 @@ class Shown:
             entry |= {"file": Path(data).name, "bytes": len(Path(data).read_bytes())}
         else:
             entry |= {"shape": list(data.shape), "peak": float(abs(data).max()), "rate": options["rate"]}
+            assert not options["normalize"] and entry["peak"] <= 1, "sounds are heard as loud as they are"
         self.entry = entry
 
 

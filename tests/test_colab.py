@@ -149,7 +149,7 @@ def check_demo(report: dict, folder: Path, name: str, seconds: float) -> None:
 
 @pytest.mark.slow
 def test_demo_with_the_built_in_model(tmp_path):
-    """Nothing uploaded: the example; first once more without Colab."""
+    """Nothing uploaded: the example; the same without Colab."""
     report = run(ROOT / "colab" / "demo.py", tmp_path, "", DOWNLOAD=True)
     check_demo(report, tmp_path / "kfjax_demo", "example.mp4", 0.7)
     report = run(ROOT / "colab" / "demo.py", tmp_path, None)
