@@ -234,12 +234,13 @@ def test_a_visitors_old_clips_make_room(studio):
     assert names(studio.folder) == {"2.mp4", "3.mp4"}
 
 
-def test_examples_outlast_their_visitors(studio):
-    example = good(studio.folder / "example.mp4")
-    studio.open()
+def test_examples_outlast_their_visitors(studio, tmp_path):
+    example = studio.lend(good(tmp_path / "example.mp4"))
     for clip in (example, uploaded(studio)):
         studio.admit("a", clip)
         studio.leave("a")
+    assert studio.make("b", wish(example), quiet)
+    studio.leave("b")
     assert names(studio.folder) == {"example.mp4"}
 
 

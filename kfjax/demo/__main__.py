@@ -73,7 +73,6 @@ def _serve(args: Namespace, folder: Path, port: int) -> None:
     studio = Studio(pipeline.load(args.model, dtype=args.dtype), folder, limits)
     knows, card = _about(args.model, studio.model)
     page = pages.build(studio, title="kfjax", knows=knows, card=card, examples=EXAMPLES)
-    studio.open()
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
@@ -114,7 +113,7 @@ def _folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="kfjax-demo-", ignore_cleanup_errors=True) as folder:
         os.environ |= {
             "GRADIO_TEMP_DIR": folder,
-            "GRADIO_EXAMPLES_CACHE": str(Path(folder) / "examples"),
+            "GRADIO_EXAMPLES_CACHE": str(Path(folder) / "unused"),
             "GRADIO_ANALYTICS_ENABLED": "False",
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }

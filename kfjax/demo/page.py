@@ -45,11 +45,7 @@ def build(
         with gr.Row(elem_id="columns"):
             with gr.Column(elem_id="wish", min_width=300):
                 clip, inputs, button = _form(studio)
-                gr.Examples(
-                    [[None if file is None else str(file), prompt] for file, prompt in examples],
-                    inputs=[clip, inputs[1]], label="Examples", elem_id="examples",
-                    example_labels=[f"{prompt} ({'clip' if file else 'prompt alone'})" for file, prompt in examples],
-                )  # fmt: skip
+                _examples(studio, examples, clip, inputs[1])
             with gr.Column(elem_id="result", min_width=300):
                 outputs = _result()
         if card:
@@ -94,6 +90,14 @@ def _form(studio: Studio) -> tuple[gr.Video, list[Any], gr.Button]:
                 LEAST_SECONDS, limits.seconds, min(8.0, limits.seconds), step=0.5, label="Seconds without a clip"
             )
     return clip, [clip, prompt, avoided, *scales, steps, seed, samples, seconds], button
+
+
+def _examples(studio: Studio, examples: list[tuple[Path | None, str]], clip: gr.Video, prompt: gr.Textbox) -> None:
+    """A row of buttons that fill in a clip and a prompt."""
+    ready = [[None if file is None else str(studio.lend(file)), words] for file, words in examples]
+    names = [[f"{words} ({'clip' if file else 'prompt alone'})"] for file, words in examples]
+    shown = gr.Dataset(components=["textbox"], samples=names, type="index", label="Examples", elem_id="examples")
+    shown.click(lambda index: ready[index], shown, [clip, prompt], api_visibility="private", concurrency_limit=None)
 
 
 def _result() -> list[Any]:

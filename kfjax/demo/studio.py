@@ -117,11 +117,15 @@ class Studio:
         self.model, self.folder, self.limits = model, folder.resolve(), limits or Limits()
         self._visitors: dict[str, _Visitor] = {}
         self._books, self._work = threading.RLock(), threading.Lock()
-        self._lasting: frozenset[Path] = frozenset()
+        self._lasting: set[Path] = set()
 
-    def open(self) -> None:
-        """Visitors may come. What lies in the folder by now, the page's examples, belongs to none of them and stays."""
-        self._lasting = frozenset(path for path in self.folder.rglob("*") if path.is_file())
+    def lend(self, file: Path) -> Path:
+        """A copy of a file of ours that every visitor may take as a clip; it stays to the end."""
+        copy = self.folder / "examples" / file.name
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, copy)
+        self._lasting |= {copy}
+        return copy
 
     def admit(self, visitor: str, clip: Path) -> None:
         """Keeps an uploaded clip for a visitor; one that can't be used is refused and deleted."""
