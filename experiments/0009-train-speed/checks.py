@@ -59,7 +59,7 @@ def _network() -> Iterator[Check]:
 
 def _loss(dtype: str) -> tuple[float, np.ndarray]:
     """Loss and all gradients of a small network whose weights are all away from zero."""
-    config = changed(SMALL, width=128, heads=2, joint_depth=2, single_depth=2)
+    config = changed(SMALL, width=128, heads=2)
     config.step.compute_dtype = dtype
     trainer = Trainer(config, 2.0)
     planner = trainer.planner
