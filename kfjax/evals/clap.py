@@ -23,10 +23,12 @@ def load(folder: str | Path) -> Clap:
     """The CLAP model in a folder or in one of those in it, as the hub has it: configuration, weights, tokenizer.
 
     Raises:
-      Unavailable: there is none, or PyTorch or transformers are not installed.
-      ValueError: a model with fusion, which hears one sound differently each time; or one that is not whole.
+      Unavailable: there is none, it is not whole, it is one with fusion (which hears a sound differently each time), or
+        PyTorch and transformers are not installed.
     """
     path = _model_folder(Path(folder))
+    from safetensors import SafetensorError
+
     try:
         from transformers import ClapModel, ClapProcessor
     except ImportError as error:  # transformers says so late where PyTorch is missing
@@ -34,11 +36,11 @@ def load(folder: str | Path) -> Clap:
     try:
         model = ClapModel.from_pretrained(path, local_files_only=True)
         processor = ClapProcessor.from_pretrained(path, local_files_only=True)
-    except (OSError, ImportError) as error:
+    except (OSError, ImportError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise Unavailable(f"{path}: got no whole CLAP model ({reason}); {_get(path)}") from None
     if model.config.audio_config.enable_fusion:
-        raise ValueError(f"{path}: got a CLAP with fusion, expected one without; take {MODEL}")
+        raise Unavailable(f"{path}: got a CLAP with fusion, expected one without; {_get(path)}")
     return Clap(path.name, model, processor)
 
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from kfjax.convert import directory, families
+from kfjax.convert.families import Family
 from kfjax.evals.networks import Unavailable
 from kfjax.module import Params
 
@@ -25,14 +26,13 @@ def find(folder: str | Path, family_name: str, variants: Sequence[str]) -> tuple
     A converted directory is read first, then the public file by its name.
 
     Raises:
-      Unavailable: none of them is there.
-      ValueError: a file that does not fit.
+      Unavailable: none of them is there, or what is there does not fit.
     """
     folder, family = Path(folder), families.named(family_name)
     for variant in variants:
         parts, path = directory.converted(folder, family_name, variant), folder / family.files(variant)
         if not parts and path.is_file():
-            _, parts = directory.read_parts(path, inside=family.inside or None)
+            parts = _read(path, family, variant)
         if parts:
             return variant, jax.tree.map(_float32, family.join(parts, variant))
     files = " or ".join(family.files(variant) for variant in variants)
@@ -40,6 +40,21 @@ def find(folder: str | Path, family_name: str, variants: Sequence[str]) -> tuple
         f"{folder}: got no weights of {family_name}, expected {files}; get it from {HOMES[family_name]} and put it "
         f"there, or its conversion: kfjax convert {family.files(variants[0])} {folder}"
     )
+
+
+def _read(path: Path, family: Family, variant: str) -> dict[str, Params]:
+    """The parts of a public file, which must be what its name says."""
+    try:
+        found, parts = directory.read_parts(path)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise Unavailable(f"{reason}; kfjax convert {path} --dry-run says more, or get the file again") from None
+    if (found.family.name, found.variant) != (family.name, variant):
+        raise Unavailable(
+            f"{path}: got {found.family.name} {found.variant}, expected {family.name} {variant}; give the file its own "
+            "name"
+        )
+    return parts
 
 
 def _float32(x: np.ndarray) -> np.ndarray:

@@ -98,6 +98,10 @@ def test_what_is_missing_is_named_in_one_line(folder, tmp_path, monkeypatch):
     with pytest.raises(Unavailable, match="no whole CLAP model") as error:
         clap.load(tmp_path)
     assert "\n" not in str(error.value)
+    for name, end in (("config.json", None), ("model.safetensors", -100)):
+        (tmp_path / name).write_bytes((folder / "tiny_clap" / name).read_bytes()[:end])
+    with pytest.raises(Unavailable, match="no whole CLAP model"):
+        clap.load(tmp_path)
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(Unavailable, match=r"pip install 'kfjax\[eval\]'"):
         clap.load(folder)
@@ -106,5 +110,5 @@ def test_what_is_missing_is_named_in_one_line(folder, tmp_path, monkeypatch):
 def test_fusion_is_refused(tmp_path):
     pytest.importorskip("transformers")
     save(tmp_path, fusion=True)
-    with pytest.raises(ValueError, match="with fusion, expected one without"):
+    with pytest.raises(Unavailable, match="with fusion, expected one without"):
         clap.load(tmp_path)

@@ -112,6 +112,17 @@ def test_missing_weights_are_named_in_one_line(tmp_path, load, named):
         assert "\n" not in message and "kfjax convert" in message and all(name in message for name in named)
 
 
+def test_what_does_not_fit_is_said_in_one_line(tmp_path):
+    path = publish(tmp_path, "panns", "16k")
+    files.write_state(path, {key: x for key, x in files.read_state(path).items() if "fc1" not in key})
+    with pytest.raises(Unavailable, match=r"expected, \d+ got\); kfjax convert .* --dry-run") as error:
+        embedders.load_panns(tmp_path)
+    assert "\n" not in str(error.value)
+    publish(tmp_path, "panns", "32k").rename(path)
+    with pytest.raises(Unavailable, match="got panns 32k, expected panns 16k"):
+        embedders.load_panns(tmp_path)
+
+
 def test_half_precision_files_are_computed_in_full(tmp_path):
     publish(tmp_path, "imagebind", "huge", np.float16)
     _, tree = weights.find(tmp_path, "imagebind", ("huge",))
