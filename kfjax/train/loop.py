@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,9 @@ from kfjax.train.feed import Feed, placed
 from kfjax.train.lock import Lock
 from kfjax.train.log import Log, LogConfig
 from kfjax.train.throughput import Work, count_clips
+
+#: What to do where a step does not fit.
+_SMALLER = "halve the batch, raise step.accumulate, or split the model (loop.mesh=fsdp=N); kfjax plan says what fits"
 
 
 class Task(NamedTuple):
@@ -110,6 +113,10 @@ class Diverged(ValueError):
     """Too many non-finite steps in a row."""
 
 
+class OutOfMemory(ValueError):
+    """More than the devices hold."""
+
+
 def init_state(task: Task, key: jax.Array) -> TrainState:
     """Fresh state: EMA starts as the parameters."""
     params = task.init(key)
@@ -147,6 +154,7 @@ def run(task: Task, workdir: str | Path, cfg: LoopConfig, *, claim: Callable[[],
     Raises:
       Diverged: `cfg.max_skipped` non-finite steps in a row; it names the step and the first tensor at fault.
       CheckpointError: the disk is full, or a checkpoint can't be read.
+      OutOfMemory: the state, or a step on such a batch, does not fit on the devices.
       ValueError: another run holds `workdir`; the mesh fits neither the devices nor the batch.
     """
     workdir, mesh = Path(workdir), mesh_of(cfg.mesh)
@@ -165,11 +173,12 @@ def run(task: Task, workdir: str | Path, cfg: LoopConfig, *, claim: Callable[[],
 def _start(task: Task, store: StateStore, mesh: Mesh, cfg: LoopConfig) -> TrainState:
     """The stored state, or a new one; every leaf is made or read where it lives, and never whole on one device."""
     init = lambda: init_state(task, jax.random.fold_in(jax.random.key(cfg.seed), 0))
-    if (latest := store.latest()) is None:
-        return shard_init(init, mesh)()
-    shapes = jax.eval_shape(init)
-    place = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
-    return store.restore(latest, jax.tree.map(place, shapes, param_shardings(shapes, mesh)))
+    with _room("the weights, their average and the optimiser", mesh, "split them with loop.mesh=fsdp=N"):
+        if (latest := store.latest()) is None:
+            return shard_init(init, mesh)()
+        shapes = jax.eval_shape(init)
+        place = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+        return store.restore(latest, jax.tree.map(place, shapes, param_shardings(shapes, mesh)))
 
 
 def _train(task: Task, state: TrainState, store: StateStore, stop: _Stop, mesh: Mesh, workdir: Path, cfg: LoopConfig):
@@ -184,14 +193,16 @@ def _train(task: Task, state: TrainState, store: StateStore, stop: _Stop, mesh: 
             with log.waiting("data"):
                 batch = next(feed)
             late = bool(cfg.max_seconds) and log.elapsed() > cfg.max_seconds
-            state, metrics, signs = step_fn(state, batch, _everywhere(stop.requested or late, mesh))
-            log.step(done, metrics, task.work(batch))
-            unread.append((done, signs))
+            work = task.work(batch)
             logs, saves = done % cfg.log_every == 0 or done == cfg.steps, done % cfg.save_every == 0
-            if logs:
-                log.metrics(done)
-            # One step is left running, so that the devices do not wait for the host.
-            asked, step, skipped = _read(unread, 0 if logs or saves else 1)
+            with _room(f"{work.clips} examples a step", mesh, _SMALLER):
+                state, metrics, signs = step_fn(state, batch, _everywhere(stop.requested or late, mesh))
+                log.step(done, metrics, work)
+                unread.append((done, signs))
+                if logs:
+                    log.metrics(done)
+                # One step is left running, so that the devices do not wait for the host.
+                asked, step, skipped = _read(unread, 0 if logs or saves else 1)
             if skipped >= cfg.max_skipped:
                 why = _why(task, step_fn, state, step, mesh, cfg)
                 advice = "see to that, or lower the learning rate"
@@ -203,6 +214,19 @@ def _train(task: Task, state: TrainState, store: StateStore, stop: _Stop, mesh: 
             if asked:
                 break
     return state
+
+
+@contextmanager
+def _room(what: str, mesh: Mesh, advice: str) -> Iterator[None]:
+    """Makes one line of the devices' running out of memory."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).splitlines()[0].partition("RESOURCE_EXHAUSTED: ")[2][:200].rstrip(" .")
+        devices = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+        raise OutOfMemory(f"{what}: do not fit on {devices} ({reason}); {advice}") from error
 
 
 def _look(task: Task, ema: Any, done: int, log: Log, folder: Path, cfg: LoopConfig) -> None:
