@@ -17,6 +17,8 @@ from kfjax.evals.networks import Unavailable
 
 #: What the folder is searched for: any CLAP without fusion will do, this one is the field's for sound of all kinds.
 MODEL = "laion/larger_clap_general"
+#: Tokens that LAION's own code lets through (github.com/LAION-AI/CLAP).
+_TOKENS = 77
 
 
 def load(folder: str | Path) -> Clap:
@@ -93,8 +95,8 @@ class Clap:
         return self._vectors(self._model.get_audio_features, inputs).reshape(len(waves), len(starts), -1).mean(axis=1)
 
     def embed_text(self, captions: Sequence[str]) -> Float32[np.ndarray, "b d"]:
-        """Vectors of captions, of length 1; what is beyond the text tower's positions is cut off."""
-        inputs = self._tokenizer(list(captions), padding=True, truncation=True, max_length=77, return_tensors="pt")
+        """Vectors of captions, of length 1; what is beyond 77 tokens is cut off."""
+        inputs = self._tokenizer(list(captions), padding=True, truncation=True, max_length=_TOKENS, return_tensors="pt")
         return self._vectors(self._model.get_text_features, inputs)
 
     def _vectors(self, apply: Any, inputs: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 import tiny_public as public
 
 import kfjax
-from kfjax import cli, media, system
+from kfjax import cli, jobs, media, system
 from kfjax.convert import directory, families, files, hub
 
 
@@ -76,7 +76,7 @@ def test_by_name_from_the_hub_s_cache_to_a_film_with_sound(folder, tmp_path, mon
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("KFJAX_CACHE", str(tmp_path / "cache"))
     output = tmp_path / "out.mp4"
-    arguments = ["generate", str(cli.EXAMPLE), "--model", public.NAME, "--prompt", "a bell", "--duration", "1"]
+    arguments = ["generate", str(jobs.EXAMPLE), "--model", public.NAME, "--prompt", "a bell", "--duration", "1"]
     assert cli.main([*arguments, "--steps", "2", "--output", str(output)]) == 0
     assert "licences" in capsys.readouterr().err
     sound = media.read_audio(output, 44100)
@@ -91,7 +91,7 @@ def test_what_the_hub_does_not_give_is_named_at_once(known, tmp_path, monkeypatc
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("KFJAX_CACHE", str(tmp_path / "cache"))
-    assert cli.main(["generate", str(cli.EXAMPLE), "--model", public.NAME]) == 2
+    assert cli.main(["generate", str(jobs.EXAMPLE), "--model", public.NAME]) == 2
     error = capsys.readouterr().err
     for source in hub.MODELS[public.NAME]:
         assert source.file in error
@@ -143,7 +143,7 @@ def hub_that_answers(monkeypatch, tmp_path):
 def test_what_the_hub_refuses_is_named(status, headers, said, known, hub_that_answers, tmp_path, monkeypatch, capsys):
     hub_that_answers(status, headers)
     monkeypatch.setenv("KFJAX_CACHE", str(tmp_path / "cache"))
-    assert cli.main(["generate", str(cli.EXAMPLE), "--model", public.NAME]) == 2
+    assert cli.main(["generate", str(jobs.EXAMPLE), "--model", public.NAME]) == 2
     *_, error = capsys.readouterr().err.strip().splitlines()
     assert re.search(said, error) and "kfjax convert FOLDER" in error
     assert not list((tmp_path / "cache").glob("models/*"))
