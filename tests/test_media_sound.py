@@ -40,3 +40,14 @@ def test_late_excerpts_are_sought_and_the_same_to_the_sample(tmp_path, monkeypat
             np.testing.assert_array_equal(wave, whole)
             assert len(wave) == round(min(1.3, 24 - start) * rate_hz)
             assert seconds < 10 and all_seconds > min(24, start + 1.3) - 0.1  # Matroska is sought by pieces of 5 s
+
+
+@pytest.mark.parametrize("start_seconds", [0.0, 2.0, 9.0])
+def test_sound_alone_begins_with_its_first_sample_whatever_its_time(tmp_path, long_sound, start_seconds):
+    early = files.write_sound(tmp_path / "early.mka", long_sound, 48000, "flac")
+    late = files.write_sound(tmp_path / "late.mka", long_sound, 48000, "flac", start=5 * 48000)
+    one, two = (media.read_audio(path, 48000, 2, 1.3, start_seconds) for path in (early, late))
+    assert len(one) == round(1.3 * 48000)
+    np.testing.assert_array_equal(one, two)
+    first = round(start_seconds * 48000)
+    np.testing.assert_allclose(one, long_sound[first : first + len(one)], atol=1e-3)

@@ -20,7 +20,7 @@ _CHUNK_SAMPLES = 1024
 #: An excerpt from here on is sought; to it is decoded sooner than sought.
 _SEEK_SECONDS = 4.0
 #: What a resampler's filter needs before the first sample, amply; and a decoder, which may add up what it has heard.
-_SETTLE_SECONDS, _LEAD_SECONDS = Fraction(1, 4), 2
+_SETTLE_SECONDS, _LEAD_SECONDS = 0.25, 2
 
 
 class _Heard(NamedTuple):
@@ -45,10 +45,11 @@ def read_audio(
     """
     _, track = scan(path)
     origin = track.start * track.tick if track is not None and track.timed else None
-    start = float(origin or 0) + start_seconds
-    stop = math.inf if duration_seconds is None else (origin or 0) + start_seconds + duration_seconds + 1
-    heard = _sought(path, sample_rate_hz, start, stop) if start_seconds > _SEEK_SECONDS else None
-    heard = heard or _from_the_beginning(path, sample_rate_hz, stop)
+    stop_seconds = math.inf if duration_seconds is None else start_seconds + duration_seconds + 1
+    heard = None
+    if start_seconds > _SEEK_SECONDS:
+        heard = _sought(path, sample_rate_hz, origin, start_seconds, stop_seconds)
+    heard = heard or _from_the_beginning(path, sample_rate_hz, origin, stop_seconds)
     if heard is None:
         raise MediaError(f"{path}: its sound doesn't decode; convert it again")
     offset = 0 if origin is None else round((heard.first_seconds - origin) * sample_rate_hz)
@@ -61,16 +62,18 @@ def read_audio(
     return np.ascontiguousarray(samples, np.float32)
 
 
-def _from_the_beginning(path, sample_rate_hz: int, stop_seconds: float) -> _Heard | None:
-    """The whole track to at least `stop_seconds`; None if nothing decodes."""
+def _from_the_beginning(path, sample_rate_hz: int, origin: Fraction | None, stop_seconds: float) -> _Heard | None:
+    """The track up to at least `stop_seconds` after `origin` (None: its beginning); None if nothing decodes."""
     with open_input(path) as container:
-        frames = _Frames(path, container, stop_seconds)
+        frames = _Frames(path, container, origin, stop_seconds)
         if (head := next(frames, None)) is None:
             return None
         return frames.heard(head, 0, (head.pts or 0) * head.time_base, sample_rate_hz)
 
 
-def _sought(path, sample_rate_hz: int, start_seconds: float, stop_seconds: float) -> _Heard | None:
+def _sought(
+    path, sample_rate_hz: int, origin: Fraction | None, start_seconds: float, stop_seconds: float
+) -> _Heard | None:
     """As `_from_the_beginning` from a little before `start_seconds` on, sample for sample, without what lies before it.
 
     Decoders and the resampler's filter remember a while; both start so early that they know what they would know. Times
@@ -78,14 +81,15 @@ def _sought(path, sample_rate_hz: int, start_seconds: float, stop_seconds: float
     bands that are mere noise, and leaves it to the decoder to draw it: there the noise is another, the same each time.)
     """
     with open_input(path) as container:
-        frames = _Frames(path, container, stop_seconds)
+        frames = _Frames(path, container, origin, stop_seconds)
         lead = list(islice(frames, 3))
         if len(lead) < 3 or lead[0].pts is None:
             return None
         first, rate = lead[0].pts * lead[0].time_base, lead[0].sample_rate
         # Where a sample of the input falls on one of the output the resampler is in the phase that it begins in.
         whole = rate // math.gcd(rate, sample_rate_hz)
-        place = math.ceil((start_seconds - _SETTLE_SECONDS - first) * rate / whole) * whole
+        before = float(frames.origin - first) + start_seconds - _SETTLE_SECONDS
+        place = math.ceil(before * rate / whole) * whole
         if place - _LEAD_SECONDS * rate < 0:
             return None
         if not frames.seek(first + Fraction(place, rate) - _LEAD_SECONDS):
@@ -102,10 +106,13 @@ def _sought(path, sample_rate_hz: int, start_seconds: float, stop_seconds: float
 
 
 class _Frames:
-    """The frames of a file's sound track, up to `stop_seconds` and a little further."""
+    """The frames of a file's sound track, up to `stop_seconds` after `origin` and a little further.
 
-    def __init__(self, path, container: "av.container.InputContainer", stop_seconds: float):
-        self._container, self._stop = container, stop_seconds
+    `origin` is in the container's seconds; None: that of the first frame.
+    """
+
+    def __init__(self, path, container: "av.container.InputContainer", origin: Fraction | None, stop_seconds: float):
+        self._container, self.origin, self._stop = container, origin, stop_seconds
         self._stream = container.streams.best("audio")
         if self._stream is None or self._stream.codec_context is None:
             raise MediaError(f"{path}: has no sound; give a file with an audio track")
@@ -116,8 +123,11 @@ class _Frames:
         for packet in demuxed(self._container, self._stream):
             if packet.size and packet.pts is not None:
                 self._end = max(self._end, (packet.pts + (packet.duration or 0)) * packet.time_base)
-            yield from decoded(packet) or ()
-            if self._end > self._stop:
+            for frame in decoded(packet) or ():
+                if self.origin is None:
+                    self.origin = (frame.pts or 0) * frame.time_base
+                yield frame
+            if self.origin is not None and self._end - self.origin > self._stop:
                 return
 
     def __iter__(self) -> "_Frames":
