@@ -72,13 +72,14 @@ def read_parts(path: Path, *, inside: str | None = None) -> tuple[Found, dict[st
     """
     state = files.read_state(path, inside)
     found = Found(path, *_recognised(path, state))
-    wrong = [key for key, value in state.items() if not _finite(value)]
-    if wrong:
-        raise ValueError(f"{path}: got NaN or infinite values in {', '.join(wrong[:5])}; get the file again")
     try:
-        return found, found.family.to_parts(state, found.variant)
+        parts = found.family.to_parts(state, found.variant)
     except ValueError as error:
         raise ValueError(f"{path}: nearest to {found.family.name} {found.variant}, but {error}") from None
+    # Only of what is taken: files carry masks besides, whose minus infinity is meant.
+    if wrong := [name for name, value in flatten(parts).items() if not _finite(value)]:
+        raise ValueError(f"{path}: got NaN or infinite values in {', '.join(wrong[:5])}; get the file again")
+    return found, parts
 
 
 def weight_files(source: Path) -> list[Path]:

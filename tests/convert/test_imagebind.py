@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from torch_states import assert_same_bytes
 
+from kfjax.convert import directory, files
 from kfjax.convert.imagebind import CONFIGS, from_torch, shapes, table, to_torch
 from kfjax.convert.rules import torch_shapes
 from kfjax.encoders.imagebind import (
@@ -85,14 +86,20 @@ def test_round_trip_is_exact():
     assert_same_bytes(to_torch(tree, SMALL), before)
 
 
-def test_the_other_towers_are_not_read():
+def test_the_other_towers_are_not_read(tmp_path, monkeypatch):
     before = random_state(SMALL)
     others = {
+        "modality_preprocessors.text.mask": np.triu(np.full((77, 77), -np.inf, np.float32), 1),
         "modality_preprocessors.text.pos_embed": np.zeros((1, 77, 4), np.float32),
         "modality_trunks.imu.blocks.0.attn.bias_k": np.zeros((1, 1, 4), np.float32),
         "modality_postprocessors.depth.1.log_logit_scale": np.float32(1),
     }
     assert_same_bytes(to_torch(from_torch(before | others, SMALL), SMALL), before)
+    monkeypatch.setitem(CONFIGS, "huge", SMALL)
+    files.write_state(tmp_path / "imagebind_huge.pth", before | others)
+    found, parts = directory.read_parts(tmp_path / "imagebind_huge.pth")
+    assert found.family.name == "imagebind"
+    assert_same_bytes(found.family.to_state(parts, "huge"), before)
     with pytest.raises(ValueError, match=r"unused     modality_heads\.smell\.0\.weight"):
         from_torch(before | {"modality_heads.smell.0.weight": np.zeros(3, np.float32)}, SMALL)
 
