@@ -248,8 +248,13 @@ def _struck(heard: Mapping[str, Heard], rows: Sequence[int], scenes: Sequence[An
     onsets["floor"] = following(onsets["generated"])
     made = {kind: synchrony(own, scenes) for kind, own in onsets.items()}
     return {
-        "synchrony": {kind: Score(own.f1, own.error, own.scenes) for kind, own in made.items()},
+        # Its error is of the scenes as a population, ours of the scenes as a sample.
+        "synchrony": {kind: Score(own.f1, own.error * _sampled(own.scenes), own.scenes) for kind, own in made.items()},
         "pooled": {kind: own.pooled for kind, own in made.items()},
         "recipes": {name: {kind: own.recipes[name][0] for kind, own in made.items()} | {"scenes": count}
                     for name, (_, count) in made["ceiling"].recipes.items()},
     }  # fmt: skip
+
+
+def _sampled(count: int) -> float:
+    return math.sqrt(count / (count - 1)) if count > 1 else math.nan
