@@ -368,4 +368,6 @@ def _peak(wave: np.ndarray) -> float:
 
 
 def _legend(ax: Axes) -> None:
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, fontsize=8, frameon=False, borderaxespad=0.1)
+    """Above the panel; one line needs no name."""
+    if len(ax.get_legend_handles_labels()[1]) > 1:
+        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, fontsize=8, frameon=False, borderaxespad=0.1)

@@ -48,6 +48,7 @@ def test_overview(figures):
     panels = [named(figure, label) for label in ("video", "left\namplitude", "right\namplitude", "kHz", "position")]
     assert {ax.get_xlim() for ax in panels} == {(0.0, SECONDS)}
     assert panels[-1].get_xlabel() == "time, seconds"
+    assert panels[-1].get_legend() is None, "one line needs no name"
     pictures = panels[0].get_images()
     assert [image.get_extent()[:2] for image in pictures] == [pytest.approx((k * 0.4, k * 0.4 + 0.4)) for k in range(5)]
     assert [int(image.get_array()[0, 0, 0]) for image in pictures] == [0, 40, 80, 120, 160]
