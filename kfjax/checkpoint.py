@@ -230,6 +230,10 @@ class StateStore:
 _DISK = (OSError, ValueError, RuntimeError)
 
 
+#: How long what has been begun is awaited after a failure: what another process was to do may never be done.
+_PATIENCE_SECONDS = 120
+
+
 def _run_to_the_end(work: Coroutine[Any, Any, T]) -> T:
     """What `work` returns or raises, once all that it has begun has ended too.
 
@@ -242,7 +246,8 @@ def _run_to_the_end(work: Coroutine[Any, Any, T]) -> T:
         return loop.run_until_complete(work)
     finally:
         if left := asyncio.all_tasks(loop):
-            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            ended = asyncio.gather(*left, return_exceptions=True)
+            loop.run_until_complete(asyncio.wait([ended], timeout=_PATIENCE_SECONDS))
         asyncio.set_event_loop(None)
         loop.close()
 
