@@ -287,6 +287,7 @@ def test_two_at_once(server, ann, tmp_path):
     ann.wait(lambda: server.files() == {"example.mp4"}, "Ann's files to go")
 
 
+@pytest.mark.slow  # on a busy machine the browser's encoder needs seconds for its first packet
 def test_recording(server, ann):
     """What the (fake) camera sees arrives as a clip that can be used, and goes when its page is closed."""
     ann.visit(server)
@@ -299,7 +300,7 @@ def test_recording(server, ann):
     ann.find("#clip [aria-label='start recording']")[0].click()
     ann.wait(lambda: ann.find("#clip [title='stop recording']"), "the recording")
     started = seen()
-    ann.wait(lambda: seen() > started + 1, "a second to be recorded")
+    ann.wait(lambda: seen() > started + 6, "seconds to be recorded")
     ann.find("#clip [aria-label='start recording']")[0].click()
     ann.wait(lambda: ann.find("#clip video[src*='file=']"), "the recorded clip")
     [clip] = [path for path in server.folder.rglob("*.webm") if path.is_file()]
