@@ -257,6 +257,9 @@ plot.versions(folder / "steps.png", sounds, rate, frames=scene.frames((96, 96)),
 show("steps.png")
 
 # %% [markdown]
+# One step already finds the moments, since the film says them. The ringing of the ball takes more.
+
+# %% [markdown]
 # ## 6. One training step
 #
 # The codec tells what the true sound's latents are; the network learns the velocity towards them. Here a network of
