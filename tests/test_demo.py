@@ -1,6 +1,8 @@
 """The demo's studio and gate: what is refused, what is kept for whom, what is deleted, what can be reached."""
 import asyncio
 import json
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -196,8 +198,9 @@ def test_wishes_reach_the_model(studio):
     assert take.words == "1. a bell, without wind, seed 7" and take.has_film
     assert media.read_audio(take.file, RATE_HZ).shape == (round(0.8 * RATE_HZ), 2)
     assert files.picture_packets(take.file)[0] == files.picture_packets(clip)[0]
-    studio.make("a", wish(), quiet)
+    studio.make("a", wish(steps=2.0, seed=0.0, samples=1.0), quiet)  # as JSON may say it
     assert (asked := studio.model.asked[1]).duration == 1.0 and asked.negative_guidance is None
+    assert [type(number) for number in (asked.steps, asked.seed, asked.samples)] == [int] * 3
     assert not studio.takes("a")[1].has_film
 
 
@@ -420,3 +423,13 @@ def test_the_command_refuses_in_one_line(capsys):
         assert main(["demo", *arguments]) == 2
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and words in said
+
+
+def test_the_missing_extra_is_named(tmp_path):
+    program = "import sys; sys.modules['gradio'] = None; from kfjax.cli import main; sys.exit(main(sys.argv[1:]))"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", program, "demo", "--port", "0"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert ended.returncode == 2
+    assert ended.stderr == "kfjax: error: gradio is not installed; pip install 'kfjax[demo]'\n"
+    assert list(tmp_path.iterdir()) == []

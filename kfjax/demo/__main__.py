@@ -38,8 +38,6 @@ EXAMPLES = [
     (None, "heavy rain"),
     (None, "a clock ticks fast"),
 ]
-#: Room for the form around an uploaded file.
-_FORM_BYTES = 10_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,17 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     port = _free_port(args.host, args.port)
     with _folder() as folder:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that the folder goes
         _serve(args, folder, port)
     return 0
 
 
 def _serve(args: Namespace, folder: Path, port: int) -> None:
-    from starlette.middleware import Middleware
-
     from kfjax import pipeline
     from kfjax.demo import page as pages
-    from kfjax.demo.gate import Gate
-    from kfjax.demo.studio import MEGABYTE, Limits, Studio
+    from kfjax.demo.studio import Limits, Studio
 
     limits = replace(Limits(), seconds=args.max_seconds, megabytes=args.max_megabytes, samples=args.max_samples)
     studio = Studio(pipeline.load(args.model, dtype=args.dtype), folder, limits)
@@ -76,14 +72,7 @@ def _serve(args: Namespace, folder: Path, port: int) -> None:
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    most_bytes = int(limits.megabytes * MEGABYTE)
-    gate = Middleware(Gate, folder=folder, max_upload_bytes=most_bytes + _FORM_BYTES, has_room=studio.has_room)
-    page.launch(
-        server_name=args.host, server_port=port, theme=pages.THEME, css=pages.CSS, footer_links=[], quiet=True,
-        prevent_thread_lock=True, share=False, inbrowser=False, inline=False, show_error=False, ssr_mode=False,
-        pwa=False, mcp_server=False, enable_monitoring=False, run_history=False, num_workers=0, allowed_paths=[],
-        max_file_size=most_bytes, app_kwargs={"middleware": [gate], "docs_url": None, "redoc_url": None},
-    )  # fmt: skip
+    pages.serve(page, studio, args.host, port)
     print(f"http://{args.host}:{port}", flush=True)
     ended.wait()
     studio.close()
@@ -97,7 +86,7 @@ def _about(name: str, model: Model) -> tuple[str, str]:
     if model.built_in:
         folder, knows = BUILT_IN, f"{SMALL_WORLD[0].upper()}{SMALL_WORLD[1:]}; real footage is beyond it."
     else:
-        folder, knows = Path(name), f"The model is {Path(name).name}."
+        folder, knows = Path(name), f"The model is {Path(name).resolve().name}."
     cards = [place / "MODEL_CARD.md" for place in (folder, cache_folder() / "models" / name)]
     return knows, next((card.read_text(errors="replace") for card in cards if card.is_file()), "")
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from kfjax.command import reason
-from kfjax.demo.studio import LEAST_SECONDS, MAX_SCALE, MAX_SEED, Studio, Take, Wish
+from kfjax.demo.gate import Gate
+from kfjax.demo.studio import LEAST_SECONDS, MAX_SCALE, MAX_SEED, MEGABYTE, Studio, Take, Wish
 
 CSS = (Path(__file__).parent / "page.css").read_text()
 #: Fonts of the visitor's own system: Gradio's default ones come from another host.
@@ -29,6 +31,8 @@ SHOW_RESULT = """() => {
 }"""
 MESSAGE_SECONDS = 20
 PROGRESS = gr.Progress()
+#: Room for the form around an uploaded file.
+FORM_BYTES = 10_000
 
 
 def build(
@@ -53,6 +57,22 @@ def build(
                 gr.Markdown(card)
         _wire(page, studio, clip, inputs, button, outputs)
     return page.queue(max_size=studio.limits.waiting, default_concurrency_limit=1, api_open=False)
+
+
+def serve(page: gr.Blocks, studio: Studio, host: str, port: int) -> None:
+    """Opens the page to visitors, behind the gate; returns when it can be reached. `page.close()` ends it.
+
+    Whatever the framework could do besides is switched off: sharing, reports home, other servers and interfaces.
+    """
+    most_bytes = int(studio.limits.megabytes * MEGABYTE)
+    most = {"max_upload_bytes": most_bytes + FORM_BYTES, "has_room": studio.has_room}
+    gate = Middleware(Gate, folder=studio.folder, **most)
+    page.launch(
+        server_name=host, server_port=port, theme=THEME, css=CSS, footer_links=[], quiet=True, prevent_thread_lock=True,
+        share=False, inbrowser=False, inline=False, show_error=False, ssr_mode=False, pwa=False, mcp_server=False,
+        enable_monitoring=False, run_history=False, num_workers=0, allowed_paths=[], max_file_size=most_bytes,
+        app_kwargs={"middleware": [gate], "docs_url": None, "redoc_url": None},
+    )  # fmt: skip
 
 
 def _rules(studio: Studio) -> str:

@@ -282,12 +282,12 @@ class Studio:
             wish.prompt.strip(),
             negative_prompt=avoided,
             duration=wish.seconds if wish.clip is None else None,
-            steps=wish.steps,
+            steps=int(wish.steps),
             video_guidance=wish.video_guidance,
             text_guidance=wish.text_guidance,
             negative_guidance=wish.negative_guidance if avoided else None,
-            seed=wish.seed,
-            samples=wish.samples,
+            seed=int(wish.seed),
+            samples=int(wish.samples),
             progress=lambda what, share: say(what, 0.9 * share),
         )
 
@@ -334,4 +334,4 @@ def _words(number: int, wish: Wish, version: int) -> str:
     about = about if len(about) <= 60 else f"{about[:59].rstrip()}…"
     avoided = f", without {wish.negative_prompt.strip()[:40]}" if wish.negative_prompt.strip() else ""
     several = f", version {version + 1}" if wish.samples > 1 else ""
-    return f"{number}. {about}{avoided}, seed {wish.seed}{several}"
+    return f"{number}. {about}{avoided}, seed {int(wish.seed)}{several}"
