@@ -107,7 +107,7 @@ def plot(results, path: Path) -> None:
             ax.scatter(at, np.concatenate(own), s=9, color=BLUE, alpha=0.45, linewidths=0)
         r = correlations(results, name).mean()
         ax.set_title(f"{NAMES[name].replace(', ', chr(10))}\ncorrelation {r:.2f}", fontsize=10)
-        ax.set(xlim=(-1, 1), ylim=(-20, 20), xlabel="position, left to right")
+        ax.set(xlim=(-1.1, 1.1), xticks=(-1, 0, 1), xlabel="position, left to right")
         ax.grid(alpha=0.3)
         if name == COHERENT:
             ax.set_ylabel("right over left, dB")
