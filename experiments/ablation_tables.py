@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 MEASURES = {
     "f1": "onset F1 (±50 ms)",
     "late_f1": "onset F1, second half",
-    "last_db": "level of the last quarter over the true one's, dB",
-    "silent": "share of silence above the true one's",
-    "end_error_db": "error of the level in the last 250 ms, dB",
+    "last_db": "last quarter's level, dB over the truth",
+    "silent": "share of silence, over the truth's",
+    "end_error_db": "error of the last 250 ms' level, dB",
     "loss": "held-out loss",
 }
 
@@ -45,7 +45,7 @@ def tables(experiment: Experiment, results: dict) -> str:
         for row in rows:
             lines.append(f"| {MEASURES[measure]} | {row.length} | {row.variant} | {spread(row.values)} | "
                          f"{differing(row.comparison, adjusted.get(id(row)))} |")
-        if measure in ("f1", "late_f1"):
+        if measure != "loss":
             lines += [f"| {MEASURES[measure]} | {length} s | *{name}* | {value:.3f} | | | | |"
                       for length, name, value in bounds(results, measure)]
     return "\n".join([*lines, "", *costs(experiment, results)])
@@ -125,11 +125,9 @@ def plot(experiment: Experiment, results: dict, path: Path) -> None:
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax, measure in zip(axes, experiment.measures, strict=False):
         draw(ax, list(measured(experiment, results, measure)), experiment.variants)
-        ax.set_title(MEASURES[measure], fontsize=8)
-        if measure in ("f1", "late_f1"):
+        ax.set_title(MEASURES[measure], fontsize=7)
+        if measure != "loss":
             limits(ax, results, measure, len(experiment.variants))
-        elif measure != "loss":
-            ax.axhline(0, color="grey", linewidth=0.6)
     for ax in axes[count:]:
         ax.set_axis_off()
     handles, labels = axes[0].get_legend_handles_labels()
@@ -162,5 +160,6 @@ def limits(ax, results: dict, measure: str, variants: int) -> None:
     for length, name, value in bounds(results, measure):
         x = lengths.index(length) * (variants + 1)
         ax.hlines(value, x - 0.5, x + variants - 0.5, color="black", linestyle="--", linewidth=0.8)
-        ax.text(x - 0.5, value + 0.01, name, fontsize=6)
-    ax.set_ylim(0, 1.08)
+        ax.annotate(name, (x - 0.5, value), xytext=(0, 2), textcoords="offset points", fontsize=5)
+    if "f1" in measure:
+        ax.set_ylim(0, 1.08)
