@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from kfjax import layers
 from kfjax.layers import attention, layer_norm, linear
 from kfjax.module import scan_blocks, stack
 from kfjax.structs import Posterior
@@ -81,16 +82,12 @@ def _channels(vector: nnx.Param) -> Float[Array, "1 1 c"]:
 
 
 def convolve(x: Float[Array, "b n i"], kernel: Float[Array, "taps i o"]) -> Float[Array, "b n o"]:
-    """1-D convolution, odd kernel, 'same' zero padding, as one matrix product over the taps side by side.
+    """`layers.convolve` as one matrix product of all taps, on every platform.
 
     Inside a scan on a CPU the gradient of XLA's own convolution takes 30 times as long (2.8 s against 0.08 s
     for ten layers of width 192); elsewhere it is no faster.
     """
-    taps, inputs, outputs = kernel.shape
-    if taps > 1:
-        padded = jnp.pad(x, ((0, 0), (taps // 2, taps // 2), (0, 0)))
-        x = jnp.concatenate([padded[:, i : i + x.shape[1]] for i in range(taps)], -1)
-    return x @ kernel.reshape(taps * inputs, outputs)
+    return layers.convolve(x, kernel, how="unfolded")
 
 
 # ---- plain
