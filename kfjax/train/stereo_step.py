@@ -37,32 +37,32 @@ def stereo_loss(
     return jnp.sum(weight * jnp.abs(r - target)) / jnp.sum(weight)
 
 
-def make_objective(system: SystemConfig, encoders: module.Params) -> Callable[[module.Params, FlowBatch], Array]:
+def make_loss(system: SystemConfig, encoders: module.Params) -> Callable[[module.Params, FlowBatch], Array]:
     """(parameters, batch) -> the loss of Mono2Stereo alone, on the features of frozen encoders.
 
     Args:
       encoders: parameters of clip, sync and text.
     """
 
-    def objective(params: module.Params, batch: FlowBatch) -> Array:
+    def loss(params: module.Params, batch: FlowBatch) -> Array:
         encoded = features.encode(encoders, system, batch.excerpt)
         seen = features.seen_by_stereo(system, encoded, batch.posterior.mean.shape[1])
         left, right = batch.mel_left, batch.mel_right
         mono = jnp.logaddexp(left, right) - jnp.log(2.0)  # the channels' mean, as the split defines it
         return stereo_loss(params["stereo"], system.codec.stereo, mono, left, right, seen, encoded.has_video)
 
-    return objective
+    return loss
 
 
-def make_step(objective: Callable[[module.Params, FlowBatch], Array], optim: OptimConfig):
-    """(state, batch, key) -> (state, metrics): one update of what `make_objective` gives."""
+def make_step(loss: Callable[[module.Params, FlowBatch], Array], optim: OptimConfig):
+    """(state, batch, key) -> (state, metrics): one update of what `make_loss` gives."""
     tx = make_optimizer(optim)
 
     def step(state: TrainState, batch: FlowBatch, key: Array) -> tuple[TrainState, dict[str, Array]]:
-        loss, grads = jax.value_and_grad(objective)(state.params, batch)
-        params, opt_state, finite, norm = guarded_update(tx, grads, state.params, state.opt_state, loss)
+        value, grads = jax.value_and_grad(loss)(state.params, batch)
+        params, opt_state, finite, norm = guarded_update(tx, grads, state.params, state.opt_state, value)
         averaged = ema(state.ema, params, jnp.minimum(optim.ema_decay, (1 + state.step) / (10 + state.step)))
         skipped = jnp.where(finite, 0, state.skipped + 1)
-        return TrainState(state.step + 1, params, opt_state, averaged, skipped), {"loss": loss, "gradient_norm": norm}
+        return TrainState(state.step + 1, params, opt_state, averaged, skipped), {"loss": value, "gradient_norm": norm}
 
     return step

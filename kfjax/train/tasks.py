@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -149,10 +149,8 @@ def _codec(config: ConfigDict, loop: LoopConfig) -> Task:
 
     cfg = strict.from_dict(CodecTraining, config.training.to_dict(), where="config.training")
     cfg = replace(cfg, optim=replace(cfg.optim, total_steps=loop.steps))
-    data = config.data
-    sound = lambda folder: SoundInput(
-        Corpus(folder), batch=data.batch, samples=data.frames * cfg.mel.hop, seed=loop.seed
-    )
+    data, size = config.data, config.data.frames * cfg.mel.hop
+    sound = lambda folder: SoundInput(Corpus(folder), batch=data.batch, samples=size, seed=loop.seed)
     batch = sound(data.folder)
     mel = jax.jit(lambda wave: log_mel(wave, cfg.mel))
     # Held apart from training batches: steps that no run reaches.
@@ -223,7 +221,7 @@ def _flow(config: ConfigDict, loop: LoopConfig) -> Task:
     if not (extracted or data.folder):
         raise ValueError("config.data: got neither corpora, folder nor synthetic; expected one of them to train on, "
                          "e.g. data.corpora=(('FEATURES', 1.0),) with a folder that kfjax extract made")
-    batches, panel, validate = (_flow_features if extracted else _flow_scenes)(config, loop, system, step)
+    material = (_flow_features if extracted else _flow_scenes)(config, loop, system, step)
     frozen = _frozen(config, system, step, () if extracted else flow_step.ENCODERS)
     tx = make_optimizer(_optim(config.optim, loop))
 
@@ -239,9 +237,9 @@ def _flow(config: ConfigDict, loop: LoopConfig) -> Task:
         init=init,
         init_opt=lambda params: tx.init(flow_step.trained(params, step)),
         step=flow_step.make_step(system, step, tx),
-        batch=batches,
-        panel=panel,
-        validate=validate,
+        batch=material.batch,
+        panel=material.panel,
+        validate=material.validate,
         objective=lambda state, batch, key: flow_step.loss(state.params, batch, key, system, step),
         work=_flow_work(config, system, 0 if step.lora.rank or not extracted else step.draws),
     )
@@ -264,8 +262,16 @@ def _flow_work(config: ConfigDict, system: SystemConfig, draws: int) -> Callable
     return work
 
 
-def _flow_features(config: ConfigDict, loop: LoopConfig, system: SystemConfig, step: FlowStepConfig):
-    """(step -> `FeatureBatch`, no panel, validation or None): encoders are neither run nor read."""
+class _Material(NamedTuple):
+    """What a flow run learns from and how it is looked at, each as in `Task`."""
+
+    batch: Callable[[int], Any]
+    panel: Callable[[module.Params, int, Path], dict[str, float]] | None = None
+    validate: Validation | None = None
+
+
+def _flow_features(config: ConfigDict, loop: LoopConfig, system: SystemConfig, step: FlowStepConfig) -> _Material:
+    """Extracted features, or random ones: encoders are neither run nor read."""
     from kfjax.data.feature_input import FeatureInput, SyntheticInput
     from kfjax.train.validation import Validation, flow_figures
 
@@ -279,13 +285,13 @@ def _flow_features(config: ConfigDict, loop: LoopConfig, system: SystemConfig, s
         raise ValueError(f"config.data.heldout: got {data.heldout} with extracted features, expected none, since a "
                          "panel needs encoders; leave it empty, and give held-out features as data.validation")
     if data.synthetic:
-        return SyntheticInput(system, buckets, seed=loop.seed), None, None
+        return _Material(SyntheticInput(system, buckets, seed=loop.seed))
     mark = data.fingerprint or _model_fingerprint(data.start)
     batches = FeatureInput(system, data.corpora, buckets, seed=loop.seed, fingerprint=mark, joined=data.joined)
     if not data.validation:
-        return batches, None, None
+        return _Material(batches)
     held = FeatureInput(system, data.validation, buckets, seed=loop.seed, fingerprint=batches.fingerprint)
-    return batches, None, Validation(flow_figures(system, step), held, data.validation_batches)
+    return _Material(batches, validate=Validation(flow_figures(system, step), held, data.validation_batches))
 
 
 def _model_fingerprint(start: str) -> str:
@@ -323,8 +329,8 @@ def _buckets(config: ConfigDict, loop: LoopConfig, of: Container[float] | None =
     )
 
 
-def _flow_scenes(config: ConfigDict, loop: LoopConfig, system: SystemConfig, step: FlowStepConfig):
-    """(step -> `FlowBatch`, panel, validation) of an encoded corpus; panel and validation need held-out scenes."""
+def _flow_scenes(config: ConfigDict, loop: LoopConfig, system: SystemConfig, step: FlowStepConfig) -> _Material:
+    """An encoded corpus; with held-out scenes they are looked at too."""
     from kfjax.data.extract import encode_corpus
     from kfjax.data.input import tokenizer_from
     from kfjax.data.scenes import Corpus
@@ -346,9 +352,10 @@ def _flow_scenes(config: ConfigDict, loop: LoopConfig, system: SystemConfig, ste
         system, tokenizer, corpus, codec["vae"], buckets, loop, duration_jitter=data.duration_jitter, emphasis=emphasis
     )
     if not data.heldout:
-        return batches, None, None
+        return _Material(batches)
     panel = flow_panel(system, tokenizer, codec, Corpus(data.heldout), config.panel.to_dict())
-    return batches, panel, _held_out(config, loop, system, tokenizer, codec["vae"], flow_figures(system, step))
+    look = _held_out(config, loop, system, tokenizer, codec["vae"], flow_figures(system, step))
+    return _Material(batches, panel, look)
 
 
 def _held_out(
@@ -418,14 +425,13 @@ def _stereo(config: ConfigDict, loop: LoopConfig) -> Task:
     tokenizer = Tokenizer.load(config.data.tokenizer, system.text_tokens)
     run = load_params(config.data.encoders)
     encoders = {name: jax.tree.map(jnp.asarray, run[name]) for name in ENCODERS}
-    objective = stereo_step.make_objective(system, encoders)
-    figures = lambda params, batch, key: {"loss": objective(params, batch)}
-    value = lambda state, batch, key: (objective(state.params, batch), {})
+    loss = stereo_step.make_loss(system, encoders)
+    figures = lambda params, batch, key: {"loss": loss(params, batch)}
     return Task(
         init=lambda key: init_parts(system, ("stereo",), key),
         init_opt=make_optimizer(optim).init,
-        step=stereo_step.make_step(objective, optim),
-        objective=value,
+        step=stereo_step.make_step(loss, optim),
+        objective=lambda state, batch, key: (loss(state.params, batch), {}),
         batch=_scene_input(system, tokenizer, corpus, vae, _buckets(config, loop), loop),
         validate=_held_out(config, loop, system, tokenizer, vae, figures) if config.data.heldout else None,
         export=lambda ema, workdir: save_params(workdir / "stereo.safetensors", ema["stereo"]),

@@ -22,6 +22,7 @@ from kfjax.data.input import tokenizer_from
 from kfjax.data.scenes import Corpus
 from kfjax.system import SystemConfig
 from kfjax.train import tasks
+from kfjax.train.__main__ import complete
 from kfjax.train.loop import LoopConfig, init_state, run
 from kfjax.train.tasks import abstract_params, make_task
 
@@ -36,6 +37,7 @@ def config_of(name: str, variant: str, **values):
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
     config = loaded.get_config(variant)
+    complete(config)
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in values.items()})
     return config
 
