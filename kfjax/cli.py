@@ -31,6 +31,8 @@ Public PyTorch weights, numerically the same here: MMAudio, its VAEs, BigVGAN, C
   kfjax convert v1-44.pth mmaudio             one more part
   kfjax convert mmaudio again/ --to torch     the files as they were published, bit for bit
 """
+#: Versions in one picture; more would be too small to read.
+MOST_DRAWN = 6
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,6 +85,7 @@ def _add_generate(commands) -> None:
     add("--duration", type=float, metavar="SECONDS", help="of the sound, from the video's start; default: the video's "
         "length (the rest of a longer picture is silent), 8 without a video")
     add("--steps", type=int, help="of the integration; default: the model's")
+    add("--method", choices=("euler", "heun"), default="euler", help="of the integration; heun does twice the work a step")
     add("--guidance", type=float, metavar="SCALE", help="how strongly both are followed; default: the model's")
     add("--video-guidance", type=float, metavar="SCALE", help="for the video alone; default: --guidance")
     add("--text-guidance", type=float, metavar="SCALE", help="for the prompt alone; default: --guidance")
@@ -98,7 +101,7 @@ def _add_generate(commands) -> None:
     add("--dtype", choices=("float32", "bfloat16"), help="of encoders and generator; default: bfloat16 on accelerators")
     add("--memory-report", action="store_true", help="say what memory each stage will need, and stop")
     add("--plot", nargs="?", const="", metavar="PNG",
-        help="also draw frames, waveform and mel over time; default name: the output's, .png")
+        help="also draw frames, waveform, mel and position over time; default name: the output's, .png")
 
 
 def _add_convert(commands) -> None:
@@ -206,6 +209,7 @@ def _make(model: Model, job: Job, args: Namespace, *, bar: bool) -> None:
             negative_guidance=args.negative_guidance,
             seed=job.seed,
             samples=args.samples,
+            method=args.method,
             keep_original=args.keep_original,
             progress=progress,
         )
@@ -236,7 +240,11 @@ def _draw(result: Result, path: Path) -> None:
     from kfjax import plot
 
     frames = None if result.video is None else plot.read_strip(result.video, result.seconds)
-    plot.overview(path, result.waveform, result.sample_rate_hz, frames=frames)
+    if len(result.waveforms) == 1:
+        plot.overview(path, result.waveform, result.sample_rate_hz, frames=frames)
+    else:
+        versions = {f"version {k}": wave for k, wave in enumerate(result.waveforms[:MOST_DRAWN], start=1)}
+        plot.versions(path, versions, result.sample_rate_hz, frames=frames)
 
 
 def _doctor(args: Namespace) -> int:

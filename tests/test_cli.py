@@ -87,7 +87,12 @@ def test_plot(here, clips, model):
 
     assert main(["generate", str(clips / "a.mp4"), "--model", model, "--plot"]) == 0
     assert names(here) == {"a.sound.mp4", "a.sound.png"}
-    assert imread("a.sound.png").std() > 0.1
+    one = imread("a.sound.png")
+    assert one.std() > 0.1
+    several = ["--samples", "2", "--method", "heun", "--plot"]
+    assert main(["generate", str(clips / "a.mp4"), "--model", model, "--output", "b.mp4", *several]) == 0
+    assert names(here) == {"a.sound.mp4", "a.sound.png", "b-1.mp4", "b-2.mp4", "b.png"}
+    assert len(imread("b.png")) > len(one)  # rows for both versions
 
 
 def test_folder(here, clips, model, capsys):
