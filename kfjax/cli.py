@@ -85,7 +85,7 @@ def _add_generate(commands) -> None:
     add("--duration", type=float, metavar="SECONDS", help="of the sound, from the video's start; default: the video's "
         "length (the rest of a longer picture is silent), 8 without a video")
     add("--steps", type=int, help="of the integration; default: the model's")
-    add("--method", choices=("euler", "heun"), default="euler", help="of the integration; heun does twice the work a step")
+    add("--method", choices=("euler", "heun"), default="euler", help="of the integration; heun: twice the work a step")
     add("--guidance", type=float, metavar="SCALE", help="how strongly both are followed; default: the model's")
     add("--video-guidance", type=float, metavar="SCALE", help="for the video alone; default: --guidance")
     add("--text-guidance", type=float, metavar="SCALE", help="for the prompt alone; default: --guidance")
