@@ -110,7 +110,7 @@ def server(tmp_path_factory):
 
 
 @contextmanager
-def chromium(width: int = 1280, height: int = 900) -> Iterator["Visitor"]:
+def chromium() -> Iterator["Visitor"]:
     if CHROMIUM is None or shutil.which("chromedriver") is None:
         pytest.skip("Chromium is not installed: apt-get install chromium chromium-driver")
     if importlib.util.find_spec("selenium") is None:
@@ -124,14 +124,14 @@ def chromium(width: int = 1280, height: int = 900) -> Iterator["Visitor"]:
     for argument in (
         "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--mute-audio",
         "--autoplay-policy=no-user-gesture-required", "--use-fake-device-for-media-stream",
-        "--use-fake-ui-for-media-stream", f"--window-size={width},{height}",
+        "--use-fake-ui-for-media-stream",
     ):  # fmt: skip
         options.add_argument(argument)
     driver = Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        yield Visitor(driver)
+        visitor = Visitor(driver)
+        visitor.sit_at(1280, 900)
+        yield visitor
     finally:
         driver.quit()
 
@@ -141,6 +141,11 @@ class Visitor:
 
     def __init__(self, driver):
         self.driver = driver
+
+    def sit_at(self, width: int, height: int) -> None:
+        """A screen of so many pixels; a narrow one is a phone's."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
     def find(self, selector: str):
         return self.driver.find_elements("css selector", selector)
@@ -309,18 +314,21 @@ def test_recording(server, ann):
     ann.wait(lambda: server.files() == {"example.mp4"}, "the recording to go")
 
 
-def test_phone(server):
+def test_phone(server, ann):
     """One column, no scrolling sideways, and after pressing the result comes first."""
-    with chromium(390, 844) as visitor:
-        visitor.visit(server)
-        assert visitor.overflow() <= 0
-        top = lambda selector: visitor.find(selector)[0].location["y"]
+    ann.sit_at(390, 844)
+    try:
+        ann.visit(server)
+        assert ann.overflow() <= 0
+        top = lambda selector: ann.find(selector)[0].location["y"]
         assert top("#wish") < top("#result")
-        visitor.write("a bell rings")
-        visitor.press()
-        visitor.result("1. a bell rings, seed 0")
+        ann.write("a bell rings")
+        ann.press()
+        ann.result("1. a bell rings, seed 0")
         assert top("#result") < top("#wish")
-        assert visitor.overflow() <= 0
+        assert ann.overflow() <= 0
+    finally:
+        ann.sit_at(1280, 900)
 
 
 def test_nothing_else_can_be_reached(server):
@@ -341,15 +349,15 @@ def test_nothing_else_can_be_reached(server):
         secret.unlink()
 
 
-def test_the_built_in_model(tmp_path):
+def test_the_built_in_model(ann, tmp_path):
     """An example of the page, on the model that the command starts with; Ctrl-C ends it and leaves nothing."""
-    with chromium() as visitor, serving(tmp_path / "served") as server:
-        visitor.visit(server)
-        assert "small world" in visitor.texts("#head")[0]
-        visitor.wait(lambda: visitor.find("#examples .gallery-item"), "the examples")[0].click()
-        visitor.wait(lambda: visitor.find("#clip video"), "the example's clip")
-        visitor.press()
-        made = visitor.result("1. glass balls fall on the ground, seed 0")
+    with serving(tmp_path / "served") as server:
+        ann.visit(server)
+        assert "small world" in ann.texts("#head")[0]
+        ann.wait(lambda: ann.find("#examples .gallery-item"), "the examples")[0].click()
+        ann.wait(lambda: ann.find("#clip video"), "the example's clip")
+        ann.press()
+        made = ann.result("1. glass balls fall on the ground, seed 0")
         assert samples(made, tmp_path / "a.mp4") == 6 * RATE_HZ
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(timeout=30) == 0
