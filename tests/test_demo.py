@@ -185,6 +185,9 @@ def test_only_uploads_are_clips(studio, tmp_path):
 def test_a_deleted_clip_is_asked_for_again(studio):
     clip = uploaded(studio)
     clip.unlink()
+    clip.parent.rmdir()
+    with pytest.raises(ValueError, match="upload it again"):
+        studio.admit("a", clip)
     with pytest.raises(ValueError, match="upload it again"):
         studio.make("a", wish(clip), quiet)
 

@@ -13,6 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -238,8 +239,9 @@ class Studio:
             used = {clip for known in self._visitors.values() for clip in known.clips} | self._lasting
             for clip in set(clips) - used:
                 clip.unlink(missing_ok=True)
-                if clip.parent != self.folder and not any(clip.parent.iterdir()):
-                    clip.parent.rmdir()
+                if clip.parent != self.folder:
+                    with suppress(OSError):  # others' files are in it, or it has gone already
+                        clip.parent.rmdir()
 
     def _delete_abandoned(self) -> None:
         """Deletes uploads that were never asked about: of pages closed at once, or broken off."""
