@@ -172,6 +172,18 @@ STEPS = [
 ]
 
 
+def test_a_gathered_weights_gradient_is_asked_for_in_parts():
+    """Else every device would get all of it; but for tables, whose rows would have to be exchanged."""
+    params = {"mlp": {"w1": {"kernel": jnp.ones((64, 32))}}, "duration": {"start": jnp.ones((16, 64))}}
+    squared = lambda params: sum((x**2).sum() for x in jax.tree.leaves(gathered(params)))
+    with jax.set_mesh(make_mesh({"fsdp": 8})):
+        traced = jax.make_jaxpr(jax.grad(squared))(params)
+    put = [(e.outvars[0].aval.shape, e.params["sharding"].spec) for e in traced.eqns if "sharding" in e.params]
+    table, weight = (16, 64), (64, 32)
+    assert put == [(table, P(None, None)), (weight, P(None, "tensor")), (weight, P("fsdp", "tensor")),
+                   (table, P(None, None))]  # fmt: skip
+
+
 @pytest.mark.parametrize("axes", STEPS)
 def test_ten_steps_on_a_mesh_are_those_on_one_device(axes):
     alone, spread = on_one_device(), train(axes)
