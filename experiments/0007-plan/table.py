@@ -3,7 +3,7 @@
     python experiments/0007-plan/table.py [--only 6b:v6e-64 …]    compile what results.json does not have yet
     python experiments/0007-plan/table.py --print                 the table of what is there
 
-Needs the `plan` extra, about 4 GB of memory and some processor minutes a try. Every try, refusals included, is
+Needs the `plan` extra, up to 11 GB of memory and 5 to 15 processor minutes a try. Every try, refusals included, is
 written at once; stop it at any time and start it again.
 """
 from __future__ import annotations
