@@ -15,11 +15,11 @@ from kfjax import media, plot
 from kfjax.evals.benchmarks import Example
 from kfjax.evals.measures import COLUMNS, SAMPLE_RATE_HZ, Figures, Pair
 from kfjax.evals.metrics import detect_onsets, merge_close, onset_f1
-from kfjax.evals.published import MISSING, PUBLISHED
+from kfjax.evals.published import PUBLISHED
 from kfjax.media import FrameSpec
 
 #: Figures that published tables have, in their order.
-FIELD = ("fd_panns", "kl_panns", "is_panns", "ib", "desync_seconds", "clap")
+FIELD = ("fd_panns", "kl_panns", "is_panns", "ib", "desync_seconds", "clap", "sdr_db", "mcd_db")
 _SHOWN = 20  # names of a list before it is cut
 _FRAME = FrameSpec(25.0, 160, "crop")
 
@@ -42,7 +42,7 @@ def text(results: Mapping[str, Any], pictures: Sequence[str] = ()) -> str:
         lines += [f"- {group}: {reason}" for group, reason in results["unavailable"].items()]
     if "scenes" in results:
         lines += ["", "## Against the scenes' ground truth", "", *_scenes(results["scenes"])]
-    lines += ["", "## Beside published figures", "", *_published(results["key"], results["target"], scores)]
+    lines += ["", "## Beside published figures", "", *published(results["key"], results["target"], scores)]
     if pictures:
         lines += ["", "## Pictures", "", *(f"![{Path(name).stem}]({name})" for name in pictures)]
     return "\n".join(lines) + "\n"
@@ -133,18 +133,18 @@ def _scenes(scenes: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _published(key: str, target: str, scores: Mapping[str, Any]) -> list[str]:
+def published(key: str, target: str, scores: Mapping[str, Any]) -> list[str]:
     """Rows of others above ours; nothing is said of a figure that one of them does not have."""
     if key not in PUBLISHED:
         return ["Nobody has published figures on these clips."]
-    cell = lambda value: "" if value is None else f"{value:.3g}" if value < 10 else f"{value:.2f}"
+    cell = lambda value: "" if value is None else f"{value:.4g}"
     header = ["", *(f"{COLUMNS[name].title} {COLUMNS[name].better}" for name in FIELD), "source"]
     body = [[row.system, *(cell(row.figures.get(name)) for name in FIELD), row.source] for row in PUBLISHED[key]]
     own = [scores[name]["value"] if name in scores else None for name in FIELD]
     body.append([f"**{target}**", *map(cell, own), "this report"])
     note = ("Figures of other sources were made by their protocols: compare clips, seconds and networks before ranks. "
             "FD falls with the number of clips: that of a part is not that of the whole.")
-    return [*rows(header, body), "", note, MISSING]
+    return [*rows(header, body), "", note]
 
 
 def _number(value: Any) -> str:

@@ -10,7 +10,7 @@ from tiny_system import write_model
 
 from kfjax import cli, media, pipeline
 from kfjax.data import builders, sources
-from kfjax.evals import benchmarks, distributions, evaluation, generation, measures
+from kfjax.evals import benchmarks, distributions, evaluation, generation, measures, report
 from kfjax.evals.evaluation import Order, evaluate, plain
 from kfjax.evals.measures import COLUMNS, Score, mean_score
 from kfjax.evals.networks import Tags, Unavailable
@@ -255,7 +255,19 @@ def test_a_public_corpus_is_measured(tmp_path, monkeypatch):
     assert results["scores"]["onset_f1"]["value"] == 1 and results["scores"]["lsd_db"]["value"] < 0.01
     assert results["protocol"]["seconds_of_each"] == 8
     text = (tmp_path / "out/report.md").read_text()
-    assert "| MMAudio-L-44.1kHz | 4.72 | 1.65 | 17.40 | 0.332 | 0.442 |" in text and "| **made** |" in text
+    assert "| MMAudio-L-44.1kHz | 4.72 | 1.65 | 17.4 | 0.3322 | 0.442 |" in text and "| **made** |" in text
+
+
+def test_published_rows_stand_above_ours():
+    """In the units and columns of ours, with nothing where a table has nothing."""
+    scores = {"kl_panns": {"value": 2.345}, "ib": {"value": 0.25}, "sdr_db": {"value": -12.0}}
+    lines = report.published("vggsound", "mine", scores)
+    titles = [cell.strip() for cell in lines[0].split("|")[2:-2]]
+    assert titles[:2] == ["FD (PANNs) ↓", "KL (PANNs, softmax) ↓"] and titles[-2:] == ["SDR, dB ↑", "MCD, dB ↓"]
+    source = "Kling-Foley, arXiv 2506.19774, table 2"
+    assert f"| Kling-Foley | 7.6 | 1.86 |  | 0.3075 | 0.43 |  | -2.41 | 2.6 | {source} |" in lines
+    assert "| **mine** |  | 2.345 |  | 0.25 |  |  | -12 |  | this report |" in lines
+    assert report.published("scenes", "mine", scores) == ["Nobody has published figures on these clips."]
 
 
 @pytest.mark.parametrize(
