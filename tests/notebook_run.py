@@ -1,62 +1,60 @@
-"""Runs a notebook's script cell by cell, as Colab would: with its forms filled in and Colab's own modules stood in for.
-
-    python tests/notebook_run.py NOTEBOOK.py ORDER.json REPORT.json
-
-ORDER: {"fields": {"SECONDS": 1.0}, "upload": "clip.mp4" or "" or null (no Colab)}. REPORT: what was shown, what pip was
-asked for, the seconds of processor time of each cell.
-"""
-import json
+"""Runs a notebook in a Jupyter kernel, as Colab does: its forms filled in, Colab's own module stood in for."""
+import base64
+import io
+import os
 import re
-import shutil
-import subprocess
-import sys
-import time
-import types
 from pathlib import Path
+from typing import NamedTuple
 
-import jax  # noqa: F401  (before the stand-ins: in Colab it asks for more of it than these have; devices stay untouched)
+import nbformat
+import numpy as np
+from nbclient import NotebookClient
+from scipy.io import wavfile
 
-shown: list[dict] = []
-installs: list[list[str]] = []
+#: Runs before the notebook. Warnings that a kernel raises of itself (PendingDeprecationWarning) pass.
+_WARNINGS = """
+import warnings
+
+for kind in (DeprecationWarning, FutureWarning, RuntimeWarning, UserWarning):
+    warnings.simplefilter("error", kind)
+"""
+#: After that, where there is a Colab. jax comes first: in Colab it asks for more than this has. `upload` does as Colab's:
+#: the file is in the working folder and its bytes in the answer, or none when cancelled.
+_COLAB = """
+import shutil, sys, types
+from pathlib import Path
+import jax
+
+def upload():
+    if not UPLOAD:
+        return {}
+    shutil.copy(UPLOAD, Path(UPLOAD).name)
+    return {Path(UPLOAD).name: Path(UPLOAD).read_bytes()}
+
+colab = types.ModuleType("google.colab")
+colab.files = types.SimpleNamespace(upload=upload, download=lambda path: print("downloaded", Path(path).name))
+sys.modules["google.colab"] = colab
+"""
 
 
-class Shown:
-    """Stands in for IPython's Audio, Image and Video: what they are given must be there, and is noted."""
+class Shown(NamedTuple):
+    """A sound, a film or a picture of a cell's output."""
 
-    def __init__(self, data=None, **options):
-        entry = {"kind": type(self).__name__}
-        if isinstance(data, str):
-            entry |= {"file": Path(data).name, "bytes": len(Path(data).read_bytes())}
-        else:
-            entry |= {"shape": list(data.shape), "peak": float(abs(data).max()), "rate": options["rate"]}
-            assert not options["normalize"] and entry["peak"] <= 1, "sounds are heard as loud as they are"
-        self.entry = entry
+    kind: str  # as MIME has it
+    content: bytes
+
+    def sound(self) -> tuple[int, np.ndarray]:
+        """Rate in Hz and numbers, from -1 to 1 [t, c]."""
+        assert self.kind == "audio/wav"
+        rate, wave = wavfile.read(io.BytesIO(self.content))
+        return rate, wave / 2**15
 
 
-def stand_in(upload: str | None) -> None:
-    """The modules of Colab and IPython; without an upload there is no Colab.
+class Report(NamedTuple):
+    """What a notebook showed and printed."""
 
-    Their packages are left out: matplotlib and flax look for a loaded IPython, and would ask more of it than this.
-    """
-    display = types.ModuleType("IPython.display")
-    for name in ("Audio", "Image", "Video"):
-        setattr(display, name, type(name, (Shown,), {}))
-    display.display = lambda *things: shown.extend(thing.entry for thing in things)
-    sys.modules["IPython.display"] = display
-    if upload is None:
-        return
-
-    def files_upload() -> dict[str, bytes]:
-        """As Colab's: the file is in the working folder, the answer has its name and bytes; none when cancelled."""
-        if not upload:
-            return {}
-        shutil.copy(upload, Path(upload).name)
-        return {Path(upload).name: Path(upload).read_bytes()}
-
-    colab = types.ModuleType("google.colab")
-    download = lambda path: shown.append({"kind": "download", "file": Path(path).name})
-    colab.files = types.SimpleNamespace(upload=files_upload, download=download)
-    sys.modules["google.colab"] = colab
+    shown: list[Shown]
+    said: str
 
 
 def code_cells(script: str) -> list[str]:
@@ -72,17 +70,28 @@ def filled_in(code: str, fields: dict) -> str:
     return code
 
 
-def main(notebook: str, order: str, report: str) -> None:
-    wishes = json.loads(Path(order).read_text())
-    stand_in(wishes["upload"])
-    subprocess.check_call = lambda command, **_: installs.append(command)
-    names, seconds = {"__name__": "__main__"}, []
-    for number, cell in enumerate(code_cells(Path(notebook).read_text())):
-        start = time.process_time()
-        exec(compile(filled_in(cell, wishes["fields"]), f"{Path(notebook).name}, cell {number}", "exec"), names)
-        seconds.append(round(time.process_time() - start, 2))
-    Path(report).write_text(json.dumps({"shown": shown, "installs": installs, "seconds": seconds}))
+def run(notebook: Path, folder: Path, fields: dict, upload: str | None, environment: dict) -> Report:
+    """Runs every cell in `folder`; the first that fails is raised.
+
+    Args:
+      upload: the file that someone chooses, "" of someone who cancels, None where there is no Colab.
+    """
+    book = nbformat.read(notebook, as_version=4)
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.source = filled_in(cell.source, fields)
+    before = _WARNINGS if upload is None else f"{_WARNINGS}UPLOAD = {upload!r}\n{_COLAB}"
+    book.cells[:0] = [nbformat.v4.new_code_cell(before)]
+    client = NotebookClient(book, kernel_name="python3", timeout=600, resources={"metadata": {"path": str(folder)}})
+    client.execute(env=os.environ | environment)
+    outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
+    said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
+    return Report([_shown(output.data) for output in outputs if output.output_type == "display_data"], said)
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def _shown(data: dict) -> Shown:
+    """Pictures come as they are, sounds and films inside a page's tag."""
+    if "image/png" in data:
+        return Shown("image/png", base64.b64decode(data["image/png"]))
+    kind, content = re.search(r'src="data:([^;]+);base64,([^"]+)"', data["text/html"]).groups()
+    return Shown(kind, base64.b64decode(content))

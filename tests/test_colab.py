@@ -3,16 +3,15 @@ import ast
 import glob
 import importlib.util
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
+import notebook_run
 import pytest
 from media_files import numbered
-from notebook_run import code_cells, filled_in
+from notebook_run import Report, code_cells, filled_in
 from tiny_system import write_model
 
 from kfjax import media
@@ -44,17 +43,10 @@ def cells(script: Path) -> list[tuple[str, str]]:
     return found
 
 
-def run(script: Path, folder: Path, upload: str | None = None, **fields) -> dict:
-    """What a run of the script shows, in a process of its own: as in Colab, jax has not been started."""
-    (folder / "order.json").write_text(json.dumps({"fields": TINY | fields, "upload": upload}))
-    command = [sys.executable, "-W", "error", str(ROOT / "tests" / "notebook_run.py"), str(script), "order.json",
-               "report.json"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "KFJAX_CACHE": str(folder / "cache"), "XLA_FLAGS": ""}
-    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-3000:]
-    report = json.loads((folder / "report.json").read_text()) | {"said": ended.stdout}
-    assert report["installs"] == []
-    return report
+def run(name: str, folder: Path, upload: str | None = None, **fields) -> Report:
+    """What the notebook shows; jax has not been started, as in Colab."""
+    environment = {"PYTHONPATH": str(ROOT), "KFJAX_CACHE": str(folder / "cache"), "XLA_FLAGS": ""}
+    return notebook_run.run(ROOT / "colab" / name, folder, TINY | fields, upload, environment)
 
 
 def test_there_are_two():
@@ -128,39 +120,39 @@ def test_demo(tmp_path):
     clip.parent.mkdir()
     media.write_video(clip, (numbered(k) for k in range(23)), 25)
     model = write_model(tmp_path / "model")
-    report = run(ROOT / "colab" / "demo.py", tmp_path, str(clip), MODEL=str(model), DOWNLOAD=True)
+    report = run("demo.ipynb", tmp_path, str(clip), MODEL=str(model), DOWNLOAD=True)
     check_demo(report, tmp_path / "kfjax_demo", "mine.mp4", 0.7)
+    assert report.said.endswith("downloaded mine.mp4\n")
 
 
-def check_demo(report: dict, folder: Path, name: str, seconds: float) -> None:
+def check_demo(report: Report, folder: Path, name: str, seconds: float) -> None:
     exact = round(seconds * RATE_HZ)
-    kinds = [entry["kind"] for entry in report["shown"]]
-    assert kinds == ["Video", "Image", "Audio", "Image", *["Audio"] * TINY["SEEDS"], "Image", "download"]
-    assert [entry["file"] for entry in report["shown"] if entry["kind"] in ("Video", "download")] == [name, name]
-    sounds = [entry for entry in report["shown"] if entry["kind"] == "Audio"]
-    assert [entry["shape"] for entry in sounds] == [[2, round(TINY["TEXT_SECONDS"] * RATE_HZ)], *[[2, exact]] * 2]
-    assert all(entry["rate"] == RATE_HZ and 1e-4 < entry["peak"] <= 1 for entry in sounds)
-    assert f"{exact} samples at {RATE_HZ} Hz: {seconds:.3f} s" in report["said"]
-    made = media.read_audio(folder / name, RATE_HZ)
-    assert abs(made[:exact]).max() > 1e-4 and {path.name for path in folder.iterdir()} == {
-        name, "sound.png", "text.png", "seeds.png"
-    }
+    kinds = [shown.kind for shown in report.shown]
+    sounds = ["audio/wav"] * TINY["SEEDS"]
+    assert kinds == ["video/mp4", "image/png", "audio/wav", "image/png", *sounds, "image/png"]
+    assert {path.name for path in folder.iterdir()} == {name, "sound.png", "text.png", "seeds.png"}
+    files = [shown.content for shown in report.shown if shown.kind != "audio/wav"]
+    assert files == [(folder / file).read_bytes() for file in (name, "sound.png", "text.png", "seeds.png")]
+    heard = [shown.sound() for shown in report.shown if shown.kind == "audio/wav"]
+    assert [wave.shape for _, wave in heard] == [(round(TINY["TEXT_SECONDS"] * RATE_HZ), 2), *[(exact, 2)] * 2]
+    assert all(rate == RATE_HZ and abs(wave).max() > 1e-4 for rate, wave in heard)
+    assert f"{exact} samples at {RATE_HZ} Hz: {seconds:.3f} s" in report.said
+    assert abs(media.read_audio(folder / name, RATE_HZ)[:exact]).max() > 1e-4
 
 
 @pytest.mark.slow
 def test_demo_with_the_built_in_model(tmp_path):
     """Nothing uploaded: the example; the same without Colab."""
-    report = run(ROOT / "colab" / "demo.py", tmp_path, "", DOWNLOAD=True)
-    check_demo(report, tmp_path / "kfjax_demo", "example.mp4", 0.7)
-    report = run(ROOT / "colab" / "demo.py", tmp_path, None)
-    assert report["shown"][0]["file"] == "example.mp4"
+    for name, upload in (("cancelled", ""), ("elsewhere", None)):
+        (folder := tmp_path / name).mkdir()
+        check_demo(run("demo.ipynb", folder, upload), folder / "kfjax_demo", "example.mp4", 0.7)
 
 
 @pytest.mark.slow
 def test_tour(tmp_path):
     """With the built-in model, as it stands. The cells check their own claims; read here: what they say."""
-    report = run(ROOT / "colab" / "tour.py", tmp_path, None, SECONDS=3.0, TRAIN_STEPS=20)
-    said = report["said"]
+    report = run("tour.ipynb", tmp_path, SECONDS=3.0, TRAIN_STEPS=20)
+    said = report.said
     assert "8 CPU devices" in said
     assert "a fresh block returns its input: True" in said
     shapes = dict(re.findall(r"^(clip|sync|align) +float32 +(\[.*\])$", said, re.MULTILINE))
@@ -174,5 +166,5 @@ def test_tour(tmp_path):
     one, eight = (float(x) for x in re.search(r"one device ([\d.]+), on eight ([\d.]+)", said).groups())
     assert eight == pytest.approx(one, rel=1e-4)
     assert re.search(r"all-gather +\d+ times", said)
-    sounds = [entry["shape"] for entry in report["shown"] if entry["kind"] == "Audio"]
-    assert sounds == [[2, 3 * RATE_HZ]] * 3
+    sounds = [shown.sound()[1].shape for shown in report.shown if shown.kind == "audio/wav"]
+    assert sounds == [(3 * RATE_HZ, 2)] * 3
