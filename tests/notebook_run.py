@@ -18,8 +18,8 @@ import warnings
 for kind in (DeprecationWarning, FutureWarning, RuntimeWarning, UserWarning):
     warnings.simplefilter("error", kind)
 """
-#: After that, where there is a Colab. jax comes first: in Colab it asks for more than this has. `upload` does as Colab's
-#: own: the file is in the working folder and its bytes in the answer, or none when cancelled.
+#: After that, where there is a Colab. jax comes first: in Colab it asks for more than this has. `upload` does what
+#: Colab's does: the file is in the working folder and its bytes in the answer, or none when cancelled.
 _COLAB = """
 import shutil, sys, types
 from pathlib import Path
