@@ -1,15 +1,45 @@
-"""results.json of an experiment: every finished cell with its scores of each scene, so that a stopped run goes on."""
+"""Experiments on sampled scenes: their arguments, and a results.json that holds every finished cell with its scores of
+each scene, so that a stopped run goes on."""
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+MODEL = Path(__file__).resolve().parents[1] / "kfjax" / "assets" / "model"
 Scores = dict[str, list | float]
+
+
+def main(
+    about: str, folder: Path, measure: Callable[[argparse.Namespace], None], argv: Sequence[str] | None = None
+) -> None:
+    """Measure what results.json lacks, unless only a report is asked for, and write the report of what there is.
+
+    Args:
+      about: the script's docstring.
+      folder: the experiment's; its `report.py` has `write(results, folder)`.
+    """
+    parser = argparse.ArgumentParser(description=about.partition("\n\n")[0])
+    add = parser.add_argument
+    add("--model", type=Path, default=MODEL, help="model directory (default: the built-in model)")
+    add("--corpus", type=Path, help="folder of held-out scenes; rendered if missing (default: runs/heldout-…)")
+    add("--seconds", type=float, default=2.5, help="of the scenes (default %(default)s)")
+    add("--scenes", type=int, default=24, help="the corpus' first in which something is struck (default %(default)s)")
+    add("--seeds", type=int, default=3, help="of the noise (default %(default)s)")
+    add("--output", type=Path, default=folder / "results.json")
+    add("--report", action="store_true", help="measure nothing: tables and plots of what there is")
+    args = parser.parse_args(argv)
+    if not args.report:
+        measure(args)
+    import report
+
+    report.write(Results(args.output), args.output.parent)
 
 
 class Results:

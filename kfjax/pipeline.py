@@ -43,7 +43,6 @@ MAX_SAMPLES = 64
 MAX_PROMPT_CHARACTERS = 1000  # several times what 77 tokens hold
 
 Progress = Callable[[str, float], None]  # (what happens now, share that is done)
-Method = Literal["euler", "heun"]
 Dtype = Literal["float32", "bfloat16"]
 
 
@@ -132,7 +131,7 @@ class Model:
         negative_guidance: float | None = None,
         seed: int = 0,
         samples: int = 1,
-        method: Method = "euler",
+        method: sampler.Method = "euler",
         keep_original: float | None = None,
         progress: Progress | None = None,
     ) -> Result:
@@ -348,7 +347,7 @@ def _sample(
     version: Array,
     *,
     latents: int,
-    method: Method,
+    method: sampler.Method,
 ) -> Float[Array, "1 n d"]:
     network = bind(MMDiT, cfg, params)
     conditions = network.prepare(branches, latents)

@@ -23,7 +23,8 @@ from kfjax.train import program, tasks
 from kfjax.train.__main__ import load_config
 from kfjax.train.flops import train_flops
 from kfjax.train.loop import init_state
-from kfjax.train.plan import Memory, Planner, next_batch
+from kfjax.train.memory import Memory
+from kfjax.train.plan import Planner, next_batch
 from kfjax.train.topology import find
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,11 +65,7 @@ class Trainer:
 
     def needs(self, rows: int) -> float:
         """Bytes of memory for a batch of `rows`."""
-        used = self.program(rows).memory_analysis()
-        return Memory(
-            used.argument_size_in_bytes, used.output_size_in_bytes, used.alias_size_in_bytes,
-            used.temp_size_in_bytes, used.generated_code_size_in_bytes,
-        ).peak  # fmt: skip
+        return Memory.of(self.program(rows)).peak
 
     def run(self, rows: int) -> jax.Array:
         """One step on a batch of `rows`; its loss."""

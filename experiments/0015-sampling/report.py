@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 from run import BOTH, CAPTION, CODEC, DEFAULT, OTHER, STEPS, TEXT, TIMED, TRUE, VIDEO, Cell
 
+from kfjax import plot
 from kfjax.evals.statistics import compare, holm, mean_and_deviation, student_p
+from kfjax.plot import BLUE, GREEN, VERMILION
 
 MEASURES = {
     "f1": "onset F1, mean", "pooled": "onset F1, pooled", "right": "right source",
@@ -15,8 +17,7 @@ MEASURES = {
 #: Of these, which differences are tested, and what a caption alone can be asked.
 TESTED, OF_CAPTIONS = ("f1", "chance", "mel", "frechet"), ("right", "chance", "mel", "frechet")
 DIGITS = {"frechet": 1}
-#: Okabe and Ito's colours, told apart by everyone; markers differ too.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
+GREY = "#555555"
 
 
 def write(results, folder: Path) -> None:
@@ -153,7 +154,7 @@ def references_table(results) -> list[str]:
 def steps_plot(results, path: Path) -> None:
     """Four measures over the number of evaluations of the network."""
     lines = [(method, [c for c in STEPS if c.method == method], colour, marker)
-             for method, colour, marker in (("euler", BLUE, "o"), ("heun", ORANGE, "s"))]
+             for method, colour, marker in (("euler", BLUE, "o"), ("heun", VERMILION, "s"))]
     figure, axes = _panels()
     for ax, measure in zip(axes, ("f1", "chance", "mel", "frechet"), strict=True):
         for label, cells, colour, marker in lines:
@@ -167,7 +168,7 @@ def steps_plot(results, path: Path) -> None:
 
 def guidance_plot(results, path: Path) -> None:
     """The same measures over the scales."""
-    lines = [("both", BOTH, BLUE, "o"), ("video, text 3", VIDEO, ORANGE, "s"), ("text, video 3", TEXT, GREEN, "^"),
+    lines = [("both", BOTH, BLUE, "o"), ("video, text 3", VIDEO, VERMILION, "s"), ("text, video 3", TEXT, GREEN, "^"),
              ("caption alone", CAPTION, GREY, "D")]
     figure, axes = _panels()
     for ax, measure in zip(axes, ("f1", "chance", "mel", "frechet"), strict=True):
@@ -204,8 +205,6 @@ def _panels():
 
 
 def _save(figure, axes, path: Path, below: str, legend_of: int = 0) -> None:
-    from kfjax import plot
-
     for ax in axes[2:]:
         ax.set_xlabel(below)
     handles, labels = axes[legend_of].get_legend_handles_labels()

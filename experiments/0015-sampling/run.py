@@ -18,7 +18,6 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT), str(HERE.parent), str(HERE.parent / "0003-built-in-model")]
-MODEL = ROOT / "kfjax" / "assets" / "model"
 SCALES = (1.0, 2.0, 3.0, 4.5, 6.0)
 ROUNDS = 3  # of timing
 #: Rows that are not sampled: the true sound, the same through the codec, the default's sound for the next scene.
@@ -64,26 +63,9 @@ TIMED = [*STEPS, Cell(video=1.0, text=1.0), Cell(video=4.5)]
 
 
 def main(argv=None) -> None:
-    args = arguments(argv)
-    if not args.report:
-        measure(args)
-    import report
-    from results import Results
+    import results
 
-    report.write(Results(args.output), args.output.parent)
-
-
-def arguments(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--model", type=Path, default=MODEL, help="model directory (default: the built-in model)")
-    add("--corpus", type=Path, help="folder of held-out scenes; rendered if missing (default: runs/heldout-…)")
-    add("--seconds", type=float, default=2.5, help="of the scenes (default %(default)s)")
-    add("--scenes", type=int, default=24, help="the corpus' first in which something is struck (default %(default)s)")
-    add("--seeds", type=int, default=3, help="of the noise (default %(default)s)")
-    add("--output", type=Path, default=HERE / "results.json")
-    add("--report", action="store_true", help="measure nothing: tables and plots of what there is")
-    return parser.parse_args(argv)
+    results.main(__doc__, HERE, measure, argv)
 
 
 def measure(args: argparse.Namespace) -> None:

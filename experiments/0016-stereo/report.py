@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 from run import COHERENT, COPIED, INDEPENDENT, SEPARATE, TRUE, WAYS
 
+from kfjax import plot as pictures
 from kfjax.evals.statistics import compare, holm, mean_and_deviation
+from kfjax.plot import BLUE
 
 MEASURES = {
     "correlation": "level difference against position, correlation", "error": "level difference, error, dB",
@@ -20,7 +22,7 @@ NAMES = {
     COHERENT: "Mono2Stereo, one waveform panned", SEPARATE: "Mono2Stereo, each ear vocoded", COPIED: "mono, copied",
     INDEPENDENT: "two independent sounds", TRUE: "true sound",
 }  # fmt: skip
-BLUE, GREY = "#0072B2", "#999999"
+GREY = "#999999"
 
 
 def write(results, folder: Path) -> None:
@@ -96,8 +98,6 @@ def table(results) -> list[str]:
 def plot(results, path: Path) -> None:
     """Above, level difference against position for each way; below, what the sum loses."""
     from matplotlib.figure import Figure
-
-    from kfjax import plot as pictures
 
     figure = Figure(figsize=(9, 7), layout="constrained")
     above, below = figure.subfigures(2, 1)

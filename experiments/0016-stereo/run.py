@@ -19,7 +19,6 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT), str(HERE.parent), str(HERE.parent / "0003-built-in-model")]
-MODEL = ROOT / "kfjax" / "assets" / "model"
 #: The ways to two ears. The first two share Mono2Stereo, the last two know nothing of where things stand.
 COHERENT, SEPARATE, COPIED, INDEPENDENT = "coherent", "separate", "copied", "independent"
 WAYS = (COHERENT, SEPARATE, COPIED, INDEPENDENT)
@@ -31,26 +30,9 @@ RANGE_DB = 40.0
 
 
 def main(argv=None) -> None:
-    args = arguments(argv)
-    if not args.report:
-        measure(args)
-    import report
-    from results import Results
+    import results
 
-    report.write(Results(args.output), args.output.parent)
-
-
-def arguments(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--model", type=Path, default=MODEL, help="model directory (default: the built-in model)")
-    add("--corpus", type=Path, help="folder of held-out scenes; rendered if missing (default: runs/heldout-…)")
-    add("--seconds", type=float, default=2.5, help="of the scenes (default %(default)s)")
-    add("--scenes", type=int, default=24, help="the corpus' first in which something is struck (default %(default)s)")
-    add("--seeds", type=int, default=3, help="of the noise (default %(default)s)")
-    add("--output", type=Path, default=HERE / "results.json")
-    add("--report", action="store_true", help="measure nothing: table and plot of what there is")
-    return parser.parse_args(argv)
+    results.main(__doc__, HERE, measure, argv)
 
 
 def measure(args: argparse.Namespace) -> None:

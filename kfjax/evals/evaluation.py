@@ -65,6 +65,8 @@ def evaluate(order: Order) -> dict[str, Any]:
         folder = order.output / "generated"
         settings = generation.Settings(order.target, order.seed, order.steps, order.guidance)
         cfg, failed = generation.generate(settings, examples, folder)
+        if len(failed) == len(examples):
+            raise ValueError(f"{order.target}: no clip could be given a sound ({failed[0]}); mend the clips")
     matching = benchmarks.match(examples, folder, beyond=beyond)
     own, unreadable = _clips(matching.pairs, [group for group in groups if group in measures.OWN])
     pairs = [pair for pair in matching.pairs if pair[0].name in own]

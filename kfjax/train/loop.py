@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,16 +20,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from kfjax.checkpoint import StateStore, save_params
+from kfjax.command import say
 from kfjax.sharding import PRESETS, batch_runs, make_mesh, param_shardings, put_batch, replicated, shard_init
 from kfjax.structs import TrainState
 from kfjax.train.culprit import blame
 from kfjax.train.feed import Feed, placed
 from kfjax.train.lock import Lock
 from kfjax.train.log import Log, LogConfig
+from kfjax.train.memory import examples_that_fit, limit_bytes
 from kfjax.train.throughput import Work, count_clips
-
-#: What to do where a step does not fit.
-_SMALLER = "halve the batch, raise step.accumulate, or split the model (loop.mesh=fsdp=N); kfjax plan says what fits"
 
 
 class Task(NamedTuple):
@@ -173,7 +173,7 @@ def run(task: Task, workdir: str | Path, cfg: LoopConfig, *, claim: Callable[[],
 def _start(task: Task, store: StateStore, mesh: Mesh, cfg: LoopConfig) -> TrainState:
     """The stored state, or a new one; every leaf is made or read where it lives, and never whole on one device."""
     init = lambda: init_state(task, jax.random.fold_in(jax.random.key(cfg.seed), 0))
-    with _room("the weights, their average and the optimiser", mesh, "split them with loop.mesh=fsdp=N"):
+    with _room("the weights, their average and the optimiser", mesh, lambda: "split them with loop.mesh=fsdp=N"):
         if (latest := store.latest()) is None:
             return shard_init(init, mesh)()
         shapes = jax.eval_shape(init)
@@ -195,8 +195,10 @@ def _train(task: Task, state: TrainState, store: StateStore, stop: _Stop, mesh: 
             late = bool(cfg.max_seconds) and log.elapsed() > cfg.max_seconds
             work = task.work(batch)
             logs, saves = done % cfg.log_every == 0 or done == cfg.steps, done % cfg.save_every == 0
-            with _room(f"{work.clips} examples a step", mesh, _SMALLER):
-                state, metrics, signs = step_fn(state, batch, _everywhere(stop.requested or late, mesh))
+            wishes = _everywhere(stop.requested or late, mesh)
+            smaller = partial(_smaller, step_fn, (state, batch, wishes), mesh)
+            with _room(f"{work.clips} examples a step", mesh, smaller):
+                state, metrics, signs = step_fn(state, batch, wishes)
                 log.step(done, metrics, work)
                 unread.append((done, signs))
                 if logs:
@@ -217,7 +219,7 @@ def _train(task: Task, state: TrainState, store: StateStore, stop: _Stop, mesh: 
 
 
 @contextmanager
-def _room(what: str, mesh: Mesh, advice: str) -> Iterator[None]:
+def _room(what: str, mesh: Mesh, advice: Callable[[], str]) -> Iterator[None]:
     """Makes one line of the devices' running out of memory."""
     try:
         yield
@@ -226,7 +228,21 @@ def _room(what: str, mesh: Mesh, advice: str) -> Iterator[None]:
             raise
         reason = str(error).splitlines()[0].partition("RESOURCE_EXHAUSTED: ")[2][:200].rstrip(" .")
         devices = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
-        raise OutOfMemory(f"{what}: do not fit on {devices} ({reason}); {advice}") from error
+        raise OutOfMemory(f"{what}: do not fit on {devices} ({reason}); {advice()}") from error
+
+
+def _smaller(step_fn: Callable[..., Any], arguments: tuple[Any, Any, Any], mesh: Mesh) -> str:
+    """What to do where a step does not fit: how many examples would, where one process can find out by itself."""
+    otherwise = "raise step.accumulate, or split the model (loop.mesh=fsdp=N)"
+    limit = limit_bytes(mesh.devices.flat[0])
+    if limit is None or jax.process_count() > 1:
+        return f"halve the batch, {otherwise}; kfjax plan says what fits"
+    say("out of memory; asking the compiler how many examples would fit")
+    try:
+        fits = examples_that_fit(step_fn, arguments, batch_runs(mesh)[1], limit)
+    except jax.errors.JaxRuntimeError as error:
+        return f"halve the batch, {otherwise} (how many fit can't be said: {str(error).splitlines()[0]})"
+    return f"about {fits} would; or {otherwise}" if fits else f"no batch would; {otherwise}"
 
 
 def _look(task: Task, ema: Any, done: int, log: Log, folder: Path, cfg: LoopConfig) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from kfjax import command
+from kfjax.train.memory import Memory, refused
 from kfjax.train.topology import TOPOLOGIES, Topology, devices, find, leave_chips_alone
 
 if TYPE_CHECKING:
@@ -46,21 +46,6 @@ class DoesNotFit(ValueError):
     def __init__(self, message: str, needed_bytes: float, capacity_bytes: float):
         super().__init__(message)
         self.needed_bytes, self.capacity_bytes = needed_bytes, capacity_bytes
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on one chip. The state is donated: new values that lie where the old ones lay are `aliased`."""
-
-    arguments: float
-    outputs: float
-    aliased: float
-    temporaries: float
-    program: float
-
-    @property
-    def peak(self) -> float:
-        return self.arguments + self.outputs - self.aliased + self.temporaries + self.program
 
 
 @dataclass(frozen=True)
@@ -311,13 +296,10 @@ class Planner:
         try:
             return lowered.compile(options)
         except RuntimeError as error:
-            used = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", str(error))
-            if used is None:
+            if (sizes := refused(error)) is None:
                 why = str(error).strip().splitlines()[0]
                 raise ValueError(f"{self.name} on {self.topology.name}: its compiler says {why}; try another") from None
-            scale = {"K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
-            needed, capacity = (float(used[i]) * scale[used[i + 1]] for i in (1, 3))
-            raise self._refusal(batch_per_chip, needed, capacity) from None
+            raise self._refusal(batch_per_chip, *sizes) from None
 
     def _refusal(self, batch_per_chip: int, needed: float, capacity: float) -> DoesNotFit:
         fewer = int(batch_per_chip * capacity / needed * 0.95)
@@ -334,7 +316,7 @@ class Planner:
         from kfjax.train import program
         from kfjax.train.flops import chip, train_flops
 
-        known, used, text = chip(self.kind), compiled.memory_analysis(), compiled.as_text()
+        known, text = chip(self.kind), compiled.as_text()
         batch, words = self.rows(batch_per_chip), self.system.text_tokens
         recomputes = self.system.mmdit.remat in (True, "blocks")
         flops = lambda hardware: train_flops(
@@ -349,13 +331,7 @@ class Planner:
             batch=batch,
             seconds=self.seconds,
             parameters=parameters,
-            memory=Memory(
-                arguments=used.argument_size_in_bytes,
-                outputs=used.output_size_in_bytes,
-                aliased=used.alias_size_in_bytes,
-                temporaries=used.temp_size_in_bytes,
-                program=used.generated_code_size_in_bytes,
-            ),
+            memory=Memory.of(compiled),
             flops=flops(False),
             hardware_flops=flops(recomputes),
             traffic_bytes=program.traffic_bytes(text),

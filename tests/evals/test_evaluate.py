@@ -233,6 +233,9 @@ def test_clips_are_generated_one_by_one(folders, tmp_path):
     media.write_wav(tmp_path / "c.wav", again.waveform, RATE)
     assert (tmp_path / "c.wav").read_bytes() == (tmp_path / "out/generated/c.wav").read_bytes()
     assert seed != generation.clip_seed(1, "c") != generation.clip_seed(0, "a")
+    (true / "none.csv").write_text("audio,caption\nb.wav,\n")
+    with pytest.raises(ValueError, match=r"no clip could be given a sound \(b: has neither"):
+        evaluate(order(model, tmp_path / "none", references=true / "none.csv", seconds=1.0, metrics="levels"))
 
 
 @pytest.mark.slow

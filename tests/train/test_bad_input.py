@@ -7,6 +7,7 @@ not to fit before anything runs (test_plan.py).
 """
 import json
 import os
+import re
 import time
 
 import jax
@@ -16,9 +17,11 @@ from tiny_task import make_task
 
 from kfjax import config as strict
 from kfjax.cli import main
-from kfjax.train import tasks
+from kfjax.sharding import put_batch, shard_init
+from kfjax.train import loop, tasks
 from kfjax.train.lock import Lock
 from kfjax.train.loop import LoopConfig, run
+from kfjax.train.memory import Memory
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -75,6 +78,41 @@ def test_a_step_that_does_not_fit(train, tmp_path, capsys):
     assert "16 examples a step: do not fit on 8 x cpu (Out of memory allocating 70368744177664 bytes); halve" in line
     assert "halve the batch" in line and "kfjax plan" in line
     assert train(make_task()) == 0
+
+
+def test_a_step_that_does_not_fit_says_what_would(train, capsys, monkeypatch):
+    """Where memory has a limit. Of a batch as large as said the step needs no more than that; of a larger one it does.
+    """
+    rows, wide = 256, lambda rows: {"x": np.ones((rows, 3), np.float32), "y": np.ones((rows, 4096), np.float32)}
+    task, real = make_task(lambda step: wide(rows), width=4096), loop._compiled
+
+    class Full:
+        """The compiled step on devices that are full."""
+
+        def __init__(self, *arguments):
+            self.lower = real(*arguments).lower
+
+        __call__ = exhausted
+
+    def needed(rows: int) -> float:
+        mesh = loop.mesh_of("")
+        with jax.set_mesh(mesh):
+            state = shard_init(lambda: loop.init_state(task, jax.random.key(0)), mesh)()
+            step, batch = real(task, state, mesh, LoopConfig(steps=1)), put_batch(wide(rows), mesh)
+            return Memory.of(step.lower(state, batch, loop._everywhere(False, mesh)).compile()).peak
+
+    monkeypatch.setattr(loop, "_compiled", Full)
+    limit = 0.7 * needed(rows)
+    monkeypatch.setattr(loop, "limit_bytes", lambda device: limit)
+    assert train(task) == 2
+    said = capsys.readouterr().err
+    assert said.count("kfjax: ") == 2 and "asking the compiler" in said  # which may take minutes
+    (fits,) = map(int, re.findall(r"error: 256 examples .*; about (\d+) would; or raise step.accumulate", said))
+    assert 0 < fits < rows and fits % 8 == 0
+    assert needed(fits) <= limit < needed(fits + 16)
+    monkeypatch.setattr(loop, "limit_bytes", lambda device: 1000.0)
+    assert train(task) == 2
+    assert "; no batch would; raise" in capsys.readouterr().err
 
 
 def test_a_state_that_does_not_fit(train, capsys):

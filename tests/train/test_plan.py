@@ -18,7 +18,8 @@ from kfjax.module import count, shapes
 from kfjax.rates import lengths
 from kfjax.sharding import PRESETS
 from kfjax.train.flops import CHIPS, train_flops
-from kfjax.train.plan import FIRST_BATCH, DoesNotFit, Memory, Plan, Planner, main, next_batch, report, to_json
+from kfjax.train.memory import Memory
+from kfjax.train.plan import FIRST_BATCH, DoesNotFit, Plan, Planner, main, next_batch, report, to_json
 from kfjax.train.program import Sent
 from kfjax.train.topology import TOPOLOGIES, find
 
