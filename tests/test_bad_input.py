@@ -1,20 +1,17 @@
 """What a user can get wrong: one clear line, exit code 2, nothing written. And odd input that must work."""
 import json
-import sys
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import media_files as files
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tiny_system import write_model
 
 from kfjax import media
 from kfjax.cli import main
-
-sys.path.insert(0, str(Path(__file__).parent))
-import media_files as files
-from tiny_system import write_model
 
 RATE_HZ = 44100
 

@@ -5,16 +5,14 @@ import sys
 import tomllib
 from pathlib import Path
 
+import media_files as files
 import numpy as np
 import pytest
+from tiny_system import write_model
 
 import kfjax
 from kfjax import media, pipeline
 from kfjax.cli import main
-
-sys.path.insert(0, str(Path(__file__).parent))
-import media_files as files
-from tiny_system import write_model
 
 ROOT = str(Path(__file__).parents[1])
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import av
+import media_files as files
 import numpy as np
 import pytest
 
@@ -21,9 +22,6 @@ from kfjax.demo import gate
 from kfjax.demo.studio import Limits, Studio, Wish
 from kfjax.media.playable import is_playable, pictures, write_playable
 from kfjax.pipeline import Result
-
-sys.path.insert(0, str(Path(__file__).parent))
-import media_files as files
 
 RATE_HZ = 44100
 LIMITS = Limits(seconds=2.0, megabytes=0.1, megapixels=0.01, samples=3, steps=50, takes=4, clips=2)

@@ -13,14 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import media_files as files
 import pytest
+from tiny_system import write_model
 
 from kfjax import media
 from kfjax.jobs import EXAMPLE
-
-sys.path.insert(0, str(Path(__file__).parent))
-import media_files as files
-from tiny_system import write_model
 
 ROOT = Path(__file__).parents[1]
 RATE_HZ = 44100

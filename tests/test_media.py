@@ -5,16 +5,13 @@ import re
 import subprocess
 import sys
 from fractions import Fraction
-from pathlib import Path
 
 import av
+import media_files as files
 import numpy as np
 import pytest
 
 from kfjax import media
-
-sys.path.insert(0, str(Path(__file__).parent))
-import media_files as files
 
 RATE_HZ = 44100
 SLOW, FAST = media.FrameSpec(8, 64, "stretch"), media.FrameSpec(25, 64, "crop")

@@ -1,20 +1,17 @@
 """The spine on a tiny system: exact lengths, what the sound depends on, what recompiles, what is written."""
 import os
-import sys
 from pathlib import Path
 
 import jax
+import media_files as files
 import numpy as np
 import pytest
+from tiny_system import CONFIG, tiny_system, write_model
 
 import kfjax
 from kfjax import features, media, pipeline, rates
 from kfjax.pipeline import Model, Result, bucket_seconds, sample_paths
 from kfjax.structs import Video
-
-sys.path.insert(0, str(Path(__file__).parent))
-import media_files as files
-from tiny_system import CONFIG, tiny_system, write_model
 
 RATE_HZ = 44100
 SHARED = Path(os.environ.get("KFJAX_SHARED", Path(__file__).parents[2] / "shared"))
