@@ -22,6 +22,7 @@ from kfjax import module
 from kfjax.checkpoint import load_params, save_params
 from kfjax.codec.bigvgan import BigVGAN, BigVGANConfig
 from kfjax.codec.mel import MelConfig, log_mel
+from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.codec.wave_discriminators import Layers, WaveDiscriminatorConfig, WaveDiscriminators
 from kfjax.module import Params
 from kfjax.structs import TrainState
@@ -29,13 +30,12 @@ from kfjax.system import UNUSED
 from kfjax.train.loop import LoopConfig, Task
 from kfjax.train.optim import OptimConfig, ema, guarded_update, make_optimizer
 from kfjax.train.validation import Figures, Validation
+from kfjax.train.vocoder_step import Reading, crops, decoded_mel, own_mel, render_pool
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 Batch = dict[str, Array]
-#: wave -> the log-mel of it that the generator reads.
-Reading = Callable[[Float[Array, "b t"]], Float[Array, "b f m"]]
 #: AdamW as both networks are published with; the schedule is ours (`optim.inverse_lr`).
 _OPTIM = OptimConfig(learning_rate=1e-4, b1=0.8, b2=0.99, weight_decay=0.01, clip_norm=500.0)
 
@@ -82,7 +82,7 @@ class BigVGANTraining:
 
 
 def init_params(cfg: BigVGANTraining, key: Array, start: Params | None = None) -> Params:
-    """{"gen": the generator, drawn or `start`, "disc": the discriminators, drawn}."""
+    """{"gen": the generator, drawn or `start`, "disc": the discriminators, drawn}; what does not train is not here."""
     gen_key, disc_key = jax.random.split(key)
     gen = module.init(BigVGAN, cfg.vocoder, gen_key) if start is None else jax.tree.map(jnp.asarray, start)
     return {"gen": gen, "disc": module.init(WaveDiscriminators, cfg.discriminator, disc_key)}
@@ -96,7 +96,7 @@ def init_opt(cfg: BigVGANTraining, params: Params) -> Params:
     }
 
 
-def make_step(cfg: BigVGANTraining, mel: Reading) -> Callable[[TrainState, Batch, Array], Any]:
+def make_step(cfg: BigVGANTraining, reading: Reading) -> Callable[[TrainState, Batch, Array], Any]:
     """(state, batch, key) -> (state, metrics): one update of the discriminators, then one of the generator.
 
     The batch has "wave" [b, f · hop] in [-1, 1]. The generator runs once: the discriminators learn from what it made,
@@ -108,7 +108,7 @@ def make_step(cfg: BigVGANTraining, mel: Reading) -> Callable[[TrainState, Batch
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:
         del key  # nothing here is drawn
         gen, disc, wave = state.params["gen"], state.params["disc"], batch["wave"]
-        read = mel(wave)
+        read = reading.mel(state.params, wave)
         made, pull_back = jax.vjp(lambda gen: module.bind(BigVGAN, cfg.vocoder, gen)(read), gen)
         disc_loss, disc_grads = jax.value_and_grad(discriminator_loss)(disc, wave, made, cfg)
         new_disc, disc_opt, disc_finite, disc_norm = guarded_update(
@@ -120,14 +120,15 @@ def make_step(cfg: BigVGANTraining, mel: Reading) -> Callable[[TrainState, Batch
 
         finite &= disc_finite
         keep = partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
-        params = keep({"gen": new_gen, "disc": new_disc}, state.params)
+        params = keep({"gen": new_gen, "disc": new_disc}, {"gen": gen, "disc": disc})
         opt_state = keep({"gen": gen_opt, "disc": disc_opt}, state.opt_state)
         # A young average forgets its random start quickly.
         decay = jnp.where(finite, jnp.minimum(cfg.optim.ema_decay, (1.0 + state.step) / (10.0 + state.step)), 1.0)
         averaged = {"gen": ema(state.ema["gen"], params["gen"], decay), "disc": params["disc"]}
         skipped = jnp.where(finite, 0, state.skipped + 1)
         metrics = {"loss": loss, **parts, "disc": disc_loss, "gradient_norm": norm, "disc_gradient_norm": disc_norm}
-        return TrainState(state.step + 1, params, opt_state, averaged, skipped), metrics | {"skipped": skipped}
+        state = TrainState(state.step + 1, state.params | params, opt_state, state.ema | averaged, skipped)
+        return state, metrics | {"skipped": skipped}
 
     return step
 
@@ -147,7 +148,7 @@ def generator_loss(
     return loss, parts
 
 
-def make_objective(cfg: BigVGANTraining, mel: Reading):
+def make_objective(cfg: BigVGANTraining, reading: Reading):
     """(state, batch, key) -> (what both updates of the step minimise, its terms), for `Task.objective`.
 
     The generator's loss is taken with the discriminators as they were before their update.
@@ -156,7 +157,7 @@ def make_objective(cfg: BigVGANTraining, mel: Reading):
     def objective(state: TrainState, batch: Batch, key: Array) -> tuple[Array, Batch]:
         del key  # nothing here is drawn
         gen, disc, wave = state.params["gen"], state.params["disc"], batch["wave"]
-        made = module.bind(BigVGAN, cfg.vocoder, gen)(mel(wave))
+        made = module.bind(BigVGAN, cfg.vocoder, gen)(reading.mel(state.params, wave))
         told = discriminator_loss(disc, wave, jax.lax.stop_gradient(made), cfg)
         loss, parts = generator_loss(made, wave, jax.lax.stop_gradient(disc), cfg)
         return loss + told, parts | {"disc": told}
@@ -164,12 +165,12 @@ def make_objective(cfg: BigVGANTraining, mel: Reading):
     return objective
 
 
-def make_figures(cfg: BigVGANTraining, mel: Reading) -> Figures:
+def make_figures(cfg: BigVGANTraining, reading: Reading) -> Figures:
     """The generator's mel loss, for `validation.Validation`."""
 
     def figures(params: Params, batch: Batch, key: Array) -> dict[str, Array]:
         del key  # nothing here is drawn
-        made = module.bind(BigVGAN, cfg.vocoder, params["gen"])(mel(batch["wave"]))
+        made = module.bind(BigVGAN, cfg.vocoder, params["gen"])(reading.mel(params, batch["wave"]))
         return {"mel": mel_distance(made, batch["wave"], cfg)}
 
     return figures
@@ -240,16 +241,16 @@ def bigvgan_task(config: ConfigDict, loop: LoopConfig) -> Task:
     cfg = training_of(config, loop)
     shapes = module.shapes(BigVGAN, cfg.vocoder)
     start = _weights(config.data.start, "vocoder", shapes) if config.data.start else None
-    data, mel = config.data, _reading(config, cfg)
+    data, reading = config.data, _reading(config, cfg)
     validate = None
     if data.heldout:
         sounds = _sounds(data.heldout, data.folder, cfg)
-        validate = Validation(make_figures(cfg, mel), sounds, data.validation_batches)
+        validate = Validation(make_figures(cfg, reading), sounds, data.validation_batches)
     return Task(
-        init=lambda key: init_params(cfg, key, start),
+        init=lambda key: init_params(cfg, key, start) | jax.tree.map(jnp.asarray, reading.frozen),
         init_opt=partial(init_opt, cfg),
-        step=make_step(cfg, mel),
-        objective=make_objective(cfg, mel),
+        step=make_step(cfg, reading),
+        objective=make_objective(cfg, reading),
         batch=_sounds(data.sounds, data.folder, cfg),
         validate=validate,
         export=lambda ema, workdir: save_params(workdir / "vocoder.safetensors", ema["gen"]),
@@ -258,18 +259,10 @@ def bigvgan_task(config: ConfigDict, loop: LoopConfig) -> Task:
 
 def _reading(config: ConfigDict, cfg: BigVGANTraining) -> Reading:
     """The wave's own log-mel; with `data.vae` the one that this VAE gives back."""
-    from kfjax.codec.vae import MelVAE, VAEConfig
-
     if not config.data.vae:
-        return partial(log_mel, cfg=cfg.mel)
-    vae_cfg = strict.from_dict(VAEConfig, config.vae.to_dict(), where="config.vae")
-    params = _weights(config.data.vae, "vae", module.shapes(MelVAE, vae_cfg))
-
-    def decode(wave: Float[Array, "b t"]) -> Float[Array, "b f m"]:
-        vae = module.bind(MelVAE, vae_cfg, params)
-        return vae.decode(vae.encode(log_mel(wave, cfg.mel)).mean)
-
-    return decode
+        return own_mel(cfg.mel)
+    vae = strict.from_dict(VAEConfig, config.vae.to_dict(), where="config.vae")
+    return decoded_mel(cfg.mel, vae, _weights(config.data.vae, "vae", module.shapes(MelVAE, vae)))
 
 
 def _sounds(sounds: str, folder: str, cfg: BigVGANTraining) -> Callable[[int], dict[str, np.ndarray]]:
@@ -277,7 +270,6 @@ def _sounds(sounds: str, folder: str, cfg: BigVGANTraining) -> Callable[[int], d
     from kfjax.data.recordings import Recordings
     from kfjax.data.scenes import Corpus
     from kfjax.data.sound_input import SoundInput
-    from kfjax.train.vocoder_step import crops, render_pool
 
     samples = cfg.frames * cfg.mel.hop
     if not sounds:

@@ -37,15 +37,11 @@ def stereo_loss(
     return jnp.sum(weight * jnp.abs(r - target)) / jnp.sum(weight)
 
 
-def make_loss(system: SystemConfig, encoders: module.Params) -> Callable[[module.Params, FlowBatch], Array]:
-    """(parameters, batch) -> the loss of Mono2Stereo alone, on the features of frozen encoders.
-
-    Args:
-      encoders: parameters of clip, sync and text.
-    """
+def make_loss(system: SystemConfig) -> Callable[[module.Params, FlowBatch], Array]:
+    """(parameters of "stereo" and of the frozen encoders, batch) -> the loss of Mono2Stereo alone."""
 
     def loss(params: module.Params, batch: FlowBatch) -> Array:
-        encoded = features.encode(encoders, system, batch.excerpt)
+        encoded = features.encode(params, system, batch.excerpt)
         seen = features.seen_by_stereo(system, encoded, batch.posterior.mean.shape[1])
         left, right = batch.mel_left, batch.mel_right
         mono = jnp.logaddexp(left, right) - jnp.log(2.0)  # the channels' mean, as the split defines it
@@ -55,14 +51,17 @@ def make_loss(system: SystemConfig, encoders: module.Params) -> Callable[[module
 
 
 def make_step(loss: Callable[[module.Params, FlowBatch], Array], optim: OptimConfig):
-    """(state, batch, key) -> (state, metrics): one update of what `make_loss` gives."""
+    """(state, batch, key) -> (state, metrics): one update of "stereo" by what `make_loss` gives."""
     tx = make_optimizer(optim)
 
     def step(state: TrainState, batch: FlowBatch, key: Array) -> tuple[TrainState, dict[str, Array]]:
-        value, grads = jax.value_and_grad(loss)(state.params, batch)
-        params, opt_state, finite, norm = guarded_update(tx, grads, state.params, state.opt_state, value)
-        averaged = ema(state.ema, params, jnp.minimum(optim.ema_decay, (1 + state.step) / (10 + state.step)))
+        own = {"stereo": state.params["stereo"]}
+        value, grads = jax.value_and_grad(lambda own: loss(state.params | own, batch))(own)
+        own, opt_state, finite, norm = guarded_update(tx, grads, own, state.opt_state, value)
+        decay = jnp.minimum(optim.ema_decay, (1 + state.step) / (10 + state.step))
+        averaged = ema({"stereo": state.ema["stereo"]}, own, decay)
         skipped = jnp.where(finite, 0, state.skipped + 1)
-        return TrainState(state.step + 1, params, opt_state, averaged, skipped), {"loss": value, "gradient_norm": norm}
+        state = TrainState(state.step + 1, state.params | own, opt_state, state.ema | averaged, skipped)
+        return state, {"loss": value, "gradient_norm": norm}
 
     return step

@@ -61,7 +61,7 @@ def abstract_params(config: ConfigDict) -> Any:
         from kfjax.train.vocoder_step import VocoderTraining
 
         cfg = strict.from_dict(VocoderTraining, config.training.to_dict(), where="config.training")
-        return module.shapes(Vocoder, cfg.vocoder)
+        return {"vocoder": module.shapes(Vocoder, cfg.vocoder)}
     if config.task == "bigvgan":
         from kfjax.train.bigvgan_step import abstract_bigvgan
 
@@ -171,28 +171,21 @@ def _vocoder(config: ConfigDict, loop: LoopConfig) -> Task:
 
     cfg = strict.from_dict(VocoderTraining, config.training.to_dict(), where="config.training")
     cfg = replace(cfg, optim=replace(cfg.optim, total_steps=loop.steps))
-    task = _fine_tuned(cfg, config) if config.data.vae else vocoder_task(cfg, config.data.folder)
-    return task._replace(export=lambda ema, workdir: save_params(workdir / "vocoder.safetensors", ema))
+    return _fine_tuned(cfg, config) if config.data.vae else vocoder_task(cfg, config.data.folder)
 
 
 def _fine_tuned(cfg: VocoderTraining, config: ConfigDict) -> Task:
     """The vocoder goes on from `data.start`, on the corpus's sound and its mels as the VAE decodes them."""
-    from kfjax.codec.mel import log_mel
     from kfjax.codec.vae import MelVAE, VAEConfig
     from kfjax.codec.vocoder import Vocoder
     from kfjax.data.scenes import Corpus
     from kfjax.data.sound_input import SoundInput
-    from kfjax.train.vocoder_step import vocoder_task
+    from kfjax.train.vocoder_step import decoded_mel, vocoder_task
 
-    data, vae_cfg = config.data, strict.from_dict(VAEConfig, config.vae.to_dict(), where="config.vae")
-    params = load_params(data.vae, module.shapes(MelVAE, vae_cfg))
-    start = load_params(data.start, module.shapes(Vocoder, cfg.vocoder))
-
-    def decoded(wave):
-        vae = module.bind(MelVAE, vae_cfg, params)
-        return vae.decode(vae.encode(log_mel(wave, cfg.mel)).mean)
-
-    return vocoder_task(cfg, data.folder, mel=decoded)._replace(
+    data, vae = config.data, strict.from_dict(VAEConfig, config.vae.to_dict(), where="config.vae")
+    reading = decoded_mel(cfg.mel, vae, load_params(data.vae, module.shapes(MelVAE, vae)))
+    start = {"vocoder": load_params(data.start, module.shapes(Vocoder, cfg.vocoder))} | reading.frozen
+    return vocoder_task(cfg, data.folder, reading)._replace(
         init=lambda key: jax.tree.map(jnp.asarray, start),
         batch=SoundInput(Corpus(data.scenes), batch=cfg.batch, samples=cfg.frames * cfg.mel.hop, seed=cfg.seed),
     )
@@ -424,12 +417,12 @@ def _stereo(config: ConfigDict, loop: LoopConfig) -> Task:
     encode_corpus(corpus, system.codec, vae)
     tokenizer = Tokenizer.load(config.data.tokenizer, system.text_tokens)
     run = load_params(config.data.encoders)
-    encoders = {name: jax.tree.map(jnp.asarray, run[name]) for name in ENCODERS}
-    loss = stereo_step.make_loss(system, encoders)
+    encoders = {name: run[name] for name in ENCODERS}
+    loss = stereo_step.make_loss(system)
     figures = lambda params, batch, key: {"loss": loss(params, batch)}
     return Task(
-        init=lambda key: init_parts(system, ("stereo",), key),
-        init_opt=make_optimizer(optim).init,
+        init=lambda key: init_parts(system, ("stereo",), key) | jax.tree.map(jnp.asarray, encoders),
+        init_opt=lambda params: make_optimizer(optim).init({"stereo": params["stereo"]}),
         step=stereo_step.make_step(loss, optim),
         objective=lambda state, batch, key: (loss(state.params, batch), {}),
         batch=_scene_input(system, tokenizer, corpus, vae, _buckets(config, loop), loop),

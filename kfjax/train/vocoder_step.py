@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kfjax import module
+from kfjax.checkpoint import save_params
 from kfjax.codec.mel import MelConfig, log_mel, stft
+from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.codec.vocoder import Vocoder, VocoderConfig
 from kfjax.data.waves import training_wave
 from kfjax.structs import TrainState
@@ -42,16 +45,43 @@ class VocoderTraining:
     seed: int = 0
 
 
+class Reading(NamedTuple):
+    """What a vocoder in training reads of a wave.
+
+    Attributes:
+      frozen: parts that it takes, which do not train: they are with the vocoder's own in the state, where they are an
+        argument of the step's program and split like all else. A constant would be written out in it.
+      mel: (those parts, wave [b t]) -> log-mel [b f m].
+    """
+
+    frozen: module.Params
+    mel: Callable[[module.Params, Float[Array, "b t"]], Float[Array, "b f m"]]
+
+
+def own_mel(cfg: MelConfig) -> Reading:
+    """The wave's own log-mel."""
+    return Reading({}, lambda frozen, wave: log_mel(wave, cfg))
+
+
+def decoded_mel(cfg: MelConfig, vae: VAEConfig, params: module.Params) -> Reading:
+    """The log-mel that a VAE gives back."""
+
+    def mel(frozen: module.Params, wave: Float[Array, "b t"]) -> Float[Array, "b f m"]:
+        network = module.bind(MelVAE, vae, frozen["vae"])
+        return network.decode(network.encode(log_mel(wave, cfg)).mean)
+
+    return Reading({"vae": params}, mel)
+
+
 def vocoder_loss(
-    params: module.Params, cfg: VocoderTraining, batch: dict[str, Array]
+    params: module.Params, cfg: VocoderTraining, wave: Float[Array, "b t"], mel: Float[Array, "b f m"]
 ) -> tuple[Array, dict[str, Array]]:
     """Mean `magnitude_loss` over the vocoder's resolutions, and its parts.
 
     Args:
-      batch: "wave" [b, f * hop]; optionally "mel" [b f m], the codec's decoded mel of it, to fine-tune on.
+      wave: what should be heard, t = f * hop.
+      mel: what is read of it.
     """
-    wave = batch["wave"]
-    mel = batch["mel"] if "mel" in batch else log_mel(wave, cfg.mel)
     made = module.bind(Vocoder, cfg.vocoder, params).magnitudes(mel)
     parts = {
         f"window_{n_fft}": magnitude_loss(magnitude, jnp.abs(stft(wave, n_fft, hop)))
@@ -71,36 +101,42 @@ def magnitude_loss(made: Float[Array, "b f k"], target: Float[Array, "b f k"]) -
     return jnp.mean(jnp.sqrt(error + 1e-8)) + jnp.mean(jnp.abs(jnp.log(made / target)))
 
 
-def vocoder_task(
-    cfg: VocoderTraining, folder: str | Path, mel: Callable[[Float[Array, "b t"]], Float[Array, "b f m"]] | None = None
-) -> Task:
+def vocoder_task(cfg: VocoderTraining, folder: str | Path, reading: Reading | None = None) -> Task:
     """The task for `train.loop.run`; the training sounds are rendered into `folder` once, and a few to validate on.
 
     Args:
-      mel: what the vocoder reads of a wave; default: its log-mel.
+      reading: default: the wave's own log-mel.
     """
-    tx = make_optimizer(cfg.optim)
+    tx, reading = make_optimizer(cfg.optim), reading or own_mel(cfg.mel)
     pool, unseen = render_pool(Path(folder), cfg), render_pool(Path(folder), cfg, held_out=True)
 
     def objective(params: module.Params, batch: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
-        return vocoder_loss(params, cfg, batch if mel is None else batch | {"mel": mel(batch["wave"])})
+        return vocoder_loss(params["vocoder"], cfg, batch["wave"], reading.mel(params, batch["wave"]))
 
     def step(state: TrainState, batch, key):
         del key  # nothing here is drawn
-        (loss, parts), grads = jax.value_and_grad(objective, has_aux=True)(state.params, batch)
-        params, opt_state, finite, norm = guarded_update(tx, grads, state.params, state.opt_state, loss)
-        averaged = ema(state.ema, params, jnp.minimum(cfg.optim.ema_decay, (1 + state.step) / (10 + state.step)))
+        own = {"vocoder": state.params["vocoder"]}
+        loss_of = lambda own: objective(state.params | own, batch)
+        (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(own)
+        own, opt_state, finite, norm = guarded_update(tx, grads, own, state.opt_state, loss)
+        decay = jnp.minimum(cfg.optim.ema_decay, (1 + state.step) / (10 + state.step))
+        averaged = ema({"vocoder": state.ema["vocoder"]}, own, decay)
         skipped = jnp.where(finite, 0, state.skipped + 1)
-        return TrainState(state.step + 1, params, opt_state, averaged, skipped), {**parts, "grad_norm": norm}
+        state = TrainState(state.step + 1, state.params | own, opt_state, state.ema | averaged, skipped)
+        return state, {**parts, "grad_norm": norm}
+
+    def init(key: Array) -> module.Params:
+        return {"vocoder": module.init(Vocoder, cfg.vocoder, key)} | jax.tree.map(jnp.asarray, reading.frozen)
 
     figures = lambda params, batch, key: objective(params, batch)[1]
     return Task(
-        init=lambda key: module.init(Vocoder, cfg.vocoder, key),
-        init_opt=tx.init,
+        init=init,
+        init_opt=lambda params: tx.init({"vocoder": params["vocoder"]}),
         step=step,
         objective=lambda state, batch, key: objective(state.params, batch),
         batch=partial(crops, pool, cfg),
         validate=Validation(figures, partial(crops, unseen, cfg), VALIDATION_BATCHES),
+        export=lambda ema, workdir: save_params(workdir / "vocoder.safetensors", ema["vocoder"]),
     )
 
 

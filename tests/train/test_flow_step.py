@@ -346,8 +346,8 @@ def test_training_the_encoders_reaches_every_one():
 
 def test_a_gradient_of_mono2stereo_that_is_not_finite_is_named(monkeypatch):
     plant(monkeypatch, Mono2Stereo, "out/kernel")
-    params, zero = {"stereo": PARAMS["stereo"]}, jnp.zeros((), jnp.int32)
-    loss_of = stereo_step.make_loss(CONFIG, {name: PARAMS[name] for name in ENCODERS})
+    params, zero = {name: PARAMS[name] for name in ("stereo", *ENCODERS)}, jnp.zeros((), jnp.int32)
+    loss_of = stereo_step.make_loss(CONFIG)
     found = blamed(
         lambda state, batch, key: (loss_of(state.params, batch), {}), TrainState(zero, params, (), params, zero), BATCH
     )

@@ -23,6 +23,7 @@ from kfjax.data.scenes import Corpus
 from kfjax.system import SystemConfig
 from kfjax.train import tasks
 from kfjax.train.__main__ import complete
+from kfjax.train.flow_step import ENCODERS
 from kfjax.train.loop import LoopConfig, init_state, run
 from kfjax.train.tasks import abstract_params, make_task
 
@@ -107,7 +108,7 @@ def test_vocoder(vocoder):
     config, state, path = vocoder
     assert_trained(config, state)
     weights = load_params(path, module.shapes(Vocoder, VocoderConfig(**SMALL_VOCODER)))
-    jax.tree.map(np.testing.assert_array_equal, weights, jax.tree.map(np.asarray, state.ema))
+    jax.tree.map(np.testing.assert_array_equal, weights, jax.tree.map(np.asarray, state.ema["vocoder"]))
 
 
 @pytest.mark.slow
@@ -119,8 +120,11 @@ def test_vocoder_on_decoded_mels(runs, vae, vocoder):
     shrink_vocoder(config)
     task, loop = make_task(config)
     start = jax.tree.map(np.asarray, task.init(jax.random.key(0)))
-    jax.tree.map(np.testing.assert_array_equal, start, load_params(vocoder[2]))
-    assert_trained(config, run(task, runs / "finetuned", loop))
+    frozen = load_params(vae[2])
+    jax.tree.map(np.testing.assert_array_equal, start, {"vocoder": load_params(vocoder[2]), "vae": frozen})
+    state = run(task, runs / "finetuned", loop)
+    jax.tree.map(np.testing.assert_array_equal, state.params["vae"], frozen)
+    assert_trained(config, state._replace(params={"vocoder": state.params["vocoder"]}))
     assert (runs / "finetuned" / "vocoder.safetensors").exists()
     # It hears the decoded mel: on the corpus's sound as it is, the same step has another loss.
     plain, _ = make_task(vocoder[0])
@@ -184,7 +188,13 @@ def test_stereo_on_the_encoders_of_a_run(runs, vae, flow):
     task, loop = make_task(config)
     state = run(task, runs / "stereo", loop)
     assert int(state.step) == 4 and int(state.skipped) == 0
-    assert set(state.params) == set(abstract_params(config)) == {"stereo"}
+    assert set(abstract_params(config)) == {"stereo"}
+    frozen = load_params(runs / "flow" / "ema.safetensors")
+    assert set(state.params) == {"stereo", *ENCODERS}
+    for name in ENCODERS:
+        jax.tree.map(np.testing.assert_array_equal, state.params[name], frozen[name])
+    traced = jax.make_jaxpr(task.step)(state, task.batch(0), jax.random.key(0))
+    assert sum(np.size(x) for x in traced.consts) < 10_000  # the encoders are arguments, however large
     load_params(runs / "stereo" / "stereo.safetensors", state.ema["stereo"])
     assert figures(runs / "stereo", "validation")[0]["loss"] > 0
 
