@@ -80,6 +80,13 @@ def test_two_cells_set_up(script):
             assert "subprocess" not in text
 
 
+def test_sounds_are_heard_as_loud_as_they_are(script):
+    calls = [node for kind, text in cells(script) if kind == "code" for node in ast.walk(ast.parse(text))
+             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Audio"]  # fmt: skip
+    normalized = [{k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg == "normalize"} for call in calls]
+    assert normalized and all(options == {"normalize": False} for options in normalized)
+
+
 def test_links_lead_somewhere(script):
     text = "\n".join(text for kind, text in cells(script) if kind == "markdown")
     targets = [target for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]

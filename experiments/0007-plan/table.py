@@ -3,8 +3,8 @@
     python experiments/0007-plan/table.py [--only 6b:v6e-64 …]    compile what results.json does not have yet
     python experiments/0007-plan/table.py --print                 the table of what is there
 
-Needs the `plan` extra, up to 11 GB of memory and 5 to 15 processor minutes a try. Every try, refusals included, is
-written at once; stop it at any time and start it again.
+Needs the `plan` extra, up to 11 GB of memory and 3 to 20 minutes of two processors a try. Every try is
+written at once, refusals included; stop it at any time and start it again.
 """
 from __future__ import annotations
 

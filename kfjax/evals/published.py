@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-_KLING_TABLE = "Kling-Foley, arXiv 2506.19774, table 2"
+_KLING_TABLE = "Kling-Foley, arXiv 2506.19774, table 2, as quoted"
 _MMAUDIO_TABLE = "MMAudio, arXiv 2412.15322"
 _HUNYUAN_TABLE = "HunyuanVideo-Foley, arXiv 2508.16930"
 
