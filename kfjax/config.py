@@ -14,8 +14,12 @@ T = TypeVar("T")
 def from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "config") -> T:
     """Build the dataclass `cls` from a mapping, nested dataclasses included.
 
+    Where one of several dataclasses may stand, the mapping's `kind` says which (each has a field of that name, of its
+    own `Literal`). Without a `kind`, as in older files, it is the one that knows all the keys.
+
     Raises:
-      ValueError: an unknown key (with the nearest known one), a missing one, or a value of the wrong type.
+      ValueError: an unknown key (with the nearest known one), a missing one, a value of the wrong type, a mapping that
+        fits several dataclasses.
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"{where}: got {values!r}, expected a mapping with the keys of {cls.__name__}")
@@ -46,7 +50,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         options = [arg for arg in typing.get_args(hint) if arg is not type(None)]
         if value is None and type(None) in typing.get_args(hint):
             return None
-        hint = _option(options, value)
+        hint = _option(options, value, where)
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else from_dict(hint, value, where=where)
     origin = typing.get_origin(hint)
@@ -64,12 +68,24 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _option(options: list[Any], value: Any) -> Any:
-    """Of several dataclasses the one that knows most of the keys (the first of equals); else the first hint."""
+def _option(options: list[Any], value: Any, where: str) -> Any:
+    """The member of a union that `value` is meant for."""
     if not isinstance(value, Mapping):
         return next((option for option in options if isinstance(option, type) and type(value) is option), options[0])
-    known = lambda option: sum(f.name in value for f in dataclasses.fields(option)) if _is_dataclass(option) else -1
-    return max(options, key=known)
+    options = [option for option in options if _is_dataclass(option)]
+    kinds = {option: typing.get_args(typing.get_type_hints(option).get("kind")) for option in options}
+    if len(options) > 1 and "kind" in value:
+        named = [option for option in options if value["kind"] in kinds[option]]
+        if not named:
+            known = ", ".join(str(kind) for several in kinds.values() for kind in several)
+            raise ValueError(f"{where}.kind: got {value['kind']!r}, expected one of {known}")
+        return named[0]
+    known = {option: sum(f.name in value for f in dataclasses.fields(option)) for option in options}
+    nearest = [option for option in options if known[option] == max(known.values())]
+    if len(nearest) > 1:
+        choices = ", ".join(f"{where}.kind={kind!r}" for option in nearest for kind in kinds[option])
+        raise ValueError(f"{where}: its keys fit {' and '.join(o.__name__ for o in nearest)}; add one of {choices}")
+    return nearest[0]
 
 
 def _is_dataclass(hint: Any) -> bool:

@@ -1,5 +1,6 @@
 """Configurations are filled strictly and survive JSON."""
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -46,12 +47,14 @@ def test_whole_numbers_are_floats_where_floats_are_meant():
 class Square:
     side: float = 1.0
     name: str = ""
+    kind: Literal["square"] = "square"
 
 
 @dataclass(frozen=True)
 class Circle:
     radius: float = 1.0
     name: str = ""
+    kind: Literal["circle", "disc"] = "circle"
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,37 @@ class Shape:
     form: Square | Circle | None = None
 
 
-def test_of_several_dataclasses_the_one_with_the_keys_is_meant():
+def test_of_several_dataclasses_the_one_of_the_kind_is_meant():
     make = lambda form: config.from_dict(Shape, {"form": form}).form
-    assert make({"radius": 2.0, "name": "x"}) == Circle(2.0, "x")
-    assert make({"name": "x"}) == Square(name="x")
+    assert make({"kind": "disc", "name": "x"}) == Circle(name="x", kind="disc")
+    assert make({"kind": "square"}) == Square()
     assert make(None) is None
     for form in (Square(3.0), Circle(3.0)):
         assert make(form) == form
         assert config.from_dict(Shape, config.to_dict(Shape(form))) == Shape(form)
+    with pytest.raises(ValueError, match=r"config\.form\.kind: got 'cube', expected one of square, circle, disc"):
+        make({"kind": "cube"})
+    with pytest.raises(ValueError, match=r"unknown key config\.form\.radius; known keys: kind, name, side"):
+        make({"kind": "square", "radius": 1.0})
+
+
+def test_without_a_kind_the_keys_must_be_of_one_dataclass_alone():
+    make = lambda form: config.from_dict(Shape, {"form": form}).form
+    assert make({"radius": 2.0, "name": "x"}) == Circle(2.0, "x")
     with pytest.raises(ValueError, match=r"config\.form\.radus; did you mean config\.form\.radius"):
         make({"radus": 1.0, "radius": 1.0})
+    with pytest.raises(ValueError, match=r"config\.form: its keys fit Square and Circle; add one of"):
+        make({"name": "x"})
+
+
+@pytest.mark.parametrize("part, values, kinds", [
+    ("text", {"width": 64, "depth": 2, "heads": 4}, "config.text.kind='t5', config.text.kind='clip'"),
+    ("codec", {"vocoder": {"bands": 128, "width": 1536}},
+     "config.codec.vocoder.kind='istft', config.codec.vocoder.kind='bigvgan'"),
+])  # fmt: skip
+def test_every_union_of_a_system_has_kinds(part, values, kinds):
+    with pytest.raises(ValueError, match=re.escape(kinds)):
+        config.from_dict(SystemConfig, config.to_dict(CONFIG) | {part: values})
 
 
 def test_lists_become_tuples():

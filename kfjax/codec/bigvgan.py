@@ -43,6 +43,7 @@ class BigVGANConfig:
     dilations: tuple[int, ...] = (1, 3, 5)
     output: Literal["clamp", "tanh"] = "clamp"
     output_bias: bool = False
+    kind: Literal["bigvgan"] = "bigvgan"
 
     def __post_init__(self):
         if any(rate % 2 for rate in self.rates):

@@ -47,8 +47,10 @@ def fingerprint(system: System) -> str:
     """Short hash of all that decides features and latents: weights of the encoders and of the codec's way in, their
     configuration, how frames, sound and captions are prepared. Not the precision of the computation."""
     cfg = system.cfg
+    parts = [config.to_dict(part) for part in (cfg.clip, cfg.sync, cfg.text, cfg.codec.vae, cfg.codec.mel)]
+    parts[2].pop("kind")  # features that were stored before configurations had it stay valid
     settings = {
-        "parts": [config.to_dict(part) for part in (cfg.clip, cfg.sync, cfg.text, cfg.codec.vae, cfg.codec.mel)],
+        "parts": parts,
         "rates": config.to_dict(cfg.rates),
         "frames": [cfg.clip_resize, cfg.sync_resize],
         "text_tokens": cfg.text_tokens,

@@ -86,6 +86,7 @@ class CLIPTextConfig:
     eps: float = 1e-5
     activation: Activation = "quick_gelu"
     normalize: bool = True  # output vectors of length 1
+    kind: Literal["clip"] = "clip"
 
     def __post_init__(self):
         _require_heads(self.width, self.heads)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,7 @@ class T5Config:
     max_distance: int = 128  # all larger distances share the last bucket
     eps: float = 1e-6
     gain: float = 1.0  # times the output; a small generator's text stream starts out deaf to features of size 1
+    kind: Literal["t5"] = "t5"
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int) -> Int[np.ndarray, "l l"]:
