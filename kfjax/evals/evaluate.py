@@ -12,7 +12,7 @@ Measure a model, or sounds that are there already, on a benchmark.
 
   kfjax evaluate built-in --benchmark scenes --limit 24              needs no download
   kfjax evaluate sounds/ --benchmark folder --references clips/      files of the same names belong together
-  kfjax evaluate MODEL --benchmark vggsound --manual-dir DIR --weights judges/
+  kfjax evaluate MODEL --benchmark vggsound --manual-dir DIR --weights metrics/
   kfjax evaluate sounds/ --benchmark kling-audio-eval --references clips.csv --metrics onsets,panns
 
 Groups of measures: onsets, stereo, levels, codec (mel, STFT, LSD, MCD, SI-SDR, SDR), pesq; scenes, meaning (of the
@@ -54,7 +54,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
         "reads them (columns video, audio, caption, start, seconds); for scenes where they are rendered")
     add("--manual-dir", type=Path, metavar="DIR", help="where the recordings and tables of a public corpus are")
     add("--metrics", metavar="A,B", help="groups of measures; default: all that the benchmark has")
-    add("--weights", type=Path, metavar="FOLDER", help="of the measuring networks (default: judges/ in kfjax's cache)")
+    add("--weights", type=Path, metavar="FOLDER", help="of the measuring networks (default: metrics/ in kfjax's cache)")
     add("--limit", type=int, metavar="N", help="the first N clips (default: all; of scenes 200)")
     add("--seconds", type=float, metavar="S", help="of each clip; default: the benchmark's")
     add("--seed", type=int, default=0, help="of the noise (default 0)")

@@ -208,7 +208,7 @@ def _scores(order: Order, groups: Sequence[str], pairs: Sequence[Pair], own: Map
     first = next(iter(own.values()))
     scores = {name: measures.mean_score(figures[name] for figures in own.values()) for name in first}
     unavailable, networks = measures.check_packages(groups), []
-    weights = order.weights or pipeline.cache_folder() / "judges"
+    weights = order.weights or pipeline.cache_folder() / "metrics"
     for group in (group for group in groups if group in measures.NETWORKS):
         made = measures.network_scores(group, weights, pairs)
         if isinstance(made, str):

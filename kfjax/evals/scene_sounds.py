@@ -23,7 +23,6 @@ from kfjax.codec.mel import log_mel
 from kfjax.codec.vae import MelVAE
 from kfjax.codec.vocoder import Vocoder
 from kfjax.data.scenes import Bucket
-from kfjax.encoders.t5 import T5Encoder
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.flow import sampler
 from kfjax.mmdit.mmdit import MMDiT
@@ -159,8 +158,9 @@ def _generate(
 ) -> Float[Array, "b t 2"]:
     encoded, negative = features.encode(params, cfg, excerpt), None
     if "negative" in branches:
-        words = bind(T5Encoder, cfg.text, params["text"])(negative_ids, negative_mask)
-        negative = encoded._replace(text=words, text_mask=negative_mask, has_text=jax.numpy.ones_like(encoded.has_text))
+        avoided = excerpt._replace(text_ids=negative_ids, text_mask=negative_mask)
+        text, text_mask = features.encode_text(params["text"], cfg, avoided)
+        negative = encoded._replace(text=text, text_mask=text_mask, has_text=jax.numpy.ones_like(encoded.has_text))
     network = bind(MMDiT, cfg.mmdit, params["mmdit"])
     conditions = network.prepare(sampler.branch_features(encoded, branches, negative), latents)
     noise = sampler.noise_of(seed, numbers, (latents, cfg.mmdit.latent_dim))

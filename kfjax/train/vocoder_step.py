@@ -123,7 +123,7 @@ def vocoder_task(cfg: VocoderTraining, folder: str | Path, reading: Reading | No
         averaged = ema({"vocoder": state.ema["vocoder"]}, own, decay)
         skipped = jnp.where(finite, 0, state.skipped + 1)
         state = TrainState(state.step + 1, state.params | own, opt_state, state.ema | averaged, skipped)
-        return state, {**parts, "grad_norm": norm}
+        return state, {**parts, "gradient_norm": norm}
 
     def init(key: Array) -> module.Params:
         return {"vocoder": module.init(Vocoder, cfg.vocoder, key)} | jax.tree.map(jnp.asarray, reading.frozen)

@@ -3,6 +3,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from tiny_system import tiny_system, write_model
@@ -11,13 +12,14 @@ from kfjax import config, system
 from kfjax.checkpoint import StateStore, save_params
 from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.data.scenes import RECIPES, Corpus, make_scene, render_corpus
+from kfjax.encoders.clip import CLIPText, CLIPTextConfig
 from kfjax.evals.built_in import MEASURES, Evaluation, Plan
 from kfjax.evals.codec_scores import codec_scores, griffin_lim
 from kfjax.evals.judges import SourceJudge
 from kfjax.evals.pairs import TEXT_PAIRS, pair_of, source_of, words_for
 from kfjax.evals.scene_scores import Presence, following, listen, meaning, presence, synchrony
 from kfjax.evals.scene_sounds import SceneSounds, scene_excerpt
-from kfjax.module import flatten
+from kfjax.module import flatten, init
 from kfjax.structs import TrainState
 
 RATE = 44100
@@ -51,6 +53,16 @@ def world():
               for name in ("hammer", "bouncing", "bell", "clock")]
     waves = [scene.sound() for scene in scenes]
     return scenes, waves, SourceJudge.fit(waves, [scene.sources for scene in scenes], seed=0, copies=1)
+
+
+def test_negative_prompts_are_read_by_any_text_encoder():
+    base = tiny_system()
+    text = CLIPTextConfig(vocab=base.cfg.text.vocab, length=base.cfg.text_tokens, width=base.cfg.text.width, depth=1,
+                          heads=1, mlp_width=8)  # fmt: skip
+    params = dict(base.params) | {"text": init(CLIPText, text, jax.random.key(0))}
+    reader = SceneSounds(base._replace(cfg=replace(base.cfg, text=text), params=params))
+    made = [next(reader.generate(["a bell"], SECONDS, negatives=[avoided])) for avoided in ("rain", "wind and rain")]
+    assert np.isfinite(made).all() and np.abs(made[0] - made[1]).max() > 0
 
 
 def test_true_sound_scores_like_its_ceiling_and_shuffled_sound_does_not(world):

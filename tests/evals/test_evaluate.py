@@ -180,7 +180,7 @@ def test_networks_are_asked_and_missing_weights_are_named(folders, tmp_path, mon
 
     monkeypatch.setattr(measures, "load_network", load)
     wanted = order(made, tmp_path / "out", references=true / "clips.csv", metrics="onsets,panns,imagebind,desync,clap",
-                   weights=tmp_path / "judges", seconds=1.2)  # fmt: skip
+                   weights=tmp_path / "metrics", seconds=1.2)  # fmt: skip
     results = evaluate(wanted)
     scores = results["scores"]
     assert results["protocol"]["networks"] == "fake, fake, fake"
