@@ -170,10 +170,10 @@ class Tokenizer:
     def unread_captions(self, captions: Iterable[str]) -> str:
         """One line on what is lost of many texts, the most frequent words first; empty where nothing is."""
         words, cut, count = Counter(), 0, 0
-        for caption in captions:
+        for caption, uses in Counter(captions).items():
             lost = self.unread(caption)
-            words.update(lost.unknown)
-            cut, count = cut + bool(lost.beyond), count + bool(lost.unknown)
+            words.update(dict.fromkeys(lost.unknown, uses))
+            cut, count = cut + uses * bool(lost.beyond), count + uses * bool(lost.unknown)
         return captions_line(words, count, cut)
 
 
