@@ -15,8 +15,9 @@ from kfjax.train.__main__ import load_config
 
 
 def get_config(variant: str = "0") -> ConfigDict:
+    seed = {"": 0, "0": 0, "1": 1, "2": 2}[variant]
     config = load_config(str(Path(__file__).with_name("flow.py"))).to_dict()
-    config["loop"] = {"steps": 350, "seed": int(variant), "log_every": 25, "save_every": 100}
+    config["loop"] = {"steps": 350, "seed": seed, "log_every": 25, "save_every": 100}
     config["system"]["mmdit"] |= {
         "width": 64, "heads": 2, "mlp_ratio": 2.0, "hidden_multiple": 32,
         "rope": "aligned", "duration": "none", "sync": "seen", "block_kernel": 3,  # what is ablated

@@ -1,4 +1,4 @@
-"""The command line: generate, demo, convert, extract, train, evaluate, plan, doctor. The work is done elsewhere."""
+"""The command line: generate, demo, convert, extract, train, evaluate, plan, models, doctor; the work is elsewhere."""
 from __future__ import annotations
 
 import signal
@@ -31,13 +31,16 @@ Public PyTorch weights, numerically the same here: MMAudio, its VAEs, BigVGAN, C
   kfjax convert v1-44.pth mmaudio             one more part
   kfjax convert mmaudio again/ --to torch     the files as they were published, bit for bit
 """
+#: Arguments of `kfjax generate` that are checked before a model is loaded; the prompt is too.
+CHECKED = ("negative_prompt", "seed", "samples", "steps", "guidance", "video_guidance", "text_guidance",
+           "negative_guidance", "keep_original")  # fmt: skip
 #: Versions in one picture; more would be too small to read.
 MOST_DRAWN = 6
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; its exit code: 0, 2 for a user's mistake, 130 when interrupted."""
-    return command.run(_dispatch, sys.argv[1:] if argv is None else argv)
+    return command.run(_dispatch, [*(sys.argv[1:] if argv is None else argv)])
 
 
 def _dispatch(argv: Sequence[str]) -> int:
@@ -53,9 +56,10 @@ def _dispatch(argv: Sequence[str]) -> int:
     commands.add_parser("train", help="train a model from a config")
     commands.add_parser("evaluate", help="measure a model, or sounds that are there, on a benchmark")
     commands.add_parser("plan", help="what a training run needs on a machine that is not here")
+    commands.add_parser("models", help="list the models that --model takes by name")
     commands.add_parser("doctor", help="say what is installed and where")
     args = parser.parse_args(argv)
-    return {"generate": _generate, "convert": _convert, "doctor": _doctor}[args.command](args)
+    return {"generate": _generate, "convert": _convert, "models": _models, "doctor": _doctor}[args.command](args)
 
 
 def _own_parser(name: str) -> Callable[[Sequence[str]], int]:
@@ -77,8 +81,9 @@ def _add_generate(commands) -> None:
         "generate", help="make sound for a video or a prompt", description=GENERATE,
         formatter_class=RawDescriptionHelpFormatter,
     )  # fmt: skip
+    parser.surplus = "put the words of --prompt in quotes; for several clips give their folder, or a table of them"
     add = parser.add_argument
-    add("video", nargs="?", type=Path, metavar="VIDEO|FOLDER|CSV")
+    add("video", nargs="?", type=command.local_path, metavar="VIDEO|FOLDER|CSV")
     add("--example", action="store_true", help="use the small clip that comes with the package")
     add("--prompt", metavar="TEXT", help="what is heard")
     add("--negative-prompt", metavar="TEXT", default="", help="what must not be heard")
@@ -92,12 +97,12 @@ def _add_generate(commands) -> None:
     add("--negative-guidance", type=float, metavar="SCALE", help="how strongly the negative prompt is avoided")
     add("--seed", type=int, default=0, help="another seed, another sound (default 0)")
     add("--samples", type=int, default=1, metavar="N", help="versions to make, in files -1, -2, … (default 1)")
-    add("--output", type=Path, metavar="PATH", help="file to write (.mp4 .m4v .mov .mkv, .wav .flac for sound alone); "
-        "a folder for many; default: VIDEO.sound.mp4 in the working folder; overwritten")
+    add("--output", type=command.local_path, metavar="PATH", help="file to write (.mp4 .m4v .mov .mkv, .wav .flac for "
+        "sound alone); a folder for many; default: VIDEO.sound.mp4 in the working folder; overwritten")
     add("--audio-only", action="store_true", help="write .wav instead of a video")
     add("--keep-original", type=float, metavar="GAIN", help="mix in the video's own sound times this")
-    add("--model", default="built-in", metavar="NAME|FOLDER", help="a published model's name (mmaudio-large-44k-v2, …) "
-        "or a model directory; default: the small built-in model")
+    add("--model", type=command.local, default="built-in", metavar="NAME|FOLDER", help="a published model's name "
+        "(`kfjax models` lists them) or a model directory; default: the small built-in model")
     add("--dtype", choices=("float32", "bfloat16"), help="of encoders and generator; default: bfloat16 on accelerators")
     add("--memory-report", action="store_true", help="say what memory each stage will need, and stop")
     add("--plot", nargs="?", const="", metavar="PNG",
@@ -110,8 +115,10 @@ def _add_convert(commands) -> None:
         formatter_class=RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
-    add("source", type=Path, metavar="SRC", help="weights file, folder of them, or (with --to torch) model directory")
-    add("target", type=Path, metavar="DST", nargs="?", help="model directory, or (with --to torch) folder or file")
+    add("source", type=command.local_path, metavar="SRC", help="weights file, folder of them, or (with --to torch) "
+        "model directory")
+    add("target", type=command.local_path, metavar="DST", nargs="?", help="model directory, or (with --to torch) "
+        "folder or file")
     add("--to", choices=("kfjax", "torch"), default="kfjax", help="direction (default kfjax)")
     add("--inside", metavar="KEY", help="key of the state dict in a file that holds several things")
     add("--format", choices=("pth", "safetensors"), default="pth", help="with --to torch into a folder (default pth)")
@@ -150,12 +157,13 @@ def _generate(args: Namespace) -> int:
         return 0
     if model.built_in:
         command.say(f"{pipeline.SMALL_WORLD}; for real footage give --model FOLDER with weights that have seen some")
+    told: set[str] = set()
     if not many:
-        _make(model, jobs[0], args, bar=True)
+        _make(model, jobs[0], args, told, bar=True)
         return 0
     args.output.mkdir(parents=True, exist_ok=True)
-    done = lambda job: all(path.exists() for path in pipeline.sample_paths(job.output, args.samples))
-    run_all(jobs, make=lambda job: _make(model, job, args, bar=False), done=done)
+    done = lambda job: all(path.exists() for path in job.outputs)
+    run_all(jobs, make=lambda job: _make(model, job, args, told, bar=False), done=done)
     return 0
 
 
@@ -166,7 +174,8 @@ def _terminated(*_) -> None:
 
 def _jobs(args: Namespace) -> tuple[list[Job], bool]:
     """What to make, and whether it is a list. Raises ValueError for arguments that don't go together."""
-    from kfjax import jobs
+    from kfjax import jobs, limits, rates
+    from kfjax.data.sources import TABLES
 
     if args.example and args.video is not None:
         raise ValueError(f"got --example and {args.video}, expected one of them; leave one out")
@@ -177,8 +186,13 @@ def _jobs(args: Namespace) -> tuple[list[Job], bool]:
         raise ValueError("got neither a video nor a prompt, expected at least one; give a file, --prompt TEXT or both")
     if args.plot and not args.plot.endswith(".png"):
         raise ValueError(f"--plot: got {args.plot}, expected a name in .png; or give --plot last, without a name")
-    template = jobs.Job(video, args.prompt or "", args.negative_prompt, args.duration, args.seed)
-    if video is not None and (video.is_dir() or video.suffix.lower() == ".csv"):
+    if video is not None and not video.exists() and not video.suffix:
+        raise ValueError(f"{video}: no such file or folder; if it is what is heard, give it to --prompt, in quotes")
+    limits.check(prompt=args.prompt or "", **{name: getattr(args, name) for name in CHECKED})
+    if args.duration is not None:
+        rates.lengths(args.duration)  # refuses impossible ones
+    template = jobs.Job(video, args.prompt or "", args.negative_prompt, args.duration, args.seed, args.samples)
+    if video is not None and (video.is_dir() or video.suffix.lower() in TABLES):
         if args.output is None or args.output.is_file():
             raise ValueError(f"{video}: got many clips, expected a folder to write to; give --output FOLDER")
         if args.plot:
@@ -194,8 +208,14 @@ def _jobs(args: Namespace) -> tuple[list[Job], bool]:
     return [replace(template, output=output)], False
 
 
-def _make(model: Model, job: Job, args: Namespace, *, bar: bool) -> None:
-    """Generate, save, draw; prints the files' names."""
+def _make(model: Model, job: Job, args: Namespace, told: set[str], *, bar: bool) -> None:
+    """Generate, save, draw; prints the files' names. What the model does not read of a prompt is said, and put into
+    `told`, once."""
+    unread = [model.unread(job.prompt), model.unread(job.negative_prompt, name="negative prompt")]
+    for line in filter(None, unread):
+        if line not in told:
+            command.say(line if bar else f"{job.name}: {line}")
+            told.add(line)
     with _progress(bar) as progress:
         result = model.generate(
             job.video,
@@ -245,6 +265,30 @@ def _draw(result: Result, path: Path) -> None:
     else:
         versions = {f"version {k}": wave for k, wave in enumerate(result.waveforms[:MOST_DRAWN], start=1)}
         plot.versions(path, versions, result.sample_rate_hz, frames=frames)
+
+
+def _models(args: Namespace) -> int:
+    """The models that have a name."""
+    del args
+    from kfjax import pipeline
+    from kfjax.convert import hub, systems
+
+    own = pipeline.BUILT_IN
+    listed = []
+    if own.is_dir():
+        size = sum(path.stat().st_size for path in own.iterdir()) / 1e9
+        cfg = pipeline.system.load_config(own / "config.json")
+        listed.append(("built-in", cfg, size, "Apache-2.0", "yes"))
+    for cfg in systems.SYSTEMS.values():
+        sources = hub.MODELS[cfg.name]
+        size, licences = sum(source.megabytes for source in sources) / 1000, {source.licence for source in sources}
+        here = (pipeline.cache_folder() / "models" / cfg.name).is_dir()
+        listed.append((cfg.name, cfg, size, ", ".join(sorted(licences)), "yes" if here else "fetched when used"))
+    print(f"{'name':22}{'sound':18}{'size':>9}  {'on this disk':19}licences of the weights")
+    for name, cfg, size, licences, here in listed:
+        sound = f"{cfg.rates.sample_rate_hz / 1000:g} kHz {'mono' if cfg.codec.stereo is None else 'stereo'}"
+        print(f"{name:22}{sound:18}{size:6.2f} GB  {here:19}{licences}")
+    return 0
 
 
 def _doctor(args: Namespace) -> int:

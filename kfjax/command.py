@@ -2,9 +2,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import dis
+import os
+import re
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
+from os import PathLike
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
@@ -13,13 +18,68 @@ EXTRAS = {
     "array_record": "data", "cv2": "data", "gradio": "demo", "grain": "data", "pymunk": "data",
     "tensorflow_datasets": "builders",
 }  # fmt: skip
+#: `gs://bucket/a`, also as `Path` shortens it, to `gs:/bucket/a`. A single letter is a drive.
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+
+
+class AddressError(argparse.ArgumentTypeError, ValueError):
+    """An address where a path belongs."""
+
+
+def local_path(text: str | PathLike) -> Path:
+    """A path on this machine; the `type` of every argument that is one.
+
+    Raises:
+      AddressError: as `local`.
+    """
+    return Path(local(os.fspath(text)))
+
+
+def local(text: str) -> str:
+    """The text, if it can be a path or a name; the `type` of an argument that may be either.
+
+    Raises:
+      AddressError: an address (`https://…`, `gs://…`, `file://…`).
+    """
+    if ADDRESS.match(text):
+        raise AddressError(f"got {text}, which is an address; give a file or folder; downloading is not done here")
+    return text
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra; kfjax is on no package index, so it starts from a clone."""
+    return f"pip install '.[{extra}]' in a clone of kfjax"
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but an error is one line."""
+    """argparse, but an error is one line, options are written out, and a wrong one is told the nearest.
+
+    Attributes:
+      surplus: what to do about words that no argument takes.
+    """
+
+    surplus = "leave it out, or put a text of several words in quotes"
+
+    def __init__(self, **options):
+        super().__init__(**{"allow_abbrev": False} | options)
 
     def error(self, message: str):
         self.exit(2, f"kfjax: error: {message}; `{self.prog} --help` lists what there is\n")
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse, but nothing may be left over: a subcommand's parser knows best what was meant."""
+        found, left = super().parse_known_args(args, namespace)
+        if left:
+            self.error(self._surplus(left))
+        return found, left
+
+    def _surplus(self, words: Sequence[str]) -> str:
+        option = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
+        if option is None:
+            return f"got {' '.join(words)!r} too, which no argument takes; {self.surplus}"
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        near = [name for name in known if name.startswith(option)] or difflib.get_close_matches(option, known, n=1)
+        return f"unknown option {option}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
@@ -37,7 +97,7 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise
-        say(f"error: {error.name} is not installed; pip install 'kfjax[{EXTRAS[error.name]}]'")
+        say(f"error: {error.name} is not installed; {install(EXTRAS[error.name])}")
         return 2
     except (ValueError, OSError) as error:
         say(f"error: {reason(error)}")
@@ -45,8 +105,9 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
 
 
 def say(message: str) -> None:
-    """One line on stderr, whatever line breaks the message has."""
-    print("kfjax:", " ".join(message.split()), file=sys.stderr, flush=True)
+    """One line on stderr, whatever line breaks and control characters the message has."""
+    shown = (repr(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in " ".join(message.split()))
+    print("kfjax:", "".join(shown), file=sys.stderr, flush=True)
 
 
 def reason(error: ValueError | OSError) -> str:

@@ -1,19 +1,24 @@
 """Jobs: which clips get sound and where it goes, from a file, a folder or a table."""
 from __future__ import annotations
 
+import os
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kfjax import media
-from kfjax.command import reason, say
-from kfjax.data.sources import table_lines
-from kfjax.media.write import VIDEO_FORMATS
+from kfjax import limits, media, rates
+from kfjax.command import local_path, reason, say
+from kfjax.data.sources import Line, table_lines
+from kfjax.media.duration import sound_seconds
+from kfjax.media.write import VIDEO_FORMATS, sample_paths
 
 #: The small clip that comes with the package.
 EXAMPLE = Path(__file__).parent / "assets" / "example.mp4"
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
 COLUMNS = ("video", "prompt", "negative_prompt", "duration", "seed")
+MOST_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Job:
     negative_prompt: str
     duration: float | None
     seed: int
+    samples: int = 1
     output: Path = Path()
     problem: str = ""
 
@@ -32,24 +38,39 @@ class Job:
     def name(self) -> str:
         return str(self.video or self.output.name)
 
+    @property
+    def outputs(self) -> list[Path]:
+        """The files to write, one for each version."""
+        return sample_paths(self.output, self.samples)
+
     def check(self) -> None:
-        """Raises MediaError or ValueError for what can be seen without a model: unreadable input, unwritable output."""
+        """Raises MediaError or ValueError for what can be seen without a model: unreadable input, unwritable output,
+        numbers out of their range."""
         if self.problem:
             raise ValueError(self.problem)
+        limits.check(prompt=self.prompt, negative_prompt=self.negative_prompt, seed=self.seed, samples=self.samples)
         if self.video is not None:
-            media.probe(self.video)
-        elif self.output.suffix.lower() in VIDEO_FORMATS:
+            sound_seconds(self.video, self.duration)
+        elif self.duration is not None:
+            rates.lengths(self.duration)
+        if self.video is None and self.output.suffix.lower() in VIDEO_FORMATS:
             raise ValueError(f"{self.output}: a prompt alone has no picture to write; give a name in .wav or .flac")
-        media.check_output(self.output, self.video)
+        for path in self.outputs:
+            media.check_output(path, self.video)
 
 
 def from_folder(folder: Path, template: Job, output: Path, *, audio_only: bool) -> list[Job]:
     """A job for every video in the folder (not in those below it), in the order of names.
 
+    Where the output goes into the same folder, what was made there before is no clip.
+
     Raises:
       ValueError: there is none.
     """
     videos = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
+    if _same(folder, output):
+        stems = {path.stem for path in videos}
+        videos = [path for path in videos if not _sources(path.stem) & stems]
     if not videos:
         kinds = " ".join(VIDEO_SUFFIXES)
         raise ValueError(f"{folder}: got a folder without a video, expected files in {kinds}; give another")
@@ -63,39 +84,96 @@ def from_table(table: Path, template: Job, output: Path, *, audio_only: bool) ->
     An empty cell takes the template's value.
 
     Raises:
-      ValueError: not such a table. A bad cell is the affair of its job.
+      ValueError: not such a table (`data.sources.table_lines`). A bad cell is the affair of its job.
     """
-    rows = table_lines(table, COLUMNS, needed=("video", "prompt"))
-    return _placed([_from_row(row, table, template) for row in rows], output, audio_only)
+    lines = table_lines(table, COLUMNS, needed=("video", "prompt"), same={"caption": "prompt"})
+    return _placed([_from_line(line, table, template) for line in lines], output, audio_only)
 
 
-def _from_row(row: dict[str, str], table: Path, template: Job) -> Job:
-    cells = {column: (row.get(column) or "").strip() for column in COLUMNS}
+def _from_line(line: Line, table: Path, template: Job) -> Job:
+    cells, where = line.cells, f"{table.name} row {line.row}"
     job = replace(
         template,
         video=table.parent / cells["video"] if cells["video"] else None,
         prompt=cells["prompt"] or template.prompt,
         negative_prompt=cells["negative_prompt"] or template.negative_prompt,
     )
-    for column, number in (("duration", float), ("seed", int)):
-        try:
-            if cells[column]:
-                job = replace(job, **{column: number(cells[column])})
-        except ValueError:
-            job = replace(job, problem=f"{column}: got {cells[column]!r}, expected a number; correct the table")
+    try:
+        local_path(cells["video"])
+        if cells["duration"]:
+            job = replace(job, duration=_number(cells["duration"], "duration"))
+        if cells["seed"]:
+            job = replace(job, seed=_seed(cells["seed"]))
+    except ValueError as error:
+        job = replace(job, problem=f"{where}: {error}")
     return job
 
 
-def _placed(jobs: list[Job], folder: Path, audio_only: bool) -> list[Job]:
-    """Gives each job its file: the video's name, numbered from its second use on; appended rows move nothing."""
-    uses: dict[str, int] = {}
-    placed = []
+def _number(cell: str, column: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        raise ValueError(f"{column}: got {cell!r}, expected a number, such as 2.5; correct the table") from None
+
+
+def _seed(cell: str) -> int:
+    """A whole number; also 3.0, as pandas writes a column that has empty cells."""
+    value = _number(cell, "seed")
+    if not value.is_integer():  # nor NaN nor infinite
+        raise ValueError(f"seed: got {cell!r}, expected a whole number; correct the table")
+    return int(value)
+
+
+def _placed(jobs: Sequence[Job], folder: Path, audio_only: bool) -> list[Job]:
+    """Gives each job its file: the video's name, in the video's own folder with `.sound` as for a single file.
+
+    A name is used once, whatever its capitals; the next clip's is numbered, and that is said. Appended rows move
+    nothing.
+
+    Raises:
+      ValueError: a file to write is a clip of the list.
+    """
+    uses: Counter[str] = Counter()
+    taken: set[str] = set()
+    placed, numbered = [], []
     for job in jobs:
         stem = job.video.stem if job.video else "sound"
-        uses[stem] = uses.get(stem, 0) + 1
-        name = stem if uses[stem] == 1 else f"{stem}.{uses[stem]}"
-        placed.append(replace(job, output=folder / (name + output_suffix(job.video, audio_only))))
+        end = output_suffix(job.video, audio_only)
+        if job.video is not None and _same(job.video.parent, folder):
+            end = f".sound{end}"
+        names: set[str] = set()
+        while not names or names & taken:
+            uses[stem.casefold()] += 1
+            number = uses[stem.casefold()]
+            job = replace(job, output=folder / (stem + (f".{number}" if number > 1 else "") + end))
+            names = {path.name.casefold() for path in job.outputs}
+        taken |= names
+        placed.append(job)
+        numbered += [f"{job.name} -> {job.output.name}"] if number > 1 else []
+    _check_no_input(placed)
+    if numbered:
+        more = f", and {len(numbered) - MOST_LISTED} more" if len(numbered) > MOST_LISTED else ""
+        say(f"numbered, as the name is another clip's: {', '.join(numbered[:MOST_LISTED])}{more}")
     return placed
+
+
+def _check_no_input(jobs: Sequence[Job]) -> None:
+    """Raises ValueError if a job would write a file that a job reads."""
+    identity = lambda path: (stat.st_dev, stat.st_ino) if path.exists() and (stat := path.stat()) else None
+    inputs = {identity(job.video): job.video for job in jobs if job.video is not None and not job.problem}
+    for path in (path for job in jobs for path in job.outputs):
+        if (found := identity(path)) and found in inputs:
+            raise ValueError(f"{path}: is to be written, and is a clip of the list itself; give another --output")
+
+
+def _same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _sources(stem: str) -> set[str]:
+    """Stems of the clips that a file of this stem may have been made for; of `clip.2.sound-1`: clip.2 and clip."""
+    made = re.fullmatch(r"(.+)\.sound(-\d+)?", stem)
+    return {made[1], re.sub(r"\.\d+$", "", made[1])} if made else set()
 
 
 def output_suffix(video: Path | None, audio_only: bool) -> str:

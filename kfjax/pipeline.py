@@ -23,11 +23,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from kfjax import features, media, rates, system
+from kfjax import features, limits, media, rates, system
 from kfjax.codec import audio_codec
+from kfjax.command import local_path
 from kfjax.convert import hub
 from kfjax.flow import sampler
-from kfjax.media.write import AUDIO_FORMATS
+from kfjax.limits import MAX_PROMPT_CHARACTERS as MAX_PROMPT_CHARACTERS
+from kfjax.limits import MAX_SAMPLES as MAX_SAMPLES
+from kfjax.media.duration import excerpt_seconds, sound_seconds
+from kfjax.media.write import AUDIO_FORMATS, sample_paths
 from kfjax.mmdit.mmdit import MMDiT, MMDiTConfig
 from kfjax.module import Params, bind
 from kfjax.structs import Excerpt, Features, Video
@@ -38,9 +42,7 @@ SMALL_WORLD = (
     "the built-in model knows only the small world it was trained on (drawn impacts, rolling, footsteps, rain, engines)"
 )
 TEXT_ONLY_SECONDS = 8.0
-MAX_STEPS = 1000
-MAX_SAMPLES = 64
-MAX_PROMPT_CHARACTERS = 1000  # several times what 77 tokens hold
+MOST_WORDS, MOST_BEYOND = 20, 100  # of what a prompt loses, unknown words and characters named in one line
 
 Progress = Callable[[str, float], None]  # (what happens now, share that is done)
 Dtype = Literal["float32", "bfloat16"]
@@ -55,12 +57,14 @@ class Result:
       sample_rate_hz: 44100 for every published system.
       seconds: length of the sound.
       video: the file it was made for, None for text alone.
+      unread: what the model did not read of the prompts (`Model.unread`), empty where it read all.
     """
 
     waveforms: np.ndarray
     sample_rate_hz: int
     seconds: float
     video: Path | None
+    unread: str = ""
 
     @property
     def waveform(self) -> np.ndarray:
@@ -79,8 +83,9 @@ class Result:
         Raises:
           MediaError: a file that can't be written, or a video where there was none to begin with.
         """
+        path = local_path(path)
         paths = sample_paths(path, len(self.waveforms))
-        audio_only = Path(path).suffix.lower() in AUDIO_FORMATS
+        audio_only = path.suffix.lower() in AUDIO_FORMATS
         if not audio_only and self.video is None:
             raise media.MediaError(f"{path}: there is no picture to go with; give a name that ends in .wav or .flac")
         for wave, target in zip(self.waveforms, paths, strict=True):
@@ -99,7 +104,7 @@ class Model:
         self.cfg = replace(system.cfg, mmdit=replace(system.cfg.mmdit, remat=False, unroll=False))
         self.built_in = built_in
         self.dtype = jnp.dtype(dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
-        self._tokenizer = system.tokenizer
+        self.tokenizer = system.tokenizer
         # A system in one file is small and stays on the device; the parts of a large one come and go.
         whole = isinstance(system.params, dict)
         self._params = self._placed(system.params) if whole else system.params
@@ -156,10 +161,15 @@ class Model:
           ValueError: an argument out of its range.
           MediaError: a file that can't be read; a ValueError too.
         """
-        _check(prompt=prompt, negative_prompt=negative_prompt, seed=seed, samples=samples, method=method)
+        limits.check(
+            prompt=prompt, negative_prompt=negative_prompt, seed=seed, samples=samples, steps=steps, guidance=guidance,
+            video_guidance=video_guidance, text_guidance=text_guidance, negative_guidance=negative_guidance,
+            method=method, keep_original=keep_original,
+        )  # fmt: skip
         if video is None and not prompt.strip():
             raise ValueError("got neither a video nor a prompt, expected at least one; give a file, a prompt or both")
-        steps = _whole("steps", self.cfg.defaults.steps if steps is None else steps, 1, MAX_STEPS)
+        video = video if video is None or isinstance(video, Video) else local_path(video)
+        steps = self.cfg.defaults.steps if steps is None else steps
         scales = self._scales(guidance, video_guidance, text_guidance, negative_guidance, negative_prompt)
         seconds = _seconds(video, duration)
         original = _original(video, keep_original, seconds, self.cfg.rates.sample_rate_hz)
@@ -188,8 +198,22 @@ class Model:
             wave = np.asarray(_decode(codec, self.cfg, latent, encoded)[0])
             waves.append(_finished(wave[: rates.exact_samples(seconds, self.cfg.rates)], original))
         say("done", 1.0)
-        path = None if video is None or isinstance(video, Video) else Path(video)
-        return Result(np.stack(waves), self.cfg.rates.sample_rate_hz, seconds, path)
+        path = None if isinstance(video, Video) else video
+        unread = "; ".join(filter(None, (self.unread(prompt), self.unread(negative_prompt, name="negative prompt"))))
+        return Result(np.stack(waves), self.cfg.rates.sample_rate_hz, seconds, path, unread)
+
+    def unread(self, prompt: str, name: str = "prompt") -> str:
+        """What the model does not read of a prompt, in one line for a person; empty where it reads all of it.
+
+        Args:
+          name: what the line calls the prompt.
+        """
+        unknown, beyond, read = self.tokenizer.unread(prompt)
+        words = [*unknown[:MOST_WORDS], *(["…"] if unknown[MOST_WORDS:] else [])]
+        lost = [f"not in this model's vocabulary: {', '.join(words)}"] if unknown else []
+        cut = beyond[:MOST_BEYOND] + "…" * (len(beyond) > MOST_BEYOND)
+        lost += [f"beyond its {self.tokenizer.room} tokens: {cut}"] if beyond else []
+        return f'{name}: {"; ".join(lost)}; read: "{read}"' if lost else ""
 
     def memory_report(self, video: str | Path | Video | None = None, duration: float | None = None) -> str:
         """What every stage will need for one clip, from its compiled program: nothing is read or allocated.
@@ -203,7 +227,7 @@ class Model:
         params = {name: part if name in self.cfg.codec.parts() else cast(part) for name, part in parts}
         blank = lambda count, size: np.broadcast_to(np.uint8(0), (count, size, size, 3))
         frames = Video(blank(lengths.clip, self.cfg.clip.size), blank(lengths.sync_frames, self.cfg.sync.size), 0.0)
-        excerpt = features.make_excerpt(self.cfg, self._tokenizer, lengths, 1.0, frames, ["a sound"])
+        excerpt = features.make_excerpt(self.cfg, self.tokenizer, lengths, 1.0, frames, ["a sound"])
         encoders = {name: params[name] for name in ("clip", "sync", "text")}
         encoded = jax.eval_shape(partial(_encode, cfg=self.cfg), encoders, excerpt=excerpt)
         branches = jax.eval_shape(partial(_branches, branches=("full", "empty"), negative=None), encoded)
@@ -230,8 +254,6 @@ class Model:
 
     def _scales(self, guidance, video, text, negative, negative_prompt: str) -> sampler.Guidance:
         defaults, avoided = self.cfg.defaults, bool(negative_prompt.strip())
-        if negative and not avoided:
-            raise ValueError(f"negative guidance: got {negative:g} but no negative prompt; give one or leave it out")
         general = defaults.guidance if guidance is None else guidance
         return sampler.Guidance(
             video=general if video is None else video,
@@ -254,7 +276,7 @@ class Model:
     ) -> Features:
         # Without a video the encoders see the fewest frames they take: one compiled program for all durations.
         shape = lengths if video is not None else rates.lengths(rates.MIN_SECONDS, self.cfg.rates)
-        excerpt = features.make_excerpt(self.cfg, self._tokenizer, shape, seconds, video, [prompt])
+        excerpt = features.make_excerpt(self.cfg, self.tokenizer, shape, seconds, video, [prompt])
         encoded = _encode(encoders, self.cfg, excerpt)
         if video is not None:
             return encoded
@@ -288,9 +310,12 @@ def load_system(model: str | Path) -> System:
         if not BUILT_IN.is_dir():
             raise ValueError(f"this installation has no built-in model (expected {BUILT_IN}); give another model")
         return system.load(BUILT_IN)
-    if str(model) in hub.MODELS and not Path(model).exists():
-        model = hub.fetch(str(model), cache_folder() / "models")
-    return system.load(model)
+    folder, name = local_path(model), str(model)
+    if folder.exists():
+        return system.load(folder)
+    if name not in hub.MODELS:
+        raise ValueError(hub.no_model(name))
+    return system.load(hub.fetch(name, cache_folder() / "models"))
 
 
 def cache_folder() -> Path:
@@ -318,12 +343,6 @@ def bucket_seconds(seconds: float) -> float:
     of 4."""
     step = 0.5 if seconds <= 4 else 1.0 if seconds <= 16 else 4.0
     return max(1.0, math.ceil(seconds / step - 1e-6) * step)
-
-
-def sample_paths(path: str | Path, samples: int) -> list[Path]:
-    """The files that `Result.save(path)` writes."""
-    path = Path(path)
-    return [path] if samples == 1 else [path.with_stem(f"{path.stem}-{k + 1}") for k in range(samples)]
 
 
 @partial(jax.jit, static_argnames="cfg")
@@ -375,24 +394,14 @@ def _cast(params: Params, dtype: jnp.dtype) -> Params:
 
 def _seconds(video: str | Path | Video | None, duration: float | None) -> float:
     """How long the sound is. Raises ValueError for a duration that is impossible or longer than the video."""
+    if isinstance(video, Video):
+        rates.lengths(float(video.seconds))
+        return excerpt_seconds(float(video.seconds), duration, "the video")
+    if video is not None:
+        return sound_seconds(video, duration)
     if duration is not None:
         rates.lengths(duration)
-    if video is None:
-        return TEXT_ONLY_SECONDS if duration is None else float(duration)
-    if isinstance(video, Video):
-        available, name = float(video.seconds), "the video"
-        rates.lengths(available)
-    else:
-        info, name = media.probe(video), str(video)
-        if not info.has_video:
-            raise media.MediaError(f"{video}: has sound but no picture; give a video, or a prompt alone")
-        available = info.seconds
-    if duration is not None and duration > available + 1e-3:
-        raise ValueError(f"duration: got {duration:g} s, but {name} has {available:.3f} s; ask for that at most")
-    if duration is None and available > rates.MAX_SECONDS:
-        limit = f"{rates.MAX_SECONDS:g} s"
-        raise ValueError(f"{name}: is {available:.1f} s long, at most {limit} are possible; give a duration or cut it")
-    return min(available, duration or available)
+    return TEXT_ONLY_SECONDS if duration is None else float(duration)
 
 
 def _read(video: str | Path | Video, cfg: SystemConfig, lengths: rates.Lengths) -> Video:
@@ -412,8 +421,6 @@ def _original(
     """The video's own sound times `gain`, where it is to be kept."""
     if gain is None:
         return None
-    if not (math.isfinite(gain) and 0 <= gain <= 100):
-        raise ValueError(f"keep original: got a gain of {gain}, expected a number from 0 to 100")
     if video is None or isinstance(video, Video):
         raise ValueError("keep original: got no video file, expected one with sound; give one or leave the gain out")
     return np.float32(gain) * media.read_audio(video, sample_rate_hz, duration_seconds=seconds)
@@ -426,20 +433,3 @@ def _finished(wave: Float[np.ndarray, "t 2"], original: Float[np.ndarray, "t 2"]
     if original is not None:
         wave = wave + np.pad(original, ((0, len(wave) - len(original)), (0, 0)))
     return (wave / max(1.0, float(np.abs(wave).max()))).astype(np.float32)
-
-
-def _check(*, prompt: str, negative_prompt: str, seed: int, samples: int, method: str) -> None:
-    for name, text in (("prompt", prompt), ("negative prompt", negative_prompt)):
-        if len(text) > MAX_PROMPT_CHARACTERS:
-            most = f"at most {MAX_PROMPT_CHARACTERS}"
-            raise ValueError(f"{name}: got {len(text)} characters, expected {most}; say what is heard in a sentence")
-    _whole("seed", seed, 0, 2**32 - 1)
-    _whole("samples", samples, 1, MAX_SAMPLES)
-    if method not in ("euler", "heun"):
-        raise ValueError(f"method: got {method!r}, expected 'euler' or 'heun'")
-
-
-def _whole(name: str, value: int, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
-        raise ValueError(f"{name}: got {value}, expected a whole number from {least} to {most}")
-    return int(value)

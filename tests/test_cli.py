@@ -17,6 +17,7 @@ from kfjax.cli import main
 ROOT = str(Path(__file__).parents[1])
 
 RATE_HZ = 44100
+HINT = "pip install '.[{}]' in a clone of kfjax"
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +152,7 @@ def test_a_missing_extra_is_named(here, clips, model):
     program = "import sys; sys.modules['cv2'] = None; from kfjax.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", program, "extract", str(clips), "--output", "out", "--model", model]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": ROOT})
-    assert (ended.returncode, ended.stderr) == (2, "kfjax: error: cv2 is not installed; pip install 'kfjax[data]'\n")
+    assert (ended.returncode, ended.stderr) == (2, f"kfjax: error: cv2 is not installed; {HINT.format('data')}\n")
 
 
 def test_the_small_world_is_said(here, clips, model, capsys, monkeypatch):

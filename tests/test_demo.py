@@ -432,5 +432,5 @@ def test_the_missing_extra_is_named(tmp_path):
     command = [sys.executable, "-c", program, "demo", "--port", "0"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert ended.returncode == 2
-    assert ended.stderr == "kfjax: error: gradio is not installed; pip install 'kfjax[demo]'\n"
+    assert ended.stderr == "kfjax: error: gradio is not installed; pip install '.[demo]' in a clone of kfjax\n"
     assert list(tmp_path.iterdir()) == []

@@ -42,7 +42,7 @@ sys.exit(main(["demo", *sys.argv[1:]]))
 """
 
 if importlib.util.find_spec("gradio") is None:
-    pytest.skip("gradio is not installed: pip install 'kfjax[demo]'", allow_module_level=True)
+    pytest.skip("gradio is not installed: pip install '.[demo]'", allow_module_level=True)
 
 
 class Server:
@@ -112,7 +112,7 @@ def chromium() -> Iterator["Visitor"]:
     if CHROMIUM is None or shutil.which("chromedriver") is None:
         pytest.skip("Chromium is not installed: apt-get install chromium chromium-driver")
     if importlib.util.find_spec("selenium") is None:
-        pytest.skip("selenium is not installed: pip install 'kfjax[dev]'")
+        pytest.skip("selenium is not installed: pip install '.[dev]'")
     from selenium.webdriver import Chrome, ChromeOptions
     from selenium.webdriver.chrome.service import Service
 

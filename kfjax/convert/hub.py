@@ -8,6 +8,7 @@ metadata.
 """
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import shutil
@@ -93,7 +94,7 @@ def fetch(name: str, cache: Path) -> Path:
       ValueError: unknown name; files that could not be had, all named, with where to put them; a wrong checksum.
     """
     if name not in MODELS:
-        raise ValueError(f"model: got {name!r}, expected a folder or one of {', '.join(MODELS)}")
+        raise ValueError(no_model(name))
     target = cache / name
     if target.is_dir():
         return target
@@ -115,6 +116,13 @@ def fetch(name: str, cache: Path) -> Path:
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return target
+
+
+def no_model(name: str) -> str:
+    """What to say of a model that is neither there nor known by name: the nearest name."""
+    near = difflib.get_close_matches(name, ["built-in", *MODELS], n=1)
+    advice = f"did you mean {near[0]}? " if near else ""
+    return f"no model directory at {name}, and no model of that name; {advice}`kfjax models` lists the names"
 
 
 def download(name: str, sources: tuple[Source, ...]) -> list[Path]:

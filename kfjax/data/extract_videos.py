@@ -13,7 +13,7 @@ import csv
 import math
 import os
 import sys
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -27,6 +27,7 @@ from kfjax.data.sources import Cut, Row
 
 if TYPE_CHECKING:
     from kfjax.data.feature_encoder import FeatureEncoder, Loaded
+    from kfjax.encoders.tokenizer import Unread
 
 PLAN = "extraction.json"
 BAD = "bad.csv"
@@ -44,7 +45,16 @@ class Tally:
     bad: list[tuple[str, str]] = field(default_factory=list)  # (id of a clip or excerpt, reason)
     files: dict[str, Stamps] = field(default_factory=dict)  # of the bad clips, by id
     tail_seconds: float = 0.0  # at the ends of clips
-    full_captions: int = 0  # that have all the tokens there is room for
+    full_captions: int = 0  # cut at the last token
+    unread_captions: int = 0  # with words outside the vocabulary
+    words: dict[str, int] = field(default_factory=dict)  # outside the vocabulary -> captions that have it
+
+    def add_caption(self, unread: Unread) -> None:
+        """Count what a caption loses."""
+        self.full_captions += bool(unread.beyond)
+        self.unread_captions += bool(unread.unknown)
+        for word in unread.unknown:
+            self.words[word] = self.words.get(word, 0) + 1
 
 
 def main(argv: Sequence[str]) -> int:
@@ -81,12 +91,14 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> command.Parser:
     parser = command.Parser(prog="kfjax extract", description="Clips to features and latents; run again to go on.")
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="a folder of videos and sounds; a CSV file with the columns "
-        f"{', '.join(sources.COLUMNS)} (video or audio or both; the others may be missing); or a public corpus, "
-        "tfds:NAME[:SPLIT], e.g. tfds:vggsound:test (default: train)")
-    add("--manual-dir", type=Path, metavar="DIR", help="where the recordings and tables of a tfds corpus are")
-    add("--output", type=Path, required=True, metavar="FOLDER", help="where the features go")
-    add("--model", default="built-in", metavar="NAME|FOLDER", help="whose encoders and codec (default: the built-in)")
+    add("source", type=command.local, metavar="SOURCE", help="a folder of videos and sounds; a CSV file with the "
+        f"columns {', '.join(sources.COLUMNS)} (video or audio or both; the others may be missing); or a public "
+        "corpus, tfds:NAME[:SPLIT], e.g. tfds:vggsound:test (default: train)")
+    add("--manual-dir", type=command.local_path, metavar="DIR",
+        help="where the recordings and tables of a tfds corpus are")
+    add("--output", type=command.local_path, required=True, metavar="FOLDER", help="where the features go")
+    add("--model", type=command.local, default="built-in", metavar="NAME|FOLDER",
+        help="whose encoders and codec; `kfjax models` lists names (default: the built-in)")
     add("--seconds", type=float, nargs="+", default=[8.0], metavar="S", help="lengths of excerpts: a clip is cut into "
         "the longest that fit, what remains at its end is left out (default 8)")
     add("--shards", type=int, metavar="N", help=f"files per length (default: one for {ROWS_PER_SHARD} clips)")
@@ -171,8 +183,11 @@ def _fill(shard: records.ShardWriter, rows: Iterable[Row], buckets, encoder: Fea
     """Write all excerpts of the rows."""
     tally = Tally()
     waiting: dict[tuple[float, bool], list[Loaded]] = defaultdict(list)
+    counted = None
     for loaded in _good(ahead, encoder.load, _cuts(ahead, rows, buckets, tally), tally):
-        tally.full_captions += loaded.fills_the_tokenizer
+        if loaded.cut.row.id != counted:  # a clip's excerpts come together, and share its caption
+            tally.add_caption(loaded.unread)
+            counted = loaded.cut.row.id
         batch = waiting[loaded.cut.seconds, loaded.cut.row.video is None]
         batch.append(loaded)
         if len(batch) == encoder.batch:
@@ -240,7 +255,7 @@ def _close(folder: Path, of: int) -> None:
     Raises:
       ValueError: all is there, and it is nothing.
     """
-    notes = records.notes(folder).values()
+    notes = [*records.notes(folder).values()]
     bad = [entry for note in notes for entry in note["bad"]]
     if bad:
         _write_bad(folder / BAD, bad)
@@ -251,10 +266,10 @@ def _close(folder: Path, of: int) -> None:
         for bucket in note["buckets"]:
             counts[bucket["seconds"]] += bucket["count"]
     made = ", ".join(f"{count} excerpts of {seconds:g} s" for seconds, count in sorted(counts.items())) or "no excerpts"
-    tail_seconds, full = (sum(note[key] for note in notes) for key in ("tail_seconds", "full_captions"))
+    tail_seconds = sum(note["tail_seconds"] for note in notes)
     left = [f"{len(bad)} bad ({folder / BAD})"] if bad else []
     left += [f"{tail_seconds:.0f} s at the ends of clips left out"] if tail_seconds >= 0.5 else []
-    left += [f"{full} captions reach the tokenizer's length and are cut there"] if full else []
+    left += list(filter(None, [_unread(notes)]))
     command.say("; ".join([made, *left]))
     if len(notes) < of:
         command.say(f"{of - len(notes)} of {of} shards are still to be made, by other processes or another run")
@@ -263,6 +278,17 @@ def _close(folder: Path, of: int) -> None:
     else:
         records.write_index(folder)
         records.Folder(folder)
+
+
+def _unread(notes: Iterable[Mapping[str, Any]]) -> str:
+    """What is lost of the captions, in one line. Earlier versions wrote no words down."""
+    from kfjax.encoders.tokenizer import captions_line
+
+    words: Counter[str] = Counter()
+    for note in notes:
+        words.update(note.get("words", {}))
+    unread, full = (sum(note.get(key, 0) for note in notes) for key in ("unread_captions", "full_captions"))
+    return captions_line(words, unread, full)
 
 
 def _write_bad(path: Path, bad: Sequence[Sequence[str]]) -> None:

@@ -19,6 +19,7 @@ from kfjax.codec import audio_codec
 from kfjax.data import extract, sources
 from kfjax.data.records import Example
 from kfjax.data.sources import Cut
+from kfjax.encoders.tokenizer import Unread
 from kfjax.module import Params
 from kfjax.rates import Lengths
 from kfjax.structs import Excerpt, Features, Posterior, Video
@@ -36,11 +37,7 @@ class Loaded(NamedTuple):
     cut: Cut
     excerpt: Excerpt  # a batch of one
     wave: np.ndarray  # f32 [t], mono
-
-    @property
-    def fills_the_tokenizer(self) -> bool:
-        """The caption has as many tokens as there is room for: a longer one has been cut."""
-        return bool(self.excerpt.has_text[0] and self.excerpt.text_mask.all())
+    unread: Unread  # of the caption
 
 
 def fingerprint(system: System) -> str:
@@ -104,7 +101,7 @@ class FeatureEncoder:
         else:
             size = rates.lengths(rates.MIN_SECONDS, self.cfg.rates)  # blank frames that nothing looks at: a few
         excerpt = features.make_excerpt(self.cfg, self.tokenizer, size, cut.seconds, video, [row.caption])
-        return Loaded(cut, excerpt, wave)
+        return Loaded(cut, excerpt, wave, self.tokenizer.unread(row.caption))
 
     def _sound(self, cut: Cut, size: Lengths) -> Float[np.ndarray, " t"]:
         """Mono, as much as the codec wants; silent beyond the end of the file."""

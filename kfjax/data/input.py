@@ -3,11 +3,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import grain
 import numpy as np
 
+from kfjax.command import say
 from kfjax.data.buckets import Buckets
 from kfjax.data.extract import open_latents
 from kfjax.data.scenes import Bucket, Corpus
@@ -50,6 +52,8 @@ class SceneInput:
             _Encoded(cfg, tokenizer, corpus.buckets[s], fingerprint, size, seed, emphasis or {})
             for s, size in zip(buckets.seconds, buckets.sizes, strict=True)
         ]
+        if unread := tokenizer.unread_captions(chain.from_iterable(bucket.captions for bucket in self._encoded)):
+            say(f"{corpus.folder}: {unread}")
 
     def __call__(self, step: int) -> tuple[Excerpt, Posterior, np.ndarray, np.ndarray]:
         which, nth = self.buckets.of(step)
@@ -83,7 +87,8 @@ class _Encoded:
         self.cfg, self.bucket, self.seconds = cfg, bucket, bucket.seconds
         self.latents = open_latents(bucket, fingerprint)
         self.count, self.batch = self.latents.count, batch
-        self._ids, self._mask = tokenizer.encode([bucket.scene(i).caption for i in range(self.count)])
+        self.captions = [bucket.scene(i).caption for i in range(self.count)]
+        self._ids, self._mask = tokenizer.encode(self.captions)
         scenes = [i for i in range(self.count) for _ in range(emphasis.get(bucket.scene(i).recipe, 1))]
         self._order = grain.MapDataset.source(scenes).shuffle(seed=seed).repeat()
 

@@ -32,6 +32,8 @@ from typing import Any, NamedTuple, TextIO
 import ml_dtypes
 import numpy as np
 
+from kfjax.command import install
+
 SCHEMA = 1
 INDEX = "index.json"
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -414,7 +416,7 @@ def _array_record() -> ModuleType:
     try:
         from array_record.python import array_record_module
     except ModuleNotFoundError as missing:
-        raise ValueError(f"features: got no package {missing.name}; pip install 'kfjax[data]'") from missing
+        raise ValueError(f"features: got no package {missing.name}; {install('data')}") from missing
     return array_record_module
 
 

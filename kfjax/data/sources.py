@@ -1,20 +1,29 @@
 """Where training clips come from: a folder or a table becomes rows, and a row the excerpts it is cut into."""
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import hashlib
+import io
 import math
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from kfjax import media
+from kfjax.command import AddressError, local_path
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac")
 COLUMNS = ("video", "audio", "caption", "start", "seconds")
+#: Endings of tables, and what may separate their cells, the likeliest first.
+TABLES, DELIMITERS = (".csv", ".tsv"), (",", ";", "\t")
+#: Columns of free text, which may have commas in it.
+TEXTS = ("caption", "prompt", "negative_prompt")
 #: A recording of ten seconds often lasts 9.97: an excerpt may reach this far beyond its end.
 SHORT_SECONDS = 0.1
 
@@ -54,12 +63,12 @@ def read_rows(source: str | Path) -> list[Row]:
     other), and optionally caption, start and seconds (the part of the clip to take). Empty cells are left out.
 
     Raises:
-      ValueError: no such source, nothing in it, unknown columns. A bad cell is the affair of its row.
+      ValueError: no such source, nothing in it, no such table (`table_lines`). A bad cell is the affair of its row.
     """
-    source = Path(source)
+    source = local_path(source)
     if source.is_dir():
         return _from_folder(source)
-    if not source.is_file() or source.suffix.lower() != ".csv":
+    if not source.is_file() or source.suffix.lower() not in TABLES:
         what = "no such file or folder" if not source.exists() else "is no folder and no table"
         raise ValueError(f"{source}: {what}; give a folder of videos and sounds, or a .csv with {', '.join(COLUMNS)}")
     return _from_table(source)
@@ -115,40 +124,130 @@ def _from_folder(folder: Path) -> list[Row]:
 
 def _from_table(table: Path) -> list[Row]:
     uses: Counter[str] = Counter()
-    lines = table_lines(table, COLUMNS, needed=("video", "audio"))
+    lines = table_lines(table, COLUMNS, needed=("video", "audio"), same={"prompt": "caption"})
     return [_from_line(line, table.parent, uses) for line in lines]
 
 
-def table_lines(table: Path, columns: Sequence[str], *, needed: tuple[str, str]) -> list[dict[str, str]]:
-    """Lines of a CSV file with a header, by column.
+class Line(NamedTuple):
+    """A row of a table: its number, the header being row 1, and its cells by column, stripped."""
+
+    row: int
+    cells: dict[str, str]
+
+
+def table_lines(
+    table: Path, columns: Sequence[str], *, needed: tuple[str, str], same: Mapping[str, str] | None = None
+) -> list[Line]:
+    """The rows of a table with a header; every one has a cell for each of its columns.
+
+    Taken as meant: UTF-8 and UTF-16 (with a byte order mark), commas, semicolons and tabs, capitals and spaces in names
+    of columns, columns without a name that are empty or number the rows (pandas writes these), rows that are empty.
 
     Args:
-      columns: all that it may have.
+      columns: all that it may have; those that it lacks are empty.
       needed: it has one of these at least.
+      same: another name of a column -> the column.
 
     Raises:
-      ValueError: not such a table, or an empty one.
+      ValueError: not such a table, or an empty one; a row with more or fewer cells than the header, a quote that is
+        not closed, a control character: the row is named.
     """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            found, lines = reader.fieldnames or [], list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table}: is not a CSV file in UTF-8 ({error}); export it again") from error
-    header = ", ".join(columns)
-    unknown = [column for column in found if column not in columns]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], columns, n=1)
-        advice = f"did you mean {near[0]}?" if near else f"expected {header}"
-        raise ValueError(f"{table}: got a column {unknown[0]!r}; {advice}")
-    if not lines or not set(needed) & set(found):
+    text = _text(table)
+    delimiter = _delimiter(text, {*columns, *(same or {})})
+    records = [(row, cells) for row, cells in _records(table, text, delimiter) if any(map(str.strip, cells))]
+    (_, header), *full = records or [(1, [])]
+    places = _places(table, header, full, columns, same or {})
+    if not full or not set(needed) & places.keys():
         first, second = needed
-        raise ValueError(f"{table}: got no {first} and no {second}, expected rows under a header ({header}); fill it")
-    return lines
+        listed = ", ".join(columns)
+        raise ValueError(f"{table}: got no {first} and no {second}, expected rows under a header ({listed}); fill it")
+    for row, cells in full:
+        _check_cells(f"{table}: row {row}", cells, len(header), delimiter)
+        _check_commas(f"{table}: row {row}", cells, header, places)
+    blank = dict.fromkeys(columns, "")
+    return [Line(row, blank | {name: cells[i].strip() for name, i in places.items()}) for row, cells in full]
 
 
-def _from_line(line: dict[str, str], folder: Path, uses: Counter[str]) -> Row:
-    cells = {column: (line.get(column) or "").strip() for column in COLUMNS}
+def _text(table: Path) -> str:
+    content = table.read_bytes()
+    encoding = "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{table}: is not a CSV file in UTF-8 ({error}); save it as CSV in UTF-8") from error
+
+
+def _delimiter(text: str, names: Iterable[str]) -> str:
+    """What separates the cells: that which finds most of the names in the first line."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    known = lambda delimiter: len({_plain(cell) for cell in first.replace('"', "").split(delimiter)} & set(names))
+    return max(DELIMITERS, key=known)
+
+
+def _plain(name: str) -> str:
+    """The name of a column, without capitals and with underscores for spaces."""
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
+
+
+def _records(table: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """(row, cells) of a table's text, from row 1 on."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    row = 0
+    try:
+        for row, cells in enumerate(reader, 1):
+            yield row, cells
+    except csv.Error as error:
+        raise ValueError(f"{table}: row {row + 1}: {error}; close its quotes, and double those within a text") from None
+
+
+def _places(
+    table: Path, header: list[str], records: Sequence[tuple[int, list[str]]], columns: Sequence[str],
+    same: Mapping[str, str],
+) -> dict[str, int]:
+    """Which column stands where. Raises ValueError for one that is unknown or there twice."""
+    places: dict[str, int] = {}
+    for i, written in enumerate(header):
+        name = _plain(written)
+        name = name if name in columns else same.get(name, name)
+        if not name or re.fullmatch(r"unnamed:_\d+", name):
+            cells = {cells[i].strip() for _, cells in records if len(cells) > i}
+            if cells <= {""} or (i == 0 and all(cell.isdecimal() for cell in cells)):
+                continue
+            raise ValueError(f"{table}: column {i + 1} has cells and no name in the first row; name it or delete it")
+        if name not in columns:
+            near = difflib.get_close_matches(name, columns, n=1)
+            advice = f"did you mean {near[0]}?" if near else f"expected {', '.join(columns)} in the first row"
+            raise ValueError(f"{table}: got a column {written.strip()[:60]!r}; {advice}")
+        if name in places:
+            raise ValueError(f"{table}: got the columns {header[places[name]]!r} and {written!r}, expected one {name}")
+        places[name] = i
+    return places
+
+
+def _check_cells(where: str, cells: list[str], columns: int, delimiter: str) -> None:
+    """Raises ValueError for what is no row of a table of so many columns."""
+    if any(unicodedata.category(c) == "Cc" and c not in "\t\r\n" for cell in cells for c in cell):
+        raise ValueError(f"{where}: has a control character; export the table again")
+    for cell in cells:
+        first, *later = cell.splitlines() or [""]
+        if any(line.count(delimiter) >= columns - 1 for line in later):
+            raise ValueError(f"{where}: the quote before {first[:60]!r} closes rows later; close it, or take it out")
+    if len(cells) != columns:
+        advice = "put texts with commas in quotes" if len(cells) > columns else "keep the commas of empty cells"
+        raise ValueError(f"{where}: got {len(cells)} cells for {columns} columns, last {cells[-1][:60]!r}; {advice}")
+
+
+def _check_commas(where: str, cells: list[str], header: list[str], places: Mapping[str, int]) -> None:
+    """Raises ValueError for a text that runs on into the next column, behind a comma and a space."""
+    texts = {places[name] for name in TEXTS if name in places}
+    for i in texts & {i + 1 for i in texts}:
+        if cells[i - 1] and cells[i][:1] == " " != header[i][:1]:
+            shown = f"{cells[i - 1][-30:]},{cells[i][:30]}"
+            raise ValueError(f"{where}: got {shown!r} in two columns; put a text with commas in quotes")
+
+
+def _from_line(line: Line, folder: Path, uses: Counter[str]) -> Row:
+    cells = line.cells
     name = cells["video"] or cells["audio"] or "row without a file"
     uses[name] += 1
     row = Row(
@@ -157,10 +256,13 @@ def _from_line(line: dict[str, str], folder: Path, uses: Counter[str]) -> Row:
         audio=folder / cells["audio"] if cells["audio"] else None,
         caption=cells["caption"],
     )
-    if None in line:  # what DictReader calls the cells beyond the header's
-        return row._replace(problem=f"got more cells than columns: {line[None]}; put captions with commas in quotes")
     if row.video is None and row.audio is None:
         return row._replace(problem="got neither video nor audio, expected at least one; correct the table")
+    try:
+        for column in ("video", "audio"):
+            local_path(cells[column])
+    except AddressError as error:
+        return row._replace(problem=str(error))
     for column, key, least in (("start", "start_seconds", 0.0), ("seconds", "seconds", 1e-3)):
         if cells[column]:
             value = _number(cells[column])

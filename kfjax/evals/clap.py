@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from kfjax.command import install
 from kfjax.evals.networks import Unavailable
 
 #: What the folder is searched for: any CLAP without fusion will do, this one is the field's for sound of all kinds.
@@ -34,7 +35,7 @@ def load(folder: str | Path) -> Clap:
     try:
         from transformers import ClapModel, ClapProcessor
     except ImportError as error:  # transformers says so late where PyTorch is missing
-        raise Unavailable(f"CLAP needs torch and transformers ({error}); pip install 'kfjax[eval]'") from None
+        raise Unavailable(f"CLAP needs torch and transformers ({error}); {install('eval')}") from None
     try:
         model = ClapModel.from_pretrained(path, local_files_only=True)
         processor = ClapProcessor.from_pretrained(path, local_files_only=True)

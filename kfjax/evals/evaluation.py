@@ -166,8 +166,7 @@ def _is_model(target: str) -> bool:
         return False
     if target in hub.MODELS:
         return True
-    models = ", ".join(["built-in", *hub.MODELS])
-    raise ValueError(f"got {target}, expected a model ({models} or a model directory) or a folder of generated sounds")
+    raise ValueError(f"got {target}, expected a folder of generated sounds, or a model: {hub.no_model(target)}")
 
 
 def _examples(order: Order, benchmark: Benchmark, modelled: bool) -> tuple[list[Example], list[Example]]:

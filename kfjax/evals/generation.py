@@ -55,10 +55,14 @@ def generate(settings: Settings, examples: Sequence[Example], folder: Path) -> t
     pipeline.use_program_cache()
     if all(isinstance(example, SceneExample) for example in examples):
         loaded = pipeline.load_system(settings.model)
+        tokenizer = loaded.tokenizer
         made, cfg = _scene_sounds(loaded, settings, todo), loaded.cfg
     else:
         model = pipeline.load(settings.model)
+        tokenizer = model.tokenizer
         made, cfg = _clip_sounds(model, settings, todo), model.cfg
+    if unread := tokenizer.unread_captions(example.caption for example in todo):
+        say(unread)
     failed = []
     progress = tqdm(made, "generated", len(todo), unit="clip", mininterval=5.0, leave=False, disable=None)
     for example, wave, rate in progress:

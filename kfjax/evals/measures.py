@@ -18,6 +18,7 @@ from scipy.signal import resample_poly
 from tqdm import tqdm
 
 from kfjax import media
+from kfjax.command import install
 from kfjax.evals import distributions, levels, reconstruction
 from kfjax.evals.benchmarks import Example
 from kfjax.evals.metrics import detect_onsets, onset_f1
@@ -194,7 +195,7 @@ def load_network(group: str, folder: Path):
 def check_packages(groups: Iterable[str]) -> dict[str, str]:
     """Group -> what has to be installed for it, where it is not."""
     missing = "pesq" in groups and importlib.util.find_spec("pesq") is None
-    return {"pesq": "pesq is not installed; pip install 'kfjax[eval]'"} if missing else {}
+    return {"pesq": f"pesq is not installed; {install('eval')}"} if missing else {}
 
 
 def network_scores(group: str, folder: Path, pairs: Sequence[Pair]) -> tuple[str, dict[str, Score]] | str:

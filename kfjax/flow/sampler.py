@@ -9,7 +9,6 @@ the number of steps and the noise are traced, so changing them compiles nothing 
 """
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from kfjax.limits import check_scale
 from kfjax.structs import Features
 
 Branch = Literal["full", "empty", "video", "negative"]
@@ -41,9 +41,7 @@ class Guidance:
 
     def __post_init__(self):
         for name in ("video", "text", "negative"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and 0 <= value <= 100):
-                raise ValueError(f"{name} guidance: got {value}, expected a number from 0 to 100")
+            check_scale(f"{name} guidance", getattr(self, name))
 
     def weights(self, has_video: bool = True) -> dict[Branch, float]:
         """Weight of every branch that contributes. Without video, v(V,∅) is v(∅,∅)."""

@@ -25,6 +25,12 @@ VIDEO_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"
 AUDIO_FORMATS = (".wav", ".flac")
 
 
+def sample_paths(path: str | os.PathLike, samples: int) -> list[Path]:
+    """One file for each version of a sound: `clip.mp4`; of several `clip-1.mp4`, `clip-2.mp4`, …"""
+    path = Path(path)
+    return [path] if samples == 1 else [path.with_stem(f"{path.stem}-{k + 1}") for k in range(samples)]
+
+
 def check_output(path: str | os.PathLike, source: str | os.PathLike | None = None) -> None:
     """Raises MediaError if `path` can't be written; call it before long work.
 

@@ -6,6 +6,7 @@ import difflib
 import importlib.util
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 #: Settings that a later run in the same folder may change, besides the loop's own, of which only the seed is bound:
 #: the curriculum of durations.
 FREE = {"data.buckets", "optim.decay_steps"}
-SHIPPED = Path(__file__).parents[1] / "configs"
+#: The configs: inside an installed package, beside the package in a clone.
+SHIPPED = next((p / "configs" for p in Path(__file__).parents[1:3] if (p / "configs").is_dir()), Path("configs"))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,8 +32,10 @@ def main(argv: Sequence[str]) -> int:
       ValueError: no such config, variant or key; a value of another type; a folder that holds another run.
     """
     parser = command.Parser(prog="kfjax train", description="Train what a config describes; run again to go on.")
-    parser.add_argument("config", metavar="CONFIG[:VARIANT]", help="a Python file with get_config(variant)")
-    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="checkpoints, metrics and results")
+    parser.add_argument("config", type=command.local, metavar="CONFIG[:VARIANT]",
+        help="a Python file with get_config(variant)")
+    parser.add_argument("--workdir", type=command.local_path, required=True, metavar="DIR",
+        help="checkpoints, metrics and results")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="loop.steps=500")
     parser.add_argument("--distributed", nargs="?", const="", metavar="HOST:PORT,PROCESS,PROCESSES", help="one of "
         "several processes that train together; what a TPU pod, SLURM, Open MPI or GKE says itself need not be given")
@@ -41,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
     own = settings_of(config)
     for assignment in args.set:
         apply(config, assignment)
+    check_addresses(config)
     check_workdir(args.workdir, config, own)
     if args.distributed is not None:
         join(args.distributed)
@@ -78,11 +83,18 @@ def join(where: str) -> None:
 
 
 def load_config(spec: str) -> ConfigDict:
-    """The locked config of "path/file.py" or "path/file.py:variant"; configs/ is also looked for in the package."""
+    """The locked config of "path/file.py" or "path/file.py:variant"; "configs/file.py" may be one of kfjax's own.
+
+    Raises:
+      ValueError: no such file or variant, or no config.
+    """
     name, _, variant = spec.partition(":")
-    path = next((p for p in (Path(name), SHIPPED / Path(name).name) if p.is_file()), None)
-    if path is None:
-        raise ValueError(f"config: no file {name}; give the path of a Python file with get_config, as in configs/")
+    path = Path(name)
+    if not path.is_file() and path.parent in (Path(), Path("configs")):
+        path = SHIPPED / path.name
+    if not path.is_file():
+        own = ", ".join(f"configs/{path.name}" for path in sorted(SHIPPED.glob("*.py")))
+        raise ValueError(f"config: no file {name}; give the path of a Python file with get_config, or one of {own}")
     module_spec = importlib.util.spec_from_file_location("config", path)
     if module_spec is None:
         raise ValueError(f"config: got {name}, expected a Python file that ends in .py")
@@ -118,6 +130,16 @@ def apply(config: ConfigDict, assignment: str) -> None:
         advice = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
         raise ValueError(f"--set: unknown key {key}; {advice}")
     config.update_from_flattened_dict({key: _typed(key, text, known[key])})
+
+
+def check_addresses(config: ConfigDict) -> None:
+    """Raises ValueError for an address in the settings that name files."""
+    for key, value in flat(config.data.to_dict(), "data."):
+        for text in re.findall(r"'([^']*)'", repr(value)):  # folders of several corpora stand in tuples
+            try:
+                command.local(text)
+            except command.AddressError as error:
+                raise ValueError(f"{key}: {error}") from None
 
 
 def _typed(key: str, text: str, current: Any) -> Any:

@@ -130,7 +130,8 @@ def _parse(argv: Sequence[str]):
 
     parser = command.Parser(prog="kfjax plan", description=TEXT, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("config", metavar="CONFIG[:VARIANT]", help="a Python file with get_config(variant), of task flow")
+    add("config", type=command.local, metavar="CONFIG[:VARIANT]", help="a Python file with get_config(variant), of "
+        "task flow")
     add("--topology", required=True, metavar="NAME", help=f"one of {', '.join(TOPOLOGIES)}")
     batch = parser.add_mutually_exclusive_group(required=True)
     batch.add_argument("--batch-per-chip", type=int, metavar="N", help="clips on each chip")

@@ -6,6 +6,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from kfjax.command import install
+
 if TYPE_CHECKING:
     import jax
 
@@ -103,6 +105,6 @@ def devices(topology: Topology) -> list[jax.Device]:
     except (NotImplementedError, RuntimeError) as error:
         if not isinstance(error, NotImplementedError) and "not installed" not in str(error):
             raise
-        brings = f"pip install 'kfjax[{topology.extra}]' brings it"
+        brings = f"{install(topology.extra)} brings it"
         raise ValueError(f"{topology.name}: no compiler for {topology.kind} is installed; {brings}") from error
     return list(described.devices)

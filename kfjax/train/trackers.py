@@ -9,12 +9,14 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+from kfjax.command import install
+
 
 def _package(name: str, asked_by: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError as error:
-        raise ValueError(f"{asked_by} needs {name} ({error}): pip install 'kfjax[log]', or unset it") from None
+        raise ValueError(f"{asked_by} needs {name} ({error}): {install('log')}, or unset it") from None
 
 
 class TensorBoard:

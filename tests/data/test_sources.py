@@ -1,11 +1,18 @@
 """Rows of folders and tables, and the excerpts they are cut into."""
+import csv
+import io
 import math
+import random
+import re
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kfjax import media
-from kfjax.data.sources import Row, cuts, digest, read_rows
+from kfjax import command, jobs, media
+from kfjax.data.sources import Row, cuts, digest, read_rows, table_lines
+from kfjax.jobs import Job
 
 
 @pytest.fixture
@@ -81,7 +88,7 @@ def test_a_table_is_read(tmp_path):
         ("video,start\na.mp4,nan\n", "start: got 'nan'"),
         ("video,seconds\na.mp4,0\n", "seconds: got '0'"),
         ("video,caption\n,rain\n", "got neither video nor audio"),
-        ("video,caption\na.mp4,rain, wind\n", r"got more cells than columns: \[' wind'\]; put captions with commas"),
+        ("video,caption\nhttps://a.org/b.mp4,rain\n", "got https://a.org/b.mp4, which is an address; give a file"),
     ],
 )
 def test_a_bad_row_is_told_when_it_is_cut(tmp_path, text, problem):
@@ -98,11 +105,117 @@ def test_a_bad_row_is_told_when_it_is_cut(tmp_path, text, problem):
         ("caption\nrain\n", "got no video"),
         ("video,captions\na.mp4,rain\n", r"got a column 'captions'; did you mean caption\?"),
         ("video,licence\na.mp4,mine\n", "got a column 'licence'; expected video, audio, caption, start, seconds"),
+        ("a.mp4,rain\nb.mp4,wind\n", "got a column 'a.mp4'; expected video, .* in the first row"),
+        ("video,caption,Caption\na.mp4,rain,wind\n", "got the columns 'caption' and 'Caption', expected one caption"),
+        ("video,caption,prompt\na.mp4,rain,wind\n", "got the columns 'caption' and 'prompt', expected one caption"),
+        ("video,,caption\na.mp4,x,wind\n", "column 2 has cells and no name in the first row"),
     ],
 )
 def test_a_table_that_is_none(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         read_rows(table(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("video,caption\na.mp4,rain, wind\n", "row 2: got 3 cells for 2 columns, last ' wind'; put texts with"),
+        ("video,caption\na.mp4,rain\nb.mp4\n", "row 3: got 1 cells for 2 columns, last 'b.mp4'; keep the commas"),
+        ("video,caption,start\na.mp4,rain\n", "row 2: got 2 cells for 3 columns"),
+        ('video,caption\na.mp4,rain\nb.mp4,"wind\nc.mp4,hail\n', "row 3: unexpected end of data; close its quotes"),
+        ('video,caption\na.mp4,"rain\nb.mp4,"wind, hail"\n', "row 2: ',' expected after '\"'; close its quotes"),
+        ('video,caption\na.mp4,"rain\nb.mp4,wind"\n', "row 2: the quote before 'rain' closes rows later"),
+        ("video,caption\n\na.mp4,ra\x00in\n", "row 3: has a control character"),
+        ("video,caption\na.mp4,ra\x1b[2Jin\n", "row 2: has a control character"),
+    ],
+)
+def test_a_row_that_is_none_is_named(tmp_path, text, problem):
+    """Before any work: what follows such a row can't be trusted either."""
+    with pytest.raises(ValueError, match="t.csv: " + re.escape(problem)):
+        read_rows(table(tmp_path, text))
+
+
+def test_a_text_that_runs_into_the_next_column_is_named(tmp_path):
+    lines = lambda text: table_lines(table(tmp_path, text), ("prompt", "negative_prompt"), needed=("prompt", "video"))
+    with pytest.raises(ValueError, match=r"row 2: got 'rain, wind' in two columns; put a text with commas in quotes"):
+        lines("prompt,negative_prompt\nrain, wind\n")
+    for text in ("prompt,negative_prompt\nrain,wind\n", "prompt, negative_prompt\nrain, wind\n"):
+        assert [line.cells for line in lines(text)] == [{"prompt": "rain", "negative_prompt": "wind"}]
+    assert lines("prompt,negative_prompt\n, wind\n")[0].cells["negative_prompt"] == "wind"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"video;caption;start\na.mp4;rain, wind;2\nb.mp4;;\n",
+        b"video\tcaption\tstart\na.mp4\train, wind\t2\nb.mp4\t\t\n",
+        b'video,caption,start\r\na.mp4,"rain, wind",2\r\nb.mp4,,\r\n',
+        b'video,caption,start\ra.mp4,"rain, wind",2\rb.mp4,,\r',
+        b'\xef\xbb\xbfvideo,caption,start\na.mp4,"rain, wind",2\nb.mp4,,\n',
+        'video,caption,start\na.mp4,"rain, wind",2\nb.mp4,,\n'.encode("utf-16"),
+        b'\n Video , CAPTION,Start\na.mp4,"rain, wind",2\n,,\nb.mp4,,\n\n',
+        b',video,caption,start\n0,a.mp4,"rain, wind",2.0\n1,b.mp4,,\n',
+        b'Unnamed: 0,video,prompt,start\n0,a.mp4,"rain, wind",2.0\n1,b.mp4,,\n',
+        b'video,caption,start,,\na.mp4,"rain, wind",2,,\nb.mp4,,,,\n',
+    ],
+    ids=["semicolons", "tabs", "crlf", "cr", "bom", "utf-16", "untidy", "pandas-index", "unnamed-0", "empty-columns"],
+)
+def test_what_is_meant_is_read(tmp_path, content):
+    (tmp_path / "t.csv").write_bytes(content)
+    assert read_rows(tmp_path / "t.csv") == [
+        Row("a.mp4", tmp_path / "a.mp4", None, "rain, wind", 2.0), Row("b.mp4", tmp_path / "b.mp4", None, "")
+    ]  # fmt: skip
+
+
+def test_rows_have_the_numbers_of_a_spreadsheet(tmp_path):
+    path = table(tmp_path, "video\n\na.mp4\n \nb.mp4\n")
+    lines = table_lines(path, ("video",), needed=("video", "audio"))
+    assert [(line.row, line.cells["video"]) for line in lines] == [(3, "a.mp4"), (5, "b.mp4")]
+
+
+JOBS = [
+    ["video", "prompt", "negative_prompt", "duration", "seed"],
+    ["a.mp4", 'rain, "heavy"', "wind", "2.5", "3"], ["b/ä 喝.mov", "bell\nrings", "", "", ""], ["", "x", "", "1", ""],
+]  # fmt: skip
+CLIPS = [
+    ["video", "audio", "caption", "start", "seconds"],
+    ["a.mp4", "", 'rain, "heavy"', "2.5", "3"], ["b/ä 喝.mov", "c.wav", "bell\nrings", "", ""],
+    ["", "d.wav", "", "1", ""],
+]  # fmt: skip
+
+
+def damaged(draw: random.Random, rows: list[list[str]]) -> bytes:
+    """A small table, cut off or with up to three bits flipped, or both."""
+    file = io.StringIO()
+    ends = draw.choice(["\n", "\r\n"])
+    csv.writer(file, delimiter=draw.choice(",;\t"), lineterminator=ends).writerows([rows[0], *draw.sample(rows[1:], 3)])
+    content = bytearray(file.getvalue().encode(draw.choice(["utf-8", "utf-8-sig", "utf-16"])))
+    if draw.random() < 0.5:
+        del content[draw.randrange(1, len(content)) :]
+    for _ in range(draw.randrange(4)):
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("count", [50, pytest.param(500, marks=pytest.mark.slow)])
+def test_damaged_tables_are_read_or_refused(tmp_path, count, monkeypatch, capsys):
+    """Whatever the bytes: the rows that they spell, or one line of ours, before any work."""
+    monkeypatch.chdir(tmp_path)
+    draw, path, outcomes = random.Random(0), Path("t.csv"), Counter()
+    template = Job(None, "", "", None, 0)
+    readers = {
+        "jobs": (JOBS, lambda _: jobs.from_table(path, template, Path("out"), audio_only=True) and 0),
+        "clips": (CLIPS, lambda _: read_rows(path) and 0),
+    }
+    for _ in range(count):
+        for rows, reader in readers.values():
+            path.write_bytes(damaged(draw, rows))
+            outcomes[command.run(reader, [])] += 1
+    said = capsys.readouterr().err.splitlines()
+    assert set(outcomes) == {0, 2} and min(outcomes.values()) > count / 4
+    errors = [line for line in said if not line.startswith("kfjax: numbered")]
+    assert len(errors) == outcomes[2] and all(line.startswith("kfjax: error: t.csv: ") for line in errors)
+    assert all(line.isprintable() and len(line) < 400 for line in said)
 
 
 def test_what_is_no_source(tmp_path):

@@ -241,7 +241,7 @@ def test_clips_are_generated_one_by_one(folders, tmp_path):
 @pytest.mark.slow
 def test_a_public_corpus_is_measured(tmp_path, monkeypatch):
     """VGGSound as people have it: names that begin with - and _, a clip inside an upload, some that are gone."""
-    pytest.importorskip("tensorflow_datasets", reason="no tensorflow_datasets: pip install 'kfjax[builders]'")
+    pytest.importorskip("tensorflow_datasets", reason="no tensorflow_datasets: pip install '.[builders]'")
     monkeypatch.setattr(builders, "read_rows", functools.partial(builders.read_rows, data_dir=tmp_path / "d"))
     corpus, made = tmp_path / "vggsound", tmp_path / "made"
     (corpus / "uploads").mkdir(parents=True)
@@ -312,7 +312,7 @@ def test_every_network_says_what_it_misses(group, tmp_path):
 
 def test_pesq_is_said_to_be_missing(monkeypatch):
     monkeypatch.setattr(measures.importlib.util, "find_spec", lambda name: None)
-    assert "kfjax[eval]" in measures.check_packages(["onsets", "pesq"])["pesq"]
+    assert ".[eval]" in measures.check_packages(["onsets", "pesq"])["pesq"]
     assert measures.check_packages(["onsets"]) == {}
 
 

@@ -1,6 +1,10 @@
 """`kfjax train`: reading and changing configs, and what a working folder will take."""
 import json
 import os
+import shutil
+import subprocess
+import sys
+import tomllib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from kfjax.train import loop, tasks
 from kfjax.train.lock import Lock
 from kfjax.train.log import LogConfig
 
+ROOT = Path(__file__).parents[2]
 CONFIG = """
 from ml_collections import ConfigDict
 
@@ -34,6 +39,32 @@ def get_config(variant=""):
 def config(tmp_path):
     (tmp_path / "toy.py").write_text(CONFIG)
     return tmp_path / "toy.py"
+
+
+def test_own_configs_are_found_from_any_folder(tmp_path, monkeypatch):
+    """From a clone, and from an installation, where pyproject puts them into the package."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("configs/flow.py", "flow.py"):
+        assert command.load_config(f"{name}:1.5b").task == "flow"
+    for name in ("mine/flow.py", "configs/flaw.py"):  # another file of that name may not stand in for it
+        with pytest.raises(ValueError, match=f"no file {name}; give the path of .*, or one of configs/ablation.py"):
+            command.load_config(name)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["sources"] == {"configs": "kfjax/configs"}
+
+
+@pytest.mark.slow
+def test_own_configs_are_found_in_an_installation(tmp_path):
+    """The files as a wheel lays them out, in a process of its own."""
+    shutil.copytree(ROOT / "kfjax", tmp_path / "site" / "kfjax", ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    shutil.copytree(ROOT / "configs", tmp_path / "site" / "kfjax" / "configs")
+    (tmp_path / "work").mkdir()
+    arguments = ["configs/ablation.py:1", "--workdir", "run", "--set", "data.corpora=(('nowhere', 1.0),)"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "kfjax", "train", *arguments], cwd=tmp_path / "work", capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+    )  # fmt: skip
+    assert ended.returncode == 2 and ended.stderr.startswith("kfjax: error: nowhere: "), ended.stderr
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ import os
 import sys
 from pathlib import Path
 
+from kfjax.command import install
 from kfjax.data.builders.clip_record import ClipRecord
 from kfjax.data.sources import Row
 
@@ -69,7 +70,7 @@ def builder_class(name: str):
         from kfjax.data.builders.vggsound import VGGSound
         from kfjax.data.builders.wavcaps import WavCaps
     except ModuleNotFoundError as missing:
-        raise ValueError(f"{name}: needs {missing.name}; pip install 'kfjax[builders]'") from missing
+        raise ValueError(f"{name}: needs {missing.name}; {install('builders')}") from missing
     corpora = {builder.name: builder for builder in (AudioCaps, AudioSet, KlingAudioEval, VGGSound, WavCaps)}
     if name not in corpora:
         raise ValueError(f"got corpus {name!r}, expected one of {', '.join(sorted(corpora))}")

@@ -198,7 +198,7 @@ class Corpus:
             raise ValueError(f"{folder}: no corpus.json there; render one with kfjax.data.scenes.render_corpus")
         order = json.loads((folder / "corpus.json").read_text())
         lengths = sorted(float(seconds) for seconds in order["durations"])
-        self.order = order
+        self.folder, self.order = folder, order
         #: seconds -> its scenes
         self.buckets: dict[float, Bucket] = {
             seconds: Bucket(folder / f"d{seconds:g}", seconds)

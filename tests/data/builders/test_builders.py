@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-pytest.importorskip("tensorflow_datasets", reason="no tensorflow_datasets: pip install 'kfjax[builders]'")
+pytest.importorskip("tensorflow_datasets", reason="no tensorflow_datasets: pip install '.[builders]'")
 
 from kfjax import command
 from kfjax.data import builders

@@ -11,7 +11,7 @@ from kfjax import media
 from kfjax.data import builders, extract_videos, sources
 from kfjax.data.records import Folder, parse
 
-pytest.importorskip("tensorflow_datasets", reason="no tensorflow_datasets: pip install 'kfjax[builders]'")
+pytest.importorskip("tensorflow_datasets", reason="no tensorflow_datasets: pip install '.[builders]'")
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ SPLITS = {
 @pytest.mark.parametrize("name", SPLITS)
 def test_tfds_accepts_the_builder(name, corpus):
     for module in ("tensorflow", "tensorflow_datasets", "dill"):
-        pytest.importorskip(module, reason=f"no {module}: pip install 'kfjax[builders]' tensorflow-cpu dill")
+        pytest.importorskip(module, reason=f"no {module}: pip install '.[builders]' tensorflow-cpu dill")
     import tensorflow_datasets as tfds
 
     from kfjax.data.builders import builder_class

@@ -1,0 +1,65 @@
+"""What a sound may be asked for with: ranges that are checked before anything is loaded."""
+from __future__ import annotations
+
+import math
+import operator
+
+MAX_SEED = 2**32 - 1
+MAX_STEPS = 1000
+MAX_SAMPLES = 64
+MAX_SCALE = 100.0  # of guidance, and of a video's own sound
+MAX_PROMPT_CHARACTERS = 1000  # several times what 77 tokens hold
+
+
+def check(
+    *,
+    prompt: str = "",
+    negative_prompt: str = "",
+    seed: int = 0,
+    samples: int = 1,
+    steps: int | None = None,
+    guidance: float | None = None,
+    video_guidance: float | None = None,
+    text_guidance: float | None = None,
+    negative_guidance: float | None = None,
+    method: str = "euler",
+    keep_original: float | None = None,
+) -> None:
+    """The arguments of `Model.generate` that need neither a model nor a file; None: the model's own.
+
+    Raises:
+      ValueError: one that is out of its range, or does not go with the others.
+    """
+    for name, text in (("prompt", prompt), ("negative prompt", negative_prompt)):
+        if len(text) > MAX_PROMPT_CHARACTERS:
+            most = f"at most {MAX_PROMPT_CHARACTERS}"
+            raise ValueError(f"{name}: got {len(text)} characters, expected {most}; say what is heard in a sentence")
+    _whole("seed", seed, 0, MAX_SEED)
+    _whole("samples", samples, 1, MAX_SAMPLES)
+    if steps is not None:
+        _whole("steps", steps, 1, MAX_STEPS)
+    scales = {"guidance": guidance, "video guidance": video_guidance, "text guidance": text_guidance,
+              "negative guidance": negative_guidance, "keep original": keep_original}  # fmt: skip
+    for name, value in scales.items():
+        if value is not None:
+            check_scale(name, value)
+    if negative_guidance and not negative_prompt.strip():
+        got = f"got {negative_guidance:g} but no negative prompt"
+        raise ValueError(f"negative guidance: {got}; give one or leave it out")
+    if method not in ("euler", "heun"):
+        raise ValueError(f"method: got {method!r}, expected 'euler' or 'heun'")
+
+
+def check_scale(name: str, value: float) -> None:
+    """Raises ValueError for what is no number from 0 to 100."""
+    if not (math.isfinite(value) and 0 <= value <= MAX_SCALE):
+        raise ValueError(f"{name}: got {value}, expected a number from 0 to {MAX_SCALE:g}")
+
+
+def _whole(name: str, value: int, least: int, most: int) -> None:
+    try:
+        number = operator.index(value)  # an integer, of numpy too
+    except TypeError:
+        number = None
+    if isinstance(value, bool) or number is None or not least <= number <= most:
+        raise ValueError(f"{name}: got {value}, expected a whole number from {least} to {most}")
