@@ -1,4 +1,4 @@
-"""Video to sound: a clip goes in, the clip with a synchronised stereo soundtrack comes out.
+"""Video to sound: a clip goes in, the clip with a synchronised soundtrack comes out.
 
     model = kfjax.load()                                    # the built-in model; or a name, or a model directory
     sound = model.generate("clip.mp4", prompt="a ball bounces on wood")

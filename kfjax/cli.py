@@ -245,12 +245,13 @@ def _make(model: Model, job: Job, args: Namespace, told: set[str], *, bar: bool)
 def _progress(shown: bool) -> Iterator[Callable[[str, float], None]]:
     from tqdm import tqdm
 
-    form = "{desc:<9} {percentage:3.0f}%|{bar:30}| {elapsed}"
-    with tqdm(total=1.0, bar_format=form, leave=False, disable=None if shown else True) as bar:
+    form = "{desc:<24} {percentage:3.0f}%|{bar:20}| {elapsed}, about {remaining} left"
+    options = {"miniters": 0, "mininterval": 0, "leave": False, "disable": None if shown else True}
+    with tqdm(total=1.0, bar_format=form, **options) as bar:
 
         def progress(what: str, share: float) -> None:
             bar.set_description_str(what, refresh=False)
-            bar.n = share
+            bar.update(share - bar.n)  # which the estimate of the time left learns from
             bar.refresh()
 
         yield progress

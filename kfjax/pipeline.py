@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -42,6 +43,7 @@ SMALL_WORLD = (
     "the built-in model knows only the small world it was trained on (drawn impacts, rolling, footsteps, rain, engines)"
 )
 TEXT_ONLY_SECONDS = 8.0
+PART_SECONDS = 0.5  # of sampling, between two reports of progress
 MOST_WORDS, MOST_BEYOND = 20, 100  # of what a prompt loses, unknown words and characters named in one line
 
 Progress = Callable[[str, float], None]  # (what happens now, share that is done)
@@ -53,8 +55,9 @@ class Result:
     """Sound that was made.
 
     Attributes:
-      waveforms: f32 [samples, t, 2] within ±1; t is round(seconds · sample_rate_hz).
-      sample_rate_hz: 44100 for every published system.
+      waveforms: f32 [samples, t, 2] within ±1; t is round(seconds · sample_rate_hz). Left and right are equal where
+        the model is mono, as the public ones are.
+      sample_rate_hz: the model's: 44100, or 16000 of mmaudio-small-16k.
       seconds: length of the sound.
       video: the file it was made for, None for text alone.
       unread: what the model did not read of the prompts (`Model.unread`), empty where it read all.
@@ -186,12 +189,13 @@ class Model:
         mmdit = self._parts("mmdit")["mmdit"]
         latents = []
         for k in range(samples):
-            say("sampling", 0.2 + 0.6 * k / samples)
-            latents.append(jax.block_until_ready(_sample(
-                mmdit, self.cfg.mmdit, branches, np.array([*weights.values()], np.float32),
-                np.int32(steps), np.uint32(seed), np.uint32(k), latents=lengths.latents, method=method,
-            )))  # fmt: skip
-        del mmdit
+            sample = partial(
+                _sample, mmdit, self.cfg.mmdit, branches, np.array([*weights.values()], np.float32),
+                np.int32(steps), np.uint32(seed), np.uint32(k), method=method,
+            )  # fmt: skip
+            blank = np.zeros((1, lengths.latents, self.cfg.mmdit.latent_dim), np.float32)
+            latents.append(_in_parts(sample, blank, steps, progress and _told(progress, k, samples, steps)))
+        del mmdit, sample
         codec, waves = self._parts(*self.cfg.codec.parts()), []
         for k, latent in enumerate(latents):
             say("decoding", 0.8 + 0.2 * k / samples)
@@ -235,7 +239,7 @@ class Model:
         latents = jax.ShapeDtypeStruct((1, lengths.latents, self.cfg.mmdit.latent_dim), np.float32)
         scales = jax.ShapeDtypeStruct((2,), np.float32)
         sample = _sample.lower(params["mmdit"], self.cfg.mmdit, branches, scales, number, number, number,
-                               latents=lengths.latents, method="euler")  # fmt: skip
+                               latents, number, number, method="euler")  # fmt: skip
         codec = {name: params[name] for name in self.cfg.codec.parts()}
         stages = {
             "encode": (encoders, _encode.lower(encoders, self.cfg, excerpt)),
@@ -355,7 +359,30 @@ def _branches(encoded: Features, branches: tuple[sampler.Branch, ...], negative:
     return sampler.branch_features(encoded, branches, negative)
 
 
-@partial(jax.jit, static_argnames=("cfg", "latents", "method"))
+def _told(progress: Progress, version: int, samples: int, steps: int) -> Callable[[int], None]:
+    """Tells `progress` how many steps are done."""
+    which = f" {version + 1} of {samples}" if samples > 1 else ""
+    share = lambda done: 0.2 + 0.6 * (version + done / steps) / samples
+    return lambda done: progress(f"sampling{which}, step {done} of {steps}", share(done))
+
+
+def _in_parts(
+    sample: Callable, x: Float[np.ndarray, "1 n d"], steps: int, told: Callable[[int], None] | None
+) -> jax.Array:
+    """Latents of all the steps. With `told`, in parts of about `PART_SECONDS`, and it is called before each."""
+    done, part = 0, steps if told is None else 1
+    while done < steps:
+        if told is not None:
+            told(done)
+        begun = time.monotonic()
+        last = min(steps, done + part)
+        x = jax.block_until_ready(sample(x, np.int32(done), np.int32(last)))
+        part = max(1, int(PART_SECONDS / (time.monotonic() - begun) * (last - done)))
+        done = last
+    return x
+
+
+@partial(jax.jit, static_argnames=("cfg", "method"))
 def _sample(
     params: Params,
     cfg: MMDiTConfig,
@@ -364,16 +391,20 @@ def _sample(
     steps: Array,
     seed: Array,
     version: Array,
+    x: Float[Array, "1 n d"],
+    first: Array,
+    last: Array,
     *,
-    latents: int,
     method: sampler.Method,
 ) -> Float[Array, "1 n d"]:
+    """Steps `first` to `last` of `steps`, from `x`; step 0 starts from the version's noise, whatever `x` is."""
     network = bind(MMDiT, cfg, params)
-    conditions = network.prepare(branches, latents)
-    noise = jax.random.normal(jax.random.fold_in(jax.random.key(seed), version), (1, latents, cfg.latent_dim))
+    conditions = network.prepare(branches, x.shape[1])
+    noise = jax.random.normal(jax.random.fold_in(jax.random.key(seed), version), x.shape)
+    x = jnp.where(first == 0, noise, x)
     dtype = conditions.pooled.dtype
     velocity = sampler.guided(lambda x, t: network(x.astype(dtype), t, conditions), weights)
-    return sampler.integrate(velocity, noise, steps, method)
+    return sampler.integrate(velocity, x, steps, method, first, last)
 
 
 @partial(jax.jit, static_argnames="cfg")

@@ -193,7 +193,7 @@ def test_lists(here, capsys, model, clip):
     (here / "empty").mkdir()
     (here / "column.csv").write_text("video,promt\na.mp4,rain\n")
     (here / "header.csv").write_text("video,prompt\n")
-    (here / "binary.csv").write_bytes(b"\xff\xfe\x00video")
+    (here / "binary.csv").write_bytes(b"\x89PNG\xff\x00video")
     refused(capsys, ["empty", "--model", model], "give --output FOLDER")
     refused(capsys, ["empty", "--output", "out", "--model", model], "without a video")
     refused(capsys, ["column.csv", "--output", "out", "--model", model], "did you mean prompt?")

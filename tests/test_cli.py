@@ -155,6 +155,37 @@ def test_a_missing_extra_is_named(here, clips, model):
     assert (ended.returncode, ended.stderr) == (2, f"kfjax: error: cv2 is not installed; {HINT.format('data')}\n")
 
 
+def test_words_that_are_not_read_are_said(here, clips, model, capsys):
+    """For one clip, and for each row of a table, before the sound is made; equal prompts once."""
+    assert main(["generate", str(clips / "a.mp4"), "--prompt", "a tiger growls", "--negative-prompt", "hail",
+                 "--model", model]) == 0  # fmt: skip
+    assert capsys.readouterr().err.splitlines() == [
+        """kfjax: prompt: not in this model's vocabulary: tiger, growls; read: "a\"""",
+        """kfjax: negative prompt: not in this model's vocabulary: hail; read: "\"""",
+    ]
+    Path("list.csv").write_text("prompt;duration\na frog;0.3\nrain;0.3\na frog;0.3\na bell, a cat;0.3\n")
+    assert main(["generate", "list.csv", "--output", "out", "--model", model]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "vocabulary" in line]
+    assert said == [
+        """kfjax: sound.wav: prompt: not in this model's vocabulary: frog; read: "a\"""",
+        """kfjax: sound.4.wav: prompt: not in this model's vocabulary: cat; read: "a bell , a\"""",
+    ]
+
+
+def test_the_clips_own_folder_is_safe(here, clips, model, capsys):
+    """What is there stays as it is, a broken clip is named, and a second run finds the first one's work."""
+    for name in ("a.mp4", "c.mov"):
+        (here / name).write_bytes((clips / name).read_bytes())
+    before = {name: (here / name).read_bytes() for name in ("a.mp4", "c.mov")}
+    arguments = ["generate", ".", "--output", ".", "--duration", "0.3", "--samples", "2", "--model", model]
+    assert main(arguments) == 0
+    made = {"a.sound-1.mp4", "a.sound-2.mp4", "c.sound-1.mov", "c.sound-2.mov"}
+    assert names(here) == {*before, *made}
+    assert main(arguments) == 0
+    assert "2 of 2 are done already; delete their outputs" in capsys.readouterr().err
+    assert {name: (here / name).read_bytes() for name in before} == before and names(here) == {*before, *made}
+
+
 def test_the_small_world_is_said(here, clips, model, capsys, monkeypatch):
     monkeypatch.setattr(pipeline, "BUILT_IN", Path(model))
     assert main(["generate", str(clips / "a.mp4")]) == 0

@@ -114,6 +114,11 @@ def test_numbers_are_checked_before_anything_is_loaded(tmp_path, monkeypatch, ca
     assert not Path("out").exists()
 
 
+def test_an_evaluation_is_checked_too(capsys):
+    for arguments, said in ((["--seed", "-1"], "seed: got -1"), (["--steps", "0"], "steps: got 0")):
+        assert said in refused(capsys, "evaluate", "built-in", "--benchmark", "scenes", *arguments)
+
+
 def test_the_nearest_model_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     said = refused(capsys, "generate", "--prompt", "rain", "--model", "mmaudio-large-44kv2")

@@ -63,6 +63,23 @@ def test_words_that_are_not_read_are_told(model, result):
     assert len(many) < 400 and many.count("\n") == 0
 
 
+def test_progress_is_told_within_the_sampling_and_changes_no_byte(model, clip, result, monkeypatch):
+    monkeypatch.setattr(pipeline, "PART_SECONDS", 0.0)  # a report for each step
+    quiet = model.generate(clip, "a bell rings", steps=5, samples=2, method="heun")
+    told = []
+    made = model.generate(clip, "a bell rings", steps=5, samples=2, method="heun", progress=lambda *a: told.append(a))
+    np.testing.assert_array_equal(made.waveforms, quiet.waveforms)
+    names = [what for what, _ in told]
+    steps = [f"sampling {k} of 2, step {done} of 5" for k in (1, 2) for done in range(5)]
+    assert names == ["reading", "encoding", *steps, "decoding", "decoding", "done"]
+    shares = [share for _, share in told]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1
+    alone = []
+    same = model.generate(clip, "a bell rings", progress=lambda what, share: alone.append(what))
+    np.testing.assert_array_equal(same.waveforms, result.waveforms)
+    assert alone[2:4] == ["sampling, step 0 of 2", "sampling, step 1 of 2"]
+
+
 @pytest.mark.parametrize("seconds", [0.1, 0.2, 0.7333, 0.8])
 def test_length_is_exact(model, clip, seconds):
     assert len(model.generate(clip, duration=seconds).waveform) == round(seconds * RATE_HZ)

@@ -80,9 +80,10 @@ def stages(cfg, params, seconds: float):
     features = Features(clip, sync, text, jnp.ones((1, cfg.text_tokens), bool), zero, zero + seconds, here, here)
     branches = pipeline._branches(features, ("full", "empty"), None)
     weights = np.array([GUIDANCE, 1 - GUIDANCE], np.float32)
+    blank = np.zeros((1, lengths.latents, cfg.mmdit.latent_dim), np.float32)
     sample = lambda: pipeline._sample(
         params["mmdit"], cfg.mmdit, branches, weights, np.int32(STEPS), np.uint32(0), np.uint32(0),
-        latents=lengths.latents, method="euler",
+        blank, np.int32(0), np.int32(STEPS), method="euler",
     )  # fmt: skip
     latents = sample()
     codec = {name: params[name] for name in cfg.codec.parts()}

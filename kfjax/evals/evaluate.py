@@ -5,7 +5,7 @@ from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
-from kfjax import command
+from kfjax import command, limits
 
 TEXT = """\
 Measure a model, or sounds that are there already, on a benchmark.
@@ -69,4 +69,5 @@ def _parse(argv: Sequence[str]) -> Namespace:
     args.output = args.output or Path(f"evaluation-{args.benchmark}")
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit: got {args.limit}, expected at least 1")
+    limits.check(seed=args.seed, steps=args.steps, guidance=args.guidance)
     return args

@@ -99,9 +99,17 @@ def noise_of(
 
 
 def integrate(
-    velocity: Velocity, noise: Float[Array, "b n d"], steps: Array | int, method: Method = "euler"
+    velocity: Velocity,
+    x: Float[Array, "b n d"],
+    steps: Array | int,
+    method: Method = "euler",
+    first: Array | int = 0,
+    last: Array | int | None = None,
 ) -> Float[Array, "b n d"]:
-    """x at t = 1, from `noise` at t = 0, in `steps` uniform steps (traced). State in float32.
+    """x at t = 1, from noise at t = 0, in `steps` uniform steps (traced). State in float32.
+
+    With `first` and `last` (traced) a part of it, from t = first / steps to t = last / steps; all the parts, one after
+    the other, give what the whole does.
 
     heun averages the velocity at both ends of each step: two evaluations a step, second order.
     """
@@ -114,4 +122,5 @@ def integrate(
             v = (v + velocity(x + size * v, jnp.minimum(t + size, 1.0))) / 2
         return x + size * v
 
-    return jax.lax.fori_loop(0, jnp.asarray(steps, jnp.int32), step, noise.astype(jnp.float32))
+    last = steps if last is None else last
+    return jax.lax.fori_loop(jnp.int32(first), jnp.asarray(last, jnp.int32), step, x.astype(jnp.float32))

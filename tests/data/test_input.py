@@ -12,6 +12,7 @@ from kfjax.data.extract import fingerprint, open_latents
 from kfjax.data.input import SceneInput, tokenizer_from
 from kfjax.data.scenes import Corpus
 from kfjax.data.sound_input import SoundInput
+from kfjax.encoders.tokenizer import Tokenizer
 
 WEIGHTS = {1.0: 3.0, 0.7: 1.0}
 MARK = fingerprint(tiny_system().params["vae"])
@@ -48,6 +49,17 @@ def test_batches_depend_on_the_step_and_nothing_else(corpus):
         assert_same(second(step), forwards[step])
     assert differs(forwards[0], forwards[1])
     assert any(differs(make(corpus, seed=3)(step), forwards[step]) for step in range(3))
+
+
+def test_words_that_the_tokenizer_lacks_are_said_once(corpus, capsys):
+    make(corpus)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"kfjax: {corpus.folder}: captions with words outside the vocabulary: ")
+    known = Tokenizer.train(b.scene(i).caption for b in corpus.buckets.values() for i in range(len(b)))
+    buckets = Buckets(WEIGHTS, batch_seconds=4.2, multiple_of=1, seed=2)
+    cfg = dataclasses.replace(CONFIG, text=dataclasses.replace(CONFIG.text, vocab=known.vocab))
+    SceneInput(cfg, known, corpus, buckets, seed=2, fingerprint=MARK)
+    assert not capsys.readouterr().err
 
 
 def test_buckets_are_drawn_by_weight_and_far_steps_are_cheap(corpus):

@@ -219,13 +219,14 @@ def test_a_model_is_evaluated_to_the_digit(tmp_path):
         evaluate(order(model, tmp_path / "two", limit=2, seed=1, **settings))
 
 
-def test_clips_are_generated_one_by_one(folders, tmp_path):
+def test_clips_are_generated_one_by_one(folders, tmp_path, capsys):
     """A caption is enough; a clip with neither picture nor caption is said to be impossible."""
     true, _ = folders
-    (true / "clips.csv").write_text("audio,caption\na.wav,a bell rings\nb.wav,\nc.wav,rain\n")
+    (true / "clips.csv").write_text("audio,caption\na.wav,a bell rings loudly\nb.wav,\nc.wav,rain\n")
     model = write_model(tmp_path / "model")
     wanted = order(model, tmp_path / "out", references=true / "clips.csv", seconds=1.0, metrics="levels")
     results = evaluate(wanted)
+    assert "kfjax: captions with words outside the vocabulary: 1 (loudly 1)\n" in capsys.readouterr().err
     assert results["matching"]["measured"] == 2 and results["matching"]["missing"] == []
     assert "b: has neither" in results["matching"]["unreadable"][0]
     seed = generation.clip_seed(0, "c")

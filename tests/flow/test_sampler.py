@@ -108,6 +108,17 @@ def test_order_of_the_methods(method, order):
     assert np.log2(error(8) / error(16)) == pytest.approx(order, abs=0.25)
 
 
+@pytest.mark.parametrize("method", ["euler", "heun"])
+def test_parts_give_what_the_whole_does(method):
+    decay = lambda x, t: -x * jnp.cos(3 * x + t[:, None, None])
+    part = jax.jit(lambda x, first, last: integrate(decay, x, 7, method, first, last))
+    x = NOISE
+    for first, last in ((0, 1), (1, 5), (5, 5), (5, 7)):
+        x = part(x, first, last)
+    np.testing.assert_array_equal(x, part(NOISE, 0, 7))
+    np.testing.assert_allclose(x, integrate(decay, NOISE, 7, method), rtol=1e-5, atol=1e-6)
+
+
 def test_heun_never_looks_beyond_the_end():
     inside = lambda x, t: jnp.where((t >= 0) & (t <= 1), 1.0, jnp.nan)[:, None, None] * jnp.ones_like(x)
     np.testing.assert_allclose(integrate(inside, NOISE, 7, "heun"), NOISE + 1, rtol=1e-5, atol=1e-6)
