@@ -11,13 +11,14 @@ from kfjax.train.distributed import together
 
 AGENT = "E1128 19:19:42.212964   20188 coordination_service_agent.cc:289] Polled an error from coordination service.\n"
 ABORT = """\
-F1128 19:19:42.213106   20188 client.h:80] Terminating process because the JAX distributed service detected fatal errors.
+F1128 19:19:42.213106   20188 client.h:80] Terminating process because the JAX distributed service detected errors.
 RPC: /xla.coordination.CoordinationService/PollForError [type.googleapis.com/tensorflow.CoordinationServiceError='']
 *** Check failure stack trace: ***
     @     0x7fb352240634  absl::lts_20260107::log_internal::LogMessage::SendToLog()
 """
-UNHEALTHY = "E1128 19:19:42.2 1 coordination_service.cc:1549] [132] The following tasks are unhealthy (no heartbeats):\n1\n"
-LEADER = AGENT[:-1] + " Either the leader task was preempted/died/restarted unexpectedly or this task has network issues.\n"
+SERVICE = "E1128 19:19:42.212964   20188 coordination_service.cc:1549] "
+UNHEALTHY = SERVICE + "The following tasks are unhealthy (stopped sending heartbeats):\n1\n"
+LEADER = AGENT[:-1] + " Either the leader task was preempted/died/restarted unexpectedly or this task has issues.\n"
 
 
 def passed_on(text: str) -> str:
@@ -29,7 +30,7 @@ def passed_on(text: str) -> str:
     (UNHEALTHY, "process 1 is gone"),
     (LEADER, "process 0 is gone"),
     (AGENT, "another process is gone or can't be reached"),
-    ("E1128 19:19:42.2 1 coordination_service.cc:9] Barrier failed: Task 12 heartbeat timeout.\n", "process 12 is gone"),
+    (SERVICE + "Barrier failed: Task 12 heartbeat timeout.\n", "process 12 is gone"),
 ])  # fmt: skip
 def test_an_abort_becomes_one_line(before, who):
     other = "W1128 19:19:42.2 20188 cpu_client.cc:1] Something else.\n"
