@@ -77,20 +77,19 @@ def load_params(path: str | Path, expected: Params | None = None, *, skip: str =
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"no weights at {path}: expected a .safetensors file; check the model directory")
-    try:
-        with disk.checked(disk.digests(path)), safe_open(path, "numpy") as file:
-            names = [name for name in file.keys() if not (skip and name.startswith(f"{skip}/"))]  # noqa: SIM118
-            flat = {name: _float32(file.get_tensor(name)) for name in names}
-    except CheckpointError:
-        raise
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is not a readable .safetensors file ({error}); copy or export it again") from None
-    problems = _differences(flat, flatten(expected)) if expected is not None else []
-    problems += [f"not finite: {name}" for name, x in flat.items() if not np.isfinite(x).all()]
-    if problems:
-        raise WeightsError(
-            f"{path} does not fit its configuration: {_shown(problems)}. Export the model again, or fix its config"
-        )
+    with disk.checked(disk.digests(path)):
+        try:
+            with safe_open(path, "numpy") as file:
+                names = [name for name in file.keys() if not (skip and name.startswith(f"{skip}/"))]  # noqa: SIM118
+                flat = {name: _float32(file.get_tensor(name)) for name in names}
+        except (SafetensorError, OSError, ValueError) as error:
+            why = f"is not a readable .safetensors file ({error}); copy or export it again"
+            raise WeightsError(f"{path} {why}") from None
+        problems = _differences(flat, flatten(expected)) if expected is not None else []
+        problems += [f"not finite: {name}" for name, x in flat.items() if not np.isfinite(x).all()]
+        if problems:
+            advice = "Export the model again, or fix its config"
+            raise WeightsError(f"{path} does not fit its configuration: {_shown(problems)}. {advice}")
     return unflatten(flat)
 
 

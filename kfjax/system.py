@@ -206,11 +206,12 @@ def load_config(path: str | Path) -> SystemConfig:
       ValueError: not JSON, an unknown key, a bad value.
       CheckpointError: the file is not as it was written.
     """
-    try:
-        with disk.checked(disk.digests(Path(path))):
+    with disk.checked(disk.digests(Path(path))):
+        try:
             values = json.loads(Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); export the model again") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: got {type(values).__name__}, expected a JSON object with the keys of SystemConfig")
-    return config.from_dict(SystemConfig, values)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not valid JSON ({error}); export the model again") from None
+        if not isinstance(values, dict):
+            got = type(values).__name__
+            raise ValueError(f"{path}: got {got}, expected a JSON object with the keys of SystemConfig")
+        return config.from_dict(SystemConfig, values)

@@ -80,7 +80,7 @@ def test_no_flipped_bit_is_read_silently(kept, flips):
 
 
 @pytest.mark.parametrize("name, old, new", [
-    ("config.json", b'"steps": 20', b'"steps": 60'),
+    ("config.json", b'"steps": 2', b'"steps": 3'),
     ("tokenizer.json", b"rain", b"pain"),
     ("model.safetensors", b"\x00\x00\x80\x3f", b"\x00\x00\x80\x3e"),  # 1.0, 0.25
 ])  # fmt: skip

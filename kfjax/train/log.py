@@ -158,6 +158,15 @@ class Log:
             tracker.write(step, {f"{kind}/{name}": x for name, x in figures.items()}, files)
 
 
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Says so on the first process's stderr, in a line that is taken away again."""
+    from tqdm import tqdm
+
+    with tqdm(desc="compiling", bar_format="{desc}", leave=False, disable=jax.process_index() > 0):
+        yield
+
+
 def entries(folder: Path) -> dict[str, tuple[int, ...]]:
     """Name -> what changes when it is written, of what lies in a folder; folders end in "/"."""
     if not folder.is_dir():

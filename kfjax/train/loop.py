@@ -27,7 +27,7 @@ from kfjax.train.culprit import blame
 from kfjax.train.distributed import together
 from kfjax.train.feed import Feed, placed
 from kfjax.train.lock import Lock
-from kfjax.train.log import Log, LogConfig, entries
+from kfjax.train.log import Log, LogConfig, compiling, entries
 from kfjax.train.memory import examples_that_fit, limit_bytes
 from kfjax.train.throughput import Work, count_clips
 
@@ -181,9 +181,8 @@ def _start(task: Task, store: StateStore, mesh: Mesh, cfg: LoopConfig) -> TrainS
     init = lambda: init_state(task, jax.random.fold_in(jax.random.key(cfg.seed), 0))
     with _room("the weights, their average and the optimiser", mesh, lambda: "split them with loop.mesh=fsdp=N"):
         if (latest := store.latest()) is None:
-            if jax.process_index() == 0:
-                say("compiling the initialisation")
-            return shard_init(init, mesh)()
+            with compiling():
+                return shard_init(init, mesh)()
         shapes = jax.eval_shape(init)
         place = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
         return store.restore(latest, jax.tree.map(place, shapes, param_shardings(shapes, mesh)))
