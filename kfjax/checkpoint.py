@@ -1,13 +1,13 @@
 """Weights and training states on disk.
 
 A weights file is one `.safetensors` with flat names ("mmdit/single/audio/qkv/kernel"); a training state is an orbax
-checkpoint. Writing goes to a temporary name and is renamed, so that a reader never sees half a file.
+checkpoint. Writing goes to a temporary name and is renamed, so that a reader never sees half a file; what is written
+gets digests (`kfjax.disk`), which are checked when it is read.
 """
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from kfjax import disk
+from kfjax.disk import CheckpointError
 from kfjax.module import Params, flatten
 
 T = TypeVar("T")
@@ -54,7 +56,7 @@ def save_params(path: str | Path, params: Params, *, dtype: str | None = None) -
     try:
         save_file({name: leaf(x) for name, x in flatten(params).items()}, temporary)
         temporary.chmod(0o644)  # the library writes for its owner alone
-        os.replace(temporary, path)
+        disk.commit(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -68,24 +70,26 @@ def load_params(path: str | Path, expected: Params | None = None, *, skip: str =
 
     Raises:
       WeightsError: unreadable file; missing, unknown or misshapen tensors; NaN or infinite values. All at once.
+      CheckpointError: the file is not as it was written.
     """
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"no weights at {path}: expected a .safetensors file; check the model directory")
-    try:
-        with safe_open(path, "numpy") as file:
-            names = [name for name in file.keys() if not (skip and name.startswith(f"{skip}/"))]  # noqa: SIM118
-            flat = {name: _float32(file.get_tensor(name)) for name in names}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is not a readable .safetensors file ({error}); copy or export it again") from None
-    problems = _differences(flat, flatten(expected)) if expected is not None else []
-    problems += [f"not finite: {name}" for name, x in flat.items() if not np.isfinite(x).all()]
-    if problems:
-        raise WeightsError(
-            f"{path} does not fit its configuration: {_shown(problems)}. Export the model again, or fix its config"
-        )
+    with disk.checked(disk.digests(path)):
+        try:
+            with safe_open(path, "numpy") as file:
+                names = [name for name in file.keys() if not (skip and name.startswith(f"{skip}/"))]  # noqa: SIM118
+                flat = {name: _float32(file.get_tensor(name)) for name in names}
+        except (SafetensorError, OSError, ValueError) as error:
+            why = f"is not a readable .safetensors file ({error}); copy or export it again"
+            raise WeightsError(f"{path} {why}") from None
+        problems = _differences(flat, flatten(expected)) if expected is not None else []
+        problems += [f"not finite: {name}" for name, x in flat.items() if not np.isfinite(x).all()]
+        if problems:
+            advice = "Export the model again, or fix its config"
+            raise WeightsError(f"{path} does not fit its configuration: {_shown(problems)}. {advice}")
     return unflatten(flat)
 
 
@@ -107,17 +111,14 @@ def _shown(problems: list[str], most: int = 8) -> str:
     return "; ".join(problems[:most]) + rest
 
 
-class CheckpointError(ValueError):
-    """A training state that could not be written or read."""
-
-
 class StateStore:
     """Training states under `folder`; saving is asynchronous, restoring exact.
 
     A state is written under a temporary name that no reader takes for a checkpoint. Which one is the newest is decided
     by the steps' numbers, never by a clock. A context manager: what is being saved is on disk when it ends. With
     several processes all of them call everything, in the same order, on a folder that all of them see. The folder is
-    the store's alone: what a killed run left half-written is cleared away.
+    the store's alone: what a killed run left half-written is cleared away. Each process notes digests of its own files
+    before the state counts as complete; on restoring each checks a part of all files.
 
     Args:
       keep: how many are kept, the newest ones.
@@ -136,7 +137,7 @@ class StateStore:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, keep_period=keep_every or None, create=True, cleanup_tmp_directories=True
         )
-        handler = ocp.StandardCheckpointHandler()
+        handler = _signing(ocp.StandardCheckpointHandler())
         self._manager = ocp.CheckpointManager(self._folder, item_handlers=handler, options=options)
 
     def __enter__(self) -> StateStore:
@@ -174,6 +175,7 @@ class StateStore:
         """
         with self._writing():
             self._manager.wait_until_finished()
+        self._check(step)
         stored = self._read(step, lambda: self._described(step))
         stored, expected = flatten(stored), flatten(like)
         problems = _differences(stored, expected) or [
@@ -208,6 +210,25 @@ class StateStore:
                 "Make room or check the permissions, and run again"
             ) from error
 
+    def _check(self, step: int) -> None:
+        """Compare all files of a state with their digests; of several processes each takes a part of them."""
+        folder = self._folder / str(step)
+        expected = list(disk.digests(folder).items())[jax.process_index() :: jax.process_count()]
+        advice = f"delete {folder} to go on from an earlier step"
+        damaged = None
+        try:
+            with disk.checked(dict(expected), advice=advice):
+                pass
+        except CheckpointError as error:
+            damaged = error
+        if jax.process_count() > 1:
+            from jax.experimental.multihost_utils import process_allgather
+
+            if process_allgather(np.array(damaged is not None)).any() and damaged is None:
+                damaged = CheckpointError(f"{folder} is damaged, as another process says; {advice}")
+        if damaged is not None:
+            raise damaged
+
     def _described(self, step: int) -> Any:
         """The stored state's structure, shapes and dtypes."""
         if not (stored := self._manager.item_metadata(step)):
@@ -225,6 +246,37 @@ class StateStore:
                 "if it is damaged, delete that folder to go on from an earlier step"
             ) from error
 
+
+def _signing(handler: Any) -> Any:
+    """The handler, which now notes digests of what it has written before a checkpoint counts.
+
+    Of what each process writes for itself there, by that process; of the rest by the first one. Methods of the one
+    instance are replaced, since orbax looks up what belongs to a handler by its class.
+    """
+    import orbax.checkpoint as ocp
+
+    save, finalize = handler.async_save, handler.finalize
+
+    async def async_save(directory: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        begun = await save(directory, *args, **kwargs)
+        own = Path(getattr(directory, "path", directory)) / f"{_OWN}{jax.process_index()}"
+        return [ocp.future.ChainedFuture(begun, lambda: own.is_dir() and disk.sign(own, _files(own)))]
+
+    def finalize_and_sign(directory: Any) -> None:
+        finalize(directory)
+        folder = Path(directory)
+        disk.sign(folder, [path for path in _files(folder) if not path.relative_to(folder).parts[0].startswith(_OWN)])
+
+    handler.async_save, handler.finalize = async_save, finalize_and_sign
+    return handler
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+#: Folders in a checkpoint that one process each writes, by its number.
+_OWN = "ocdbt.process_"
 
 #: What orbax and tensorstore raise when files can't be written.
 _DISK = (OSError, ValueError, RuntimeError)

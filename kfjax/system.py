@@ -2,12 +2,11 @@
 
 A model directory has `config.json` (a `SystemConfig`), `tokenizer.json`, for people `MODEL_CARD.md`, and the weights:
 `model.safetensors` (names begin with the part: text, clip, sync, mmdit, vae, stereo, vocoder), or, for large systems,
-one `PART.safetensors` a part, each read when it is needed.
+one `PART.safetensors` a part, each read when it is needed. `SHA256SUMS` has the digests that are checked on reading.
 """
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import Literal, NamedTuple
 
 import jax
 
-from kfjax import config, module
+from kfjax import config, disk, module
 from kfjax.checkpoint import load_params, save_params
 from kfjax.codec.audio_codec import CodecConfig
 from kfjax.encoders.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
@@ -147,7 +146,7 @@ def save(directory: str | Path, system: System, *, card: str = "", dtype: str | 
       ValueError: the directory holds something else.
     """
     with replacing(directory, mark=FILES[0]) as temporary:
-        (temporary / "config.json").write_text(json.dumps(config.to_dict(system.cfg), indent=1) + "\n")
+        disk.write_text(temporary / "config.json", json.dumps(config.to_dict(system.cfg), indent=1) + "\n")
         save_params(temporary / WEIGHTS, dict(system.params), dtype=dtype)
         system.tokenizer.save(temporary / "tokenizer.json")
         if card:
@@ -174,7 +173,7 @@ def replacing(directory: str | Path, *, mark: str) -> Iterator[Path]:
         temporary.chmod(0o755)
         if directory.exists():
             shutil.rmtree(directory)
-        os.replace(temporary, directory)
+        disk.replace(temporary, directory)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -185,6 +184,7 @@ def load(directory: str | Path) -> System:
 
     Raises:
       ValueError: missing files, a config with an unknown key or bad value, weights that do not fit it.
+      CheckpointError: a file that is not as it was written.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -204,11 +204,14 @@ def load_config(path: str | Path) -> SystemConfig:
 
     Raises:
       ValueError: not JSON, an unknown key, a bad value.
+      CheckpointError: the file is not as it was written.
     """
-    try:
-        values = json.loads(Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); export the model again") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: got {type(values).__name__}, expected a JSON object with the keys of SystemConfig")
-    return config.from_dict(SystemConfig, values)
+    with disk.checked(disk.digests(Path(path))):
+        try:
+            values = json.loads(Path(path).read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not valid JSON ({error}); export the model again") from None
+        if not isinstance(values, dict):
+            got = type(values).__name__
+            raise ValueError(f"{path}: got {got}, expected a JSON object with the keys of SystemConfig")
+        return config.from_dict(SystemConfig, values)

@@ -42,7 +42,7 @@ def test_round_trip(tmp_path):
     got = load_params(path, shapes(params()))
     assert_equal(got, params())
     assert [leaf.dtype for leaf in jax.tree.leaves(got)] == [leaf.dtype for leaf in jax.tree.leaves(params())]
-    assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["SHA256SUMS", "model.safetensors"]
 
 
 def test_flat_names_and_back():
@@ -109,7 +109,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     save_params(path, {"a": np.ones(2, np.float32)})
     with pytest.raises(Exception):  # noqa: B017  (whatever the library says to an array of objects)
         save_params(path, {"a": np.array([object()])})
-    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["SHA256SUMS", "model.safetensors"]
     np.testing.assert_array_equal(load_params(path)["a"], [1, 1])
 
 
@@ -230,6 +230,11 @@ def test_damaged_files_are_named_and_left(tmp_path, file, length):
         damaged.unlink()
     else:
         damaged.write_bytes(damaged.read_bytes()[:length])
+    message = rf"/3/default/{file} is damaged \(.+\); delete {tmp_path}/3 to go on from an earlier step"
+    with pytest.raises(CheckpointError, match=message), StateStore(tmp_path) as store:
+        store.restore(3, state())
+    for sums in tmp_path.rglob("SHA256SUMS"):  # earlier versions wrote none
+        sums.unlink()
     message = r"/3 can't be read \(.+\); if it is damaged, delete that folder"
     with pytest.raises(CheckpointError, match=message), StateStore(tmp_path) as store:
         store.restore(3, state())

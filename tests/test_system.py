@@ -24,7 +24,7 @@ def test_round_trip(directory):
     jax.tree.map(np.testing.assert_array_equal, loaded.params, tiny_system().params)
     for got, want in zip(loaded.tokenizer.encode(CAPTIONS), tiny_system().tokenizer.encode(CAPTIONS), strict=True):
         np.testing.assert_array_equal(got, want)
-    names = {"config.json", "model.safetensors", "tokenizer.json", "MODEL_CARD.md"}
+    names = {"config.json", "model.safetensors", "tokenizer.json", "MODEL_CARD.md", "SHA256SUMS"}
     assert {path.name for path in directory.iterdir()} == names
     assert {path.name for path in directory.parent.iterdir()} == {"model"}
 

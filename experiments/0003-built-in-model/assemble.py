@@ -66,6 +66,7 @@ def trained_flow(folder: Path, checkpoint: bool):
     Raises:
       ValueError: nothing has been saved there.
     """
+    from kfjax import disk
     from kfjax.checkpoint import load_params, unflatten
     from kfjax.module import flatten
 
@@ -78,7 +79,8 @@ def trained_flow(folder: Path, checkpoint: bool):
     if not saved:
         raise ValueError(f"{folder}: neither ema.safetensors nor a checkpoint there; train first")
     step, path = saved[-1]
-    state = ocp.StandardCheckpointer().restore((path / "default").resolve())
+    with disk.checked(disk.digests(path)):
+        state = ocp.StandardCheckpointer().restore((path / "default").resolve())
     return unflatten(flatten(state["ema"])), step
 
 

@@ -9,14 +9,13 @@ the `config.json` of its system, a vocabulary its `tokenizer.json`: with all par
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from kfjax import config
+from kfjax import config, disk
 from kfjax.checkpoint import save_params, unflatten
 from kfjax.convert import families, files, rules
 from kfjax.convert.families import Family
@@ -157,8 +156,13 @@ def converted(directory: Path, family: str, variant: str) -> dict[str, Params]:
 
 
 def read_part(path: Path) -> Params:
-    """A part's parameters with their own dtypes, its `unused` branch too."""
-    return unflatten(files.read_state(path))
+    """A part's parameters with their own dtypes, its `unused` branch too.
+
+    Raises:
+      CheckpointError: the file is not as it was written.
+    """
+    with disk.checked(disk.digests(path)):
+        return unflatten(files.read_state(path))
 
 
 def _recognised(path: Path, state: Mapping[str, np.ndarray]) -> tuple[Family, str]:
@@ -200,7 +204,8 @@ def _complete_codec(target: Path) -> None:
 
 def _sources(directory: Path) -> dict[str, dict[str, str]]:
     path = directory / SOURCES
-    return json.loads(path.read_text()) if path.is_file() else {}
+    with disk.checked(disk.digests(path)):
+        return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _write_tokenizer(source: Path, target: Path, say: Say) -> None:
@@ -219,6 +224,4 @@ def _shards(index: Path) -> set[str]:
 
 
 def _write_json(path: Path, values: object) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(values, indent=1) + "\n")
-    os.replace(temporary, path)
+    disk.write_text(path, json.dumps(values, indent=1) + "\n")

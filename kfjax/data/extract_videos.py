@@ -191,10 +191,10 @@ def _fill(shard: records.ShardWriter, rows: Iterable[Row], buckets, encoder: Fea
         batch = waiting[loaded.cut.seconds, loaded.cut.row.video is None]
         batch.append(loaded)
         if len(batch) == encoder.batch:
-            _write(shard, encoder, batch)
+            _write(shard, encoder, batch, tally)
             batch.clear()
     for batch in filter(None, waiting.values()):
-        _write(shard, encoder, batch)
+        _write(shard, encoder, batch, tally)
     return tally
 
 
@@ -204,9 +204,13 @@ def _cuts(ahead, rows: Iterable[Row], buckets: Sequence[float], tally: Tally) ->
         yield from made
 
 
-def _write(shard: records.ShardWriter, encoder: FeatureEncoder, batch: Sequence[Loaded]) -> None:
+def _write(shard: records.ShardWriter, encoder: FeatureEncoder, batch: Sequence[Loaded], tally: Tally) -> None:
     for loaded, example in zip(batch, encoder(batch), strict=True):
-        shard.add(loaded.cut.seconds, example)
+        if wrong := records.not_finite(example):
+            reason = f"the encoders make NaN or infinite values of it ({', '.join(wrong)})"
+            _leave_out(loaded.cut, reason, tally)
+        else:
+            shard.add(loaded.cut.seconds, example)
 
 
 def _good(ahead, function: Callable[[A], B], items: Iterable[A], tally: Tally) -> Iterator[B]:
@@ -222,9 +226,13 @@ def _good(ahead, function: Callable[[A], B], items: Iterable[A], tally: Tally) -
         if made is not None:
             yield made
             continue
-        row = item if isinstance(item, Row) else item.row
-        tally.bad.append((item.id, reason))
-        tally.files[row.id] = _stamps(row)
+        _leave_out(item, reason, tally)
+
+
+def _leave_out(item: Row | Cut, reason: str, tally: Tally) -> None:
+    row = item if isinstance(item, Row) else item.row
+    tally.bad.append((item.id, reason))
+    tally.files[row.id] = _stamps(row)
 
 
 def _stamps(row: Row) -> Stamps:

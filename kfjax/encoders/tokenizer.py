@@ -17,6 +17,8 @@ import tokenizers
 from jaxtyping import Bool, Int
 from tokenizers import Regex, models, normalizers, pre_tokenizers, processors, trainers
 
+from kfjax import disk
+
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 CLIP_BEGIN, CLIP_END = "<|startoftext|>", "<|endoftext|>"
 #: Token 0 of CLIP's vocabulary. The towers were trained, and are used by MMAudio, with zeros after the end token.
@@ -81,14 +83,17 @@ class Tokenizer:
 
         Raises:
           ValueError: no such file, or not a tokenizer.
+          CheckpointError: the file is not as it was written.
         """
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"tokenizer: got {path}, which is no file; expected a tokenizer.json")
-        try:
-            inner = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"tokenizer: {path} is no tokenizer.json ({error}); fetch or train it again") from error
+        with disk.checked(disk.digests(path)):
+            try:
+                inner = tokenizers.Tokenizer.from_file(str(path))
+            except Exception as error:  # the library raises bare Exception
+                message = f"tokenizer: {path} is no tokenizer.json ({error}); fetch or train it again"
+                raise ValueError(message) from error
         return cls(inner, length, pad=pad)
 
     @classmethod
@@ -137,7 +142,7 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write an ordinary `tokenizer.json`, readable by `load` and by transformers."""
-        self._inner.save(str(path))
+        disk.write_text(Path(path), self._inner.to_str(pretty=True))
 
     @property
     def vocab(self) -> int:

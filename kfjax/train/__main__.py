@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: Settings that a later run in the same folder may change, besides the loop's own, of which only the seed is bound:
 #: the curriculum of durations.
 FREE = {"data.buckets", "optim.decay_steps"}
+#: 0 means the devices at hand, of which a later run may have others: the number is noted with the run.
+MULTIPLE = "data.batch_multiple"
 #: The configs: inside an installed package, beside the package in a clone.
 SHIPPED = next((p / "configs" for p in Path(__file__).parents[1:3] if (p / "configs").is_dir()), Path("configs"))
 
@@ -39,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="loop.steps=500")
     parser.add_argument("--distributed", nargs="?", const="", metavar="HOST:PORT,PROCESS,PROCESSES", help="one of "
         "several processes that train together; what a TPU pod, SLURM, Open MPI or GKE says itself need not be given")
+    parser.add_argument("--heartbeat-timeout", type=int, default=300, metavar="SECONDS", help="with --distributed: "
+        "without a sign of life for so long a process counts as dead, and the others end (default 300)")
     args = parser.parse_args(argv)
     config = load_config(args.config)
     complete(config)
@@ -46,14 +50,21 @@ def main(argv: Sequence[str]) -> int:
     for assignment in args.set:
         apply(config, assignment)
     check_addresses(config)
+    fix_multiple(config, stored(args.workdir).get(MULTIPLE, 0))
     check_workdir(args.workdir, config, own)
+
     if args.distributed is not None:
-        join(args.distributed)
+        from kfjax.train.distributed import join
+
+        join(args.distributed, args.heartbeat_timeout)
+
+    import jax
 
     from kfjax import pipeline
     from kfjax.train import loop, tasks
 
     pipeline.use_program_cache()  # a resumed run compiles nothing anew
+    fix_multiple(config, jax.device_count())
     task, settings = tasks.make_task(config)
 
     def claim() -> None:
@@ -62,24 +73,6 @@ def main(argv: Sequence[str]) -> int:
 
     loop.run(task, args.workdir, settings, claim=claim)
     return 0
-
-
-def join(where: str) -> None:
-    """Connect to the other processes, by HOST:PORT of the first one, this one's number from 0, and how many there are.
-
-    Raises:
-      ValueError: none of the clusters that jax knows, and nothing given instead; the others can't be reached.
-    """
-    import jax
-
-    address, _, numbers = where.partition(",")
-    given = numbers.split(",")
-    if where and not (":" in address and len(given) == 2 and all(n.isdigit() for n in given)):
-        raise ValueError(f"--distributed: got {where!r}, expected HOST:PORT,PROCESS,PROCESSES, e.g. 10.0.0.1:8476,0,2")
-    try:
-        jax.distributed.initialize(*([address, int(given[1]), int(given[0])] if where else []))
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"--distributed: {str(error).splitlines()[0]}; give HOST:PORT,PROCESS,PROCESSES") from error
 
 
 def load_config(spec: str) -> ConfigDict:
@@ -172,6 +165,21 @@ def settings_of(config: ConfigDict) -> dict[str, Any]:
     return dict(flat(json.loads(_json(config))))
 
 
+def stored(workdir: Path) -> dict[str, Any]:
+    """The settings of the run that the folder holds; empty for none. Raises ValueError if they can't be read."""
+    path = workdir / "config.json"
+    try:
+        return dict(flat(json.loads(path.read_text()))) if path.exists() else {}
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); give another --workdir") from None
+
+
+def fix_multiple(config: ConfigDict, number: int) -> None:
+    """Put the number in place of a `data.batch_multiple` of 0."""
+    if config.data.get("batch_multiple") == 0:
+        config.data.batch_multiple = number
+
+
 def check_workdir(workdir: Path, config: ConfigDict, own: Mapping[str, Any]) -> None:
     """Raises ValueError, naming the keys, if the folder holds a run of another config (how long it runs may differ).
 
@@ -179,15 +187,12 @@ def check_workdir(workdir: Path, config: ConfigDict, own: Mapping[str, Any]) -> 
       own: the config's settings before any was changed. A run of a version that did not know a setting of `data` did as
         the config says of itself; settings of the other sections have defaults of their own where a config is silent.
     """
-    path = workdir / "config.json"
-    if not path.exists():
+    if not (before := stored(workdir)):
         return
-    try:
-        before = dict(flat(json.loads(path.read_text())))
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); give another --workdir") from None
     now = settings_of(config)
     before = {key: value for key, value in own.items() if key.startswith("data.")} | before
+    if before.get(MULTIPLE) == 0:  # an earlier version's run, which did not note its devices: any number may be it
+        before[MULTIPLE] = now.get(MULTIPLE)
     bound = [key for key in before.keys() | now.keys() if key not in FREE and _binds(key)]
     differing = sorted(key for key in bound if before.get(key, ...) != now.get(key, ...))
     if differing:

@@ -19,10 +19,11 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -74,6 +75,7 @@ class Log:
         self._start = time.monotonic()
         self._throughput = Throughput()
         self._since: list[dict[str, jax.Array]] = []
+        self._compiled: set[Any] = set()
         self._profile = _Profile(self._workdir / "profile", cfg.profile if self._writes else (0, 0))
         self._trackers: list[TensorBoard | Wandb] = []
         self._open = ExitStack()
@@ -104,6 +106,18 @@ class Log:
     def waiting(self, what: Wait) -> AbstractContextManager[None]:
         """Around what keeps the loop from the next step: see `Throughput.waiting`."""
         return self._throughput.waiting(what)
+
+    @contextmanager
+    def compiling(self, batch: Any) -> Iterator[None]:
+        """Around the dispatch of a step, which compiles it where the batch has new shapes: the bar says so."""
+        shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(batch))
+        says = self._writes and shapes not in self._compiled
+        self._compiled.add(shapes)
+        if says:
+            self._bar.set_description("compiling")
+        yield
+        if says:
+            self._bar.set_description("")
 
     def step(self, done: int, metrics: Mapping[str, jax.Array], work: Work) -> None:
         """Step `done` was dispatched. Nothing is read from the device yet, unless the step had to be compiled."""
@@ -142,6 +156,23 @@ class Log:
             file.write(json.dumps(line, allow_nan=False) + "\n")
         for tracker in self._trackers:
             tracker.write(step, {f"{kind}/{name}": x for name, x in figures.items()}, files)
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Says so on the first process's stderr, in a line that is taken away again."""
+    from tqdm import tqdm
+
+    with tqdm(desc="compiling", bar_format="{desc}", leave=False, disable=jax.process_index() > 0):
+        yield
+
+
+def entries(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> what changes when it is written, of what lies in a folder; folders end in "/"."""
+    if not folder.is_dir():
+        return {}
+    stats = {path.name + "/" * path.is_dir(): path.stat() for path in folder.iterdir()}
+    return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
 def cut(path: Path, step: int) -> None:

@@ -24,9 +24,10 @@ from kfjax.command import say
 from kfjax.sharding import PRESETS, batch_runs, make_mesh, param_shardings, put_batch, replicated, shard_init
 from kfjax.structs import TrainState
 from kfjax.train.culprit import blame
+from kfjax.train.distributed import together
 from kfjax.train.feed import Feed, placed
 from kfjax.train.lock import Lock
-from kfjax.train.log import Log, LogConfig
+from kfjax.train.log import Log, LogConfig, compiling, entries
 from kfjax.train.memory import examples_that_fit, limit_bytes
 from kfjax.train.throughput import Work, count_clips
 
@@ -158,15 +159,20 @@ def run(task: Task, workdir: str | Path, cfg: LoopConfig, *, claim: Callable[[],
       ValueError: another run holds `workdir`; the mesh fits neither the devices nor the batch.
     """
     workdir, mesh = Path(workdir), mesh_of(cfg.mesh)
+    before = entries(workdir)
     lock = Lock(workdir) if jax.process_index() == 0 else nullcontext()
-    with lock, _Stop() as stop, jax.set_mesh(mesh):
+    with lock, _Stop() as stop, jax.set_mesh(mesh), together():
         if claim is not None and jax.process_index() == 0:
             claim()
-        with StateStore(workdir / "checkpoints", keep=cfg.keep, keep_every=cfg.keep_every) as store:
+        checkpoints = StateStore(workdir / "checkpoints", keep=cfg.keep, keep_every=cfg.keep_every)
+        with checkpoints as store, together():
             state = _train(task, _start(task, store, mesh, cfg), store, stop, mesh, workdir, cfg)
             store.save(int(state.step), state)
         export = task.export or (lambda params, folder: save_params(folder / "ema.safetensors", params))
         _on_first_process(export, state.ema, workdir)
+    if jax.process_index() == 0:
+        written = [name for name, stat in sorted(entries(workdir).items()) if before.get(name) != stat]
+        say(f"step {int(state.step)}; wrote into {workdir}: {', '.join(name for name in written if name != 'lock')}")
     return state
 
 
@@ -175,7 +181,8 @@ def _start(task: Task, store: StateStore, mesh: Mesh, cfg: LoopConfig) -> TrainS
     init = lambda: init_state(task, jax.random.fold_in(jax.random.key(cfg.seed), 0))
     with _room("the weights, their average and the optimiser", mesh, lambda: "split them with loop.mesh=fsdp=N"):
         if (latest := store.latest()) is None:
-            return shard_init(init, mesh)()
+            with compiling():
+                return shard_init(init, mesh)()
         shapes = jax.eval_shape(init)
         place = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
         return store.restore(latest, jax.tree.map(place, shapes, param_shardings(shapes, mesh)))
@@ -198,7 +205,8 @@ def _train(task: Task, state: TrainState, store: StateStore, stop: _Stop, mesh: 
             wishes = _everywhere(stop.requested or late, mesh)
             smaller = partial(_smaller, step_fn, (state, batch, wishes), mesh)
             with _room(f"{work.clips} examples a step", mesh, smaller):
-                state, metrics, signs = step_fn(state, batch, wishes)
+                with log.compiling(batch):
+                    state, metrics, signs = step_fn(state, batch, wishes)
                 log.step(done, metrics, work)
                 unread.append((done, signs))
                 if logs:

@@ -315,6 +315,22 @@ def test_a_folder_holds_one_extraction(clips, model, encoder, whole, tmp_path):
         run(clips, tmp_path, model)
 
 
+def test_an_excerpt_that_is_not_finite_is_left_out(model, encoder, tmp_path, monkeypatch):
+    """One that overflows in an encoder is no reason to lose the others."""
+    (tmp_path / "in").mkdir()
+    media.write_wav(tmp_path / "in/voice.wav", noise(3.0), 44100)
+
+    def overflowing(batch, real=encoder.__call__):
+        for loaded, made in zip(batch, real(batch), strict=True):
+            yield made._replace(mean=made.mean * np.nan) if loaded.cut.start_seconds == 1 else made
+
+    monkeypatch.setattr(feature_encoder, "FeatureEncoder", lambda *_: encoder)
+    monkeypatch.setattr(FeatureEncoder, "__call__", lambda _, batch: list(overflowing(batch)))
+    run(tmp_path / "in", tmp_path / "out", model, "--shards", 1)
+    assert sorted(examples(tmp_path / "out")) == ["voice.wav@0+1", "voice.wav@2+1"]
+    assert bad_rows(tmp_path / "out") == {"voice.wav@1+1": "the encoders make NaN or infinite values of it (mean)"}
+
+
 def test_nothing_but_bad_clips(model, encoder, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.mp4").write_text("no video")

@@ -2,6 +2,7 @@
 import json
 import os
 import pickle
+import re
 import resource
 import shutil
 import struct
@@ -91,6 +92,9 @@ def _with_header(change) -> bytes:
         (_with_header(lambda h: h | {"arrays": h["arrays"] | {"mean": ["object", [1], 0]}}), "does not describe it"),
         (_with_header(lambda h: h | {"arrays": h["arrays"] | {"mean": ["bfloat16", [-1], 0]}}), "not describe it"),
         (_with_header(lambda h: h | {"arrays": h["arrays"] | {"mean": ["bfloat16", [1], -9]}}), "not describe it"),
+        (_with_header(lambda h: h | {"arrays": h["arrays"] | {"mean": ["bool", [44, 2], 0]}}), "mean is bool, expect"),
+        (_with_header(lambda h: h | {"arrays": h["arrays"] | {"clip": ["bool", [8, 6], None]}}), "clip is bool"),
+        (_with_header(lambda h: h | {"arrays": h["arrays"] | {"text_mask": ["bfloat16", [2], 0]}}), "expected bool"),
         (_with_header(lambda h: [h]), "record: its header is damaged"),
     ],
 )
@@ -98,6 +102,41 @@ def test_a_damaged_record_is_refused(record, message):
     with pytest.raises(ValueError, match=message) as caught:
         parse(record)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["clip", "sync", "text", "mean", "std"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3.4e38])  # the last is infinite as bfloat16
+def test_what_is_not_finite_is_neither_written_nor_read(name, value, monkeypatch):
+    array = np.array(getattr(example(0), name), np.float32)
+    array[1, 1] = value
+    wrong = example(0)._replace(**{name: array})
+    with pytest.raises(ValueError, match=rf"clip 0.mp4@0\+1: got NaN or infinite values in {name}; leave it out"):
+        pack(wrong, MARK)
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "not_finite", lambda _: [])  # as earlier versions
+        record = pack(wrong, MARK)
+    with pytest.raises(ValueError, match=f"record: got NaN or infinite values in {name}; extract the features again"):
+        parse(record)
+    largest = np.where(np.isfinite(array) & (np.abs(array) < 1e38), array, np.float32(3.3895314e38))
+    assert np.isfinite(getattr(parse(pack(example(0)._replace(**{name: largest}), MARK)), name)).all()
+
+
+def test_what_a_mask_hides_may_be_anything():
+    hidden = example(0, has_video=False)._replace(clip=np.full((8, 6), np.nan))
+    assert not parse(pack(hidden, MARK)).clip.any()
+
+
+def test_renames_are_on_the_disk_before_the_shard_counts(tmp_path, monkeypatch):
+    """Files first, then their folders, then the note and its folder."""
+    synced = []
+    path_of = lambda file: os.path.relpath(os.readlink(f"/proc/self/fd/{file}"), tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda file, real=os.fsync: (synced.append(path_of(file)), real(file)))
+    with ShardWriter(tmp_path, 0, 1, MARK) as shard:
+        shard.add(1.0, example(0))
+    name = "00000-of-00001"
+    assert [re.sub(r"\d+\.tmp", "tmp", path) for path in synced] == [
+        f"1s/{name}.array_record.tmp", "1s", ".", f"shards/{name}.json.tmp", "shards"
+    ]
 
 
 def test_a_folder_has_buckets_of_records(folder):

@@ -1,9 +1,9 @@
 """One process of a training run that several may share.
 
-    python process_run.py WORKDIR STEPS SECONDS_A_BATCH FIRST_BAD_STEP PORT PROCESS PROCESSES
+    python process_run.py WORKDIR STEPS SECONDS_A_BATCH FIRST_BAD_STEP HEARTBEAT_SECONDS PORT PROCESS PROCESSES
 
-Appends what it loads to WORKDIR/rows-PROCESS.txt: a step, then the numbers of its rows in the global batch. From
-FIRST_BAD_STEP on, counted from 0, the last row of the batch is not finite.
+Appends what it loads to WORKDIR/rows-PROCESS.txt: a step, then the numbers of its rows in the global batch of twelve.
+From FIRST_BAD_STEP on, counted from 0, the last row of the batch is not finite.
 """
 import sys
 import time
@@ -14,7 +14,10 @@ import numpy as np
 from tiny_task import make_batch, make_task
 
 from kfjax import command
+from kfjax.train.distributed import join
 from kfjax.train.loop import LoopConfig, run
+
+ROWS, DEVICES = 12, 6
 
 
 class Rows:
@@ -24,14 +27,14 @@ class Rows:
         self._log, self._seconds, self._bad = log, seconds, bad
 
     def __call__(self, step: int):
-        return self.runs(step, range(8), 8)
+        return self.runs(step, range(DEVICES), DEVICES)
 
     def runs(self, step: int, numbers, of: int):
         time.sleep(self._seconds)
-        rows = np.arange(16).reshape(of, -1)[list(numbers)].ravel()
+        rows = np.arange(ROWS).reshape(of, -1)[list(numbers)].ravel()
         with self._log.open("a") as file:
             print(step, *rows, file=file)
-        batch = make_batch(step)
+        batch = {name: x[:ROWS] for name, x in make_batch(step).items()}
         if step >= self._bad:
             batch["y"][-1] = np.nan
         return {name: x[rows] for name, x in batch.items()}
@@ -43,13 +46,13 @@ def panel(ema, step: int, folder: Path) -> dict[str, float]:
 
 def main(argv: list[str]) -> int:
     workdir, seconds = Path(argv[0]), float(argv[2])
-    steps, bad, port, process, processes = (int(x) for x in (argv[1], *argv[3:]))
+    steps, bad, heartbeat, port, process, processes = (int(x) for x in (argv[1], *argv[3:]))
     if processes > 1:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(f"127.0.0.1:{port}", processes, process)
+        join(f"127.0.0.1:{port},{process},{processes}", heartbeat)
     batch = Rows(workdir / f"rows-{process}.txt", seconds, bad)
     every = {"log_every": 1, "save_every": 1000, "panel_every": 4, "max_skipped": 3}
-    run(make_task(batch, panel=panel), workdir, LoopConfig(steps=steps, prefetch=1, mesh="data=4,fsdp=2", **every))
+    run(make_task(batch, panel=panel), workdir, LoopConfig(steps=steps, prefetch=1, mesh="data=3,fsdp=2", **every))
     return 0
 
 

@@ -13,10 +13,14 @@ import numpy as np
 import pytest
 from tiny_task import make_batch, make_task
 
+from kfjax.checkpoint import StateStore
 from kfjax.structs import TrainState
-from kfjax.train.loop import LoopConfig, Task, run
+from kfjax.train.__main__ import load_config
+from kfjax.train.loop import LoopConfig, Task, init_state, run
+from kfjax.train.tasks import make_task as make_real_task
 
 ROOT = Path(__file__).parents[2]
+CONFIG = "configs/flow.py:features-runlocal"
 STEPS, SAVE_EVERY, KILLS = 2000, 5, 20
 
 
@@ -50,6 +54,11 @@ def logged(workdir: Path) -> int:
     """Step of the last whole line of the log."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
     return json.loads([line for line in lines if line.endswith("\n")][-1])["step"]
+
+
+def curve(workdir: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"]) for line in lines]
 
 
 def newest(workdir: Path) -> int:
@@ -97,9 +106,52 @@ def test_killed_while_writing_it_goes_on(tmp_path):
     assert SAVE_EVERY <= reached < STEPS
     got, want = (train(heavy_task(), folder, reached + 3) for folder in (tmp_path, tmp_path / "whole"))
     jax.tree.map(np.testing.assert_array_equal, got, want)
-    lines = lambda folder: [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    curve = lambda folder: [(line["step"], line["loss"]) for line in lines(folder)]
     assert curve(tmp_path) == curve(tmp_path / "whole")
+
+
+def real_run(workdir: Path) -> subprocess.Popen:
+    """`kfjax train` on one device: 150 steps, a save every third one."""
+    settings = ["data.synthetic=True", "loop.steps=150", "loop.save_every=3", "loop.log_every=1"]
+    command = [sys.executable, "-m", "kfjax", "train", CONFIG, "--workdir", workdir, "--set", *settings]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+
+
+def end(process: subprocess.Popen) -> None:
+    error = process.communicate()[1].decode()
+    assert process.returncode == 0, error
+
+
+def last_state(workdir: Path) -> TrainState:
+    config = load_config(CONFIG)
+    config.data.synthetic = True
+    task, _ = make_real_task(config)
+    with StateStore(workdir / "checkpoints") as store:
+        assert store.latest() == 150
+        return store.restore(150, jax.eval_shape(lambda: init_state(task, jax.random.key(0))))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_killed_at_any_moment_a_real_run_ends_as_if_it_had_not_been(tmp_path):
+    """Twenty times kill -9, while it imports, compiles, restores, trains, saves and exports."""
+    killed, whole, rng, reached = tmp_path / "killed", tmp_path / "whole", np.random.default_rng(12), []
+    for _ in range(KILLS):
+        with real_run(killed) as process:
+            try:
+                process.wait(timeout=rng.uniform(0, 30))
+            except subprocess.TimeoutExpired:
+                process.kill()
+            process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL)
+        reached.append(newest(killed))
+    assert reached == sorted(reached) and len(set(reached)) >= 5  # else the moments were not what this is about
+    for folder in (killed, whole):
+        end(real_run(folder))
+    states = [jax.tree.map(np.asarray, last_state(folder)) for folder in (killed, whole)]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    assert curve(killed) == curve(whole)
+    assert (killed / "ema.safetensors").read_bytes() == (whole / "ema.safetensors").read_bytes()
 
 
 if __name__ == "__main__":

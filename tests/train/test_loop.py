@@ -53,6 +53,15 @@ def test_it_learns_and_logs(whole):
     assert_equal(load_params(workdir / "ema.safetensors"), jax.tree.map(np.asarray, state.ema))
 
 
+def test_it_says_that_it_compiles_and_what_it_wrote(tmp_path, capfd):
+    run(make_task(), tmp_path, CFG(steps=2))
+    said = [line.strip() for line in re.split(r"[\r\n]+", capfd.readouterr().err) if line]
+    assert said[0] == "compiling"  # the initialisation
+    assert [line.startswith("compiling:") for line in said if "/2 [" in line][1:3] == [True, False]
+    wrote = "SHA256SUMS, checkpoints/, ema.safetensors, metrics.jsonl"
+    assert said[-1] == f"kfjax: step 2; wrote into {tmp_path}: {wrote}"
+
+
 def test_a_resumed_run_is_the_uninterrupted_one(whole, tmp_path):
     asked = []
     task = make_task(lambda step: asked.append(step) or make_batch(step))

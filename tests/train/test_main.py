@@ -16,7 +16,7 @@ from tiny_task import make_task
 from kfjax.cli import main
 from kfjax.config import from_dict
 from kfjax.train import __main__ as command
-from kfjax.train import loop, tasks
+from kfjax.train import distributed, loop, tasks
 from kfjax.train.lock import Lock
 from kfjax.train.log import LogConfig
 
@@ -189,7 +189,8 @@ def test_processes_are_told_apart_or_refused(config, runs, capsys, where):
     assert not runs
 
 
-def test_where_no_cluster_is_known_it_must_be_given(config, runs, capsys):
+def test_where_no_cluster_is_known_it_must_be_given(config, runs, capsys, monkeypatch):
+    monkeypatch.setattr(distributed, "_shorten_native_errors", lambda: None)
     assert main(["train", str(config), "--workdir", "run", "--distributed"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("kfjax: error: --distributed: ") and "give HOST:PORT" in said and said.count("\n") == 1
@@ -198,9 +199,39 @@ def test_where_no_cluster_is_known_it_must_be_given(config, runs, capsys):
 
 def test_processes_meet_where_they_are_told_to(config, runs, tmp_path, monkeypatch):
     met = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *where: met.append(where))
-    assert main(["train", str(config), "--workdir", str(tmp_path / "run"), "--distributed", "10.0.0.1:80,1,4"]) == 0
-    assert met == [("10.0.0.1:80", 4, 1)] and len(runs) == 1
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *where, **more: met.append((*where, more)))
+    monkeypatch.setattr(distributed, "_shorten_native_errors", lambda: None)
+    command = ["train", str(config), "--workdir", str(tmp_path / "run"), "--distributed", "10.0.0.1:80,1,4"]
+    assert main(command) == main([*command, "--heartbeat-timeout", "20"]) == 0
+    assert met == [("10.0.0.1:80", 4, 1, {"heartbeat_timeout_seconds": s}) for s in (300, 20)] and len(runs) == 2
+
+
+def test_a_heartbeat_takes_time(config, runs, tmp_path, capsys):
+    command = ["train", str(config), "--workdir", str(tmp_path / "run"), "--distributed", "10.0.0.1:80,1,4"]
+    assert main([*command, "--heartbeat-timeout", "0"]) == 2
+    assert "--heartbeat-timeout: got 0, expected 1 second or more" in capsys.readouterr().err
+
+
+def test_a_run_keeps_the_multiple_of_the_devices_that_it_began_with(config, runs, tmp_path, monkeypatch, capsys):
+    """`data.batch_multiple=0` means those at hand; on others the batches are the same."""
+    config.write_text(CONFIG.replace('"flip": True', '"flip": True, "batch_multiple": 0'))
+    new, old = tmp_path / "new", tmp_path / "old"
+    noted = lambda work: json.loads((work / "config.json").read_text())["data"]["batch_multiple"]
+    train = lambda work, *more: main(["train", str(config), "--workdir", str(work), *more])
+    for devices in (8, 6, 1):
+        monkeypatch.setattr(jax, "device_count", lambda devices=devices: devices)
+        assert train(new) == 0
+        assert runs[-1][0].data.batch_multiple == noted(new) == 8
+    assert train(new, "--set", "data.batch_multiple=16") == 2
+    assert "data.batch_multiple was 8, is 16; give" in capsys.readouterr().err
+
+    old.mkdir()  # of a version that noted nothing: it goes on as before, or on the number that its user knows
+    before = json.loads((new / "config.json").read_text())
+    before["data"]["batch_multiple"] = 0
+    for more, multiple in ((("--set", "data.batch_multiple=4"), 4), ((), 1)):
+        (old / "config.json").write_text(json.dumps(before))
+        assert train(old, *more) == 0
+        assert runs[-1][0].data.batch_multiple == noted(old) == multiple
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Real processes that train together: they agree, they stop together, and another number of them goes on."""
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from kfjax.module import flatten
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).parent / "process_run.py"
-EVERY_ROW = list(range(16))
+EVERY_ROW = list(range(12))
 
 pytestmark = pytest.mark.timeout(900)  # seven starts of a process take a while on a busy machine
 
@@ -27,20 +28,18 @@ def free_port() -> int:
         return sock.getsockname()[1]
 
 
-def start(workdir: Path, steps: int, processes: int, seconds=0.0, first_bad=1000) -> list[subprocess.Popen]:
-    """Processes that share eight fake devices; see process_run.py."""
+def start(workdir: Path, steps: int, processes: int, seconds=0.0, first_bad=1000, heartbeat=300):
+    """Processes that share six fake devices, as [Popen]; see process_run.py."""
     workdir.mkdir(exist_ok=True)
-    flags = f"--xla_force_host_platform_device_count={8 // processes}"
+    flags = f"--xla_force_host_platform_device_count={6 // processes}"
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = os.environ | {"PYTHONPATH": path, "XLA_FLAGS": flags}
     port = free_port()
     # A process that waits for a dead one does not heed SIGTERM, hence -k, which also counts from a signal passed on.
-    run = ["timeout", "--foreground", "-k", 60, 240, sys.executable, SCRIPT, workdir, steps, seconds, first_bad, port]
+    run = ["timeout", "--foreground", "-k", 60, 240, sys.executable, SCRIPT, workdir, steps, seconds, first_bad]
+    commands = [[str(x) for x in (*run, heartbeat, port, process, processes)] for process in range(processes)]
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    return [
-        subprocess.Popen([str(x) for x in (*run, process, processes)], cwd=ROOT, env=environment, **streams)
-        for process in range(processes)
-    ]
+    return [subprocess.Popen(command, cwd=ROOT, env=environment, **streams) for command in commands]
 
 
 def finish(running: list[subprocess.Popen]) -> None:
@@ -89,10 +88,10 @@ def whole(tmp_path_factory):
 
 
 def test_two_processes_are_one_run(whole, tmp_path):
-    """Each loads half of every batch; with 8 devices in one process the sums have the same order but for gloo's."""
+    """Each loads half of every batch; with 6 devices in one process the sums have the same order but for gloo's."""
     halves = [file.read_text().splitlines() for file in sorted(whole.glob("rows-*.txt"))]
     assert [len(half) for half in halves] == [12, 12]
-    assert all(len(line.split()) == 1 + 8 for half in halves for line in half)
+    assert all(len(line.split()) == 1 + 6 for half in halves for line in half)
     assert loaded(whole, 0, 12) == {step: EVERY_ROW for step in range(12)}
     finish(start(tmp_path, 12, 1))
     np.testing.assert_allclose(losses(whole), losses(tmp_path), rtol=1e-6)
@@ -118,11 +117,44 @@ def test_sigterm_to_one_stops_both_and_others_go_on(whole, tmp_path):
     assert loaded(tmp_path, 0, 10) == {step: EVERY_ROW for step in range(stopped, 10)}
     assert losses(tmp_path) == losses(whole)[:10]
 
-    finish(start(tmp_path, 12, 1))
-    assert loaded(tmp_path, 0, 12) == {step: EVERY_ROW for step in (10, 11)}
+    finish(start(tmp_path, 11, 1))
+    assert loaded(tmp_path, 0, 11) == {10: EVERY_ROW}
+    finish(start(tmp_path, 12, 3))
+    assert loaded(tmp_path, 0, 12) == {11: EVERY_ROW}
     np.testing.assert_allclose(losses(tmp_path), losses(whole), rtol=1e-6)
     for name, x in weights(tmp_path).items():
         np.testing.assert_allclose(x, weights(whole)[name], rtol=1e-6, atol=1e-7)
+
+
+def until_logged(workdir: Path, process: subprocess.Popen) -> None:
+    metrics = workdir / "metrics.jsonl"
+    while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None:
+        time.sleep(0.02)
+
+
+def child(process: subprocess.Popen) -> int:
+    """The process that `timeout` runs."""
+    return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_dead_partner_ends_in_one_line(tmp_path, dead, by):
+    """Killed, or hanging for longer than the heartbeat's timeout."""
+    running = start(tmp_path, 1000, 2, seconds=0.1, heartbeat=10)
+    until_logged(tmp_path, running[0])
+    os.kill(pid := child(running[dead]), by)
+    began = time.monotonic()
+    errors = running[1 - dead].communicate()[1].decode()
+    assert time.monotonic() - began < 60
+    os.kill(pid, signal.SIGKILL)
+    running[dead].communicate()
+    shown = [line.strip() for line in re.split(r"[\r\n]+", errors)]  # a bar, and then one line
+    said = [line for line in shown if line not in ("", "compiling") and "step" not in line]
+    advice = "Run the same commands again to go on from the newest checkpoint"
+    assert len(said) == 1 and re.fullmatch(f"kfjax: error: .*is gone.*; this one ends too. {advice}", said[0]), errors
+    assert running[1 - dead].returncode != 0
 
 
 @pytest.mark.slow
@@ -132,5 +164,5 @@ def test_all_processes_name_the_same_culprit(tmp_path):
     errors = [process.communicate()[1].decode() for process in running]
     assert [process.returncode for process in running] == [2, 2], "\n\n".join(errors)
     for said in errors:
-        assert "kfjax: error: 3 non-finite steps in a row at step 7 (batch: y: 2 of 32 are NaN (6.25 %));" in said
+        assert "kfjax: error: 3 non-finite steps in a row at step 7 (batch: y: 2 of 24 are NaN (8.33 %));" in said
     assert saved(tmp_path) == []

@@ -1,0 +1,130 @@
+"""Files that survive a crash whole, and whose damage is noticed.
+
+    commit(temporary, folder / "model.safetensors")         # renamed once it is on the disk; its digest is noted
+    with checked(digests(folder / "model.safetensors")):    # CheckpointError if a bit of it is not as it was written
+        ...
+
+Digests are SHA-256, which processors compute at a gigabyte a second. They stand in the file `SHA256SUMS` of the same
+folder or one above, as `sha256sum` writes it, so that `sha256sum -c SHA256SUMS` checks them too. A file that is not
+named there is not checked: earlier versions wrote none.
+"""
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+SUMS = "SHA256SUMS"
+ADVICE = f"copy or export it again; if you changed it yourself, remove its line from {SUMS}"
+
+_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+
+
+class CheckpointError(ValueError):
+    """Weights or a training state that could not be written, or are not as they were written."""
+
+
+def replace(temporary: Path, path: Path) -> None:
+    """Rename a file or folder, replacing a file. On return it is on the disk; a crash leaves the old one or the new."""
+    sync(temporary)
+    os.replace(temporary, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Return once a file's data, or a folder's names, are on the disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def commit(temporary: Path, path: Path) -> None:
+    """`replace`, and note the file's digest in its folder's `SHA256SUMS`.
+
+    In between it has none, so that a crash never leaves a digest of another file.
+    """
+    digest, noted = _digest(temporary), _read_sums(path.parent)
+    if noted.pop(path.name, digest) != digest:
+        _write_sums(path.parent, noted)
+    replace(temporary, path)
+    _write_sums(path.parent, noted | {path.name: digest})
+
+
+def write_text(path: Path, text: str) -> None:
+    """A small file, atomically, with its digest."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    commit(temporary, path)
+
+
+def sign(folder: Path, files: Iterable[Path]) -> None:
+    """Write the folder's `SHA256SUMS` anew, of these files below it."""
+    _write_sums(folder, {str(path.relative_to(folder)): _digest(path) for path in sorted(files)})
+
+
+def digests(path: Path) -> dict[Path, str]:
+    """File -> the digest noted of it: of a file, if there is one, or of all files below a folder.
+
+    Raises:
+      CheckpointError: a damaged `SHA256SUMS`.
+    """
+    if not path.is_dir():
+        noted = _read_sums(path.parent)
+        return {path: noted[path.name]} if path.name in noted else {}
+    sums = {folder: _read_sums(folder) for folder in sorted(found.parent for found in path.rglob(SUMS))}
+    return {folder / name: digest for folder, noted in sums.items() for name, digest in noted.items()}
+
+
+@contextmanager
+def checked(expected: Mapping[Path, str], *, advice: str = ADVICE) -> Iterator[None]:
+    """Compares files with their digests while the block reads them.
+
+    Args:
+      advice: what to do with a damaged file.
+
+    Raises:
+      CheckpointError: at the block's end, where a file is not as it was written. What the block itself raises comes
+        first: of a file that was changed by hand it says more.
+    """
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        running = [pool.submit(_check, path, digest, advice) for path, digest in expected.items()]
+        yield
+        for check in running:
+            check.result()
+
+
+def _check(path: Path, digest: str, advice: str) -> None:
+    try:
+        wrong = _digest(path) != digest and f"its SHA-256 is not the one in {SUMS}"
+    except OSError as error:
+        wrong = error.strerror
+    if wrong:
+        raise CheckpointError(f"{path} is damaged ({wrong}); {advice}")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_sums(folder: Path) -> dict[str, str]:
+    path = folder / SUMS
+    if not path.is_file():
+        return {}
+    lines = [_LINE.fullmatch(line) for line in path.read_text(errors="replace").splitlines()]
+    if not all(lines):
+        raise CheckpointError(f"{path} is damaged (line {lines.index(None) + 1}); copy it again, or delete it: files "
+                              "are not checked then")  # fmt: skip
+    return {line[2]: line[1] for line in lines}
+
+
+def _write_sums(folder: Path, noted: Mapping[str, str]) -> None:
+    temporary = folder / f"{SUMS}.{os.getpid()}.tmp"
+    temporary.write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(noted.items())))
+    replace(temporary, folder / SUMS)
