@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from kfjax.command import quoted
 from kfjax.module import Params, flatten
 
 T = TypeVar("T")
@@ -26,15 +27,27 @@ class WeightsError(ValueError):
     """A weights file that does not fit: everything wrong with it in one message."""
 
 
+#: Of names in a weights file; ours have seven.
+MAX_PARTS = 100
+
+
 def unflatten(flat: dict[str, Any]) -> Params:
-    """`{"a/b": x}` to nested dicts; all-digit names become the integers that lists of modules use."""
+    """`{"a/b": x}` to nested dicts; all-digit names become the integers that lists of modules use.
+
+    Raises:
+      WeightsError: a name that is another's beginning, or has more than `MAX_PARTS` parts.
+    """
     nested: Params = {}
     for name, leaf in flat.items():
-        *parents, last = (int(part) if part.isdigit() else part for part in name.split("/"))
+        parts = [int(part) if re.fullmatch("[0-9]{1,9}", part) else part for part in name.split("/", MAX_PARTS)]
         node = nested
-        for part in parents:
+        for part in parts[:-1]:
             node = node.setdefault(part, {})
-        node[last] = leaf
+            if not isinstance(node, dict):
+                break
+        if len(parts) > MAX_PARTS or not isinstance(node, dict) or parts[-1] in node:
+            raise WeightsError(f"{quoted(name)} can't be the name of a tensor here: it is too long, or another's")
+        node[parts[-1]] = leaf
     return nested
 
 
@@ -78,10 +91,12 @@ def load_params(path: str | Path, expected: Params | None = None, *, skip: str =
         with safe_open(path, "numpy") as file:
             names = [name for name in file.keys() if not (skip and name.startswith(f"{skip}/"))]  # noqa: SIM118
             flat = {name: _float32(file.get_tensor(name)) for name in names}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is not a readable .safetensors file ({error}); copy or export it again") from None
+    except (SafetensorError, OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        # The library has no type of its own for dtypes that NumPy lacks.
+        reason = quoted(str(error), 200)
+        raise WeightsError(f"{path} is not a readable .safetensors file ({reason}); copy or export it again") from None
     problems = _differences(flat, flatten(expected)) if expected is not None else []
-    problems += [f"not finite: {name}" for name, x in flat.items() if not np.isfinite(x).all()]
+    problems += [f"not finite: {quoted(name)}" for name, x in flat.items() if not np.isfinite(x).all()]
     if problems:
         raise WeightsError(
             f"{path} does not fit its configuration: {_shown(problems)}. Export the model again, or fix its config"
@@ -95,7 +110,7 @@ def _float32(x: np.ndarray) -> np.ndarray:
 
 def _differences(got: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     problems = [f"missing: {name}" for name in sorted(expected.keys() - got.keys())]
-    problems += [f"unknown: {name}" for name in sorted(got.keys() - expected.keys())]
+    problems += [f"unknown: {quoted(name)}" for name in sorted(got.keys() - expected.keys())]
     for name in sorted(expected.keys() & got.keys()):
         if tuple(got[name].shape) != tuple(expected[name].shape):
             problems.append(f"shape of {name}: got {tuple(got[name].shape)}, expected {tuple(expected[name].shape)}")

@@ -206,8 +206,8 @@ def load_config(path: str | Path) -> SystemConfig:
       ValueError: not JSON, an unknown key, a bad value.
     """
     try:
-        values = json.loads(Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        values = config.read_json(Path(path))
+    except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}); export the model again") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: got {type(values).__name__}, expected a JSON object with the keys of SystemConfig")

@@ -17,6 +17,11 @@ import tokenizers
 from jaxtyping import Bool, Int
 from tokenizers import Regex, models, normalizers, pre_tokenizers, processors, trainers
 
+from kfjax.command import quoted
+
+#: Of a vocabulary's files; those of the largest public ones have 35 MB.
+MAX_BYTES = 64 * 2**20
+
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 CLIP_BEGIN, CLIP_END = "<|startoftext|>", "<|endoftext|>"
 #: Token 0 of CLIP's vocabulary. The towers were trained, and are used by MMAudio, with zeros after the end token.
@@ -85,10 +90,13 @@ class Tokenizer:
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"tokenizer: got {path}, which is no file; expected a tokenizer.json")
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"tokenizer: {path} is larger than {MAX_BYTES >> 20} MiB, expected a tokenizer.json")
         try:
             inner = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"tokenizer: {path} is no tokenizer.json ({error}); fetch or train it again") from error
+            reason = quoted(str(error), 200)
+            raise ValueError(f"tokenizer: {path} is no tokenizer.json ({reason}); fetch or train it again") from error
         return cls(inner, length, pad=pad)
 
     @classmethod
@@ -98,10 +106,13 @@ class Tokenizer:
         Raises:
           ValueError: a missing or broken file.
         """
+        if any(Path(path).is_file() and Path(path).stat().st_size > MAX_BYTES for path in (vocab, merges)):
+            raise ValueError(f"tokenizer: {vocab} or {merges} is larger than {MAX_BYTES >> 20} MiB, expected CLIP's")
         try:
             words, pairs = models.BPE.read_file(str(vocab), str(merges))
         except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"tokenizer: {vocab} and {merges} are no byte-pair vocabulary ({error})") from error
+            reason = quoted(str(error), 200)
+            raise ValueError(f"tokenizer: {vocab} and {merges} are no byte-pair vocabulary ({reason})") from error
         model = models.BPE(words, pairs, unk_token=CLIP_END, end_of_word_suffix="</w>", continuing_subword_prefix="")
         inner = tokenizers.Tokenizer(model)
         inner.add_special_tokens([CLIP_BEGIN, CLIP_END])
