@@ -27,14 +27,10 @@ from kfjax.convert.families import Family
 from kfjax.convert.systems import SYSTEMS
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.module import Params, flatten
+from kfjax.system import WHENCE
 
 SOURCES, CONFIG, TOKENIZER = "sources.json", "config.json", "tokenizer.json"
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
-#: What to do where CLIP's text tower is without its words.
-NO_VOCABULARY = (
-    f"the vocabulary of its text encoder: put {VOCABULARY} and {MERGES} of openai/clip-vit-large-patch14 (on the hub; "
-    "all CLIP towers share them) into a folder and run: kfjax convert FOLDER"
-)
 Say = Callable[[str], None]
 
 
@@ -84,7 +80,7 @@ def convert(source: str | Path, target: str | Path, *, inside: str | None = None
             Tokenizer.clip(*vocabulary).save(stage / TOKENIZER)
             say(f"{VOCABULARY}, {MERGES} -> {TOKENIZER}")
     if sources.get("text", {}).get("family") == "clip" and not (target / TOKENIZER).is_file():
-        say(f"{target}: missing {TOKENIZER}, {NO_VOCABULARY} {target}")
+        say(f"{target}: still missing {TOKENIZER}; {WHENCE[TOKENIZER]}")
     return list({found.path: found for found in done.values()}.values())
 
 
