@@ -6,6 +6,7 @@
 """
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -94,6 +95,8 @@ class Tokenizer:
             raise ValueError(f"tokenizer: {path} is larger than {MAX_BYTES >> 20} MiB, expected a tokenizer.json")
         try:
             inner = tokenizers.Tokenizer.from_file(str(path))
+            _check_template(inner)
+            inner.encode("a \N{SNOWMAN}")  # what is missing for unknown words shows only here
         except Exception as error:  # the library raises bare Exception
             reason = quoted(str(error), 200)
             raise ValueError(f"tokenizer: {path} is no tokenizer.json ({reason}); fetch or train it again") from error
@@ -212,3 +215,16 @@ def _bare(word: str) -> str:
     kinds = [unicodedata.category(c)[0] for c in word]
     content = [i for i, kind in enumerate(kinds) if kind in "LNSM"]
     return word[content[0] : content[-1] + 1] if set(kinds) & set("LNS") else ""
+
+
+def _check_template(inner: tokenizers.Tokenizer) -> None:
+    """What begins and ends a text must be described: the library panics where it isn't, which nothing catches."""
+    if inner.post_processor is None:
+        return
+    state = json.loads(inner.post_processor.__getstate__())
+    for processor in state.get("processors", [state]):
+        if processor["type"] == "TemplateProcessing":
+            pieces = [*processor["single"], *processor["pair"]]
+            used = {piece["SpecialToken"]["id"] for piece in pieces if "SpecialToken" in piece}
+            if missing := used - processor["special_tokens"].keys():
+                raise ValueError(f"it does not describe the token {quoted(sorted(missing)[0])}")
