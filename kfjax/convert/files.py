@@ -95,14 +95,16 @@ def read_object(path: str | Path) -> Any:
         return _read_shards(path)
     with path.open("rb") as file:
         head = file.read(512)
+    if safetensors_file.is_one(head):
+        read, kind, advice = safetensors_file.read, SAFETENSORS, "download or export it again"
+    elif head.startswith((b"PK", torch_legacy.FIRST_BYTE)):
+        read, kind, advice = torch_file.read, "torch", _SAVE_AGAIN
+    else:
+        raise ValueError(f"{path} {diagnosis(head)}")
     try:
-        if safetensors_file.is_one(head):
-            return safetensors_file.read(path)
-        if head.startswith((b"PK", torch_legacy.FIRST_BYTE)):
-            return torch_file.read(path)
+        return read(path)
     except ValueError as error:
-        raise ValueError(f"{path} is no readable file of tensors: {quoted(str(error), 500)}; {_SAVE_AGAIN}") from None
-    raise ValueError(f"{path} {diagnosis(head)}")
+        raise ValueError(f"{path} is no readable {kind} file: {quoted(str(error), 500)}; {advice}") from None
 
 
 def diagnosis(head: bytes) -> str:

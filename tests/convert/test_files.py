@@ -195,7 +195,7 @@ def test_what_is_no_state_dict(tmp_path):
         ({"size": (-2, 2)}, "size of a tensor"),
         ({"size": (2.0, 2)}, "size of a tensor"),
         ({"size": (2,)}, "1 axes and 2 strides"),
-        ({"size": (2**62, 2**62), "stride": (0, 0)}, "too"),
+        ({"size": (2**62, 2**62), "stride": (0, 0)}, "repeats the 4 values of its storage"),
         ({"size": (0, 2**62, 2**62), "stride": (0, 0, 0)}, "too"),
         ({"size": (1,) * 80, "stride": (1,) * 80}, "the size of a tensor is (1, 1, 1, 1, 1, 1, ...)"),
         ({"key": "7"}, "record data/7 is missing"),
@@ -292,7 +292,7 @@ def test_attributes_of_a_dict_are_left_out(tmp_path):
 
 def test_broken_archives(tmp_path):
     path = tmp_path / "x.pth"
-    assert "is missing" not in refusal(saved(path, STATE, byteorder=b"big")) and "byte order 'big'" in refusal(path)
+    assert "is missing" not in refusal(saved(path, STATE, byteorder=b"big")) and "byte order b'big'" in refusal(path)
     assert read_state(saved(path, STATE, byteorder=b"little"))
     assert "TorchScript" in refusal(saved(path, STATE, **{"constants.pkl": b"", "code/run.py": b""}))
     assert "holds 15 bytes" in refusal(saved(path, STATE, STORAGE[:-1]))
@@ -354,7 +354,7 @@ def test_types_of_eight_bits_become_float32(tmp_path, torch, suffix):
     """All 256 values of each, against torch."""
     every = torch.arange(256, dtype=torch.int32).to(torch.uint8)
     state = {name: every.view(getattr(torch, name)) for name in EIGHT_BITS}
-    plain = {"half": torch.ones(3, dtype=torch.float16), "whole": torch.arange(3, dtype=torch.uint16)}
+    plain = {"half": torch.ones(3, dtype=torch.float16), "whole": torch.tensor([1, 2], dtype=torch.uint16)}
     path, said = tmp_path / f"x{suffix}", []
     if suffix == ".pth":
         torch.save(state | plain, path)
