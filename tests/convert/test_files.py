@@ -353,7 +353,7 @@ EIGHT_BITS = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnu
 def test_types_of_eight_bits_become_float32(tmp_path, torch, suffix):
     """All 256 values of each, against torch."""
     every = torch.arange(256, dtype=torch.int32).to(torch.uint8)
-    state = {name: every.view(getattr(torch, name)) for name in EIGHT_BITS}
+    state = {name: every.clone().view(getattr(torch, name)) for name in EIGHT_BITS}
     plain = {"half": torch.ones(3, dtype=torch.float16), "whole": torch.tensor([1, 2], dtype=torch.uint16)}
     path, said = tmp_path / f"x{suffix}", []
     if suffix == ".pth":
