@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from kfjax import disk
+from kfjax.command import quoted
 from kfjax.disk import CheckpointError
 from kfjax.module import Params, flatten
 
@@ -28,15 +29,27 @@ class WeightsError(ValueError):
     """A weights file that does not fit: everything wrong with it in one message."""
 
 
+#: Of names in a weights file; ours have seven.
+MAX_PARTS = 100
+
+
 def unflatten(flat: dict[str, Any]) -> Params:
-    """`{"a/b": x}` to nested dicts; all-digit names become the integers that lists of modules use."""
+    """`{"a/b": x}` to nested dicts; all-digit names become the integers that lists of modules use.
+
+    Raises:
+      WeightsError: a name that is another's beginning, or has more than `MAX_PARTS` parts.
+    """
     nested: Params = {}
     for name, leaf in flat.items():
-        *parents, last = (int(part) if part.isdigit() else part for part in name.split("/"))
+        parts = [int(part) if re.fullmatch("[0-9]{1,9}", part) else part for part in name.split("/", MAX_PARTS)]
         node = nested
-        for part in parents:
+        for part in parts[:-1]:
             node = node.setdefault(part, {})
-        node[last] = leaf
+            if not isinstance(node, dict):
+                break
+        if len(parts) > MAX_PARTS or not isinstance(node, dict) or parts[-1] in node:
+            raise WeightsError(f"{quoted(name)} can't be the name of a tensor here: it is too long, or another's")
+        node[parts[-1]] = leaf
     return nested
 
 
@@ -82,11 +95,12 @@ def load_params(path: str | Path, expected: Params | None = None, *, skip: str =
             with safe_open(path, "numpy") as file:
                 names = [name for name in file.keys() if not (skip and name.startswith(f"{skip}/"))]  # noqa: SIM118
                 flat = {name: _float32(file.get_tensor(name)) for name in names}
-        except (SafetensorError, OSError, ValueError) as error:
-            why = f"is not a readable .safetensors file ({error}); copy or export it again"
+        except (SafetensorError, OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+            # The library has no type of its own for dtypes that NumPy lacks.
+            why = f"is not a readable .safetensors file ({quoted(str(error), 200)}); copy or export it again"
             raise WeightsError(f"{path} {why}") from None
         problems = _differences(flat, flatten(expected)) if expected is not None else []
-        problems += [f"not finite: {name}" for name, x in flat.items() if not np.isfinite(x).all()]
+        problems += [f"not finite: {quoted(name)}" for name, x in flat.items() if not np.isfinite(x).all()]
         if problems:
             advice = "Export the model again, or fix its config"
             raise WeightsError(f"{path} does not fit its configuration: {_shown(problems)}. {advice}")
@@ -99,7 +113,7 @@ def _float32(x: np.ndarray) -> np.ndarray:
 
 def _differences(got: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     problems = [f"missing: {name}" for name in sorted(expected.keys() - got.keys())]
-    problems += [f"unknown: {name}" for name in sorted(got.keys() - expected.keys())]
+    problems += [f"unknown: {quoted(name)}" for name in sorted(got.keys() - expected.keys())]
     for name in sorted(expected.keys() & got.keys()):
         if tuple(got[name].shape) != tuple(expected[name].shape):
             problems.append(f"shape of {name}: got {tuple(got[name].shape)}, expected {tuple(expected[name].shape)}")

@@ -6,13 +6,15 @@ import difflib
 import dis
 import os
 import re
+import reprlib
 import sys
-import unicodedata
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
+#: Characters of what is said; all that does not fit public weights takes a third.
+LONGEST = 100_000
 #: Modules that the core installation does without -> the extra that brings them.
 EXTRAS = {
     "array_record": "data", "cv2": "data", "gradio": "demo", "grain": "data", "pymunk": "data",
@@ -106,8 +108,32 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
 
 def say(message: str) -> None:
     """One line on stderr, whatever line breaks and control characters the message has."""
-    shown = (repr(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in " ".join(message.split()))
-    print("kfjax:", "".join(shown), file=sys.stderr, flush=True)
+    print("kfjax:", quoted(" ".join(message.split()), LONGEST), file=sys.stderr, flush=True)
+
+
+def quoted(found: object, most: int = 80) -> str:
+    """What a file holds, as a message may show it: one line, control characters escaped, at most `most` characters.
+
+    A text stands as it is; everything else as its `repr`, cut in depth and length before it is made.
+    """
+    text = found[: most + 1] if isinstance(found, str) else _SHORT.repr(found)
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+class _ShortRepr(reprlib.Repr):
+    def __init__(self):
+        super().__init__()
+        self.maxlevel = 2
+
+    def repr_bytes(self, found: bytes, level: int) -> str:
+        return repr(found[: self.maxstring])
+
+    def repr_instance(self, found: object, level: int) -> str:
+        return repr(found) if isinstance(found, bool | float | None) else f"a {type(found).__name__}"
+
+
+_SHORT = _ShortRepr()
 
 
 def reason(error: ValueError | OSError) -> str:

@@ -3,12 +3,42 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
+from kfjax.command import quoted
+
 T = TypeVar("T")
+
+#: Of JSON that is read whole: the index of the largest public models takes half. In memory it grows up to thirtyfold.
+MAX_JSON_BYTES = 16 * 2**20
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+      ValueError: larger than `MAX_JSON_BYTES`, no JSON, or nested too deeply; the message does not name the file.
+      OSError: it can't be read.
+    """
+    with path.open("rb") as file:
+        return parse_json(file.read(MAX_JSON_BYTES + 1))
+
+
+def parse_json(text: bytes) -> Any:
+    """The same of JSON in memory."""
+    if len(text) > MAX_JSON_BYTES:
+        raise ValueError(f"more than {MAX_JSON_BYTES >> 20} MiB of JSON")
+    try:
+        return json.loads(text)
+    except RecursionError:  # the parser counts its own depth
+        raise ValueError("JSON nested too deeply") from None
+    except ValueError as error:  # syntax, encoding, numbers of too many digits
+        raise ValueError(f"no valid JSON ({quoted(str(error))})") from None
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "config") -> T:
@@ -22,10 +52,10 @@ def from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "config")
         fits several dataclasses.
     """
     if not isinstance(values, Mapping):
-        raise ValueError(f"{where}: got {values!r}, expected a mapping with the keys of {cls.__name__}")
+        raise ValueError(f"{where}: got {_shown(values)}, expected a mapping with the keys of {cls.__name__}")
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = [key for key in values if key not in fields]
+    unknown = [quoted(str(key)) for key in values if key not in fields]
     if unknown:
         near = difflib.get_close_matches(unknown[0], fields, n=1)
         advice = f"did you mean {where}.{near[0]}?" if near else f"known keys: {', '.join(sorted(fields))}"
@@ -57,20 +87,26 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if origin is typing.Literal:
         choices = typing.get_args(hint)
         if value not in choices:
-            raise ValueError(f"{where}: got {value!r}, expected one of {', '.join(map(str, choices))}")
+            raise ValueError(f"{where}: got {_shown(value)}, expected one of {', '.join(map(str, choices))}")
         return value
     if origin is tuple:
         return _tuple(typing.get_args(hint), value, where)
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{where}: got a whole number of {value.bit_length()} bits, expected 64 at most")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint in (int, float, str, bool) and type(value) is not hint:
-        raise ValueError(f"{where}: got {value!r} ({type(value).__name__}), expected {hint.__name__}")
+        raise ValueError(f"{where}: got {_shown(value)} ({type(value).__name__}), expected {hint.__name__}")
     return value
+
+
+def _shown(value: Any) -> str:
+    return quoted(repr(value[:80]) if isinstance(value, str) else value)
 
 
 def _option(options: list[Any], value: Any, where: str) -> Any:
     """The member of a union that `value` is meant for."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or not any(map(_is_dataclass, options)):
         return next((option for option in options if isinstance(option, type) and type(value) is option), options[0])
     options = [option for option in options if _is_dataclass(option)]
     kinds = {option: typing.get_args(typing.get_type_hints(option).get("kind")) for option in options}
@@ -78,7 +114,7 @@ def _option(options: list[Any], value: Any, where: str) -> Any:
         named = [option for option in options if value["kind"] in kinds[option]]
         if not named:
             known = ", ".join(str(kind) for several in kinds.values() for kind in several)
-            raise ValueError(f"{where}.kind: got {value['kind']!r}, expected one of {known}")
+            raise ValueError(f"{where}.kind: got {_shown(value['kind'])}, expected one of {known}")
         return named[0]
     known = {option: sum(f.name in value for f in dataclasses.fields(option)) for option in options}
     nearest = [option for option in options if known[option] == max(known.values())]
@@ -95,7 +131,7 @@ def _is_dataclass(hint: Any) -> bool:
 def _tuple(hints: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     """JSON has lists where we have tuples; `tuple[int, ...]` is of any length."""
     if not isinstance(value, list | tuple):
-        raise ValueError(f"{where}: got {value!r} ({type(value).__name__}), expected a list")
+        raise ValueError(f"{where}: got {_shown(value)} ({type(value).__name__}), expected a list")
     if hints[-1] is Ellipsis:
         hints = hints[:1] * len(value)
     if len(hints) != len(value):

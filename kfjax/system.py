@@ -31,6 +31,13 @@ from kfjax.rates import Rates
 #: What a model directory must hold.
 FILES = ("config.json", "tokenizer.json")
 WEIGHTS = "model.safetensors"
+#: Where they come from in a directory of converted public weights.
+WHENCE = {
+    "config.json": "config.json comes with the flow network: kfjax convert mmaudio_*.pth DIRECTORY",
+    "tokenizer.json": "tokenizer.json is the vocabulary of CLIP's text encoder: put vocab.json and merges.txt of "
+    "openai/clip-vit-large-patch14 (on the hub; all CLIP text encoders share them) into a folder and run: "
+    "kfjax convert FOLDER DIRECTORY",
+}
 #: Branch of a part's file that holds what came with public weights and nothing here runs.
 UNUSED = "unused"
 
@@ -193,7 +200,8 @@ def load(directory: str | Path) -> System:
     needed = FILES if in_parts else (FILES[0], WEIGHTS, *FILES[1:])
     missing = [name for name in needed if not (directory / name).is_file()]
     if missing:
-        raise ValueError(f"{directory} is not a model directory: missing {', '.join(missing)}; export the model again")
+        advice = "; ".join(WHENCE[name] for name in missing) if in_parts else "export the model again"
+        raise ValueError(f"{directory} is not a model directory: missing {', '.join(missing)}; {advice}")
     cfg = load_config(directory / "config.json")
     params = PartFiles(directory, cfg) if in_parts else load_params(directory / WEIGHTS, part_shapes(cfg))
     return System(cfg, params, Tokenizer.load(directory / "tokenizer.json", cfg.text_tokens))
@@ -208,8 +216,8 @@ def load_config(path: str | Path) -> SystemConfig:
     """
     with disk.checked(disk.digests(Path(path))):
         try:
-            values = json.loads(Path(path).read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            values = config.read_json(Path(path))
+        except ValueError as error:
             raise ValueError(f"{path} is not valid JSON ({error}); export the model again") from None
         if not isinstance(values, dict):
             got = type(values).__name__

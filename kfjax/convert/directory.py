@@ -9,21 +9,27 @@ the `config.json` of its system, a vocabulary its `tokenizer.json`: with all par
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from kfjax import config, disk
+from kfjax import command, config, disk
 from kfjax.checkpoint import save_params, unflatten
+from kfjax.command import quoted
 from kfjax.convert import families, files, rules
 from kfjax.convert.families import Family
 from kfjax.convert.systems import SYSTEMS
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.module import Params, flatten
+from kfjax.system import WHENCE
 
-SOURCES = "sources.json"
+SOURCES, CONFIG, TOKENIZER = "sources.json", "config.json", "tokenizer.json"
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
 Say = Callable[[str], None]
 
@@ -39,37 +45,71 @@ class Found(NamedTuple):
 def convert(source: str | Path, target: str | Path, *, inside: str | None = None, say: Say = print) -> list[Found]:
     """Convert a weights file, or all in a folder, into the model directory `target`, beside what it holds already.
 
+    The target changes once everything has been converted; where anything is refused it stays as it was.
+
     Args:
-      inside: key of the state dict in a file that holds several things.
-      say: told of every file that is done.
+      inside: key or prefix of the state dict in a file that holds several things.
+      say: told of every file that is done, and of what was chosen in it.
 
     Raises:
-      ValueError: nothing to convert, an unknown kind, values that are not finite; missing, unused and misshapen keys,
-        all named at once with the nearest known variant.
+      ValueError: nothing to convert, an unknown kind, two files for one part, values that are not finite; missing,
+        unused and misshapen keys, all named at once with the nearest known variant.
     """
     source, target = Path(source), Path(target)
     _check_target(target)
-    done = []
-    for path in weight_files(source):
-        found, parts = read_parts(path, inside=inside)
+    weights, vocabulary = weight_files(source), _vocabulary(source)
+    done: dict[str, Found] = {}
+    named = lambda path: quoted(str(path.relative_to(source) if path != source else path.name), 300)
+    with _staged(target) as stage:
+        sources = _sources(target)
+        for path in weights:
+            found, parts = read_parts(path, inside=inside, say=say)
+            if twice := [done[part] for part in parts if part in done]:
+                both = " and ".join(f"{named(x.path)} ({x.family.name} {x.variant})" for x in (twice[0], found))
+                raise ValueError(f"{source}: got {both}, expected one file for {', '.join(parts)}; take one away")
+            done |= dict.fromkeys(parts, found)
+            for part, params in parts.items():
+                save_params(stage / f"{part}.safetensors", params)
+                sources[part] = {"family": found.family.name, "variant": found.variant, "file": found.path.name}
+            if found.family.name == "mmaudio":
+                _write_json(stage / CONFIG, config.to_dict(SYSTEMS[found.variant]))
+            say(f"{named(path)}: {found.family.name} {found.variant} -> {', '.join(parts)}")
+        _write_json(stage / SOURCES, sources)
+        _complete_codec(stage, target)
+        if vocabulary:
+            Tokenizer.clip(*vocabulary).save(stage / TOKENIZER)
+            say(f"{VOCABULARY}, {MERGES} -> {TOKENIZER}")
+    if sources.get("text", {}).get("family") == "clip" and not (target / TOKENIZER).is_file():
+        say(f"{target}: still missing {TOKENIZER}; {WHENCE[TOKENIZER]}")
+    return list({found.path: found for found in done.values()}.values())
+
+
+@contextmanager
+def _staged(target: Path) -> Iterator[Path]:
+    """A folder whose files are moved into `target` once the block has ended well."""
+    # Beside it, or as near as there are folders: those between are made at the end too.
+    near = next(folder for folder in target.absolute().parents if folder.is_dir())
+    stage = Path(tempfile.mkdtemp(dir=near, prefix=f".{target.name}-"))
+    try:
+        yield stage
         target.mkdir(parents=True, exist_ok=True)
-        for part, params in parts.items():
-            save_params(target / f"{part}.safetensors", params)
-        _remember(target, found, parts)
-        done.append(found)
-        say(f"{path.name}: {found.family.name} {found.variant} -> {', '.join(parts)}")
-    _complete_codec(target)
-    _write_tokenizer(source, target, say)
-    return done
+        # What a part came from is the last to be known.
+        staged = [path for path in stage.iterdir() if path.name != disk.SUMS]
+        for path in sorted(staged, key=lambda path: path.name == SOURCES):
+            disk.commit(path, target / path.name)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
 
 
-def read_parts(path: Path, *, inside: str | None = None) -> tuple[Found, dict[str, Params]]:
+def read_parts(
+    path: Path, *, inside: str | None = None, say: Say = command.say
+) -> tuple[Found, dict[str, Params]]:
     """What a weights file is, and its parameters by part, dtypes kept.
 
     Raises:
       ValueError: as `convert`.
     """
-    state = files.read_state(path, inside)
+    state = files.read_state(path, inside, holding=families.TELLTALES, say=say)
     found = Found(path, *_recognised(path, state))
     try:
         parts = found.family.to_parts(state, found.variant)
@@ -82,7 +122,8 @@ def read_parts(path: Path, *, inside: str | None = None) -> tuple[Found, dict[st
 
 
 def weight_files(source: Path) -> list[Path]:
-    """The weights that `convert` reads: the file itself, or those of a folder (sharded ones as their index).
+    """The weights that `convert` reads: the file itself, or those of a folder and its sub-folders (sharded ones as
+    their index); none of a folder that has a vocabulary alone.
 
     Raises:
       ValueError: no such file or folder, or a folder without any.
@@ -91,14 +132,32 @@ def weight_files(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise ValueError(f"{source}: no such file or folder; give public weights ({', '.join(files.TORCH)}, …)")
-    inside = sorted(path for path in source.iterdir() if path.is_file())
-    shards = {shard for path in inside if path.name.endswith(files.INDEX) for shard in _shards(path)}
+    inside = [path for folder in _folders(source) for path in sorted(folder.iterdir()) if path.is_file()]
+    shards = {
+        index.parent / shard
+        for index in inside if index.name.endswith(files.INDEX) for shard in files.shards(index).values()
+    }  # fmt: skip
     known = (*files.TORCH, files.SAFETENSORS, files.INDEX)
-    found = [path for path in inside if path.name.endswith(known) and path.name not in shards]
-    if not found:
+    found = [path for path in inside if path.name.endswith(known) and path not in shards and path.name[0] != "."]
+    if not found and not _vocabulary(source):
         raise ValueError(f"{source}: got a folder without weights, expected files in {', '.join(files.TORCH)} or "
                          f"{files.SAFETENSORS}; give another")
     return found
+
+
+def _folders(source: Path) -> list[Path]:
+    """A folder and those in it; hidden ones, links and what `convert` has written are left out."""
+    found = []
+    for folder, inside, _ in os.walk(source):
+        inside[:] = sorted(name for name in inside if name[0] != "." and not Path(folder, name, SOURCES).is_file())
+        found.append(Path(folder))
+    return found
+
+
+def _vocabulary(source: Path) -> tuple[Path, Path] | None:
+    """CLIP's vocabulary, where a folder has it."""
+    both = ((folder / VOCABULARY, folder / MERGES) for folder in (_folders(source) if source.is_dir() else ()))
+    return next((pair for pair in both if pair[0].is_file() and pair[1].is_file()), None)
 
 
 def mapping(path: str | Path, *, inside: str | None = None) -> Iterator[str]:
@@ -179,48 +238,41 @@ def _finite(value: np.ndarray) -> bool:
 
 
 def _check_target(target: Path) -> None:
-    if target.is_file():
+    if target.exists() and not target.is_dir():
         raise ValueError(f"{target}: is a file, expected a folder to write the model to; give another name")
     if (target / "model.safetensors").is_file():
         raise ValueError(f"{target}: holds a model in one file, expected a new or a converted one; give another name")
 
 
-def _remember(target: Path, found: Found, parts: Mapping[str, Params]) -> None:
-    sources = _sources(target)
-    for part in parts:
-        sources[part] = {"family": found.family.name, "variant": found.variant, "file": found.path.name}
-    _write_json(target / SOURCES, sources)
-    if found.family.name == "mmaudio":
-        _write_json(target / "config.json", config.to_dict(SYSTEMS[found.variant]))
-
-
-def _complete_codec(target: Path) -> None:
+def _complete_codec(stage: Path, target: Path) -> None:
     """The latents' statistics come with the flow network and belong to the codec."""
-    flow, codec = target / "mmdit.safetensors", target / "vae.safetensors"
-    if flow.is_file() and codec.is_file():
+    flow, codec = (_newest(stage, target, f"{part}.safetensors") for part in ("mmdit", "vae"))
+    if stage in (flow.parent, codec.parent) and flow.is_file() and codec.is_file():
         latent = read_part(flow)[families.UNUSED]["latent"]
-        save_params(codec, read_part(codec) | {f"latent_{name}": value for name, value in latent.items()})
+        together = read_part(codec) | {f"latent_{name}": value for name, value in latent.items()}
+        save_params(stage / codec.name, together)
+
+
+def _newest(stage: Path, target: Path, name: str) -> Path:
+    return stage / name if (stage / name).is_file() else target / name
 
 
 def _sources(directory: Path) -> dict[str, dict[str, str]]:
+    """Part -> what it came from: names of families, variants and parts that there are."""
     path = directory / SOURCES
+    if not path.is_file():
+        return {}
     with disk.checked(disk.digests(path)):
-        return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def _write_tokenizer(source: Path, target: Path, say: Say) -> None:
-    """CLIP's vocabulary, where the folder has it."""
-    vocabulary, merges = source / VOCABULARY, source / MERGES
-    if source.is_dir() and vocabulary.is_file() and merges.is_file():
-        Tokenizer.clip(vocabulary, merges).save(target / "tokenizer.json")
-        say(f"{VOCABULARY}, {MERGES} -> tokenizer.json")
-
-
-def _shards(index: Path) -> set[str]:
-    try:
-        return set(json.loads(index.read_text())["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{index}: is no index of sharded weights; get the file again") from None
+        try:
+            found = config.read_json(path)
+            for part, source in found.items():
+                known = families.named(source["family"]).configs
+                if source["variant"] not in known or Path(part).name != part or not isinstance(source["file"], str):
+                    raise ValueError(f"{quoted(part)} is from {quoted(source)}")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            wrong = quoted(str(error), 200)
+            raise ValueError(f"{path} does not say where parts are from ({wrong}); convert the files again") from None
+    return found
 
 
 def _write_json(path: Path, values: object) -> None:

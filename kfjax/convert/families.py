@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kfjax.command import quoted
 from kfjax.convert import bigvgan, clip, imagebind, mmaudio, panns, rules, synchformer, synchformer_whole, t5, vae
 from kfjax.convert.rules import Rule, Shape, State
 from kfjax.module import Params
@@ -171,12 +172,15 @@ FAMILIES = (
 )  # fmt: skip
 
 
+TELLTALES = frozenset(family.telltale for family in FAMILIES)
+
+
 def named(name: str) -> Family:
     """The family of that name. Raises ValueError for an unknown one."""
     for family in FAMILIES:
         if family.name == name:
             return family
-    raise ValueError(f"family: got {name!r}, expected one of {', '.join(family.name for family in FAMILIES)}")
+    raise ValueError(f"family: got {quoted(name)}, expected one of {', '.join(family.name for family in FAMILIES)}")
 
 
 def recognise(state: Mapping[str, np.ndarray]) -> tuple[Family, str]:
@@ -189,7 +193,7 @@ def recognise(state: Mapping[str, np.ndarray]) -> tuple[Family, str]:
     """
     family = next((family for family in FAMILIES if family.telltale in state), None)
     if family is None:
-        some = ", ".join(sorted(state)[:3]) or "no tensors"
+        some = ", ".join(quoted(key) for key in sorted(state)[:3]) or "no tensors"
         known = ", ".join(family.name for family in FAMILIES)
         raise ValueError(f"got an unknown kind of weights ({some}, …), expected one of {known}; give such a file")
     got = {key: tuple(value.shape) for key, value in state.items()}

@@ -14,7 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kfjax.command import quoted
 from kfjax.module import Params, flatten
+
+#: Of each kind of keys that don't fit.
+MOST_NAMED = 100
 
 Shape = tuple[int, ...]
 State = dict[str, np.ndarray]
@@ -107,7 +111,7 @@ def to_jax(state: Mapping[str, np.ndarray], rules: Sequence[Rule], shapes: Param
     """Nested parameters of the structure `shapes` from a torch state dict; dtypes are kept.
 
     Raises:
-      ValueError: names every missing, unused and misshapen key at once.
+      ValueError: names the missing, unused and misshapen keys at once, the first `MOST_NAMED` of each.
     """
     _check_state({key: tuple(value.shape) for key, value in state.items()}, torch_shapes(shapes, rules))
     flat = flatten(shapes)
@@ -168,8 +172,13 @@ def _check_state(got: Mapping[str, Shape], expected: Mapping[str, Shape]) -> Non
     ]
     if missing or unused or misshapen:
         lines = [f"the state dict does not fit ({len(expected)} tensors expected, {len(got)} got)"]
-        lines += [f"  missing    {key} {expected[key]}" for key in missing]
-        lines += [f"  unused     {key} {got[key]}" for key in unused]
-        lines += [f"  misshapen  {line}" for line in misshapen]
+        lines += _some([f"  missing    {key} {expected[key]}" for key in missing])
+        lines += _some([f"  unused     {quoted(key, 200)} {got[key]}" for key in unused])
+        lines += _some([f"  misshapen  {line}" for line in misshapen])
         lines.append("choose the variant that the file holds, or repair the file")
         raise ValueError("\n".join(lines))
+
+
+def _some(lines: list[str]) -> list[str]:
+    rest = len(lines) - MOST_NAMED
+    return lines if rest <= 0 else [*lines[:MOST_NAMED], f"  {lines[0].split()[0]} besides: {rest} more"]

@@ -6,20 +6,24 @@ Older files are read by `torch_legacy`.
 """
 from __future__ import annotations
 
+import io
+import os
 import struct
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kfjax.command import quoted
 from kfjax.convert import torch_legacy, torch_pickle
 
 #: Storages begin at multiples of this many bytes, so that they can be used where they are mapped.
 ALIGNMENT = 64
-_SAVE_AGAIN = "download it again or, if you trust where it is from, load it with torch and torch.save its state_dict()"
+#: Of a zip archive: some 200,000 records, which take fifteenfold in memory.
+MAX_DIRECTORY_BYTES = 16 * 2**20
 
 
 def read(path: Path) -> Any:
@@ -30,24 +34,29 @@ def read(path: Path) -> Any:
 
     Raises:
       ValueError: not such a file, damaged, of the other byte order, TorchScript, or one that names code to run
-        (nothing of it is run).
+        (nothing of it is run); the message does not name the file.
     """
-    data = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
+    data = np.memmap(path, np.uint8, mode="r")
     if bytes(data[:1]) == torch_legacy.FIRST_BYTE:
-        return _readable(path, lambda: torch_legacy.read(path))
+        return torch_legacy.read(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _ShortReads(path) as file, zipfile.ZipFile(file) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error):
-        raise ValueError(f"{path} {_diagnosis(bytes(data[:64]))}") from None
-    return _readable(path, lambda: _archived(data, entries))
+    except (zipfile.BadZipFile, NotImplementedError, struct.error, OSError) as error:
+        raise ValueError(f"it is cut off, or a damaged zip archive ({quoted(str(error))})") from None
+    return _archived(data, entries)
 
 
-def _readable(path: Path, read: Callable[[], Any]) -> Any:
-    try:
-        return read()
-    except ValueError as error:
-        raise ValueError(f"{path} is no readable file of tensors: {error}; {_SAVE_AGAIN}") from None
+class _ShortReads(io.FileIO):
+    """A file of which no large piece is read, as the directory of a hostile archive is."""
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0:
+            size = max(0, os.fstat(self.fileno()).st_size - self.tell())
+        if size > MAX_DIRECTORY_BYTES:
+            raise ValueError(f"it is a zip archive with a directory of {size} bytes, expected {MAX_DIRECTORY_BYTES} "
+                             "at most")  # fmt: skip
+        return super().read(size)
 
 
 def _archived(data: np.ndarray, entries: Mapping[str, zipfile.ZipInfo]) -> Any:
@@ -55,30 +64,24 @@ def _archived(data: np.ndarray, entries: Mapping[str, zipfile.ZipInfo]) -> Any:
 
     def record(name: str) -> np.ndarray:
         if f"{root}/{name}" not in entries:
-            raise ValueError(f"record {name} is missing")
+            raise ValueError(f"record {quoted(name)} is missing")
         return _stored(data, entries[f"{root}/{name}"])
 
-    order = bytes(record("byteorder")).decode() if f"{root}/byteorder" in entries else "little"
-    if order != sys.byteorder:
-        raise ValueError(f"byte order {order!r}, expected {sys.byteorder!r}")
-    return torch_pickle.loads(bytes(record("data.pkl")), lambda key, size: record(f"data/{key}"))
+    order = bytes(record("byteorder")[:16]) if f"{root}/byteorder" in entries else b"little"
+    if order != sys.byteorder.encode():
+        raise ValueError(f"byte order {quoted(order)}, expected {sys.byteorder!r}")
+    program = record("data.pkl")
+    if program.size > torch_pickle.MAX_BYTES:
+        raise ValueError(f"its data.pkl has {program.size} bytes, expected {torch_pickle.MAX_BYTES} at most")
+    return torch_pickle.loads(bytes(program), lambda key, size: record(f"data/{key}"))
 
 
-def _diagnosis(head: bytes) -> str:
-    """What a file that is no zip archive is, by its first bytes, and what to do."""
-    if not head:
-        return "is empty, expected a torch file; download it again"
-    if head.startswith(b"PK"):
-        return "is cut off or damaged (a zip archive without its directory), expected a torch file; download it again"
-    if head.startswith(b"version https://git-lfs"):
-        return "is a git-lfs pointer, expected the file it points to; run `git lfs pull`, or download it"
-    return f"is no torch file (it starts with {head[:8]!r}), expected a zip archive of torch.save; check the path"
-
-
-def _root(entries: Iterable[str]) -> str:
+def _root(entries: Collection[str]) -> str:
     roots = [name.removesuffix("/data.pkl") for name in entries if name.endswith("/data.pkl")]
     if len(roots) != 1 or "/" in roots[0]:
-        raise ValueError(f"a zip archive with {len(roots)} data.pkl, expected one in the one folder at its top")
+        some = ", ".join(quoted(name) for name in list(entries)[:3])
+        raise ValueError(f"a zip archive ({some}, …) with {len(roots)} data.pkl, expected one in the one folder at its "
+                         "top")  # fmt: skip
     if f"{roots[0]}/constants.pkl" in entries:
         raise ValueError("a TorchScript program, expected tensors (torch.jit.load opens it)")
     return roots[0]
@@ -87,13 +90,13 @@ def _root(entries: Iterable[str]) -> str:
 def _stored(data: np.ndarray, entry: zipfile.ZipInfo) -> np.ndarray:
     """The bytes of one record, where they lie in the archive."""
     if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 or entry.compress_size != entry.file_size:
-        raise ValueError(f"record {entry.filename} is compressed or encrypted, expected it plain")
+        raise ValueError(f"record {quoted(entry.filename)} is compressed or encrypted, expected it plain")
     header = bytes(data[entry.header_offset : entry.header_offset + 30])
     if len(header) < 30 or not header.startswith(b"PK\3\4"):
-        raise ValueError(f"record {entry.filename} does not lie where the archive says")
+        raise ValueError(f"record {quoted(entry.filename)} does not lie where the archive says")
     start = entry.header_offset + 30 + sum(struct.unpack_from("<HH", header, 26))  # its name and extra fields
     if start + entry.file_size > data.size:
-        raise ValueError(f"record {entry.filename} is cut off")
+        raise ValueError(f"record {quoted(entry.filename)} is cut off")
     return data[start : start + entry.file_size]
 
 

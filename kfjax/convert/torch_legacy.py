@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from kfjax.command import quoted
 from kfjax.convert import torch_pickle
 
 #: A pickle's; zip archives begin with another.
 FIRST_BYTE = b"\x80"
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
+#: Instructions of each of the pickles at the head.
+HEAD_STEPS = 1000
 
 
 def read(path: Path) -> Any:
@@ -27,15 +30,17 @@ def read(path: Path) -> Any:
         (nothing of it is run).
     """
     storages: dict[str, np.ndarray] = {}
+    taken = 0
     # Unlike an open file, a mapped one gives what there is when a damaged pickle asks for too much.
     with path.open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as file:
         _check_head(file)
 
         def reserve(key: str, wanted: int) -> np.ndarray:
+            nonlocal taken
             if key not in storages:
-                # Before memory is asked for: a file holds no more values than it has bytes.
-                if wanted + sum(storage.size for storage in storages.values()) > len(file):
-                    raise ValueError(f"storage {key!r} and those before it are larger than the file")
+                taken += wanted
+                if taken > len(file):  # before memory is asked for
+                    raise ValueError(f"storage {quoted(key)} and those before it are larger than the file")
                 storages[key] = np.empty(wanted, np.uint8)
             return storages[key]
 
@@ -45,11 +50,11 @@ def read(path: Path) -> Any:
 
 
 def _check_head(file: mmap) -> None:
-    magic, version, system = (torch_pickle.loads(file, _no_storage) for _ in range(3))
+    magic, version, system = (torch_pickle.loads(file, _no_storage, steps=HEAD_STEPS) for _ in range(3))
     if magic != MAGIC:
         raise ValueError("a pickle of something else")
     if version != VERSION or not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise ValueError(f"version {version!r} with {system!r:.80}, expected {VERSION}, little-endian")
+        raise ValueError(f"version {quoted(version)} with {quoted(system)}, expected {VERSION}, little-endian")
 
 
 def _no_storage(key: str, size: int) -> np.ndarray:
@@ -57,14 +62,16 @@ def _no_storage(key: str, size: int) -> np.ndarray:
 
 
 def _fill(file: mmap, storages: Mapping[str, np.ndarray]) -> None:
-    keys = torch_pickle.loads(file, _no_storage)
-    if not isinstance(keys, list) or sorted(map(repr, keys)) != sorted(map(repr, storages)):
+    keys = torch_pickle.loads(file, _no_storage, steps=HEAD_STEPS + 4 * len(storages))
+    if not isinstance(keys, list) or len(keys) != len(storages) or not all(isinstance(key, str) for key in keys):
+        raise ValueError("the file lists no storages, or other ones than its tensors name")
+    if set(keys) != storages.keys():
         raise ValueError("the file does not list the storages that its tensors name")
     for key in keys:
         storage, count = storages[key], int.from_bytes(file.read(8), "little")
         if storage.size not in (count, 2 * count, 4 * count, 8 * count):
-            raise ValueError(f"storage {key!r} holds {count} values, expected {storage.size} bytes of them")
+            raise ValueError(f"storage {quoted(key)} holds {count} values, expected {storage.size} bytes of them")
         data = file.read(storage.size)
         if len(data) != storage.size:
-            raise ValueError(f"storage {key!r} is cut off")
+            raise ValueError(f"storage {quoted(key)} is cut off")
         storage[:] = np.frombuffer(data, np.uint8)

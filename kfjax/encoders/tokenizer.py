@@ -6,6 +6,7 @@
 """
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,10 @@ from jaxtyping import Bool, Int
 from tokenizers import Regex, models, normalizers, pre_tokenizers, processors, trainers
 
 from kfjax import disk
+from kfjax.command import quoted
+
+#: Of a vocabulary's files; those of the largest public ones have 35 MB.
+MAX_BYTES = 64 * 2**20
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 CLIP_BEGIN, CLIP_END = "<|startoftext|>", "<|endoftext|>"
@@ -88,11 +93,16 @@ class Tokenizer:
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"tokenizer: got {path}, which is no file; expected a tokenizer.json")
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"tokenizer: {path} is larger than {MAX_BYTES >> 20} MiB, expected a tokenizer.json")
         with disk.checked(disk.digests(path)):
             try:
                 inner = tokenizers.Tokenizer.from_file(str(path))
+                _check_template(inner)
+                inner.encode("a \N{SNOWMAN}")  # what is missing for unknown words shows only here
             except Exception as error:  # the library raises bare Exception
-                message = f"tokenizer: {path} is no tokenizer.json ({error}); fetch or train it again"
+                reason = quoted(str(error), 200)
+                message = f"tokenizer: {path} is no tokenizer.json ({reason}); fetch or train it again"
                 raise ValueError(message) from error
         return cls(inner, length, pad=pad)
 
@@ -103,10 +113,13 @@ class Tokenizer:
         Raises:
           ValueError: a missing or broken file.
         """
+        if any(Path(path).is_file() and Path(path).stat().st_size > MAX_BYTES for path in (vocab, merges)):
+            raise ValueError(f"tokenizer: {vocab} or {merges} is larger than {MAX_BYTES >> 20} MiB, expected CLIP's")
         try:
             words, pairs = models.BPE.read_file(str(vocab), str(merges))
         except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"tokenizer: {vocab} and {merges} are no byte-pair vocabulary ({error})") from error
+            reason = quoted(str(error), 200)
+            raise ValueError(f"tokenizer: {vocab} and {merges} are no byte-pair vocabulary ({reason})") from error
         model = models.BPE(words, pairs, unk_token=CLIP_END, end_of_word_suffix="</w>", continuing_subword_prefix="")
         inner = tokenizers.Tokenizer(model)
         inner.add_special_tokens([CLIP_BEGIN, CLIP_END])
@@ -206,3 +219,16 @@ def _bare(word: str) -> str:
     kinds = [unicodedata.category(c)[0] for c in word]
     content = [i for i, kind in enumerate(kinds) if kind in "LNSM"]
     return word[content[0] : content[-1] + 1] if set(kinds) & set("LNS") else ""
+
+
+def _check_template(inner: tokenizers.Tokenizer) -> None:
+    """What begins and ends a text must be described: the library panics where it isn't, which nothing catches."""
+    if inner.post_processor is None:
+        return
+    state = json.loads(inner.post_processor.__getstate__())
+    for processor in state.get("processors", [state]):
+        if processor["type"] == "TemplateProcessing":
+            pieces = [*processor["single"], *processor["pair"]]
+            used = {piece["SpecialToken"]["id"] for piece in pieces if "SpecialToken" in piece}
+            if missing := used - processor["special_tokens"].keys():
+                raise ValueError(f"it does not describe the token {quoted(sorted(missing)[0])}")

@@ -248,3 +248,98 @@ def test_every_published_model_has_its_sources():
         assert all(re.fullmatch("[0-9a-f]{40}", hub.REVISIONS[source.repo]) for source in sources)
         assert all(source.checksum or source.megabytes < 2 for source in sources)  # every weights file
     assert json.dumps([source.file for source in hub.MODELS["mmaudio-large-44k-v2"]])
+
+
+def tree(folder):
+    """Every file below a folder, with its content."""
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("how", ["none", "new", "nested", "older"])
+def test_a_refused_folder_leaves_the_target_as_it_was(known, tmp_path, how):
+    """The last file is refused after the others have been converted."""
+    (tmp_path / "downloads").mkdir()
+    files.write_state(tmp_path / "downloads" / "a.pth", public.state("mmaudio-vae", "44k"))
+    files.write_state(tmp_path / "downloads" / "b.pth", broken(public.state("synchformer", "synchformer"), "nan"))
+    target = tmp_path / ("some/where/model" if how == "nested" else "model")
+    if how in ("new", "older"):
+        target.mkdir()
+    if how == "older":
+        directory.convert(tmp_path / "downloads" / "a.pth", target)
+    before, folders = tree(tmp_path), sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=r"b\.pth: got NaN"):
+        directory.convert(tmp_path / "downloads", target)
+    assert tree(tmp_path) == before and sorted(tmp_path.rglob("*")) == folders
+
+
+def test_two_networks_of_one_kind_are_refused_by_name(known, tmp_path):
+    (tmp_path / "downloads" / "more").mkdir(parents=True)
+    files.write_state(tmp_path / "downloads" / "v1-44.pth", public.state("mmaudio-vae", "44k"))
+    files.write_state(tmp_path / "downloads" / "more" / "vae.safetensors", public.state("mmaudio-vae", "44k"))
+    both = r"v1-44\.pth \(mmaudio-vae 44k\) and more/vae\.safetensors \(mmaudio-vae 44k\), expected one file for vae"
+    with pytest.raises(ValueError, match=both):
+        directory.convert(tmp_path / "downloads", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_parts_in_sub_folders(folder, model, tmp_path):
+    (folder / "ext_weights" / "words").mkdir(parents=True)
+    (folder / ".cache").mkdir()
+    for name in ("v1-44.pth", "synchformer_state_dict.pth"):
+        (folder / name).rename(folder / "ext_weights" / name)
+    for name in ("vocab.json", "merges.txt"):
+        (folder / name).rename(folder / "ext_weights" / "words" / name)
+    (folder / ".cache" / "x.pth").write_bytes(b"not looked at")
+    (folder / "._v1-44.pth").write_bytes(b"not looked at")
+    said = []
+    directory.convert(folder, folder / "model", say=said.append)
+    assert tree(folder / "model") == tree(model)
+    assert "ext_weights/v1-44.pth: mmaudio-vae 44k -> vae" in said
+    directory.convert(folder, folder / "model", say=said.append)  # what it wrote is no part to convert
+    assert tree(folder / "model") == tree(model)
+
+
+def test_a_missing_vocabulary_is_named_and_can_follow(folder, tmp_path, capsys):
+    words = tmp_path / "words"
+    words.mkdir()
+    for name in ("vocab.json", "merges.txt"):
+        (folder / name).rename(words / name)
+    assert cli.main(["convert", str(folder), str(tmp_path / "model")]) == 0
+    told = "vocab.json and merges.txt of openai/clip-vit-large-patch14"
+    assert told in capsys.readouterr().out
+    with pytest.raises(ValueError, match=f"missing tokenizer.json; .*{told}"):
+        system.load(tmp_path / "model")
+    assert cli.main(["convert", str(words), str(tmp_path / "model")]) == 0
+    assert system.load(tmp_path / "model").cfg.name == public.NAME
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "ema.module."])
+def test_a_training_s_file(known, tmp_path, prefix, capsys):
+    """Under a prefix, beside an optimizer, in a safetensors file that is called .pth."""
+    state = public.state("mmaudio-vae", "44k")
+    path = tmp_path / "last.pth"
+    files.write_state(tmp_path / "x.safetensors", {prefix + key: x for key, x in state.items()} | {"step": np.array(3)})
+    (tmp_path / "x.safetensors").rename(path)
+    assert cli.main(["convert", str(path), str(tmp_path / "model")]) == 0
+    assert f"last.pth: taken is {prefix[:-1]}, the only state dict in it" in capsys.readouterr().out
+    directory.export(tmp_path / "model", tmp_path / "again.pth")
+    again = files.read_state(tmp_path / "again.pth")
+    assert again.keys() == state.keys() and all((again[key] == x).all() for key, x in state.items())
+
+
+def test_eight_bits_are_converted_with_a_word(known, tmp_path):
+    import ml_dtypes
+
+    made = {key: x.astype(ml_dtypes.float8_e4m3fn) for key, x in public.state("mmaudio-vae", "44k").items()}
+    header, data = {}, b""
+    for key, x in made.items():
+        header[key] = {"dtype": "F8_E4M3", "shape": x.shape, "data_offsets": [len(data), len(data) + x.nbytes]}
+        data += x.tobytes()
+    text = json.dumps(header).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    said = []
+    directory.convert(tmp_path / "x.safetensors", tmp_path / "model", say=said.append)
+    assert said[0] == f"x.safetensors: {len(made)} of float8_e4m3fn of its {len(made)} tensors become float32"
+    directory.export(tmp_path / "model", tmp_path / "again.pth")
+    for key, value in files.read_state(tmp_path / "again.pth").items():
+        np.testing.assert_array_equal(value, made[key].astype(np.float32), strict=True)

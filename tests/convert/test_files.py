@@ -163,17 +163,15 @@ def test_the_only_part_is_taken(tmp_path, key):
 
 
 def test_several_parts_are_asked_for(tmp_path):
-    path = saved(tmp_path / "x.ckpt", nested(state_dict=STATE, ema=STATE, step=3))
-    assert "a dict of state_dict, ema, step" in refusal(path, read_state)
-    assert "name a part (inside=) out of ['state_dict', 'ema']" in refusal(path, read_state)
-    assert list(read_state(path, inside="ema")) == ["weight"]
+    path = saved(tmp_path / "x.ckpt", nested(state_dict=STATE, critic=STATE, step=3))
+    assert "several state dicts: state_dict, critic; name one with --inside" in refusal(path, read_state)
+    assert list(read_state(path, inside="critic")) == ["weight"]
     missing = refusal(path, lambda x: read_state(x, inside="model"))
-    assert "has no part 'model'; expected one of ['state_dict', 'ema']" in missing
-    assert "'step' in" in refusal(path, lambda x: read_state(x, "step"))
+    assert "has no part model; expected one of state_dict, critic" in missing
+    assert "its step is a int, expected tensors" in refusal(path, lambda x: read_state(x, "step"))
 
 
-def test_an_unknown_part_is_not_guessed(tmp_path):
-    assert "out of ['ema']" in refusal(saved(tmp_path / "x.pth", nested(ema=STATE)), read_state)
+def test_what_is_no_state_dict(tmp_path):
     assert "1 tensors and version" in refusal(saved(tmp_path / "y.pth", nested(w=tensor(), version=1)), read_state)
     assert "holds a list" in refusal(saved(tmp_path / "z.pth", b"]"), read_state)
     assert "a dict of nothing" in refusal(saved(tmp_path / "e.pth", b"}"), read_state)
@@ -197,9 +195,9 @@ def test_an_unknown_part_is_not_guessed(tmp_path):
         ({"size": (-2, 2)}, "size of a tensor"),
         ({"size": (2.0, 2)}, "size of a tensor"),
         ({"size": (2,)}, "1 axes and 2 strides"),
-        ({"size": (2**62, 2**62), "stride": (0, 0)}, "too"),
+        ({"size": (2**62, 2**62), "stride": (0, 0)}, "repeats the 4 values of its storage"),
         ({"size": (0, 2**62, 2**62), "stride": (0, 0, 0)}, "too"),
-        ({"size": (1,) * 80, "stride": (1,) * 80}, "dimension"),
+        ({"size": (1,) * 80, "stride": (1,) * 80}, "the size of a tensor is (1, 1, 1, 1, 1, 1, ...)"),
         ({"key": "7"}, "record data/7 is missing"),
         ({"key": "../data.pkl"}, "record data/../data.pkl is missing"),
         ({"key": 0}, "for the type of a storage"),
@@ -294,7 +292,7 @@ def test_attributes_of_a_dict_are_left_out(tmp_path):
 
 def test_broken_archives(tmp_path):
     path = tmp_path / "x.pth"
-    assert "is missing" not in refusal(saved(path, STATE, byteorder=b"big")) and "byte order 'big'" in refusal(path)
+    assert "is missing" not in refusal(saved(path, STATE, byteorder=b"big")) and "byte order b'big'" in refusal(path)
     assert read_state(saved(path, STATE, byteorder=b"little"))
     assert "TorchScript" in refusal(saved(path, STATE, **{"constants.pkl": b"", "code/run.py": b""}))
     assert "holds 15 bytes" in refusal(saved(path, STATE, STORAGE[:-1]))
@@ -314,22 +312,69 @@ def test_broken_archives(tmp_path):
     "head, message",
     [
         (b"", "is empty"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a git-lfs pointer, not the file it stands for"),
         (pickle.dumps({"weight": 1}, 2), "pickle"),
-        (b"<html>", "is no torch file (it starts with b'<html>')"),
+        (b"\n <!DOCTYPE html>", "a web page (HTML or XML), not weights: it begins with b'<!DOCTYPE html>'"),
+        (b'{"error": "not found"}', "JSON text, not weights"),
+        (b"\x1f\x8b\x08", "a gzip archive: it begins with b'\\x1f\\x8b\\x08'; unpack it"),
+        (bytes(257) + b"ustar", "a tar archive; unpack it"),
+        (bytes(300), "is blank"),
         (b"PK\3\4" + bytes(100), "cut off"),
+        ((100).to_bytes(8, "little") + b'{"a"', "cut off"),
+        (b"\x1b]0;x\x07", r"it starts with b'\x1b]0;x\x07'"),
     ],
 )
-def test_what_is_no_archive(tmp_path, head, message):
-    path = tmp_path / "x.pth"
-    path.write_bytes(head)
-    assert message in refusal(path)
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors", "x.npz", "x.safetensors.index.json", "x"])
+def test_what_is_no_file_of_weights(tmp_path, head, message, name):
+    (tmp_path / name).write_bytes(head)
+    said = refusal(tmp_path / name)
+    assert message in said or name.endswith("json")
+    assert "download" in said or "get" in said or "give" in said or "check" in said
 
 
 def test_paths_that_are_none(tmp_path):
     assert "no weights at" in refusal(tmp_path / "x.pth")
     (tmp_path / "x.npz").write_bytes(b"x")
-    assert "has the suffix '.npz', expected .pth, .pt, .ckpt, .bin, .safetensors" in refusal(tmp_path / "x.npz")
+    assert "it starts with b'x'), expected .pth, .pt, .ckpt, .bin, .safetensors" in refusal(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("written, named", [("x.pth", "x.safetensors"), ("x.safetensors", "x.pth"), ("x.pth", "x.tmp")])
+def test_content_decides_not_the_name(tmp_path, written, named):
+    write_state(tmp_path / written, state_dict())
+    (tmp_path / written).rename(tmp_path / named)
+    got = read_state(tmp_path / named)
+    assert_same({key: got[key] for key in state_dict()}, state_dict())
+
+
+EIGHT_BITS = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_types_of_eight_bits_become_float32(tmp_path, torch, suffix):
+    """All 256 values of each, against torch."""
+    every = torch.arange(256, dtype=torch.int32).to(torch.uint8)
+    state = {name: every.clone().view(getattr(torch, name)) for name in EIGHT_BITS}
+    plain = {"half": torch.ones(3, dtype=torch.float16), "whole": torch.tensor([1, 2], dtype=torch.uint16)}
+    path, said = tmp_path / f"x{suffix}", []
+    if suffix == ".pth":
+        torch.save(state | plain, path)
+    else:
+        pytest.importorskip("safetensors.torch").save_file(state | plain, path)
+    got = read_state(path, say=said.append)
+    for name, value in state.items():
+        np.testing.assert_array_equal(got[name], value.float().numpy(), strict=True)
+    assert (got["half"].dtype, got["whole"].dtype) == (np.float16, np.uint16)
+    assert said[0].startswith(f"x{suffix}: 1 of float8_") and said[0].endswith("of its 7 tensors become float32")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_types_below_eight_bits_are_refused(tmp_path, torch, suffix):
+    state = {"x": torch.zeros(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)}
+    if suffix == ".pth":
+        torch.save(state, tmp_path / "x.pth")
+    else:
+        pytest.importorskip("safetensors.torch").save_file(state, tmp_path / "x.safetensors")
+    assert "float4_e2m1fn_x2" in (said := refusal(tmp_path / f"x{suffix}")) or "type F4, expected" in said
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
