@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from kfjax import media
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac")
 COLUMNS = ("video", "audio", "caption", "start", "seconds")
 #: A recording of ten seconds often lasts 9.97: an excerpt may reach this far beyond its end.
@@ -102,9 +101,9 @@ def _available(row: Row) -> float:
 
 
 def _from_folder(folder: Path) -> list[Row]:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES + SOUND_SUFFIXES)
+    paths = sorted(path for path in folder.rglob("*") if media.is_clip(path, media.FILM_SUFFIXES + SOUND_SUFFIXES))
     if not paths:
-        kinds = " ".join(VIDEO_SUFFIXES + SOUND_SUFFIXES)
+        kinds = " ".join(media.FILM_SUFFIXES + SOUND_SUFFIXES)
         raise ValueError(f"{folder}: got a folder without a video or sound, expected files in {kinds}; give another")
     is_sound = lambda path: path.suffix.lower() in SOUND_SUFFIXES
     return [
