@@ -118,7 +118,7 @@ def _early_seconds(track: Track) -> float:
     ordinary = frame_seconds(track)
     if track.gaps.max(initial=0.0) < 1.5 * ordinary:
         return math.inf
-    return ordinary - TICK_SECONDS if ordinary > _SHORTEST_FRAME_SECONDS else 0.0
+    return ordinary - TICK_SECONDS if ordinary > _SHORTEST_FRAME_SECONDS else TICK_SECONDS
 
 
 def shown_frames(
