@@ -16,7 +16,6 @@ from kfjax.media.write import VIDEO_FORMATS, sample_paths
 
 #: The small clip that comes with the package.
 EXAMPLE = Path(__file__).parent / "assets" / "example.mp4"
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
 COLUMNS = ("video", "prompt", "negative_prompt", "duration", "seed")
 MOST_LISTED = 5
 
@@ -67,12 +66,12 @@ def from_folder(folder: Path, template: Job, output: Path, *, audio_only: bool) 
     Raises:
       ValueError: there is none.
     """
-    videos = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
+    videos = sorted(filter(media.is_clip, folder.iterdir()))
     if _same(folder, output):
         stems = {path.stem for path in videos}
         videos = [path for path in videos if not _sources(path.stem) & stems]
     if not videos:
-        kinds = " ".join(VIDEO_SUFFIXES)
+        kinds = " ".join(media.VIDEO_SUFFIXES)
         raise ValueError(f"{folder}: got a folder without a video, expected files in {kinds}; give another")
     return _placed([replace(template, video=video) for video in videos], output, audio_only)
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from kfjax import media
-from kfjax.data.sources import SOUND_SUFFIXES, VIDEO_SUFFIXES
+from kfjax.data.sources import SOUND_SUFFIXES
 
-SUFFIXES = (*SOUND_SUFFIXES, *VIDEO_SUFFIXES)
+SUFFIXES = (*SOUND_SUFFIXES, *media.FILM_SUFFIXES)
 _FULL_SCALE = 32767.0
 
 
@@ -58,7 +58,7 @@ class Recordings:
 
 
 def _sounds(folder: Path) -> list[Path]:
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    paths = sorted(p for p in folder.rglob("*") if media.is_clip(p, SUFFIXES)) if folder.is_dir() else []
     if not paths:
         raise ValueError(f"{folder}: got no recordings, expected a folder with files in {' '.join(SUFFIXES)}")
     return paths

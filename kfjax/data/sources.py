@@ -17,7 +17,6 @@ from typing import NamedTuple
 from kfjax import media
 from kfjax.command import AddressError, local_path
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac")
 COLUMNS = ("video", "audio", "caption", "start", "seconds")
 #: Endings of tables, and what may separate their cells, the likeliest first.
@@ -111,9 +110,9 @@ def _available(row: Row) -> float:
 
 
 def _from_folder(folder: Path) -> list[Row]:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES + SOUND_SUFFIXES)
+    paths = sorted(path for path in folder.rglob("*") if media.is_clip(path, media.FILM_SUFFIXES + SOUND_SUFFIXES))
     if not paths:
-        kinds = " ".join(VIDEO_SUFFIXES + SOUND_SUFFIXES)
+        kinds = " ".join(media.FILM_SUFFIXES + SOUND_SUFFIXES)
         raise ValueError(f"{folder}: got a folder without a video or sound, expected files in {kinds}; give another")
     is_sound = lambda path: path.suffix.lower() in SOUND_SUFFIXES
     return [

@@ -21,10 +21,10 @@ from kfjax import media
 from kfjax.data import sources
 from kfjax.data.scenes import Bucket, Scene, make_scene, render_corpus
 from kfjax.data.scenes.corpus import SAMPLE_RATE_HZ
-from kfjax.data.sources import SOUND_SUFFIXES, VIDEO_SUFFIXES, Row
+from kfjax.data.sources import SOUND_SUFFIXES, Row
 from kfjax.evals.built_in import CORPUS_SEED, Plan
 from kfjax.evals.scene_scores import struck_times
-from kfjax.media import FrameSpec
+from kfjax.media import FILM_SUFFIXES, VIDEO_SUFFIXES, FrameSpec, is_clip
 
 
 @dataclass(frozen=True)
@@ -267,8 +267,8 @@ def _last(name: str, example: Example) -> str:
 
 def _files(folder: Path) -> tuple[dict[str, Path], list[str]]:
     """Name -> file, and the files that came second to one of the same name."""
-    kinds = SOUND_SUFFIXES + VIDEO_SUFFIXES
-    paths = [path for path in folder.rglob("*") if path.suffix.lower() in kinds]
+    kinds = SOUND_SUFFIXES + FILM_SUFFIXES
+    paths = [path for path in folder.rglob("*") if is_clip(path, kinds)]
     found, second = {}, []
     for path in sorted(paths, key=lambda path: (kinds.index(path.suffix.lower()), path.as_posix())):
         inside = path.relative_to(folder).as_posix()

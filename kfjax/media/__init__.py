@@ -11,14 +11,18 @@ The only code that touches PyAV (FFmpeg's libraries), and only when a function i
 from kfjax.media.frames import FrameSpec, read_frames
 from kfjax.media.probe import MIN_SECONDS, MediaError, MediaInfo, probe
 from kfjax.media.sound import read_audio
+from kfjax.media.suffixes import FILM_SUFFIXES, VIDEO_SUFFIXES, is_clip
 from kfjax.media.write import check_output, mux, write_video, write_wav
 
 __all__ = [
+    "FILM_SUFFIXES",
     "MIN_SECONDS",
+    "VIDEO_SUFFIXES",
     "FrameSpec",
     "MediaError",
     "MediaInfo",
     "check_output",
+    "is_clip",
     "mux",
     "probe",
     "read_audio",

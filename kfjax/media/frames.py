@@ -1,5 +1,6 @@
 """Frames of a video at chosen rates and sizes."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -15,6 +16,7 @@ from kfjax.media.probe import (
     Upright,
     decoded,
     demuxed,
+    frame_seconds,
     open_input,
     scan,
 )
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     import av
 
 
+_SHORTEST_FRAME_SECONDS = 1 / 125  # frames on a finer grid than this have irregular times
 #: What is kept of a resized picture: where squares lie between the beginning and the end of its longer side.
 _SQUARES = {"stretch": (0.5,), "crop": (0.5,), "crops": (0.0, 0.5, 1.0)}
 
@@ -49,7 +52,9 @@ def read_frames(
 ) -> tuple[list[np.ndarray], float]:
     """Frames of an excerpt at several rates and sizes, in one decoding pass.
 
-    Output k of a spec is the first frame shown at or after start + k / rate_hz; the last frame is held to the end.
+    Output k of a spec is what a player shows at start + k / rate_hz: the last frame up to then, held to the end of the
+    video. As in the recipe of the published encoders, the next frame is taken where it is due within an ordinary one
+    (`frame_seconds`); so at a constant rate, down to five a second, it is the first frame at or after that time.
 
     Args:
       path: a video file; variable frame rates, rotation and missing timestamps are understood.
@@ -76,13 +81,15 @@ def read_frames(
     resizers = {spec[1:]: _Resizer(spec.size, spec.resize, track.upright) for spec in specs}
     widths = [spec.size * len(_SQUARES[spec.resize]) for spec in specs]
     outputs = [np.empty((n, s.size, w, 3), np.uint8) for n, s, w in zip(counts, specs, widths, strict=True)]
-    filled, time_seconds, frame = [0] * len(specs), 0.0, None
-    for time_seconds, frame in _frames(path, track, start_seconds):
-        reached = time_seconds - start_seconds + TICK_SECONDS
+    filled, time_seconds, frame, early = [0] * len(specs), 0.0, None, _early_seconds(track)
+    for time_seconds, next_frame in shown_frames(path, track, start_seconds):
+        reached = time_seconds - start_seconds
         for i, spec in enumerate(specs):
-            while filled[i] < counts[i] and filled[i] / spec.rate_hz <= reached:
-                outputs[i][filled[i]] = resizers[spec[1:]](frame)
+            while filled[i] < counts[i] and filled[i] / spec.rate_hz <= reached + TICK_SECONDS:
+                due = reached - filled[i] / spec.rate_hz
+                outputs[i][filled[i]] = resizers[spec[1:]](next_frame if frame is None or due < early else frame)
                 filled[i] += 1
+        frame = next_frame
         if filled == list(counts):
             return outputs, seconds
     if frame is None or time_seconds < float((track.last - track.start) * track.tick) - MISSING_SECONDS:
@@ -106,7 +113,17 @@ def _excerpt_seconds(path, total: float, start: float, duration: float | None) -
     return seconds
 
 
-def _frames(path, track: Track, start_seconds: float) -> "Iterator[tuple[float, av.VideoFrame]]":
+def _early_seconds(track: Track) -> float:
+    """The next frame is taken where it is due in less than this: at a constant rate always, as none is held."""
+    ordinary = frame_seconds(track)
+    if track.gaps.max(initial=0.0) < 1.5 * ordinary:
+        return math.inf
+    return ordinary - TICK_SECONDS if ordinary > _SHORTEST_FRAME_SECONDS else TICK_SECONDS
+
+
+def shown_frames(
+    path: str | os.PathLike, track: Track, start_seconds: float = 0.0
+) -> "Iterator[tuple[float, av.VideoFrame]]":
     """(seconds since the first picture, frame) in order of presentation, from at or before `start_seconds` on."""
     with open_input(path) as container:
         stream = container.streams[track.index]
@@ -124,9 +141,11 @@ def _frames(path, track: Track, start_seconds: float) -> "Iterator[tuple[float, 
             for frame in frames or ():
                 if track.timed and frame.pts is None:
                     continue
-                ticks = frame.pts - track.start if track.timed else shown
+                if not track.timed and shown == len(track.pts):
+                    return
+                ticks = frame.pts - track.start if track.timed else int(track.pts[shown])
                 if sought and not shown and ticks * track.tick > start_seconds:
-                    yield from _frames(path, track, 0.0)  # the file's index misled the seek
+                    yield from shown_frames(path, track)  # the file's index misled the seek
                     return
                 shown += 1
                 yield float(ticks * track.tick), frame

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kfjax.media.probe import TICK_SECONDS, MediaError, Upright, decoded, demuxed, open_input, picture_stream, scan
+from kfjax.media.frames import shown_frames
+from kfjax.media.probe import TICK_SECONDS, MediaError, Upright, frame_seconds, open_input, picture_stream, scan
 from kfjax.media.write import write_video
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def is_playable(path: str | os.PathLike) -> bool:
 def write_playable(source: str | os.PathLike, target: str | os.PathLike, *, longest_side: int = 1280) -> None:
     """Encodes the picture anew as H.264, upright, at a constant rate of at most 60 a second, without sound.
 
+    The rate is that of the source's ordinary frames (`frame_seconds`); a held picture is repeated.
+
     Args:
       source: any video that can be read; its picture is made smaller where a side exceeds `longest_side`.
       target: .mp4, .m4v, .mov or .mkv; appears only when complete, and lasts as long, to one picture.
@@ -39,12 +42,13 @@ def write_playable(source: str | os.PathLike, target: str | os.PathLike, *, long
     Raises:
       MediaError: unreadable source, unwritable target.
     """
-    rate_hz = min(_MOST_FPS, max(1.0, scan(source)[0].fps))
+    track = scan(source)[1]
+    rate_hz = _MOST_FPS if track is None else min(_MOST_FPS, 1 / frame_seconds(track))
     write_video(target, pictures(source, rate_hz, longest_side), rate_hz)
 
 
 def pictures(path: str | os.PathLike, rate_hz: float, longest_side: int) -> Iterator[np.ndarray]:
-    """Upright u8 [height, width, 3] pictures with even sides; number k is the first shown at or after k / rate_hz.
+    """Upright u8 [height, width, 3] pictures with even sides; number k is what is shown at k / rate_hz.
 
     Raises MediaError for a file without a picture that decodes.
     """
@@ -52,21 +56,17 @@ def pictures(path: str | os.PathLike, rate_hz: float, longest_side: int) -> Iter
     if track is None:
         raise MediaError(f"{path}: has sound but no picture; give a video")
     count = max(1, math.ceil(info.seconds * rate_hz - 1e-6))
-    made = shown = 0
-    image = None
-    with open_input(path) as container:
-        stream = container.streams[track.index]
-        stream.thread_type = "AUTO"
-        for frame in (frame for packet in demuxed(container, stream) for frame in decoded(packet) or ()):
-            ticks = frame.pts - track.start if track.timed and frame.pts is not None else shown
-            shown += 1
-            if made < count and made / rate_hz <= float(ticks * track.tick) + TICK_SECONDS:
-                image = _upright(frame, track.upright, longest_side)
-            while made < count and made / rate_hz <= float(ticks * track.tick) + TICK_SECONDS:
+    made, held = 0, None
+    for time_seconds, frame in shown_frames(path, track):
+        if held is not None and made < count and made / rate_hz + TICK_SECONDS < time_seconds:
+            image = _upright(held, track.upright, longest_side)
+            while made < count and made / rate_hz + TICK_SECONDS < time_seconds:
                 made += 1
                 yield image
-    if image is None:
+        held = frame
+    if held is None:
         raise MediaError(f"{path}: is damaged: none of its pictures decodes; copy or convert it again")
+    image = _upright(held, track.upright, longest_side)
     for _ in range(made, count):
         yield image
 

@@ -3,7 +3,7 @@
 import functools
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 MIN_SECONDS = 0.1  # the shortest excerpt the system accepts
 TICK_SECONDS = 1e-3  # containers may round times to milliseconds
-LONGEST_HOLD_SECONDS = 10  # a video whose frames are held longer on average is damaged
+LONGEST_FRAME_SECONDS = 0.2  # a picture that stays longer is a held one
+HOLD_FRAME_SECONDS = 0.04  # what counts as a frame where all pictures are held
+LONGEST_HOLD_SECONDS = 10  # where frames are held longer on average, the header has to say so too
 MISSING_SECONDS = 0.5  # a file that ends this much before its declared end has been cut off
 
 
@@ -54,13 +56,20 @@ class Track(NamedTuple):
     """The picture stream as its packets describe it."""
 
     index: int
-    pts: np.ndarray  # i64 [n], in decoding order, in units of `tick`; counts 0, 1, … when not `timed`
+    pts: np.ndarray  # i64 [n], in units of `tick`, in decoding order; in order of presentation when not `timed`
     tick: Fraction  # seconds
     start: int  # pts of the first shown frame
     last: int  # pts of the last shown frame
     seconds: float
-    timed: bool  # False: the timestamps are missing or worthless, frames are taken as evenly spaced
-    upright: Upright
+    timed: bool  # False: frames have no timestamps, or wrong ones; the k-th that is decoded is shown at pts[k]
+    hidden: np.ndarray  # bool [n], in decoding order: decoded but not shown, by an edit list
+    upright: Upright = Upright()
+
+    @property
+    def gaps(self) -> np.ndarray:
+        """Seconds from each shown frame to the next, f64."""
+        shown = self.pts[~self.hidden] if self.timed else self.pts
+        return np.diff(np.unique(shown)) * float(self.tick)
 
 
 def probe(path: str | os.PathLike) -> MediaInfo:
@@ -190,22 +199,20 @@ def _scan(path: str, stamp: tuple) -> tuple[MediaInfo, Track | None]:
             raise MediaError(f"{path}: has a picture stream without any frame; give a video file that plays")
         track = _track(container, picture, packets)
         _reject_truncated(path, container, picture, track, ends)
-        if track.seconds > LONGEST_HOLD_SECONDS * len(packets):
-            span = f"{len(packets)} frames in {track.seconds:.0f} seconds"
-            raise MediaError(f"{path}: has timestamps that make no sense, {span}; convert it again")
+        _reject_nonsense(path, container, picture, track)
         rotation, upright = 0, Upright()
         if first is not None:
             rotation, upright = first.rotation % 360, _upright(first.side_data.get("DISPLAYMATRIX"))
         size = (picture.width, picture.height)[:: -1 if upright.swap else 1]
-        count = sum(not discarded for _, _, discarded in packets)
+        count = int((~track.hidden).sum())
         fps = count / track.seconds
         info = MediaInfo(track.seconds, fps, *size, rotation, True, sound is not None, rate_hz, count)
         return info, track._replace(upright=upright)
 
 
 def _demux(container, picture) -> tuple[list, dict[int, Fraction], "av.VideoFrame | None"]:
-    """Runs through all packets: (pts, duration, discarded) of each picture packet, the end of each stream in seconds,
-    and the first frame that decodes (it knows the rotation)."""
+    """Runs through all packets: (pts, dts, duration, discarded) of each picture packet, the end of each stream in
+    seconds, and the first frame that decodes (it knows the rotation)."""
     packets, ends, first = [], {}, None
     for packet in demuxed(container):
         stream, pts = packet.stream, packet.pts
@@ -214,7 +221,7 @@ def _demux(container, picture) -> tuple[list, dict[int, Fraction], "av.VideoFram
         if not packet.size:
             continue
         if stream is picture:
-            packets.append((pts, packet.duration or 0, packet.is_discard))
+            packets.append((pts, packet.dts, packet.duration or 0, packet.is_discard))
         if pts is not None and packet.time_base:
             end = (pts + (packet.duration or 0)) * packet.time_base
             ends[stream.index] = max(ends.get(stream.index, end), end)
@@ -222,22 +229,65 @@ def _demux(container, picture) -> tuple[list, dict[int, Fraction], "av.VideoFram
 
 
 def _track(container, picture, packets: list) -> Track:
-    rate = Fraction(picture.average_rate or picture.guessed_rate or picture.base_rate or 25)
-    pts = [pts for pts, _, _ in packets]
-    n, tick = len(pts), picture.time_base
+    pts, dts, durations, discarded = zip(*packets, strict=True)
     # AVI stores no presentation times, and those FFmpeg derives are wrong where frames are reordered.
-    guessed = container.format.name == "avi" and picture.codec_context.has_b_frames
-    if guessed or None in pts:
-        return Track(picture.index, np.arange(n), 1 / rate, 0, n - 1, float(n / rate), False, Upright())
-    shown = {pts: duration for pts, duration, discarded in packets if not discarded} or {p: 0 for p in pts}
-    start, last = min(shown), max(shown)
-    hold = shown[last]
+    if container.format.name == "avi" and picture.codec_context.has_b_frames and None not in dts:
+        return _reordered(picture, np.array(dts))
+    if None in pts:
+        return _even(picture, durations)
+    tick, pts, hidden = picture.time_base, np.array(pts), np.array(discarded)
+    if hidden.all():
+        hidden = np.zeros_like(hidden)
+    start, last = (int(pick(pts[~hidden])) for pick in (np.min, np.max))
+    track = Track(picture.index, pts, tick, start, last, 0.0, True, hidden)
+    hold = max(duration for time, duration in zip(pts, durations, strict=True) if time == last)
     if hold * tick < TICK_SECONDS:  # unknown, or a mere placeholder
-        hold = Fraction(last - start, len(shown) - 1) if last > start else 1 / rate / tick
+        hold = Fraction(last - start, len(track.gaps)) if last > start else 1 / _rate(picture) / tick
     ticks = last - start + hold
     if "mov" in container.format.name and last - start < (picture.duration or 0) < ticks:
         ticks = picture.duration  # an edit list may end within the last frame
-    return Track(picture.index, np.array(pts), tick, start, last, float(ticks * tick), True, Upright())
+    return track._replace(seconds=float(ticks * tick))
+
+
+def _rate(picture) -> Fraction:
+    return Fraction(picture.average_rate or picture.guessed_rate or picture.base_rate or 25)
+
+
+def _even(picture, durations: Sequence[int]) -> Track:
+    """A stream without timestamps: frames evenly spaced, as far apart as the stream itself says."""
+    n, step = len(durations), sorted(durations)[len(durations) // 2]
+    tick = step * picture.time_base if step > 0 else 1 / _rate(picture)
+    return Track(picture.index, np.arange(n), tick, 0, n - 1, float(n * tick), False, np.zeros(n, bool))
+
+
+def _reordered(picture, dts: np.ndarray) -> Track:
+    """Decoding times alone: frames are shown at the same times, in their own order, as late as reordering takes."""
+    n, delay = len(dts), min(picture.codec_context.reorder_depth, len(dts) - 1)
+    step = np.median(np.diff(dts)) if n > 1 else 1
+    times = np.concatenate([dts[delay:], dts[-1] + step * np.arange(1, delay + 1)]).astype(np.int64)
+    times -= times[0]
+    seconds = float((times[-1] + int(step)) * picture.time_base)
+    return Track(picture.index, times, picture.time_base, 0, int(times[-1]), seconds, False, np.zeros(n, bool))
+
+
+def frame_seconds(track: Track) -> float:
+    """How long an ordinary frame of the track lasts: the grid on which frames lie that are not held.
+
+    The largest unit, up to a fifth of a second, of which the distances between frames are multiples; where they are
+    irregular, the smallest of those that are common.
+    """
+    gaps = track.gaps
+    if not len(gaps):
+        return HOLD_FRAME_SECONDS
+    shortest = float(np.quantile(gaps, 0.05, method="lower"))
+    if shortest > LONGEST_FRAME_SECONDS + TICK_SECONDS:
+        return HOLD_FRAME_SECONDS
+    for parts in (1, 2, 3, 4):
+        unit = shortest / parts
+        counts = np.maximum(np.rint(gaps / unit), 1)
+        if np.mean(np.abs(gaps / counts - unit) <= 1.01 * TICK_SECONDS / parts) > 0.9:
+            return float(gaps.sum() / counts.sum())
+    return shortest
 
 
 def _reject_truncated(path: str, container, picture, track: Track, ends: dict) -> None:
@@ -250,6 +300,15 @@ def _reject_truncated(path: str, container, picture, track: Track, ends: dict) -
     if declared - got > MISSING_SECONDS:
         there = f"{got:.2f} of {declared:.2f} seconds of picture"
         raise MediaError(f"{path}: is cut off: {there} are there; copy or record it again")
+
+
+def _reject_nonsense(path: str, container, picture, track: Track) -> None:
+    """Slideshows hold their pictures long; so do damaged timestamps, but then the header says otherwise."""
+    declared = float((picture.duration or 0) * picture.time_base) or (container.duration or 0) / 1e6
+    n = len(track.pts)
+    if track.seconds > LONGEST_HOLD_SECONDS * n and abs(declared - track.seconds) > track.seconds / n:
+        span = f"{n} frames in {track.seconds:.0f} seconds"
+        raise MediaError(f"{path}: has timestamps that make no sense, {span}; convert it again")
 
 
 def _upright(matrix: bytes | None) -> Upright:

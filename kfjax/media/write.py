@@ -157,7 +157,7 @@ def mux(
     if keep_original_gain is not None:
         wave = _mixed(wave, read_audio(video_path, sample_rate_hz), keep_original_gain)
     track = scan(video_path)[1]
-    pts = track.pts if track.timed else _presentation_order(video_path, track)
+    pts = track.pts if track.timed else track.pts[_presentation_order(video_path, track)]
     with open_input(video_path) as source, _replacing(output_path) as temporary:
         source_stream = source.streams[track.index]
         with _create(temporary, sample_rate_hz) as target:

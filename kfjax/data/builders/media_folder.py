@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 from kfjax.data.builders.clip_record import ClipRecord
-from kfjax.data.sources import SOUND_SUFFIXES, VIDEO_SUFFIXES
+from kfjax.data.sources import SOUND_SUFFIXES
+from kfjax.media import FILM_SUFFIXES, is_clip
 
 #: Folder of whole uploads in a corpus of YouTube clips; files elsewhere hold one clip and nothing else.
 UPLOADS = "uploads"
@@ -26,7 +27,7 @@ class MediaFolder:
             folders[:] = sorted(name for name in folders if not (without == name and Path(here) == folder))
             for file in sorted(files):
                 name, suffix = os.path.splitext(file)
-                if suffix.lower() in VIDEO_SUFFIXES + SOUND_SUFFIXES:
+                if is_clip(file, FILM_SUFFIXES + SOUND_SUFFIXES):
                     key = (suffix.lower() in SOUND_SUFFIXES, name)
                     self._paths.setdefault(key, os.path.join(here, file))
 
