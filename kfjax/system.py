@@ -32,6 +32,8 @@ from kfjax.rates import Rates
 #: What a model directory must hold.
 FILES = ("config.json", "tokenizer.json")
 WEIGHTS = "model.safetensors"
+#: For people; may be missing.
+CARD = "MODEL_CARD.md"
 #: Branch of a part's file that holds what came with public weights and nothing here runs.
 UNUSED = "unused"
 
@@ -151,7 +153,7 @@ def save(directory: str | Path, system: System, *, card: str = "", dtype: str | 
         save_params(temporary / WEIGHTS, dict(system.params), dtype=dtype)
         system.tokenizer.save(temporary / "tokenizer.json")
         if card:
-            (temporary / "MODEL_CARD.md").write_text(card)
+            (temporary / CARD).write_text(card)
 
 
 @contextmanager
