@@ -194,11 +194,11 @@ def ceilings(base, corpora: dict, judge) -> dict:
     rate = base.cfg.rates.sample_rate_hz
     bucket, scenes = frogs_of(corpora["heldout"])
     true = [bucket.waveform(i) for i in range(len(scenes))]
-    old, (rows, scenes) = corpora["old"].buckets[SECONDS], old_scenes(corpora["old"])
+    old, (rows, known) = corpora["old"].buckets[SECONDS], old_scenes(corpora["old"])
     return {
         "as it is": frogs_heard(true, scenes, judge, rate),
         "through the codec": frogs_heard(SceneSounds(base).through_codec(true, SECONDS), scenes, judge, rate),
-        "old scenes": old_heard((old.waveform(i) for i in rows), scenes, judge, rate),
+        "old scenes": old_heard((old.waveform(i) for i in rows), known, judge, rate),
     }
 
 
