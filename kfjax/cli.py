@@ -258,8 +258,8 @@ def _doctor(args: Namespace) -> int:
     from kfjax import jobs, pipeline, sharding
 
     print(f"kfjax {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "av", "tokenizers", "safetensors", "librosa")
-    for package in packages:
+    networks, others = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"), ("numpy", "av", "tokenizers", "librosa")
+    for package in (*networks, *others, "safetensors"):
         try:
             print(f"  {package} {version(package)}")
         except PackageNotFoundError:

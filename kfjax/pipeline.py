@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from kfjax import features, media, rates, system
+from kfjax import features, media, rates, sharding, system
 from kfjax.codec import audio_codec
 from kfjax.convert import hub
 from kfjax.flow import sampler
@@ -285,9 +285,9 @@ def load(model: str | Path = "built-in", *, dtype: Dtype | None = None) -> Model
       dtype: of encoders and generator. Default: float32 on a CPU, bfloat16 on an accelerator.
 
     Raises:
-      ValueError: no such model, or one that does not fit together; parts that could not be fetched.
+      ValueError: no such model, or one that does not fit together; parts that could not be fetched; no device.
     """
-    use_program_cache()
+    start()
     return Model(load_system(model), built_in=str(model) == "built-in", dtype=dtype)
 
 
@@ -311,6 +311,16 @@ def cache_folder() -> Path:
     if own := os.environ.get("KFJAX_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kfjax"
+
+
+def start() -> None:
+    """What comes before any computing: devices, and the program cache.
+
+    Raises:
+      ValueError: the backend that JAX_PLATFORMS names does not start.
+    """
+    sharding.devices()
+    use_program_cache()
 
 
 def use_program_cache() -> None:

@@ -122,10 +122,12 @@ def devices() -> list[jax.Device]:
     try:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:  # jax asserts where a plugin that was asked for is missing
-        why = str(error).splitlines()[0].partition(" (set JAX_PLATFORMS")[0] if str(error) else "it is not installed"
+        why = str(error).partition(" (set JAX_PLATFORMS")[0] or "it is not installed"
+        asked = jax.config.jax_platforms
+        name = f"JAX_PLATFORMS={asked}" if asked else "jax"
         raise ValueError(
-            f"JAX_PLATFORMS={jax.config.jax_platforms or ''}: got no device, expected one to compute on ({why}); unset it, "
-            "or install that backend, e.g. pip install 'kfjax[cuda]'"
+            f"{name}: got no device to compute on, expected a backend that starts ({why}); unset JAX_PLATFORMS, or install "
+            "that backend"
         ) from None
 
 

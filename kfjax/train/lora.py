@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,8 @@ def save_tuned(
 ) -> None:
     """Write the model directory `target`: that of `start` with other weights of some `parts`, in the dtypes they had.
 
-    Of a directory of converted parts the files of the others are shared (hard links where the disk has them, else
-    copies), what a part's file holds besides is kept, and `kfjax convert TARGET --to torch` writes the public files.
+    Of a directory of converted parts the files of the others are shared (weights by hard links where the disk has
+    them, else copies), what a part's file holds besides is kept, and `kfjax convert TARGET --to torch` writes the public files.
 
     Args:
       card: of the new model, see `card`; that of `start` follows it.
@@ -192,10 +193,11 @@ def targeted(params: Params, cfg: LoRAConfig) -> dict[str, Any]:
 
 
 def _share(file: Path, copy: Path) -> None:
-    try:
-        os.link(file.resolve(), copy)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(file, copy)
+    if file.suffix == ".safetensors":  # of large files that nobody edits
+        with suppress(OSError):  # another disk, or one without links
+            os.link(file.resolve(), copy)
+            return
+    shutil.copyfile(file, copy)
 
 
 def _sizes(path: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int, int]:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from kfjax.checkpoint import save_params
 from kfjax.command import say
 from kfjax.encoders.t5 import T5Config
-from kfjax.encoders.tokenizer import Tokenizer
+from kfjax.encoders.tokenizer import MOST_LISTED, Tokenizer
 from kfjax.module import Params
 from kfjax.system import SystemConfig
 from kfjax.train.flow_step import FlowStepConfig, merged, trained
@@ -61,7 +61,14 @@ def reading_tokenizer(
     known, free = _tokenizer(config, system), free_rows(config, system, step)
     tokenizer = known.extended(captions, free)
     if learnt := tokenizer.words(known.vocab):
-        say(f"new words, learnt from the captions: {', '.join(learnt)}")
+        shown = ", ".join(learnt[:MOST_LISTED]) + (", …" if len(learnt) > MOST_LISTED else "")
+        say(f"words that are new to the model, and learnt: {len(learnt)} ({shown})")
+    if lost := tokenizer.unread_captions(captions):
+        advice = ""
+        if step.lora.rank and tokenizer.of_words and any(tokenizer.unread(caption).unknown for caption in captions):
+            full = f"all {system.text.vocab} rows of the text encoder's table are taken"
+            advice = f"; {full if step.lora.words else 'step.lora.words=True learns words'}"
+        say(f"not read: {lost}{advice}")
     return tokenizer
 
 

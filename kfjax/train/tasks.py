@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from kfjax import config as strict
 from kfjax import module
 from kfjax.checkpoint import load_params, save_params
+from kfjax.sharding import training_hangs
 from kfjax.train.loop import LoopConfig, Task
 from kfjax.train.optim import OptimConfig, make_optimizer
 from kfjax.train.throughput import Work
@@ -37,8 +38,10 @@ def make_task(config: ConfigDict) -> tuple[Task, LoopConfig]:
     """The task and the loop's settings.
 
     Raises:
-      ValueError: an unknown task or key, or data that is not there.
+      ValueError: an unknown task or key, data that is not there, or a jax that can't train on these devices.
     """
+    if hangs := training_hangs(jax.default_backend()):
+        raise ValueError(hangs)
     makers: dict[str, Callable[[ConfigDict, LoopConfig], Task]] = {
         "codec": _codec, "vocoder": _vocoder, "bigvgan": _bigvgan, "flow": _flow, "stereo": _stereo,
     }

@@ -21,6 +21,7 @@ from kfjax.module import bind
 from kfjax.train.flow_step import FlowStepConfig, merged, trained
 from kfjax.train.loop import init_state
 from kfjax.train.lora import STACKED, LoRAConfig, card, init_lora, merge, save_tuned, targeted, with_words
+from kfjax.train.lora_task import reading_tokenizer
 from kfjax.train.tasks import abstract_params, make_task
 
 ROOT = Path(__file__).parents[2]
@@ -225,6 +226,29 @@ def test_rows_that_are_free(folder, values, rows):
         config.update_from_flattened_dict(values)
     shapes = abstract_params(config)
     assert shapes["words"].shape == (rows, CONFIG.text.width) if rows else "words" not in shapes
+
+
+CAPTIONS = ["a frog croaks", "two frogs croak", "a frog croaks twice"]
+
+
+@pytest.mark.parametrize("values, room, said", [
+    ({}, 9, ["words that are new to the model, and learnt: 6 (croaks, frog, croak, frogs, twice, two)"]),
+    ({}, 2, ["words that are new to the model, and learnt: 2 (croaks, frog)",
+             "not read: captions with words outside the vocabulary: 2 (croak 1, frogs 1, twice 1, two 1); "
+             "all 17 rows of the text encoder's table are taken"]),
+    ({}, 0, ["not read: captions with words outside the vocabulary: 3 (croaks 2, frog 2, croak 1, frogs 1, twice 1, "
+             "two 1); all 15 rows of the text encoder's table are taken"]),
+    ({"step.lora.words": False}, 9, ["not read: captions with words outside the vocabulary: 3 (croaks 2, frog 2, "
+                                     "croak 1, frogs 1, twice 1, two 1); step.lora.words=True learns words"]),
+])  # fmt: skip
+def test_words_that_are_learnt_and_words_that_are_not_read_are_said(folder, capsys, values, room, said):
+    config = config_of(folder, **values)
+    vocab = tiny_system().tokenizer.vocab + room
+    cfg = dataclasses.replace(CONFIG, text=dataclasses.replace(CONFIG.text, vocab=vocab))
+    step = FlowStepConfig(lora=LoRAConfig(**config.step.lora.to_dict()))
+    tokenizer = reading_tokenizer(config, cfg, step, CAPTIONS)
+    assert tokenizer.vocab <= vocab
+    assert capsys.readouterr().err.splitlines() == [f"kfjax: {line}" for line in said]
 
 
 def test_a_tuned_model_is_stored_as_its_start_was(tmp_path):
