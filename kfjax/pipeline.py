@@ -374,7 +374,8 @@ def _sample(
 ) -> Float[Array, "1 n d"]:
     network = bind(MMDiT, cfg, params)
     conditions = network.prepare(branches, latents)
-    noise = jax.random.normal(jax.random.fold_in(jax.random.key(seed), version), (1, latents, cfg.latent_dim))
+    key = jax.random.fold_in(jax.random.key(seed), version)
+    noise = jax.random.normal(key, (1, latents, cfg.latent_dim), jnp.float32)
     dtype = conditions.pooled.dtype
     velocity = sampler.guided(lambda x, t: network(x.astype(dtype), t, conditions), weights)
     return sampler.integrate(velocity, noise, steps, method)

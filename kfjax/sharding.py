@@ -126,8 +126,8 @@ def devices() -> list[jax.Device]:
         asked = jax.config.jax_platforms
         name = f"JAX_PLATFORMS={asked}" if asked else "jax"
         raise ValueError(
-            f"{name}: got no device to compute on, expected a backend that starts ({why}); unset JAX_PLATFORMS, or install "
-            "that backend"
+            f"{name}: got no device to compute on, expected a backend that starts ({why}); unset JAX_PLATFORMS, or "
+            "install that backend"
         ) from None
 
 

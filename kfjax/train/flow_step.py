@@ -93,14 +93,15 @@ def trained_parts(cfg: FlowStepConfig) -> tuple[str, ...]:
 
 def init_readouts(system: SystemConfig, cfg: FlowStepConfig) -> Params:
     """The linear read-outs that the step asks for, at zero. They help to train and are no part of the system."""
-    zeros = lambda inputs, outputs: {"kernel": jnp.zeros((inputs, outputs)), "bias": jnp.zeros((outputs,))}
+    zeros = lambda *shape: jnp.zeros(shape, jnp.float32)
+    readout = lambda inputs, outputs: {"kernel": zeros(inputs, outputs), "bias": zeros(outputs)}
     readouts = {}
     if cfg.align_weight:
-        readouts["readout"] = zeros(system.mmdit.width, system.mmdit.latent_dim)
+        readouts["readout"] = readout(system.mmdit.width, system.mmdit.latent_dim)
     if cfg.caption_weight:
-        readouts["caption"] = zeros(system.clip.out_dim, system.text.vocab)
+        readouts["caption"] = readout(system.clip.out_dim, system.text.vocab)
     if cfg.sound_weight:
-        readouts["sound"] = zeros(system.text.width, 2 * system.mmdit.latent_dim)
+        readouts["sound"] = readout(system.text.width, 2 * system.mmdit.latent_dim)
     return readouts
 
 
@@ -138,11 +139,11 @@ def draw(key: jax.Array, shape: tuple[int, int, int], cfg: FlowStepConfig) -> Dr
     b, n, d = shape
     rows = (b, cfg.draws)
     draws = Draws(
-        posterior=jax.random.normal(posterior, (*rows, n, d)),
-        noise=jax.random.normal(noise, (*rows, n, d)),
+        posterior=jax.random.normal(posterior, (*rows, n, d), jnp.float32),
+        noise=jax.random.normal(noise, (*rows, n, d), jnp.float32),
         time=matching.sample_times(time, b * cfg.draws, start=cfg.early_times).reshape(rows),
-        keep_video=~jax.random.bernoulli(video, cfg.drop_video, rows),
-        keep_text=~jax.random.bernoulli(text, cfg.drop_text, rows),
+        keep_video=~jax.random.bernoulli(video, jnp.float32(cfg.drop_video), rows),
+        keep_text=~jax.random.bernoulli(text, jnp.float32(cfg.drop_text), rows),
     )
     return jax.tree.map(_split_over_batch, draws)
 

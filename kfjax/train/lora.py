@@ -124,7 +124,8 @@ def save_tuned(
     """Write the model directory `target`: that of `start` with other weights of some `parts`, in the dtypes they had.
 
     Of a directory of converted parts the files of the others are shared (weights by hard links where the disk has
-    them, else copies), what a part's file holds besides is kept, and `kfjax convert TARGET --to torch` writes the public files.
+    them, else copies), what a part's file holds besides is kept, and `kfjax convert TARGET --to torch` writes the
+    public files.
 
     Args:
       card: of the new model, see `card`; that of `start` follows it.
@@ -207,8 +208,8 @@ def _sizes(path: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int, int
 
 
 def _pair(leading: tuple[int, ...], inputs: int, outputs: int, rank: int, key: jax.Array) -> dict[str, jax.Array]:
-    down = jax.random.normal(key, (*leading, inputs, rank)) / math.sqrt(inputs)
-    return {"down": down, "up": jnp.zeros((*leading, rank, outputs))}
+    down = jax.random.normal(key, (*leading, inputs, rank), jnp.float32) / math.sqrt(inputs)
+    return {"down": down, "up": jnp.zeros((*leading, rank, outputs), jnp.float32)}
 
 
 def _add(kernel: Float[Array, "*k out"], pair: Params, cfg: LoRAConfig) -> Float[Array, "*k out"]:
