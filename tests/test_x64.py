@@ -1,4 +1,4 @@
-"""A process whose jax computes in 64 bits (JAX_ENABLE_X64): programs are the same, in 32 bits, with the same results."""
+"""A process whose jax computes in 64 bits (JAX_ENABLE_X64): the programs are the same, in 32 bits."""
 import os
 import subprocess
 import sys
