@@ -3,7 +3,8 @@
     python experiments/0008-lora/run.py                  # results.json beside this file
     python experiments/0008-lora/run.py --quick --output quick.json    # a few of everything, to see that it works
 
-Run again after a stop, it goes on: corpora, judge and checkpoints are kept in --workdir; another model needs another.
+Run again after a stop, it goes on: corpora, judge, checkpoints and figures are kept in --workdir; another model needs
+another.
 """
 from __future__ import annotations
 
@@ -61,34 +62,44 @@ def main(argv: Sequence[str] | None = None) -> dict:
     from kfjax import pipeline, system
 
     pipeline.use_program_cache()
-    sizes, clock = QUICK if args.quick else Sizes(), Clock()
+    sizes, clock = QUICK if args.quick else Sizes(), Clock(args.workdir)
     base = system.load(args.model)
     corpora = clock("render", lambda: render(args.workdir, sizes, base.cfg.sync.size))
     judge = clock("judge", lambda: learn_judge(base, sizes, args.workdir / "judge.npz"))
-    results = {"scenes": sizes._asdict(), "true sound": clock("true sound", lambda: ceilings(base, corpora, judge))}
+    results = {"scenes": sizes._asdict(), "true sound": clock.kept("true sound", lambda: ceilings(base, corpora, judge))}
     measured = lambda model: measure(model, corpora, judge) | {"texts": texts(model, corpora, judge, sizes.texts)}
-    results["before"] = clock("before", lambda: measured(base))
+    results["before"] = clock.kept("before", lambda: measured(base))
     for name, corpus in RUNS.items():
         tuned = clock(f"train, {name}", lambda corpus=corpus: train(args, corpus))
-        results[name] = clock(f"measure, {name}", lambda tuned=tuned: measured(system.load(tuned)))
-    results["kfjax generate"] = clock("generate", lambda: generate(tuned, args.workdir, judge))
-    results["seconds"], results["cpu_seconds"] = clock.seconds, round(time.process_time())
-    write(args.output, plain(results))
-    print(table(plain(results)))
+        results[name] = clock.kept(f"measure, {name}", lambda tuned=tuned: measured(system.load(tuned)))
+    results["kfjax generate"] = plain(clock("generate", lambda: generate(tuned, args.workdir, judge)))
+    results["cpu_seconds"] = clock.seconds
+    write(args.output, results)
+    print(table(results))
     return results
 
 
 class Clock:
-    """Calls, and remembers how many seconds each took."""
+    """Calls, and remembers how many seconds of the processor each took."""
 
-    def __init__(self):
-        self.seconds: dict[str, float] = {}
+    def __init__(self, folder: Path):
+        self.folder, self.seconds = folder, {}
 
     def __call__(self, name: str, make: Callable):
-        start = time.monotonic()
+        start = time.process_time()
         made = make()
-        self.seconds[name] = round(time.monotonic() - start, 1)
+        self.seconds[name] = round(time.process_time() - start, 1)
         return made
+
+    def kept(self, name: str, make: Callable[[], dict]) -> dict:
+        """Figures that are read from the folder where an earlier run has left them, and the seconds they took."""
+        file = self.folder / f"{name.replace(', ', '-').replace(' ', '_')}.json"
+        if not file.exists():
+            figures = plain(self(name, make))
+            write(file, {"figures": figures, "seconds": self.seconds[name]})
+        stored = json.loads(file.read_text())
+        self.seconds[name] = stored["seconds"]
+        return stored["figures"]
 
 
 def render(folder: Path, sizes: Sizes, size: int) -> dict:
