@@ -66,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
     base = system.load(args.model)
     corpora = clock("render", lambda: render(args.workdir, sizes, base.cfg.sync.size))
     judge = clock("judge", lambda: learn_judge(base, sizes, args.workdir / "judge.npz"))
-    results = {"scenes": sizes._asdict(), "true sound": clock.kept("true sound", lambda: ceilings(base, corpora, judge))}
+    results = {"scenes": sizes._asdict()}
+    results["true sound"] = clock.kept("true sound", lambda: ceilings(base, corpora, judge))
     measured = lambda model: measure(model, corpora, judge) | {"texts": texts(model, corpora, judge, sizes.texts)}
     results["before"] = clock.kept("before", lambda: measured(base))
     for name, corpus in RUNS.items():
