@@ -118,7 +118,7 @@ def lora(config: dict) -> dict:
     config["loop"] |= {"steps": 500, "panel_every": 250}
     config["system"] = {"mmdit": {"remat": False, "unroll": True}}
     targets = (r"(joint|joint_last|single)/.*/(qkv|out)/kernel",)
-    config["step"] = {"draws": 2, "lora": {"rank": 8, "alpha": 8.0, "targets": targets}}
+    config["step"] = {"draws": 2, "lora": {"rank": 8, "alpha": 8.0, "targets": targets, "words": True}}
     config["optim"] |= {"decay_steps": 250}
     config["data"] |= {"start": str(files("kfjax") / "assets" / "model"), "vae": "", "vocoder": "", "tokenizer": ""}
     config["data"] |= {"buckets": ((4.0, 1.0),), "emphasis": ()}

@@ -293,24 +293,31 @@ def _models(args: Namespace) -> int:
 
 
 def _doctor(args: Namespace) -> int:
-    """What is installed, on what it runs, where it keeps things."""
+    """What is installed, on what it runs, where it keeps things; 2 where there is nothing to compute on."""
     del args
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
     import jax
 
-    from kfjax import jobs, pipeline
+    from kfjax import jobs, pipeline, sharding
 
     print(f"kfjax {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-    for package in ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "av", "tokenizers", "safetensors", "librosa"):
+    networks, others = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"), ("numpy", "av", "tokenizers", "librosa")
+    for package in (*networks, *others, "safetensors"):
         try:
             print(f"  {package} {version(package)}")
         except PackageNotFoundError:
             print(f"  {package} is missing; install kfjax again")
-    print("devices:", ", ".join(f"{device.platform} {device.device_kind}" for device in jax.devices()))
+    try:
+        found, problem = sharding.devices(), ""
+    except ValueError as error:
+        found, problem = [], str(error)
+    print("devices:", ", ".join(f"{device.platform} {device.device_kind}" for device in found) or problem)
+    if found and (hangs := sharding.training_hangs(found[0].platform)):
+        print("training:", hangs)
     pipeline.use_program_cache()
     print("compiled programs:", jax.config.jax_compilation_cache_dir or "not kept; set KFJAX_CACHE to a folder")
     print("built-in model:", pipeline.BUILT_IN if pipeline.BUILT_IN.is_dir() else "none; give --model FOLDER")
     print("example clip:", jobs.EXAMPLE if jobs.EXAMPLE.is_file() else "none")
-    return 0
+    return 0 if found else 2

@@ -24,13 +24,15 @@ Remat = Literal["none", "blocks", "dots"]
 
 @lru_cache(maxsize=256)
 def _abstract(cls: type, cfg: Any) -> tuple[nnx.GraphDef, nnx.State]:
-    module = nnx.eval_shape(lambda: cls(cfg, rngs=nnx.Rngs(0)))
+    with jax.enable_x64(False):
+        module = nnx.eval_shape(lambda: cls(cfg, rngs=nnx.Rngs(0)))
     return nnx.split(module)
 
 
 def init(cls: type, cfg: Any, key: jax.Array) -> Params:
-    """Parameters of `cls(cfg)` drawn from `key`, as a nested dict of arrays."""
-    return nnx.to_pure_dict(nnx.state(cls(cfg, rngs=nnx.Rngs(key))))
+    """Parameters of `cls(cfg)` drawn from `key`, as a nested dict of float32 arrays, whatever jax's default is."""
+    with jax.enable_x64(False):
+        return nnx.to_pure_dict(nnx.state(cls(cfg, rngs=nnx.Rngs(key))))
 
 
 def shapes(cls: type, cfg: Any) -> Params:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from kfjax import features, limits, media, rates, system
+from kfjax import features, limits, media, rates, sharding, system
 from kfjax.codec import audio_codec
 from kfjax.command import local_path
 from kfjax.convert import hub
@@ -298,9 +298,9 @@ def load(model: str | Path = "built-in", *, dtype: Dtype | None = None) -> Model
       dtype: of encoders and generator. Default: float32 on a CPU, bfloat16 on an accelerator.
 
     Raises:
-      ValueError: no such model, or one that does not fit together; parts that could not be fetched.
+      ValueError: no such model, or one that does not fit together; parts that could not be fetched; no device.
     """
-    use_program_cache()
+    start()
     return Model(load_system(model), built_in=str(model) == "built-in", dtype=dtype)
 
 
@@ -327,6 +327,16 @@ def cache_folder() -> Path:
     if own := os.environ.get("KFJAX_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kfjax"
+
+
+def start() -> None:
+    """What comes before any computing: devices, and the program cache.
+
+    Raises:
+      ValueError: the backend that JAX_PLATFORMS names does not start.
+    """
+    sharding.devices()
+    use_program_cache()
 
 
 def use_program_cache() -> None:
@@ -400,8 +410,8 @@ def _sample(
     """Steps `first` to `last` of `steps`, from `x`; step 0 starts from the version's noise, whatever `x` is."""
     network = bind(MMDiT, cfg, params)
     conditions = network.prepare(branches, x.shape[1])
-    noise = jax.random.normal(jax.random.fold_in(jax.random.key(seed), version), x.shape)
-    x = jnp.where(first == 0, noise, x)
+    key = jax.random.fold_in(jax.random.key(seed), version)
+    x = jnp.where(first == 0, jax.random.normal(key, x.shape, jnp.float32), x)
     dtype = conditions.pooled.dtype
     velocity = sampler.guided(lambda x, t: network(x.astype(dtype), t, conditions), weights)
     return sampler.integrate(velocity, x, steps, method, first, last)

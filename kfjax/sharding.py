@@ -14,6 +14,7 @@ by path, everything else follows one default; a block calls `gathered` on its pa
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -110,6 +111,39 @@ PRESETS = {
         Preset("2xv5p-256", data=4, fsdp=64, slices=2),
     )
 }
+
+
+def devices() -> list[jax.Device]:
+    """Those of the backend that jax chooses, or that JAX_PLATFORMS names; every command asks here first.
+
+    Raises:
+      ValueError: it does not start.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # jax asserts where a plugin that was asked for is missing
+        why = str(error).partition(" (set JAX_PLATFORMS")[0] or "it is not installed"
+        asked = jax.config.jax_platforms
+        name = f"JAX_PLATFORMS={asked}" if asked else "jax"
+        raise ValueError(
+            f"{name}: got no device to compute on, expected a backend that starts ({why}); unset JAX_PLATFORMS, or "
+            "install that backend"
+        ) from None
+
+
+def training_hangs(platform: str) -> str:
+    """Why training never ends on devices of this platform with the jax that is installed; "" where it does.
+
+    jaxlib 0.11 computes an FFT on a CPU in a thread of a pool, and that thread waits for tasks in the same pool: with
+    an FFT in every thread nothing goes on.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if platform != "cpu" or not jax.__version__.startswith("0.11.") or "xla_cpu_multi_thread_eigen=false" in flags:
+        return ""
+    return (
+        f"jax {jax.__version__} on a CPU waits for ever in training, in its FFT; pip install 'jax>=0.12,<0.13', or set "
+        "XLA_FLAGS=--xla_cpu_multi_thread_eigen=false before jax starts"
+    )
 
 
 def make_mesh(axes: Preset | Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:

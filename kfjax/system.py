@@ -38,6 +38,8 @@ WHENCE = {
     "openai/clip-vit-large-patch14 (on the hub; all CLIP text encoders share them) into a folder and run: "
     "kfjax convert FOLDER DIRECTORY",
 }
+#: For people; may be missing.
+CARD = "MODEL_CARD.md"
 #: Branch of a part's file that holds what came with public weights and nothing here runs.
 UNUSED = "unused"
 
@@ -157,7 +159,7 @@ def save(directory: str | Path, system: System, *, card: str = "", dtype: str | 
         save_params(temporary / WEIGHTS, dict(system.params), dtype=dtype)
         system.tokenizer.save(temporary / "tokenizer.json")
         if card:
-            (temporary / "MODEL_CARD.md").write_text(card)
+            (temporary / CARD).write_text(card)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import jax
 import media_files as files
 import numpy as np
 import pytest
@@ -198,6 +199,47 @@ def test_doctor(capsys):
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
     assert kfjax.__version__ in said and "devices: cpu" in said and "built-in model: " in said
+
+
+@pytest.mark.parametrize("error, why", [
+    (AssertionError(), "it is not installed"),  # jax says so of a GPU's plugin that is missing
+    (RuntimeError("Unable to initialize backend 'tpu': no libtpu.so (set JAX_PLATFORMS='' to automatically choose)"),
+     "Unable to initialize backend 'tpu': no libtpu.so"),
+])  # fmt: skip
+def test_a_backend_that_does_not_start(monkeypatch, capsys, model, error, why):
+    def fails():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", fails)
+    line = f"JAX_PLATFORMS=cpu: got no device to compute on, expected a backend that starts ({why}); " \
+           "unset JAX_PLATFORMS, or install that backend"
+    for command in (["generate", "--prompt", "rain", "--model", model], ["extract", ".", "--output", "x"],
+                    ["evaluate", "built-in", "--benchmark", "scenes"]):
+        assert main(command) == 2
+        assert capsys.readouterr().err == f"kfjax: error: {line}\n"
+    assert main(["doctor"]) == 2
+    said = capsys.readouterr().out
+    assert f"devices: {line}\n" in said and "built-in model: " in said and "example clip: " in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platforms", ["cuda", "tpu", "nonsense"])
+def test_a_backend_that_is_not_there(here, platforms):
+    env = os.environ | {"PYTHONPATH": ROOT, "JAX_PLATFORMS": platforms}
+    run = lambda *args: subprocess.run([sys.executable, "-m", "kfjax", *args], capture_output=True, text=True, env=env)
+    for arguments in (["generate", "--prompt", "rain"], ["train", "configs/flow.py:runlocal", "--workdir", "x"]):
+        ended = run(*arguments)
+        assert ended.returncode == 2
+        assert ended.stderr.startswith(f"kfjax: error: JAX_PLATFORMS={platforms}: got no device")
+        assert len(ended.stderr.splitlines()) == 1
+    ended = run("doctor")
+    assert ended.returncode == 2 and f"devices: JAX_PLATFORMS={platforms}: got no" in ended.stdout and not ended.stderr
+
+
+def test_doctor_names_a_jax_that_hangs_in_training(monkeypatch, capsys):
+    monkeypatch.setattr(jax, "__version__", "0.11.2")
+    assert main(["doctor"]) == 0
+    assert "training: jax 0.11.2 on a CPU waits for ever in training" in capsys.readouterr().out
 
 
 COMMANDS = ("generate", "convert", "extract", "train", "plan")

@@ -1,6 +1,8 @@
 """Meshes, rules, placement; and that a step on any mesh is the step on one device."""
 import math
 import re
+import subprocess
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
@@ -35,6 +37,7 @@ from kfjax.sharding import (
     replicated,
     scattered,
     shard_init,
+    training_hangs,
 )
 from kfjax.structs import FeatureBatch, Features, Posterior, TrainState
 from kfjax.train import flow_step
@@ -389,6 +392,43 @@ def test_fresh_parameters_are_made_in_parts_and_are_those_of_one_device():
     assert compiled.memory_analysis().temp_size_in_bytes < made["w"].nbytes / 2
     assert "[4096,64]" not in compiled.as_text()
 
+
+
+def test_training_on_a_cpu_is_refused_where_it_hangs(monkeypatch):
+    assert not training_hangs("cpu")  # with the jax that is installed
+    monkeypatch.setattr(jax, "__version__", "0.11.0")
+    assert "waits for ever in training" in training_hangs("cpu") and not training_hangs("gpu")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+    assert not training_hangs("cpu")
+
+
+#: The gradient of a loss at three windows, as codecs have it, on fake devices.
+FFTS = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+def distance(wave):
+    total = 0.0
+    for size in (2048, 1024, 512):
+        hop = size // 4
+        frames = jnp.stack([wave[:, i * hop : i * hop + size] for i in range(192)], 1)
+        total += jnp.abs(jnp.fft.rfft(frames)).mean()
+    return total
+
+split = NamedSharding(jax.make_mesh((8,), ("data",)), PartitionSpec("data"))
+wave = np.random.default_rng(0).standard_normal((8, 196 * 512)).astype(np.float32)
+step = jax.jit(jax.grad(distance))
+for _ in range(20):
+    jax.block_until_ready(step(jax.device_put(wave, split)))
+print("done")
+"""
+
+
+@pytest.mark.slow
+def test_ffts_on_many_devices_come_to_an_end():
+    """With jaxlib 0.11 they wait for one another for ever, which is why training is refused with it."""
+    done = subprocess.run([sys.executable, "-c", FFTS], capture_output=True, text=True, timeout=200, check=False)
+    assert done.stdout == "done\n", done.stderr
 
 
 def test_pin_needs_a_mesh_to_do_anything():

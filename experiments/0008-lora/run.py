@@ -1,9 +1,10 @@
-"""Does the built-in model learn a new kind of scene from 50 examples? Everything, from rendering to a generated film.
+"""Does the built-in model learn a new kind of scene, and its words, from 50 examples? From rendering to a film.
 
     python experiments/0008-lora/run.py                  # results.json beside this file
     python experiments/0008-lora/run.py --quick --output quick.json    # a few of everything, to see that it works
 
-Run again after a stop, it goes on: corpora, judge and checkpoints are kept in --workdir; another model needs another.
+Run again after a stop, it goes on: corpora, judge, checkpoints and figures are kept in --workdir; another model needs
+another.
 """
 from __future__ import annotations
 
@@ -24,21 +25,28 @@ from frogs import FROG, make_frog_scene
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SECONDS = 2.5  # of every scene; the film for `kfjax generate` is longer
-#: Corpora of different seeds share no scene; the judge's are its own.
-SEEDS = {"train": 8001, "heldout": 8002, "old": 8003, "judge": 8004, "judge frogs": 8005}
+#: Corpora of different seeds share no scene; the judge's are its own. Of the scenes of "mixed" half are frogs.
+SEEDS = {"train": 8001, "heldout": 8002, "old": 8003, "judge": 8004, "judge frogs": 8005, "mixed": 8006}
+#: What trains: name in the results -> corpus.
+RUNS = {"frogs alone": "train", "frogs and old scenes": "mixed"}
+#: Sentences without a film. Of the first one the words are learnt, the others' are not in the vocabulary.
+FROG_TEXT, TIGER_TEXT = "a frog croaks", "a tiger growls"
+STRANGE_TEXTS = ("a dog barks", "a cow moos", "a bird sings", "someone whispers")
 
 
 class Sizes(NamedTuple):
     """Scenes of each kind."""
 
     train: int = 50
+    mixed: int = 100
     heldout: int = 32
     old: int = 60
     judge: int = 240
     judge_frogs: int = 48
+    texts: int = 24  # sounds of a sentence
 
 
-QUICK = Sizes(train=8, heldout=2, old=3, judge=30, judge_frogs=6)
+QUICK = Sizes(train=8, mixed=8, heldout=2, old=3, judge=30, judge_frogs=6, texts=2)
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
@@ -54,44 +62,66 @@ def main(argv: Sequence[str] | None = None) -> dict:
     from kfjax import pipeline, system
 
     pipeline.use_program_cache()
-    sizes, clock = QUICK if args.quick else Sizes(), Clock()
+    sizes, clock = QUICK if args.quick else Sizes(), Clock(args.workdir)
     base = system.load(args.model)
     corpora = clock("render", lambda: render(args.workdir, sizes, base.cfg.sync.size))
     judge = clock("judge", lambda: learn_judge(base, sizes, args.workdir / "judge.npz"))
-    results = {"scenes": sizes._asdict(), "true sound": clock("true sound", lambda: ceilings(base, corpora, judge))}
-    results["before"] = clock("before", lambda: measure(base, corpora, judge))
-    tuned = clock("train", lambda: train(args))
-    results["after"] = clock("after", lambda: measure(system.load(tuned), corpora, judge))
-    results["kfjax generate"] = clock("generate", lambda: generate(tuned, args.workdir, judge))
-    results["seconds"], results["cpu_seconds"] = clock.seconds, round(time.process_time())
-    write(args.output, plain(results))
-    print(table(plain(results)))
+    results = {"scenes": sizes._asdict()}
+    results["true sound"] = clock.kept("true sound", lambda: ceilings(base, corpora, judge))
+    measured = lambda model: measure(model, corpora, judge) | {"texts": texts(model, corpora, judge, sizes.texts)}
+    results["before"] = clock.kept("before", lambda: measured(base))
+    for name, corpus in RUNS.items():
+        tuned = clock(f"train, {name}", lambda corpus=corpus: train(args, corpus))
+        results[name] = clock.kept(f"measure, {name}", lambda tuned=tuned: measured(system.load(tuned)))
+    results["kfjax generate"] = plain(clock("generate", lambda: generate(tuned, args.workdir, judge)))
+    results["cpu_seconds"] = clock.seconds
+    write(args.output, results)
+    print(table(results))
     return results
 
 
 class Clock:
-    """Calls, and remembers how many seconds each took."""
+    """Calls, and remembers how many seconds of the processor each took."""
 
-    def __init__(self):
-        self.seconds: dict[str, float] = {}
+    def __init__(self, folder: Path):
+        self.folder, self.seconds = folder, {}
 
     def __call__(self, name: str, make: Callable):
-        start = time.monotonic()
+        start = time.process_time()
         made = make()
-        self.seconds[name] = round(time.monotonic() - start, 1)
+        self.seconds[name] = round(time.process_time() - start, 1)
         return made
+
+    def kept(self, name: str, make: Callable[[], dict]) -> dict:
+        """Figures that are read from the folder where an earlier run has left them, and the seconds they took."""
+        file = self.folder / f"{name.replace(', ', '-').replace(' ', '_')}.json"
+        if not file.exists():
+            figures = plain(self(name, make))
+            write(file, {"figures": figures, "seconds": self.seconds[name]})
+        stored = json.loads(file.read_text())
+        self.seconds[name] = stored["seconds"]
+        return stored["figures"]
 
 
 def render(folder: Path, sizes: Sizes, size: int) -> dict:
-    """name -> corpus: frogs to train on, frogs before a background never trained on, and held-out old scenes."""
+    """name -> corpus: frogs to train on, frogs and old scenes to train on, frogs before a background never trained on,
+    and held-out old scenes."""
     from kfjax.data.scenes import make_scene, render_corpus
 
-    frogs = {"train": ("train", make_frog_scene), "heldout": ("heldout", make_frog_scene)}
+    kinds = {"train": ("train", make_frog_scene), "mixed": ("train", make_mixed_scene),
+             "heldout": ("heldout", make_frog_scene), "old": ("heldout", make_scene)}  # fmt: skip
     return {
         name: render_corpus(folder / name, getattr(sizes, name), seed=SEEDS[name], split=split,
                             durations={SECONDS: 1.0}, size=size, make=make)
-        for name, (split, make) in (frogs | {"old": ("heldout", make_scene)}).items()
+        for name, (split, make) in kinds.items()
     }  # fmt: skip
+
+
+def make_mixed_scene(seed: int, **how):
+    """A frog where the seed is even, else a scene of the built-in world."""
+    from kfjax.data.scenes import make_scene
+
+    return make_scene(seed, **how) if seed % 2 else make_frog_scene(seed, **how)
 
 
 def learn_judge(base, sizes: Sizes, file: Path):
@@ -135,11 +165,38 @@ def measure(model, corpora: dict, judge) -> dict:
         prompts = [scene.caption if "caption" in kind else "" for scene in scenes]
         films = (bucket, range(len(scenes))) if "video" in kind else None
         result[kind] = frogs_heard(sounds.generate(prompts, SECONDS, films=films), scenes, judge, rate)
-    bucket = corpora["old"].buckets[SECONDS]
-    rows = [i for i in range(len(bucket)) if len(bucket.scene(i).sources) == 1]
-    scenes = [bucket.scene(i) for i in rows]
-    made = sounds.generate([scene.caption for scene in scenes], SECONDS, films=(bucket, rows))
+    rows, scenes = old_scenes(corpora["old"])
+    films = corpora["old"].buckets[SECONDS], rows
+    made = sounds.generate([scene.caption for scene in scenes], SECONDS, films=films)
     return result | {"old scenes": old_heard(made, scenes, judge, rate)}
+
+
+def texts(model, corpora: dict, judge, count: int) -> dict:
+    """What is heard where there is no film: share of frogs by sentence, and whether two are the same bytes.
+
+    `count` sounds of a sentence, from the same noises; of old scenes the caption of each.
+    """
+    from kfjax.evals.scene_sounds import SceneSounds
+
+    sounds, rate = SceneSounds(model), model.cfg.rates.sample_rate_hz
+    made = {text: list(sounds.generate([text] * count, SECONDS)) for text in (FROG_TEXT, TIGER_TEXT)}
+    strange = [STRANGE_TEXTS[i % len(STRANGE_TEXTS)] for i in range(count)]
+    made["other strange words"] = list(sounds.generate(strange, SECONDS))
+    frogs = {name: [judge.predict(wave, rate) == FROG for wave in waves] for name, waves in made.items()}
+    scenes = old_scenes(corpora["old"])[1]
+    return {
+        "a frog is heard": {name: float(np.mean(heard)) for name, heard in frogs.items()},
+        "same bytes": all(np.array_equal(*pair) for pair in zip(made[FROG_TEXT], made[TIGER_TEXT], strict=True)),
+        "old captions": old_heard(sounds.generate([scene.caption for scene in scenes], SECONDS), scenes, judge, rate),
+        "sounds": count,
+    }  # fmt: skip
+
+
+def old_scenes(corpus):
+    """Rows and scenes of one source."""
+    bucket = corpus.buckets[SECONDS]
+    rows = [i for i in range(len(bucket)) if len(bucket.scene(i).sources) == 1]
+    return rows, [bucket.scene(i) for i in rows]
 
 
 def ceilings(base, corpora: dict, judge) -> dict:
@@ -149,12 +206,11 @@ def ceilings(base, corpora: dict, judge) -> dict:
     rate = base.cfg.rates.sample_rate_hz
     bucket, scenes = frogs_of(corpora["heldout"])
     true = [bucket.waveform(i) for i in range(len(scenes))]
-    old = corpora["old"].buckets[SECONDS]
-    rows = [i for i in range(len(old)) if len(old.scene(i).sources) == 1]
+    old, (rows, known) = corpora["old"].buckets[SECONDS], old_scenes(corpora["old"])
     return {
         "as it is": frogs_heard(true, scenes, judge, rate),
         "through the codec": frogs_heard(SceneSounds(base).through_codec(true, SECONDS), scenes, judge, rate),
-        "old scenes": old_heard((old.waveform(i) for i in rows), [old.scene(i) for i in rows], judge, rate),
+        "old scenes": old_heard((old.waveform(i) for i in rows), known, judge, rate),
     }
 
 
@@ -188,13 +244,13 @@ def old_heard(waves, scenes, judge, rate: int) -> dict:
     return {"accuracy": answers.accuracy, "frogs": float(frogs), "f1": f1, "scenes": len(scenes)}
 
 
-def train(args: argparse.Namespace) -> Path:
+def train(args: argparse.Namespace, corpus: str) -> Path:
     """The tuned model directory; `kfjax train` resumes, and does nothing where the run is complete."""
     from kfjax.train.__main__ import main as kfjax_train
 
-    workdir = args.workdir / "lora"
+    workdir = args.workdir / f"lora-{corpus}"
     quick = ["loop.steps=2", "data.batch_seconds=8.0"] if args.quick else []
-    values = [f"data.folder={args.workdir / 'train'}", f"data.start={args.model}", *quick, *args.set]
+    values = [f"data.folder={args.workdir / corpus}", f"data.start={args.model}", *quick, *args.set]
     kfjax_train([str(HERE / "config.py"), "--workdir", str(workdir), "--set", *values])
     return workdir / "model"
 
@@ -234,15 +290,25 @@ def write(path: Path, results: dict) -> None:
 
 def table(results: dict) -> str:
     """The figures as Markdown tables."""
-    before, after, true = (results[name] for name in ("before", "after", "true sound"))
-    lines = ["| | before | after |", "|---|---|---|"]
+    true, columns = results["true sound"], ["before", *RUNS]
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+
+    def row(name: str, read: Callable[[dict], float]) -> None:
+        figures = [f"{read(results[column]):.3f}" for column in columns]
+        lines.append(f"| {name} | {' | '.join(figures)} |")
+
     words = {"accuracy": "a frog is heard above all else", "probability": "probability of a frog",
              "f1": "croaks within ±50 ms, mean F1"}
+    for kind, names in (("video and caption", words), ("video", words), ("caption", ("accuracy",))):
+        for name in names:
+            row(f"{kind}: {words[name]}", lambda r, kind=kind, name=name: r[kind][name])
+    for text in (FROG_TEXT, TIGER_TEXT, "other strange words"):
+        row(f"{text}, without a film: a frog is heard", lambda r, text=text: r["texts"]["a frog is heard"][text])
     old = {"accuracy": "right source", "frogs": "a frog is heard", "f1": "onsets within ±50 ms, mean F1"}
-    rows = [("video and caption", name) for name in words] + [("video", name) for name in words]
-    for kind, name in [*rows, ("caption", "accuracy"), *(("old scenes", name) for name in old)]:
-        said = (old if kind == "old scenes" else words)[name]
-        lines.append(f"| {kind}: {said} | {before[kind][name]:.3f} | **{after[kind][name]:.3f}** |")
+    for name, said in old.items():
+        row(f"old scenes: {said}", lambda r, name=name: r["old scenes"][name])
+    for name in ("accuracy", "frogs"):
+        row(f"old captions, without a film: {old[name]}", lambda r, name=name: r["texts"]["old captions"][name])
     kinds = ("as it is", "through the codec", "old scenes")
     lines += ["", f"| true sound | frogs {kinds[0]} | frogs {kinds[1]} | {kinds[2]} |", "|---|---|---|---|"]
     lines += [f"| {name} | {' | '.join(f'{true[kind][name]:.3f}' for kind in kinds)} |" for name in ("accuracy", "f1")]

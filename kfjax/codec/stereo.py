@@ -6,6 +6,7 @@ Where a source stands cannot be heard in mono; without video the learned empty e
 """
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -83,7 +84,8 @@ def split(
     log_mel: Float[Array, "b f m"], r: Float[Array, "b f m"]
 ) -> tuple[Float[Array, "b f m"], Float[Array, "b f m"]]:
     """Log-mels of the left and the right ear; in linear mel their mean is the mono's."""
-    return log_mel + np.log(2) + jax.nn.log_sigmoid(r), log_mel + np.log(2) + jax.nn.log_sigmoid(-r)
+    twice = log_mel + math.log(2)
+    return twice + jax.nn.log_sigmoid(r), twice + jax.nn.log_sigmoid(-r)
 
 
 def pan(wave: Float[Array, "b t"], r: Float[Array, "b f m"], cfg: MelConfig) -> Float[Array, "b t 2"]:

@@ -162,7 +162,7 @@ def start_phasor(magnitude: Float[Array, "b f k"], n_fft: int, hop: int) -> Comp
     delay = jnp.clip(gamma / (2 * np.pi * hop) * along_time, -n_fft / 2, n_fft / 2)
     # Phase counts from the frame's first sample, half a window before its middle: hence the sign between two bins.
     slope = -jnp.exp(-2j * np.pi / n_fft * delay)
-    noise = jax.random.normal(jax.random.key(0), (1, *magnitude.shape[1:], 2))
+    noise = jax.random.normal(jax.random.key(0), (1, *magnitude.shape[1:], 2), jnp.float32)
     # What nothing leads to begins anywhere; one draw for the whole batch keeps equal mels equal.
     anywhere = 1e-3 * magnitude * jax.lax.complex(noise[..., 0], noise[..., 1])
 

@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for
     from kfjax.data.feature_encoder import FeatureEncoder
 
-    pipeline.use_program_cache()
+    pipeline.start()
     encoder = FeatureEncoder(pipeline.load_system(args.model), args.batch)
     of = args.shards or math.ceil(len(rows) / ROWS_PER_SHARD)
     _agree(args.output, {

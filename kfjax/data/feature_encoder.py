@@ -137,8 +137,8 @@ def _encode(
     else:
         text, mask = features.encode_text(params["text"], cfg, excerpt)
         encoded = Features(
-            clip=jnp.zeros((len(wave), blank.clip, cfg.clip.out_dim)),
-            sync=jnp.zeros((len(wave), blank.sync, cfg.sync.width)),
+            clip=jnp.zeros((len(wave), blank.clip, cfg.clip.out_dim), jnp.bfloat16),
+            sync=jnp.zeros((len(wave), blank.sync, cfg.sync.width), jnp.bfloat16),
             text=text,
             text_mask=mask,
             seconds_start=excerpt.seconds_start,

@@ -123,8 +123,12 @@ def tokenizer_from(corpus: Corpus, length: int, path: Path) -> Tokenizer:
     """The corpus's own small tokenizer: read from `path`, or trained on the captions and written there."""
     if path.exists():
         return Tokenizer.load(path, length)
-    captions = [b.scene(i).caption for b in corpus.buckets.values() for i in range(len(b))]
-    tokenizer = Tokenizer.train(captions, vocab_size=512, length=length)
+    tokenizer = Tokenizer.train(captions(corpus), vocab_size=512, length=length)
     path.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(path)
     return tokenizer
+
+
+def captions(corpus: Corpus) -> list[str]:
+    """Of all its scenes."""
+    return [bucket.scene(i).caption for bucket in corpus.buckets.values() for i in range(len(bucket))]

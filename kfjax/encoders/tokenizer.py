@@ -80,7 +80,7 @@ class Tokenizer:
             raise ValueError(f"tokenizer: got length {length}, expected more than the {length - room} special tokens")
         inner.enable_padding(length=length, pad_id=inner.token_to_id(pad), pad_token=pad)
         inner.enable_truncation(length)
-        self._inner, self.length, self.room = inner, length, room
+        self._inner, self.length, self.room, self._pad = inner, length, room, pad
 
     @classmethod
     def load(cls, path: str | Path, length: int = 77, *, pad: str | None = None) -> Tokenizer:
@@ -153,14 +153,43 @@ class Tokenizer:
         inner.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, 1)])
         return cls(inner, length)
 
+    def extended(self, texts: Iterable[str], room: int) -> Tokenizer:
+        """This tokenizer with up to `room` words more, those of `texts` that it does not know; known ids stay.
+
+        The most frequent words first, of equal frequency in alphabetical order. Only a vocabulary of whole words
+        grows: others spell new words with the pieces that they have, and are returned as they are.
+        """
+        if not self.of_words:
+            return self
+        known, counts = self._inner.get_vocab(), Counter(word for text in texts for word in self._split(text))
+        unknown = sorted((word for word in counts if word not in known), key=lambda word: (-counts[word], word))
+        file = json.loads(self._inner.to_str())
+        file["model"]["vocab"] |= {word: self.vocab + i for i, word in enumerate(unknown[: max(room, 0)])}
+        return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(file)), self.length, pad=self._pad)
+
+    def _split(self, text: str) -> list[str]:
+        """The words of a text, as the vocabulary spells them."""
+        inner = self._inner
+        text = inner.normalizer.normalize_str(text) if inner.normalizer else text
+        return [word for word, _ in inner.pre_tokenizer.pre_tokenize_str(text)] if inner.pre_tokenizer else [text]
+
     def save(self, path: str | Path) -> None:
         """Write an ordinary `tokenizer.json`, readable by `load` and by transformers."""
         disk.write_text(Path(path), self._inner.to_str(pretty=True))
 
     @property
     def vocab(self) -> int:
-        """Number of ids; the encoder's table needs at least this many rows."""
-        return self._inner.get_vocab_size()
+        """One more than the largest id: the encoder's table needs at least this many rows."""
+        return 1 + max(self._inner.get_vocab().values())
+
+    def words(self, first: int = 0) -> list[str]:
+        """The vocabulary from id `first` on, in the order of the ids."""
+        return [word for word, i in sorted(self._inner.get_vocab().items(), key=lambda item: item[1]) if i >= first]
+
+    @property
+    def of_words(self) -> bool:
+        """Whether the vocabulary is of whole words, so that every other word is read as `<unk>`."""
+        return isinstance(self._inner.model, models.WordLevel)
 
     def encode(self, texts: Sequence[str]) -> tuple[Int[np.ndarray, "b l"], Bool[np.ndarray, "b l"]]:
         """Ids (int32) and mask (True at tokens, end token included) of each text, padded or cut to `length`."""

@@ -1,6 +1,7 @@
 """How much the codec loses, beside Griffin-Lim: the classical way from a mel back to a waveform."""
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -35,10 +36,12 @@ def griffin_lim(log_mel: np.ndarray, cfg: MelConfig, iterations: int = 60) -> np
     """A wave [f · hop] from a log-mel [f, m]: magnitudes by non-negative least squares, phases by Griffin-Lim."""
     import librosa  # slow to import
 
+    parameters = inspect.signature(librosa.griffinlim).parameters
+    seed = {"rng" if "rng" in parameters else "random_state": 0}  # its name until librosa 1.0
     mel = np.exp(np.asarray(log_mel, np.float32).T * (np.log(10) if cfg.log == "log10" else 1.0))
     magnitude = librosa.feature.inverse.mel_to_stft(
         mel, sr=cfg.sample_rate_hz, n_fft=cfg.n_fft, power=1.0, fmin=cfg.fmin_hz, fmax=cfg.fmax_hz
     )
-    made = librosa.griffinlim(magnitude, n_iter=iterations, hop_length=cfg.hop, n_fft=cfg.n_fft, random_state=0)
+    made = librosa.griffinlim(magnitude, n_iter=iterations, hop_length=cfg.hop, n_fft=cfg.n_fft, **seed)
     # librosa centres its frames on multiples of the hop, our mel on the middles between them.
     return np.pad(made, (cfg.hop // 2, cfg.hop))[: mel.shape[1] * cfg.hop].astype(np.float32)

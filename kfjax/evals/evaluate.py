@@ -28,8 +28,10 @@ def main(argv: Sequence[str]) -> int:
       ValueError: no such model, folder, benchmark or group of measures; nothing to compare.
     """
     args = _parse(argv)
-    from kfjax.evals.evaluation import Order, evaluate  # imports jax: seconds that a wrong argument need not wait for
+    from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for
+    from kfjax.evals.evaluation import Order, evaluate
 
+    pipeline.start()
     results = evaluate(Order(**vars(args)))
     for name in ("missing", "extra", "unreadable"):
         if listed := results["matching"][name]:

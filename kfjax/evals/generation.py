@@ -52,7 +52,6 @@ def generate(settings: Settings, examples: Sequence[Example], folder: Path) -> t
     todo = [example for example in examples if not _file(folder, example).exists()]
     if len(todo) < len(examples):
         say(f"{len(examples) - len(todo)} of {len(examples)} sounds are there already")
-    pipeline.use_program_cache()
     if all(isinstance(example, SceneExample) for example in examples):
         loaded = pipeline.load_system(settings.model)
         tokenizer = loaded.tokenizer

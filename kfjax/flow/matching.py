@@ -38,10 +38,10 @@ def sample_times(key: jax.Array, count: int, *, start: float = 0.0) -> Float[Arr
     it at t = 0.1 already. Only before that does the network need the condition, and logit-normal times come there once
     in seventy draws; yet sampling begins there, and goes on from what was chosen.
     """
-    middle = jax.nn.sigmoid(jax.random.normal(key, (count,)))
+    middle = jax.nn.sigmoid(jax.random.normal(key, (count,), jnp.float32))
     if not start:
         return middle
-    early, chosen = jax.random.uniform(jax.random.fold_in(key, 1), (2, count))
+    early, chosen = jax.random.uniform(jax.random.fold_in(key, 1), (2, count), jnp.float32)
     return jnp.where(chosen < start, 0.1 * early, middle)
 
 

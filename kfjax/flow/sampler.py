@@ -95,7 +95,7 @@ def noise_of(
 ) -> Float[Array, "b n d"]:
     """Standard normal noise of shape [n, d] for each number: an example's own, in whatever batch it is drawn."""
     keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(jnp.asarray(numbers))
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+    return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
 
 
 def integrate(

@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     from kfjax import pipeline
     from kfjax.train import loop, tasks
 
-    pipeline.use_program_cache()  # a resumed run compiles nothing anew
+    pipeline.start()  # a resumed run compiles nothing anew
     fix_multiple(config, jax.device_count())
     task, settings = tasks.make_task(config)
 

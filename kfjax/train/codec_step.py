@@ -82,9 +82,9 @@ def weights_at(step: int | Array, stages: Stages) -> StageWeights:
     kl_start = stages.mse_steps
     gan_start = kl_start + stages.kl_steps
     decoder_start = gan_start + stages.gan_steps
-    step = jnp.asarray(step)
+    step = jnp.asarray(step, jnp.int32)
     stage = 1 + sum((step >= start).astype(jnp.int32) for start in (kl_start, gan_start, decoder_start))
-    ramp = lambda start, steps: jnp.clip((step - start + 1) / max(steps, 1), 0.0, 1.0)
+    ramp = lambda start, steps: jnp.clip((step - start + 1).astype(jnp.float32) / max(steps, 1), 0.0, 1.0)
     return StageWeights(
         stage=stage,
         kl=jnp.where((stage == 2) | (stage == 3), stages.kl_upper * ramp(kl_start, stages.kl_steps), 0.0),
@@ -171,7 +171,7 @@ def make_step(cfg: CodecTraining):
         new_disc, disc_opt, disc_finite, disc_metrics = jax.lax.cond(
             weights.disc_trains,
             lambda: _update_discriminator(disc_tx, disc, state.opt_state["disc"], gen, mel, made, cfg),
-            lambda: (disc, state.opt_state["disc"], jnp.array(True), {"disc": 0.0, "r1": 0.0}),
+            lambda: (disc, state.opt_state["disc"], jnp.array(True), {"disc": jnp.float32(0), "r1": jnp.float32(0)}),
         )
         finite &= disc_finite
         # A young average forgets its random start quickly.
@@ -203,7 +203,7 @@ def make_objective(cfg: CodecTraining):
         told, told_parts = jax.lax.cond(
             weights.disc_trains,
             lambda: discriminator_loss(disc, real, fake, cfg),
-            lambda: (jnp.zeros(()), {"disc": jnp.zeros(()), "r1": jnp.zeros(())}),
+            lambda: (jnp.float32(0), {"disc": jnp.float32(0), "r1": jnp.float32(0)}),
         )
         return loss + told, parts | told_parts
 
@@ -226,7 +226,7 @@ def generator_loss(
     adversarial = jax.lax.cond(
         weights.disc_trains,
         lambda x: losses.hinge_generator(module.bind(MelDiscriminator, cfg.discriminator, disc)(x)),
-        lambda x: jnp.zeros(()),
+        lambda x: jnp.float32(0),
         standardise(made, gen),
     )
     loss = mse + weights.kl * losses.kl_margin(posterior, cfg.stages.kl_margin) + weights.gan * adversarial

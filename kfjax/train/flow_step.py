@@ -22,7 +22,7 @@ from kfjax.module import Params, bind
 from kfjax.sharding import axis_size, pin, scattered
 from kfjax.structs import Conditions, FeatureBatch, Features, FlowBatch, Posterior, TrainState
 from kfjax.system import SystemConfig
-from kfjax.train.lora import LoRAConfig, merge
+from kfjax.train.lora import LoRAConfig, merge, with_words
 from kfjax.train.optim import ema, guarded_update
 from kfjax.train.stereo_step import stereo_loss
 
@@ -50,7 +50,7 @@ class FlowStepConfig:
         feature alone; 0 = none. Where film and caption come together a young text encoder is never needed, and sinks to
         a constant; by this it tells rain from a bell.
       ema_decay: of the averaged weights.
-      lora: where its rank is not 0, LoRA's pairs are all that trains, on a frozen network.
+      lora: where its rank is not 0, LoRA's pairs (and rows of new words) are all that trains, on a frozen network.
       accumulate: micro-batches that a batch is cut into; gradients are summed over them, one after the other. What is
         drawn, the loss and its gradients are those of the whole batch at once, but for the read-outs' and the stereo
         loss, which are means over the examples that have what they need: each micro-batch then has its own mean.
@@ -93,29 +93,33 @@ def trained_parts(cfg: FlowStepConfig) -> tuple[str, ...]:
 
 def init_readouts(system: SystemConfig, cfg: FlowStepConfig) -> Params:
     """The linear read-outs that the step asks for, at zero. They help to train and are no part of the system."""
-    zeros = lambda inputs, outputs: {"kernel": jnp.zeros((inputs, outputs)), "bias": jnp.zeros((outputs,))}
+    zeros = lambda *shape: jnp.zeros(shape, jnp.float32)
+    readout = lambda inputs, outputs: {"kernel": zeros(inputs, outputs), "bias": zeros(outputs)}
     readouts = {}
     if cfg.align_weight:
-        readouts["readout"] = zeros(system.mmdit.width, system.mmdit.latent_dim)
+        readouts["readout"] = readout(system.mmdit.width, system.mmdit.latent_dim)
     if cfg.caption_weight:
-        readouts["caption"] = zeros(system.clip.out_dim, system.text.vocab)
+        readouts["caption"] = readout(system.clip.out_dim, system.text.vocab)
     if cfg.sound_weight:
-        readouts["sound"] = zeros(system.text.width, 2 * system.mmdit.latent_dim)
+        readouts["sound"] = readout(system.text.width, 2 * system.mmdit.latent_dim)
     return readouts
 
 
 def trained(params: Params, cfg: FlowStepConfig) -> Params:
     """The parameters that have gradients, an optimiser state and an average; the others never change."""
     if cfg.lora.rank:
-        return {"lora": params["lora"]}
+        return {name: params[name] for name in ("lora", "words") if name in params}
     weights = {"readout": cfg.align_weight, "caption": cfg.caption_weight, "sound": cfg.sound_weight}
     readouts = (name for name, weight in weights.items() if weight)
     return {name: params[name] for name in (*trained_parts(cfg), *readouts)}
 
 
-def network(params: Params, cfg: FlowStepConfig) -> Params:
-    """The weights that the flow network runs with: "mmdit", with "lora" added where that trains."""
-    return merge(params["mmdit"], params["lora"], cfg.lora) if cfg.lora.rank else params["mmdit"]
+def merged(params: Params, cfg: FlowStepConfig) -> Params:
+    """The parameters with the system's parts as they run: what LoRA trains is in the network and the table of words."""
+    if not cfg.lora.rank:
+        return params
+    text = {"text": with_words(params["text"], params["words"])} if "words" in params else {}
+    return params | text | {"mmdit": merge(params["mmdit"], params["lora"], cfg.lora)}
 
 
 class Draws(NamedTuple):
@@ -135,11 +139,11 @@ def draw(key: jax.Array, shape: tuple[int, int, int], cfg: FlowStepConfig) -> Dr
     b, n, d = shape
     rows = (b, cfg.draws)
     draws = Draws(
-        posterior=jax.random.normal(posterior, (*rows, n, d)),
-        noise=jax.random.normal(noise, (*rows, n, d)),
+        posterior=jax.random.normal(posterior, (*rows, n, d), jnp.float32),
+        noise=jax.random.normal(noise, (*rows, n, d), jnp.float32),
         time=matching.sample_times(time, b * cfg.draws, start=cfg.early_times).reshape(rows),
-        keep_video=~jax.random.bernoulli(video, cfg.drop_video, rows),
-        keep_text=~jax.random.bernoulli(text, cfg.drop_text, rows),
+        keep_video=~jax.random.bernoulli(video, jnp.float32(cfg.drop_video), rows),
+        keep_text=~jax.random.bernoulli(text, jnp.float32(cfg.drop_text), rows),
     )
     return jax.tree.map(_split_over_batch, draws)
 
@@ -178,12 +182,12 @@ def loss_of(
 
     Args:
       params: of the three encoders (where the batch is not encoded yet), "mmdit", with a stereo weight "stereo", with
-        LoRA "lora", and the read-outs.
+        LoRA "lora" and perhaps "words", and the read-outs.
 
     Returns:
       What is minimised, and figures: "loss" is the flow's part alone; see `by_kind` for its parts.
     """
-    params, dtype = computing(params, cfg), cfg.compute_dtype
+    params, dtype = merged(computing(params, cfg), cfg), cfg.compute_dtype
     encoded = encode(params, batch, system, cfg)
     repeat = lambda tree: jax.tree.map(lambda x: jnp.repeat(x, cfg.draws, 0), tree)
     drawn = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), draws)
@@ -194,7 +198,7 @@ def loss_of(
     velocity = matching.expected_velocity(x, t, posterior)
     kept = repeat(encoded)
     kept = kept._replace(has_video=kept.has_video & drawn.keep_video, has_text=kept.has_text & drawn.keep_text)
-    mmdit = bind(MMDiT, system.mmdit, network(params, cfg))
+    mmdit = bind(MMDiT, system.mmdit, params["mmdit"])
     conditions = mmdit.prepare(kept, x.shape[1])
     per_sample = matching.loss(mmdit(pin(jnp.asarray(x, dtype), "b n d"), t, conditions), velocity)
     flow = per_sample.mean()

@@ -3,7 +3,8 @@
     lora = init_lora(params, cfg, key)       # mirrors the chosen part of params; adds nothing at first
     merged = merge(params, lora, cfg)        # what the network is called with, and what is exported
 
-The network itself knows nothing of it. Source: Hu et al. 2021 (arXiv 2106.09685).
+The network itself knows nothing of it. Words that the text encoder lacks can train along, in rows of its table that no
+word has had (`with_words`). Source: Hu et al. 2021 (arXiv 2106.09685).
 """
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,14 @@ from jaxtyping import Array, Float
 from kfjax import system
 from kfjax.checkpoint import save_params, unflatten
 from kfjax.convert.directory import read_part
+from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.module import Params, flatten
 
 #: Branches of the network whose arrays have a leading axis of layers (`module.stack`); each layer has its own pair.
 STACKED = ("joint", "single")
 #: The generator's file in a directory of converted parts.
 NETWORK = "mmdit.safetensors"
+TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class LoRAConfig:
       rank: inner width of the pair; 0 = no LoRA.
       alpha: the pair's product is scaled by alpha / rank, so that a rank can be tried without a new learning rate.
       targets: regular expressions; a kernel trains where one of them matches its whole path.
+      words: words of the captions that the tokenizer lacks are added to it, and their rows of the text encoder's table
+        train. Only a tokenizer of whole words lacks any.
 
     Raises:
       ValueError: a negative rank, an alpha that is not above 0, a target that is no regular expression.
@@ -49,6 +55,7 @@ class LoRAConfig:
     rank: int = 8
     alpha: float = 8.0
     targets: tuple[str, ...] = (r"(joint|joint_last|single)/.*/(qkv|out)/kernel",)
+    words: bool = False
 
     def __post_init__(self):
         if self.rank < 0 or not self.alpha > 0:
@@ -105,28 +112,69 @@ def merge(params: Params, lora: Params, cfg: LoRAConfig) -> Params:
     return merged
 
 
-def save_tuned(start: str | Path, target: str | Path, network: Params) -> None:
-    """Write the model directory `target`: that of `start` with `network` as its generator, in the dtypes it had.
+def with_words(text: Params, words: Float[Array, "w h"]) -> Params:
+    """A T5 encoder's parameters with `words` as the last rows of its table."""
+    table = text["embed"]["embedding"]
+    return text | {"embed": {"embedding": jnp.concatenate([table[: -len(words)], words.astype(table.dtype)])}}
 
-    Of a directory of converted parts the other files are shared (hard links where the disk has them, else copies),
-    what the generator's file holds besides is kept, and `kfjax convert TARGET --to torch` writes the public files.
+
+def save_tuned(
+    start: str | Path, target: str | Path, parts: Params, *, card: str, tokenizer: Tokenizer | None = None
+) -> None:
+    """Write the model directory `target`: that of `start` with other weights of some `parts`, in the dtypes they had.
+
+    Of a directory of converted parts the files of the others are shared (weights by hard links where the disk has
+    them, else copies), what a part's file holds besides is kept, and `kfjax convert TARGET --to torch` writes the
+    public files.
+
+    Args:
+      card: of the new model, see `card`; that of `start` follows it.
+      tokenizer: in place of that of `start`.
 
     Raises:
       ValueError: `target` holds something else.
     """
     start, target = Path(start), Path(target)
-    if not (start / NETWORK).is_file():
-        base = system.load(start)
-        system.save(target, base._replace(params=dict(base.params) | {"mmdit": network}))
-        return
-    with system.replacing(target, mark=NETWORK) as temporary:
+    in_parts = (start / NETWORK).is_file()
+    files = {f"{name}.safetensors": part for name, part in parts.items()} if in_parts else {system.WEIGHTS: parts}
+    own = {*files, system.CARD, *([TOKENIZER] if tokenizer else [])}
+    with system.replacing(target, mark=system.FILES[0]) as temporary:
         for file in start.iterdir():
-            if file.is_file() and file.name != NETWORK:
+            if file.is_file() and file.name not in own:
                 _share(file, temporary / file.name)
-        before = read_part(start / NETWORK)
-        as_before = lambda new, old: np.asarray(new).astype(old.dtype)
-        tuned = jax.tree.map(as_before, network, {name: before[name] for name in network})
-        save_params(temporary / NETWORK, before | tuned)
+        for name, new in files.items():
+            before = read_part(start / name)
+            as_before = lambda new, old: np.asarray(new).astype(old.dtype)
+            tuned = jax.tree.map(as_before, new, {branch: before[branch] for branch in new})
+            save_params(temporary / name, before | tuned)
+        if tokenizer:
+            tokenizer.save(temporary / TOKENIZER)
+        of_start = start / system.CARD
+        follows = f"\n---\n\n{of_start.read_text()}" if of_start.is_file() else ""
+        (temporary / system.CARD).write_text(card + follows)
+
+
+def card(start: str, settings: Mapping[str, object], words: Sequence[str]) -> str:
+    """What a tuned model directory says of itself.
+
+    Args:
+      start: name of the model that it started from.
+      settings: of the run that made it.
+      words: that were added to the tokenizer.
+    """
+    rows = {**settings, "words added": ", ".join(words) or "none"}
+    table = "\n".join(f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in rows.items())
+    return f"""\
+# {start}, fine-tuned
+
+Made by `kfjax train` with LoRA. The chosen kernels and the words added are new, all else is that of {start}.
+
+| | |
+|---|---|
+{table}
+
+Licence: that of the weights of {start} holds for these too, beside those of the clips that they were trained on.
+"""
 
 
 def targeted(params: Params, cfg: LoRAConfig) -> dict[str, Any]:
@@ -146,10 +194,11 @@ def targeted(params: Params, cfg: LoRAConfig) -> dict[str, Any]:
 
 
 def _share(file: Path, copy: Path) -> None:
-    try:
-        os.link(file.resolve(), copy)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(file, copy)
+    if file.suffix == ".safetensors":  # of large files that nobody edits
+        with suppress(OSError):  # another disk, or one without links
+            os.link(file.resolve(), copy)
+            return
+    shutil.copyfile(file, copy)
 
 
 def _sizes(path: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int, int]:
@@ -159,8 +208,8 @@ def _sizes(path: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int, int
 
 
 def _pair(leading: tuple[int, ...], inputs: int, outputs: int, rank: int, key: jax.Array) -> dict[str, jax.Array]:
-    down = jax.random.normal(key, (*leading, inputs, rank)) / math.sqrt(inputs)
-    return {"down": down, "up": jnp.zeros((*leading, rank, outputs))}
+    down = jax.random.normal(key, (*leading, inputs, rank), jnp.float32) / math.sqrt(inputs)
+    return {"down": down, "up": jnp.zeros((*leading, rank, outputs), jnp.float32)}
 
 
 def _add(kernel: Float[Array, "*k out"], pair: Params, cfg: LoRAConfig) -> Float[Array, "*k out"]:

@@ -111,9 +111,10 @@ def _generate(params: Params, excerpt: Excerpt, *, cfg: SystemConfig, options: P
     branches = sampler.branch_features(encoded, ("full", "empty"))
     mmdit = bind(MMDiT, cfg.mmdit, params["mmdit"])
     conditions = mmdit.prepare(branches, latents)
-    weights = jnp.array([options.guidance, 1 - options.guidance])
+    weights = jnp.array([options.guidance, 1 - options.guidance], jnp.float32)
     velocity = sampler.guided(lambda x, t: mmdit(x, t, conditions), weights)
-    noise = jax.random.normal(jax.random.key(0), (encoded.clip.shape[0], latents, cfg.mmdit.latent_dim))
+    shape = (encoded.clip.shape[0], latents, cfg.mmdit.latent_dim)
+    noise = jax.random.normal(jax.random.key(0), shape, jnp.float32)
     made = sampler.integrate(velocity, noise, options.steps)
     if "stereo" in params:
         seen = features.seen_by_stereo(cfg, encoded, latents)

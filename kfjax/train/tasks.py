@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from kfjax import config as strict
 from kfjax import module
 from kfjax.checkpoint import load_params, save_params
+from kfjax.sharding import training_hangs
 from kfjax.train.loop import LoopConfig, Task
 from kfjax.train.optim import OptimConfig, make_optimizer
 from kfjax.train.throughput import Work
@@ -37,8 +38,10 @@ def make_task(config: ConfigDict) -> tuple[Task, LoopConfig]:
     """The task and the loop's settings.
 
     Raises:
-      ValueError: an unknown task or key, or data that is not there.
+      ValueError: an unknown task or key, data that is not there, or a jax that can't train on these devices.
     """
+    if hangs := training_hangs(jax.default_backend()):
+        raise ValueError(hangs)
     makers: dict[str, Callable[[ConfigDict, LoopConfig], Task]] = {
         "codec": _codec, "vocoder": _vocoder, "bigvgan": _bigvgan, "flow": _flow, "stereo": _stereo,
     }
@@ -68,6 +71,7 @@ def abstract_params(config: ConfigDict) -> Any:
         return abstract_bigvgan(config)
     from kfjax.train.flow_step import FlowStepConfig, init_readouts, trained_parts
     from kfjax.train.lora import init_lora
+    from kfjax.train.lora_task import free_rows
 
     system = _system(config)
     step = strict.from_dict(FlowStepConfig, config.step.to_dict(), where="config.step")
@@ -75,7 +79,9 @@ def abstract_params(config: ConfigDict) -> Any:
         return _part_shapes(system, ("stereo",))
     if step.lora.rank:
         network = _part_shapes(system, ("mmdit",))["mmdit"]
-        return {"lora": jax.eval_shape(lambda: init_lora(network, step.lora, jax.random.key(0)))}
+        free = free_rows(config, system, step)
+        words = {"words": jax.ShapeDtypeStruct((free, system.text.width), np.float32)} if free else {}
+        return words | {"lora": jax.eval_shape(lambda: init_lora(network, step.lora, jax.random.key(0)))}
     return _part_shapes(system, trained_parts(step)) | jax.eval_shape(lambda: init_readouts(system, step))
 
 
@@ -206,6 +212,7 @@ def _flow(config: ConfigDict, loop: LoopConfig) -> Task:
     """
     from kfjax.system import init_parts
     from kfjax.train import flow_step
+    from kfjax.train.lora_task import lora_task
 
     system = _system(config)
     step = strict.from_dict(flow_step.FlowStepConfig, config.step.to_dict(), where="config.step")
@@ -236,7 +243,7 @@ def _flow(config: ConfigDict, loop: LoopConfig) -> Task:
         objective=lambda state, batch, key: flow_step.loss(state.params, batch, key, system, step),
         work=_flow_work(config, system, 0 if step.lora.rank or not extracted else step.draws),
     )
-    return _lora(task, frozen, step, data.start) if step.lora.rank else task
+    return lora_task(task, frozen, config, system, step, material.tokenizer) if step.lora.rank else task
 
 
 def _flow_work(config: ConfigDict, system: SystemConfig, draws: int) -> Callable[[Any], Work]:
@@ -256,9 +263,10 @@ def _flow_work(config: ConfigDict, system: SystemConfig, draws: int) -> Callable
 
 
 class _Material(NamedTuple):
-    """What a flow run learns from and how it is looked at, each as in `Task`."""
+    """What a flow run learns from and how it is looked at, each as in `Task`; the tokenizer that read its captions."""
 
     batch: Callable[[int], Any]
+    tokenizer: Tokenizer | None = None
     panel: Callable[[module.Params, int, Path], dict[str, float]] | None = None
     validate: Validation | None = None
 
@@ -325,9 +333,9 @@ def _buckets(config: ConfigDict, loop: LoopConfig, of: Container[float] | None =
 def _flow_scenes(config: ConfigDict, loop: LoopConfig, system: SystemConfig, step: FlowStepConfig) -> _Material:
     """An encoded corpus; with held-out scenes they are looked at too."""
     from kfjax.data.extract import encode_corpus
-    from kfjax.data.input import tokenizer_from
+    from kfjax.data.input import captions, tokenizer_from
     from kfjax.data.scenes import Corpus
-    from kfjax.encoders.tokenizer import Tokenizer
+    from kfjax.train.lora_task import reading_tokenizer
     from kfjax.train.panel import flow_panel
     from kfjax.train.validation import flow_figures
 
@@ -339,16 +347,16 @@ def _flow_scenes(config: ConfigDict, loop: LoopConfig, system: SystemConfig, ste
     if step.train_encoders:
         tokenizer = tokenizer_from(corpus, system.text_tokens, Path(data.tokenizer))
     else:
-        tokenizer = Tokenizer.load(data.tokenizer or Path(data.start, "tokenizer.json"), system.text_tokens)
+        tokenizer = reading_tokenizer(config, system, step, captions(corpus))
     emphasis, buckets = dict(data.emphasis), _buckets(config, loop)
     batches = _scene_input(
         system, tokenizer, corpus, codec["vae"], buckets, loop, duration_jitter=data.duration_jitter, emphasis=emphasis
     )
     if not data.heldout:
-        return _Material(batches)
+        return _Material(batches, tokenizer)
     panel = flow_panel(system, tokenizer, codec, Corpus(data.heldout), config.panel.to_dict())
     look = _held_out(config, loop, system, tokenizer, codec["vae"], flow_figures(system, step))
-    return _Material(batches, panel, look)
+    return _Material(batches, tokenizer, panel, look)
 
 
 def _held_out(
@@ -376,30 +384,6 @@ def _frozen(config: ConfigDict, system: SystemConfig, step: FlowStepConfig, read
         return {}
     shapes = _part_shapes(system, reads)
     return _weights(encoders, shapes) if _is_folder(encoders) else load_params(encoders, shapes)
-
-
-def _lora(task: Task, frozen: module.Params, step: FlowStepConfig, start: str) -> Task:
-    """The task with LoRA on the frozen network; exports lora.safetensors, and ema.safetensors with it merged in.
-
-    Where it started from a model directory it leaves one, `model`, with the merged network in it.
-    """
-    from kfjax.train.flow_step import network
-    from kfjax.train.lora import init_lora, save_tuned
-
-    merged = lambda params: {name: params[name] for name in frozen} | {"mmdit": network(params, step)}
-
-    def init(key: jax.Array) -> module.Params:
-        return jax.tree.map(jnp.asarray, frozen) | {"lora": init_lora(frozen["mmdit"], step.lora, key)}
-
-    def export(ema: module.Params, workdir: Path) -> None:
-        save_params(workdir / "lora.safetensors", ema["lora"])
-        tuned = merged(ema)
-        save_params(workdir / "ema.safetensors", tuned)
-        if _is_folder(start):
-            save_tuned(start, workdir / "model", tuned["mmdit"])
-
-    look = task.panel and (lambda ema, number, folder: task.panel(merged(ema), number, folder))
-    return task._replace(init=init, panel=look, export=export)
 
 
 def _stereo(config: ConfigDict, loop: LoopConfig) -> Task:

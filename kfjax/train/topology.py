@@ -91,11 +91,12 @@ def devices(topology: Topology) -> list[jax.Device]:
     Raises:
       ValueError: the compiler for them is not installed.
     """
-    import jax
     from jax.experimental import topologies
 
+    from kfjax import sharding
+
     if topology.platform == "here":
-        return jax.devices()
+        return sharding.devices()
     try:
         if topology.platform == "cuda":
             described = topologies.get_topology_desc(platform="cuda", topology=topology.shape, target_config=H100)

@@ -95,7 +95,7 @@ def flow_figures(system: SystemConfig, cfg: FlowStepConfig) -> Figures:
 def _draws(key: jax.Array, shape: tuple[int, int, int]) -> Draws:
     posterior, noise, time = jax.random.split(key, 3)
     b, n, d = shape
-    normal = lambda key: jax.random.normal(key, (b, 1, n, d))
+    normal = lambda key: jax.random.normal(key, (b, 1, n, d), jnp.float32)
     kept = jnp.ones((b, 1), bool)
     return Draws(normal(posterior), normal(noise), spread_times(time, b)[:, None], kept, kept)
 
@@ -103,5 +103,5 @@ def _draws(key: jax.Array, shape: tuple[int, int, int]) -> Draws:
 def spread_times(key: jax.Array, count: int) -> Float[Array, " b"]:
     """Times in [0, 1), one in each of `count` equal intervals, in random order."""
     order, place = jax.random.split(key)
-    shuffled = jnp.argsort(jax.random.uniform(order, (count,)))
-    return (shuffled + jax.random.uniform(place, (count,))) / count
+    shuffled = jnp.argsort(jax.random.uniform(order, (count,), jnp.float32))
+    return (shuffled + jax.random.uniform(place, (count,), jnp.float32)) / count

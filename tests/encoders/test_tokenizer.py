@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 
 from kfjax.encoders.tokenizer import Tokenizer
 
@@ -41,6 +42,31 @@ def test_case_spacing_and_unknown_words():
     np.testing.assert_array_equal(one, two)
     ids, mask = tokenizer.encode(["zebra bell"])
     assert ids[0, 0] == 2 and ids[0, 2] == 1 and mask[0].tolist() == [True] * 3 + [False] * 5
+
+
+def test_new_words_are_appended(tmp_path):
+    tokenizer = Tokenizer.train(CAPTIONS, vocab_size=64, length=8)
+    more = tokenizer.extended(["Frogs croak", "a frog croaks", "a frog rings"], room=100)
+    assert (more.vocab, more.length) == (tokenizer.vocab + 4, 8)
+    for old, new in zip(tokenizer.encode(CAPTIONS), more.encode(CAPTIONS), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert more.words(tokenizer.vocab) == ["frog", "croak", "croaks", "frogs"]  # the most frequent first
+    np.testing.assert_array_equal(more.encode(["croak tiger"])[0][0, :2], [tokenizer.vocab + 1, 2])
+    more.save(tmp_path / "tokenizer.json")
+    np.testing.assert_array_equal(Tokenizer.load(tmp_path / "tokenizer.json", 8).encode(["frog tiger"])[0][0, :2],
+                                  [tokenizer.vocab, 2])  # fmt: skip
+
+
+@pytest.mark.parametrize("room, added", [(-1, 0), (0, 0), (2, 2), (3, 3), (9, 3)])
+def test_new_words_as_far_as_there_is_room(room, added):
+    tokenizer = Tokenizer.train(CAPTIONS, length=8)
+    assert tokenizer.extended(["y z x"], room).vocab == tokenizer.vocab + added
+
+
+def test_a_vocabulary_of_pieces_needs_no_new_words():
+    pieces = tokenizers.Tokenizer(tokenizers.models.BPE({"<pad>": 0, "a": 1, "b": 2, "ab": 3}, [("a", "b")]))
+    tokenizer = Tokenizer(pieces, 8)
+    assert not tokenizer.of_words and tokenizer.extended(["abba frog"], 9) is tokenizer
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\n\t"])

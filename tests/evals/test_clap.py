@@ -108,6 +108,7 @@ def test_what_is_missing_is_named_in_one_line(folder, tmp_path, monkeypatch):
 
 
 def test_fusion_is_refused(tmp_path):
+    pytest.importorskip("torch")
     pytest.importorskip("transformers")
     save(tmp_path, fusion=True)
     with pytest.raises(Unavailable, match="with fusion, expected one without"):

@@ -14,10 +14,14 @@ from tiny_system import CONFIG, tiny_system, write_model
 from kfjax import module, system
 from kfjax.checkpoint import load_params, save_params
 from kfjax.convert import directory, files
+from kfjax.data.scenes import Corpus
+from kfjax.encoders.t5 import T5Encoder
 from kfjax.mmdit.mmdit import MMDiT
-from kfjax.train.flow_step import FlowStepConfig, network, trained
+from kfjax.module import bind
+from kfjax.train.flow_step import FlowStepConfig, merged, trained
 from kfjax.train.loop import init_state
-from kfjax.train.lora import STACKED, LoRAConfig, init_lora, merge, save_tuned, targeted
+from kfjax.train.lora import STACKED, LoRAConfig, card, init_lora, merge, save_tuned, targeted, with_words
+from kfjax.train.lora_task import reading_tokenizer
 from kfjax.train.tasks import abstract_params, make_task
 
 ROOT = Path(__file__).parents[2]
@@ -168,10 +172,11 @@ def test_public_weights_go_back_to_pytorch_with_lora_in_them(tmp_path, monkeypat
     directory.convert(tiny_public.write(tmp_path / "public"), tmp_path / "model", say=quiet)
     base = system.load(tmp_path / "model").params["mmdit"]
     tuned = merge(base, drawn(init_lora(base, CFG, KEY)), CFG)
-    save_tuned(tmp_path / "model", tmp_path / "tuned", jax.tree.map(np.asarray, tuned))
+    save_tuned(tmp_path / "model", tmp_path / "tuned", {"mmdit": jax.tree.map(np.asarray, tuned)}, card="# tuned\n")
     loaded = system.load(tmp_path / "tuned")
     assert loaded.cfg == system.load(tmp_path / "model").cfg
     assert_equal(loaded.params["mmdit"], jax.tree.map(np.asarray, tuned))
+    assert (tmp_path / "tuned" / "MODEL_CARD.md").read_text() == "# tuned\n"
     export = lambda name: directory.export(tmp_path / name, tmp_path / f"{name}-torch", say=quiet)
     before, after = export("model"), export("tuned")
     changed = {}
@@ -181,6 +186,92 @@ def test_public_weights_go_back_to_pytorch_with_lora_in_them(tmp_path, monkeypat
         changed |= {key: old.name for key, value in states[0].items() if not np.array_equal(value, states[1][key])}
     assert len(changed) > 10 and set(changed.values()) == {f"mmaudio_{tiny_public.VARIANT}.pth"}
     assert all("qkv" in key or "linear1" in key or "out" in key for key in changed), sorted(changed)
+
+
+# New words: rows of the text encoder's table that no word has had.
+
+FREE = 20
+
+
+def test_words_are_the_last_rows_of_the_table():
+    text = tiny_system().params["text"]
+    words = np.random.default_rng(0).standard_normal((FREE, CONFIG.text.width)).astype(np.float16)
+    changed = with_words(text, words)
+    assert differing(text, changed) == {"embed/embedding"}
+    table, before = changed["embed"]["embedding"], text["embed"]["embedding"]
+    assert table.dtype == before.dtype and table.shape == before.shape
+    np.testing.assert_array_equal(table[:-FREE], before[:-FREE])
+    np.testing.assert_array_equal(table[-FREE:], words)
+
+
+def test_only_words_that_are_read_have_gradients():
+    text, known = tiny_system().params["text"], tiny_system().tokenizer
+    tokenizer = known.extended(["a frog croaks"], room=CONFIG.text.vocab - known.vocab)
+    first, new = known.vocab, tokenizer.vocab - known.vocab
+    ids, mask = tokenizer.encode(["a frog rings", "a bell croaks"])
+    encoded = lambda words: bind(T5Encoder, CONFIG.text, with_words(text, words))(ids, mask)
+    grads = jax.jit(jax.grad(lambda words: jnp.square(encoded(words)[mask]).sum()))(text["embed"]["embedding"][first:])
+    assert new == 2 and np.flatnonzero(np.abs(grads).sum(1)).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("values, rows", [
+    ({}, CONFIG.text.vocab - tiny_system().tokenizer.vocab),
+    ({"step.lora.words": False}, 0),
+    ({"data.corpora": (("features", 1.0),)}, 0),  # captions come encoded
+    ({"system.text": {"vocab": tiny_system().tokenizer.vocab}}, 0),
+])  # fmt: skip
+def test_rows_that_are_free(folder, values, rows):
+    config = config_of(folder)
+    with config.unlocked():
+        config.update_from_flattened_dict(values)
+    shapes = abstract_params(config)
+    assert shapes["words"].shape == (rows, CONFIG.text.width) if rows else "words" not in shapes
+
+
+CAPTIONS = ["a frog croaks", "two frogs croak", "a frog croaks twice"]
+
+
+@pytest.mark.parametrize("values, room, said", [
+    ({}, 9, ["words that are new to the model, and learnt: 6 (croaks, frog, croak, frogs, twice, two)"]),
+    ({}, 2, ["words that are new to the model, and learnt: 2 (croaks, frog)",
+             "not read: captions with words outside the vocabulary: 2 (croak 1, frogs 1, twice 1, two 1); "
+             "all 17 rows of the text encoder's table are taken"]),
+    ({}, 0, ["not read: captions with words outside the vocabulary: 3 (croaks 2, frog 2, croak 1, frogs 1, twice 1, "
+             "two 1); all 15 rows of the text encoder's table are taken"]),
+    ({"step.lora.words": False}, 9, ["not read: captions with words outside the vocabulary: 3 (croaks 2, frog 2, "
+                                     "croak 1, frogs 1, twice 1, two 1); step.lora.words=True learns words"]),
+])  # fmt: skip
+def test_words_that_are_learnt_and_words_that_are_not_read_are_said(folder, capsys, values, room, said):
+    config = config_of(folder, **values)
+    vocab = tiny_system().tokenizer.vocab + room
+    cfg = dataclasses.replace(CONFIG, text=dataclasses.replace(CONFIG.text, vocab=vocab))
+    step = FlowStepConfig(lora=LoRAConfig(**config.step.lora.to_dict()))
+    tokenizer = reading_tokenizer(config, cfg, step, CAPTIONS)
+    assert tokenizer.vocab <= vocab
+    assert capsys.readouterr().err.splitlines() == [f"kfjax: {line}" for line in said]
+
+
+def test_a_tuned_model_is_stored_as_its_start_was(tmp_path):
+    base = tiny_system()
+    system.save(tmp_path / "start", base, card="# start\nLicence: Apache-2.0\n", dtype="float16")
+    before = system.load(tmp_path / "start").params
+    tokenizer = base.tokenizer.extended(["a frog croaks"], room=9)
+    words = np.ones((CONFIG.text.vocab - base.tokenizer.vocab, CONFIG.text.width), np.float32)
+    parts = {"mmdit": jax.tree.map(lambda x: x + 1, before["mmdit"]), "text": with_words(before["text"], words)}
+    about = card("tiny", {"loop.steps": 3, "step.lora.targets": "(a|b)/kernel"}, ["frog", "croaks"])
+    save_tuned(tmp_path / "start", tmp_path / "tuned", parts, card=about, tokenizer=tokenizer)
+    size = lambda name: (tmp_path / name / "model.safetensors").stat().st_size
+    assert size("tuned") == size("start")
+    tuned = system.load(tmp_path / "tuned")
+    assert tuned.cfg == base.cfg and tuned.tokenizer.encode(["croaks"])[0][0, 0] == base.tokenizer.vocab
+    changed = differing(before, tuned.params)
+    assert {path.partition("/")[0] for path in changed} == {"mmdit", "text"}
+    assert [path for path in changed if path.startswith("text")] == ["text/embed/embedding"]
+    said = (tmp_path / "tuned" / "MODEL_CARD.md").read_text()
+    for line in ("# tiny, fine-tuned", "| loop.steps | 3 |", r"(a\|b)/kernel", "| words added | frog, croaks |",
+                 "Licence: that of the weights of tiny", "# start\nLicence: Apache-2.0"):
+        assert line in said
+    assert (tmp_path / "start" / "MODEL_CARD.md").read_text() == "# start\nLicence: Apache-2.0\n"
 
 
 # A run: the tiny system's directory in, LoRA and the network with it merged in out.
@@ -220,9 +311,11 @@ def tuned(folder):
 def test_a_run_starts_from_the_directory(folder, tuned):
     config, task, _ = tuned
     start, base = task.init(KEY), system.load(folder / "model").params
-    assert set(start) == {"text", "clip", "sync", "mmdit", "lora"}
-    assert_equal(network(start, FlowStepConfig(lora=LoRAConfig(**config.step.lora.to_dict()))), base["mmdit"])
-    assert jax.tree.map(jnp.shape, start["lora"]) == jax.tree.map(jnp.shape, abstract_params(config)["lora"])
+    assert set(start) == {"text", "clip", "sync", "mmdit", "lora", "words"}
+    whole = merged(start, FlowStepConfig(lora=LoRAConfig(**config.step.lora.to_dict())))
+    assert_equal({name: whole[name] for name in ("text", "mmdit")}, {name: base[name] for name in ("text", "mmdit")})
+    shapes = abstract_params(config)
+    assert jax.tree.map(jnp.shape, {name: start[name] for name in shapes}) == jax.tree.map(jnp.shape, shapes)
 
 
 @pytest.mark.slow
@@ -232,8 +325,8 @@ def test_a_run_moves_lora_alone(tuned):
     for tree in (state.params, state.ema):
         for name in ("text", "clip", "sync", "mmdit"):
             assert not differing(base[name], tree[name])
-    start = task.init(KEY)["lora"]
-    assert differing(start, state.params["lora"]) == set(module.flatten(start))
+    start = {name: task.init(KEY)[name] for name in ("lora", "words")}
+    assert differing(start, {name: state.params[name] for name in start}) == set(module.flatten(start))
     assert int(state.step) == 2 and int(state.skipped) == 0
     sizes = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim)
     assert sizes == 2 * module.count(start)  # of AdamW: nothing for what is frozen
@@ -243,17 +336,33 @@ def test_a_run_moves_lora_alone(tuned):
 def test_a_run_exports_lora_and_merged_weights(folder, tuned):
     config, _, state = tuned
     cfg = LoRAConfig(**config.step.lora.to_dict())
-    lora = load_params(folder / "run" / "lora.safetensors", abstract_params(config)["lora"])
-    assert_equal(lora, jax.tree.map(np.asarray, state.ema["lora"]))
+    shapes = abstract_params(config)
+    learnt = load_params(folder / "run" / "lora.safetensors", shapes["lora"] | {"words": shapes["words"]})
+    assert_equal(learnt, jax.tree.map(np.asarray, state.ema["lora"] | {"words": state.ema["words"]}))
+    words = learnt.pop("words")
     shapes = {name: module.shapes(*CONFIG.parts()[name]) for name in ("text", "clip", "sync", "mmdit")}
     merged = load_params(folder / "run" / "ema.safetensors", shapes)
     base = tiny_system().params
     assert differing(base["mmdit"], merged["mmdit"]) == set(targeted(base["mmdit"], cfg))
-    assert_equal(merged["mmdit"], jax.tree.map(np.asarray, merge(base["mmdit"], lora, cfg)))
-    assert set(trained(state.params, FlowStepConfig(lora=cfg))) == {"lora"}
+    assert_equal(merged["mmdit"], jax.tree.map(np.asarray, merge(base["mmdit"], learnt, cfg)))
+    assert_equal(merged["text"], jax.tree.map(np.asarray, with_words(base["text"], words)))
+    assert set(trained(state.params, FlowStepConfig(lora=cfg))) == {"lora", "words"}
     whole, before = system.load(folder / "run" / "model"), system.load(folder / "model")
     assert whole.cfg == before.cfg
-    assert_equal(whole.params, before.params | {"mmdit": merged["mmdit"]})
+    assert_equal(whole.params, before.params | {name: merged[name] for name in ("mmdit", "text")})
+
+
+@pytest.mark.slow
+def test_a_run_learns_the_words_of_its_captions(folder, tuned):
+    """The scenes' words have ids of their own, and their rows alone have moved."""
+    _, _, state = tuned
+    known, tokenizer = (system.load(path).tokenizer for path in (folder / "model", folder / "run" / "model"))
+    captions = {word for bucket in Corpus(folder / "scenes").buckets.values() for i in range(len(bucket))
+                for word in bucket.scene(i).caption.split()}  # fmt: skip
+    assert set(tokenizer.words(known.vocab)) == captions - set(known.words())
+    before, after = (tree["words"] for tree in (tuned[1].init(KEY), state.params))
+    moved = np.flatnonzero((before != after).any(1))
+    assert moved.size and moved.max() < tokenizer.vocab - known.vocab
 
 
 @pytest.mark.slow

@@ -91,6 +91,13 @@ def assert_trained(config, state):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
+def test_a_jax_that_hangs_in_training_is_refused(monkeypatch):
+    monkeypatch.setattr(jax, "__version__", "0.11.2")
+    advice = r"pip install 'jax>=0\.12,<0\.13', or set XLA_FLAGS=--xla_cpu_multi_thread_eigen=false before jax starts"
+    with pytest.raises(ValueError, match=rf"jax 0\.11\.2 on a CPU waits for ever in training.*; {advice}"):
+        make_task(config_of("flow", "features-runlocal", data__synthetic=True))
+
+
 @pytest.mark.slow
 def test_codec(vae):
     config, state, path = vae
