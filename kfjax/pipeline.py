@@ -40,6 +40,7 @@ SMALL_WORLD = (
 TEXT_ONLY_SECONDS = 8.0
 MAX_STEPS = 1000
 MAX_SAMPLES = 64
+MOST_WORDS, MOST_BEYOND = 20, 100  # of what a prompt loses, unknown words and characters named in one line
 MAX_PROMPT_CHARACTERS = 1000  # several times what 77 tokens hold
 
 Progress = Callable[[str, float], None]  # (what happens now, share that is done)
@@ -55,12 +56,14 @@ class Result:
       sample_rate_hz: 44100 for every published system.
       seconds: length of the sound.
       video: the file it was made for, None for text alone.
+      unread: what the model did not read of the prompts (`Model.unread`), empty where it read all.
     """
 
     waveforms: np.ndarray
     sample_rate_hz: int
     seconds: float
     video: Path | None
+    unread: str = ""
 
     @property
     def waveform(self) -> np.ndarray:
@@ -189,7 +192,17 @@ class Model:
             waves.append(_finished(wave[: rates.exact_samples(seconds, self.cfg.rates)], original))
         say("done", 1.0)
         path = None if video is None or isinstance(video, Video) else Path(video)
-        return Result(np.stack(waves), self.cfg.rates.sample_rate_hz, seconds, path)
+        unread = "; ".join(filter(None, map(self.unread, (prompt, negative_prompt))))
+        return Result(np.stack(waves), self.cfg.rates.sample_rate_hz, seconds, path, unread)
+
+    def unread(self, prompt: str) -> str:
+        """What the model does not read of a prompt, in one line for a person; empty where it reads all of it."""
+        unknown, beyond, read = self._tokenizer.unread(prompt)
+        words = [*unknown[:MOST_WORDS], *(["…"] if unknown[MOST_WORDS:] else [])]
+        lost = [f"not in this model's vocabulary: {', '.join(words)}"] if unknown else []
+        cut = beyond[:MOST_BEYOND] + "…" * (len(beyond) > MOST_BEYOND)
+        lost += [f"beyond its {self._tokenizer.room} tokens: {cut}"] if beyond else []
+        return f'prompt: {"; ".join(lost)}; read: "{read}"' if lost else ""
 
     def memory_report(self, video: str | Path | Video | None = None, duration: float | None = None) -> str:
         """What every stage will need for one clip, from its compiled program: nothing is read or allocated.

@@ -52,6 +52,17 @@ def test_result(result, clip):
     assert (result.sample_rate_hz, result.seconds, result.video) == (RATE_HZ, pytest.approx(0.8), clip)
 
 
+def test_words_that_are_not_read_are_told(model, result):
+    assert result.unread == model.unread("a bell rings") == model.unread("") == ""
+    assert model.unread("a tiger growls") == """prompt: not in this model's vocabulary: tiger, growls; read: "a\""""
+    long = "a bell rings on wood and rain on a roof and wind and a bell rings"  # 15 are read
+    assert model.unread(long) == f'prompt: beyond its 15 tokens: rings; read: "{long.removesuffix(" rings")}"'
+    both = model.unread(f"frog {long}")
+    assert "vocabulary: frog; beyond its 15 tokens: bell rings; read: " in both
+    many = model.unread(" ".join(f"w{chr(97 + k)}" for k in range(14)) + " a" * 200)
+    assert len(many) < 400 and many.count("\n") == 0
+
+
 @pytest.mark.parametrize("seconds", [0.1, 0.2, 0.7333, 0.8])
 def test_length_is_exact(model, clip, seconds):
     assert len(model.generate(clip, duration=seconds).waveform) == round(seconds * RATE_HZ)

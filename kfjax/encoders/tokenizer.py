@@ -2,11 +2,15 @@
 
     tokenizer = Tokenizer.load("tokenizer.json", length=77)
     ids, mask = tokenizer.encode(["a dog barks", ""])      # i32 [2 77], bool [2 77]
+    tokenizer.unread("a dog barks").unknown                # (): every word is in the vocabulary
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tokenizers
@@ -19,12 +23,34 @@ CLIP_BEGIN, CLIP_END = "<|startoftext|>", "<|endoftext|>"
 CLIP_PAD = "!"
 #: What padding is called in ordinary files, in order of preference.
 PAD_NAMES = (PAD, CLIP_END)
+#: Words named in a line about many captions.
+MOST_LISTED = 8
 #: CLIP's words: contractions, runs of letters, single digits, runs of other signs.
 CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
+class Unread(NamedTuple):
+    """What of a text does not reach the network.
+
+    Attributes:
+      unknown: words outside the vocabulary, each once, in the order of the text. A tokenizer of word pieces knows most
+        words by their pieces; here are the characters that it has no piece for.
+      beyond: the text after the last token that there is room for.
+      read: the rest, which the network reads.
+    """
+
+    unknown: tuple[str, ...]
+    beyond: str
+    read: str
+
+    def __bool__(self) -> bool:
+        """Whether anything is lost."""
+        return bool(self.unknown or self.beyond)
+
+
 class Tokenizer:
-    """A tokenizer of fixed output length. What begins and ends a text is the file's own affair (`</s>` for T5).
+    """A tokenizer of fixed output length, `room` of it for the text itself. What begins and ends a text is the file's
+    own affair (`</s>` for T5).
 
     A text without a single character of content is no text: its mask is False throughout, whatever begin and end
     tokens the file would add.
@@ -47,7 +73,7 @@ class Tokenizer:
             raise ValueError(f"tokenizer: got length {length}, expected more than the {length - room} special tokens")
         inner.enable_padding(length=length, pad_id=inner.token_to_id(pad), pad_token=pad)
         inner.enable_truncation(length)
-        self._inner, self.length = inner, length
+        self._inner, self.length, self.room = inner, length, room
 
     @classmethod
     def load(cls, path: str | Path, length: int = 77, *, pad: str | None = None) -> Tokenizer:
@@ -125,3 +151,53 @@ class Tokenizer:
         mask = np.array([e.attention_mask for e in encoded], bool).reshape(-1, self.length)
         content = np.array([bool(text.strip()) for text in texts], bool)
         return ids, mask & content[:, None]
+
+    def unread(self, text: str) -> Unread:
+        """What `encode` loses of the text. Punctuation and accents outside the vocabulary do not count."""
+        first = self._inner.encode(text)
+        rest = [start for e in first.overflowing for _, (start, _) in _pieces(e)]
+        end = min(rest, default=len(text))
+        seen = [False] * len(text)
+        unknown_id = self._inner.token_to_id(getattr(self._inner.model, "unk_token", None) or UNKNOWN)
+        # Unknown ones last: a piece for a space may claim the unknown character behind it too.
+        for token, (start, stop) in sorted(_pieces(first), key=lambda piece: piece[0] == unknown_id):
+            seen[start:stop] = [token != unknown_id] * (stop - start)
+        gaps = "".join(" " if known else c for known, c in zip(seen, text, strict=True))[:end]
+        unknown = dict.fromkeys(filter(None, map(_bare, gaps.split())))
+        read = "".join(c if known else " " for known, c in zip(seen, text, strict=True))[:end]
+        return Unread(tuple(unknown), text[end:].strip(), " ".join(read.split()))
+
+    def unread_captions(self, captions: Iterable[str]) -> str:
+        """One line on what is lost of many texts, the most frequent words first; empty where nothing is."""
+        words, cut, count = Counter(), 0, 0
+        for caption in captions:
+            lost = self.unread(caption)
+            words.update(lost.unknown)
+            cut, count = cut + bool(lost.beyond), count + bool(lost.unknown)
+        return captions_line(words, count, cut)
+
+
+def captions_line(words: Mapping[str, int], captions: int, cut: int) -> str:
+    """How many captions have words outside the vocabulary, which these are, and how many captions are cut."""
+    said = []
+    if captions:
+        ranked = sorted(words.items(), key=lambda item: (-item[1], item[0]))
+        listed = [f"{word} {uses}" for word, uses in ranked[:MOST_LISTED]]
+        listed += [f"{len(words) - MOST_LISTED} more"] if len(words) > MOST_LISTED else []
+        said.append(f"captions with words outside the vocabulary: {captions} ({', '.join(listed)})")
+    if cut:
+        said.append(f"captions cut at the last token: {cut}")
+    return "; ".join(said)
+
+
+def _pieces(encoding: tokenizers.Encoding) -> list[tuple[int, tuple[int, int]]]:
+    """(token, where in the text it stands); padding and what begins and ends a text left out."""
+    parts = zip(encoding.ids, encoding.offsets, encoding.special_tokens_mask, strict=True)
+    return [(token, span) for token, span, special in parts if not special]
+
+
+def _bare(word: str) -> str:
+    """Without punctuation at its ends; empty if nothing but accents is left."""
+    kinds = [unicodedata.category(c)[0] for c in word]
+    content = [i for i, kind in enumerate(kinds) if kind in "LNSM"]
+    return word[content[0] : content[-1] + 1] if set(kinds) & set("LNS") else ""

@@ -1,4 +1,5 @@
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +95,47 @@ def test_clip_padding_is_that_of_the_public_towers(path):
     ids, mask = Tokenizer.clip(folder / "vocab.json", folder / "merges.txt").encode([*PROMPTS[:3], "waves " * 200])
     np.testing.assert_array_equal(ids, expected)
     assert not mask[0].any()
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown", "beyond", "read"),
+    [
+        ("a bell rings", (), "", "a bell rings"),
+        ("", (), "", ""),
+        ("A BELL; rings!", (), "", "A BELL; rings"),  # a sign that the vocabulary lacks is no word
+        ("a tiger growls, a tiger", ("tiger", "growls"), "", "a , a"),
+        ("tiger's (bell)", ("tiger's",), "", "bell"),
+        ("喝 дождь bell 😀", ("喝", "дождь", "😀"), "", "bell"),
+        ("a bell a bell a bell a bell rings twice", (), "bell rings twice", "a bell a bell a bell a"),
+        ("zebra bell a bell a bell a zebra then", ("zebra",), "zebra then", "bell a bell a bell a"),
+        ("e\u0301 bell", ("é",), "", "bell"),
+        ("bell\u0301", (), "", "bell"),  # accents are taken off before the vocabulary is asked
+    ],
+)
+def test_what_is_not_read_is_told(text, unknown, beyond, read):
+    told = Tokenizer.train(CAPTIONS, length=8).unread(text)
+    assert [unicodedata.normalize("NFC", word) for word in told.unknown] == [*unknown]
+    assert (told.beyond, unicodedata.normalize("NFD", told.read).replace("\u0301", "")) == (beyond, read)
+    assert bool(told) == bool(unknown or beyond)
+
+
+@pytest.mark.parametrize("folder", VOCABULARIES, ids=lambda p: p.name)
+def test_what_word_pieces_do_not_read(folder):
+    if folder.name == "t5":
+        tokenizer, signs = Tokenizer.load(folder / "tokenizer.json", 12), ("喝", "😀")
+    else:
+        tokenizer, signs = Tokenizer.clip(folder / "vocab.json", folder / "merges.txt", 12), ()  # knows all bytes
+    assert tokenizer.unread("a café 喝 growls 😀").unknown == signs
+    told = tokenizer.unread("waves " * 20)
+    assert told.unknown == () and told.read.count("waves") == tokenizer.room and told.beyond.count("waves") > 8
+
+
+def test_what_is_not_read_of_many_captions_is_counted():
+    tokenizer = Tokenizer.train(CAPTIONS, length=8)
+    assert tokenizer.unread_captions(CAPTIONS[1:2] * 3) == ""
+    said = tokenizer.unread_captions(["a frog", "a frog rings", "a tiger", "bell " * 20, "a bell"])
+    assert said == (
+        "captions with words outside the vocabulary: 3 (frog 2, tiger 1); captions cut at the last token: 1"
+    )
+    many = tokenizer.unread_captions([f"unheard{chr(97 + k)}" for k in range(11)])
+    assert many.endswith("unheardh 1, 3 more)")
