@@ -42,6 +42,8 @@ colab = types.ModuleType("google.colab")
 colab.files = types.SimpleNamespace(upload=upload, download=lambda path: print("downloaded", Path(path).name))
 sys.modules["google.colab"] = colab
 """
+#: tqdm's, where a Jupyter has no widgets for its bars.
+_NO_WIDGETS = "ignore:IProgress not found"
 
 
 class Shown(NamedTuple):
@@ -98,7 +100,8 @@ def store(notebook: Path) -> None:
     """Runs a notebook as it stands, and keeps what it shows in it: sounds as MP3, pictures with a palette."""
     book = nbformat.read(notebook, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
-        outputs = _executed(book, Path(folder), {"PYTHONPATH": str(Path(__file__).parents[1]), "XLA_FLAGS": ""})
+        environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "XLA_FLAGS": "", "PYTHONWARNINGS": _NO_WIDGETS}
+        outputs = _executed(book, Path(folder), environment)
     for cell in book.cells:
         cell.metadata.pop("execution", None)  # when it ran
     book.metadata.pop("language_info", None)  # of this machine

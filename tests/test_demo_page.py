@@ -310,6 +310,7 @@ def test_after_a_failure_the_page_is_as_before(server, ann, tmp_path):
             assert str(server.temporary) not in said and "Traceback" not in said
             ann.wait(lambda: ann.texts("#make") == ["Make sound"] and ann.find("#make")[0].is_enabled(), "the button")
             assert not ann.texts("#cancel") and len(ann.texts("#takes label")) == number - 1
+            assert "Error" not in ann.texts("#result")[0], "nothing covers the take"
             ann.find("#clip button[aria-label='Clear']")[0].click() if number == 2 else fail.unlink()
             ann.press()
             ann.result(f"{number}. wind, seed 0")

@@ -24,7 +24,7 @@ from starlette.middleware import Middleware
 
 from kfjax.command import reason
 from kfjax.demo.gate import Gate
-from kfjax.demo.studio import MAX_SCALE, MAX_SEED, MEGABYTE, Cancelled, Studio, Take, Wish
+from kfjax.demo.studio import MAX_SCALE, MAX_SEED, MEGABYTE, Studio, Take, Wish
 from kfjax.pipeline import TEXT_ONLY_SECONDS
 
 CSS = (Path(__file__).parent / "page.css").read_text()
@@ -66,6 +66,7 @@ def build(
                 form = _form(studio)
                 _examples(studio, examples, form)
             with gr.Column(elem_id="result", min_width=300):
+                cancel = gr.Button(CANCEL, visible=False, elem_id="cancel", size="sm")
                 player = _player()
                 takes = gr.Radio([], label="Takes", visible=False, elem_id="takes")
         pair = _pair()
@@ -73,7 +74,7 @@ def build(
             with gr.Accordion("About the model", open=False, elem_id="card"):
                 gr.Markdown(card)
         _wire_form(studio, form)
-        _wire_making(studio, form, [*player, takes], pair)
+        _wire_making(studio, form, cancel, [*player, takes], pair)
         _wire_takes(studio, player, takes, pair)
 
         def leave(request: gr.Request) -> None:
@@ -135,9 +136,8 @@ class _Form(NamedTuple):
     avoided: gr.Textbox
     seed: gr.Number
     inputs: list[Any]
-    unread: gr.HTML
     button: gr.Button
-    cancel: gr.Button
+    unread: gr.HTML
     random: gr.Button
 
 
@@ -150,10 +150,8 @@ def _form(studio: Studio) -> _Form:
     )  # fmt: skip
     prompt = line(label="Prompt", placeholder="what is heard, e.g. a ball bounces", elem_id="prompt")
     avoided = line(label="Negative prompt", placeholder="what must not be heard, e.g. wind", elem_id="negative")
-    unread = gr.HTML(visible=False, elem_id="unread")
-    with gr.Row():
-        button = gr.Button(MAKE, variant="primary", elem_id="make", scale=3)
-        cancel = gr.Button(CANCEL, visible=False, elem_id="cancel", scale=1, min_width=100)
+    button = gr.Button(MAKE, variant="primary", elem_id="make")
+    unread = gr.HTML(visible=False, elem_id="unread", elem_classes="unread")  # below: nothing moves away from under a finger
     with gr.Accordion("Settings", open=False, elem_id="settings"):
         with gr.Row(equal_height=True):
             seed = gr.Number(
@@ -174,7 +172,7 @@ def _form(studio: Studio) -> _Form:
             scale("Negative guidance", defaults.negative),
         ]
     inputs = [clip, prompt, avoided, *scales, steps, seed, samples, seconds]
-    return _Form(clip, prompt, avoided, seed, inputs, unread, button, cancel, random)
+    return _Form(clip, prompt, avoided, seed, inputs, button, unread, random)
 
 
 def _examples(studio: Studio, examples: list[tuple[Path | None, str]], form: _Form) -> None:
@@ -238,7 +236,7 @@ def _wire_form(studio: Studio, form: _Form) -> None:
     form.random.click(lambda: secrets.randbelow(RANDOM_SEEDS), None, form.seed, show_progress="hidden", **PRIVATE)
 
 
-def _wire_making(studio: Studio, form: _Form, outputs: list[Any], pair: _Pair) -> None:
+def _wire_making(studio: Studio, form: _Form, cancel: gr.Button, outputs: list[Any], pair: _Pair) -> None:
     """From pressing the button to the take; whatever goes wrong, the button comes back and the takes stay."""
 
     def buttons(request: gr.Request) -> list[Any]:
@@ -251,34 +249,40 @@ def _wire_making(studio: Studio, form: _Form, outputs: list[Any], pair: _Pair) -
         studio.check(request.session_hash, _wish(values))
         return [gr.update(interactive=False, value=MAKING), gr.update(visible=True)]
 
-    @_said
-    def make(request: gr.Request, progress: gr.Progress = PROGRESS, *values) -> list[Any]:
+    def make(request: gr.Request, progress: gr.Progress = PROGRESS, *values) -> Any:
+        """A failure is told and changes nothing: one that the framework knew of would cover the takes."""
         visitor = request.session_hash
-        made = studio.make(visitor, _wish(values), lambda what, share: progress(share, desc=what))
+        try:
+            made = studio.make(visitor, _wish(values), lambda what, share: progress(share, desc=what))
+        except Exception as error:
+            gr.Warning(html.escape(_line(error)), duration=MESSAGE_SECONDS)
+            return gr.skip()
         return [*_shown(made[0]), _choices(studio.takes(visitor), made[0].number)]
 
     @_said
-    def cancel(request: gr.Request) -> Any:
+    def end(request: gr.Request) -> Any:
         studio.cancel(request.session_hash)
         return gr.update(interactive=False, value="Cancelling …")
 
     def beside(request: gr.Request) -> list[Any]:
         """The newest two takes."""
         kept = studio.takes(request.session_hash)
-        two = [kept[-min(2, len(kept))], kept[-1]]
-        return [gr.update(visible=len(kept) > 1), *(_choices(kept, take.number) for take in two),
-                *(update for take in two for update in _shown(take))]  # fmt: skip
+        if len(kept) < 2:
+            return gr.skip()
+        two = kept[-2:]
+        choices = [_choices(kept, take.number) for take in two]
+        return [gr.update(visible=True), *choices, *_shown(two[0]), *_shown(two[1])]
 
-    both, quiet = [form.button, form.cancel], {"show_progress": "hidden", **PRIVATE}
+    both, quiet = [form.button, cancel], {"show_progress": "hidden", **PRIVATE}
     ways = [form.button.click, form.prompt.submit, form.avoided.submit]
     pressed = gr.on(ways, check, form.inputs, both, show_progress="hidden", **PRIVATE)
     pressed.success(None, None, None, js=SHOW_RESULT)
     made = pressed.success(make, form.inputs, outputs, show_progress_on=outputs[0], **PRIVATE)
-    # `.then` would not run after a failure.
+    # `.then` would not run after a failure, of which the framework has its own.
     made.success(buttons, None, both, **quiet)
     made.failure(buttons, None, both, **quiet)
     made.success(beside, None, [pair.box, *pair.choices, *pair.players[0], *pair.players[1]], **quiet)
-    form.cancel.click(cancel, None, form.cancel, **quiet)
+    cancel.click(end, None, cancel, **quiet)
 
 
 def _wire_takes(studio: Studio, player: list[Any], takes: gr.Radio, pair: _Pair) -> None:
@@ -327,25 +331,28 @@ def _note(line: str) -> Any:
     return gr.update(value=html.escape(line), visible=bool(line))
 
 
+def _line(error: Exception) -> str:
+    """What a visitor is told; what is our own defect goes to the log."""
+    try:
+        return reason(error) if isinstance(error, ValueError) else _defect(error)
+    except ValueError:
+        return _defect(error)
+
+
+def _defect(error: Exception) -> str:
+    traceback.print_exception(error, file=sys.stderr)
+    return "Something went wrong on the server, and nothing was made. Its log says what; it goes on working."
+
+
 def _said(function: Callable) -> Callable:
-    """`function`, but what it refuses appears as a line in the page; what is our own defect goes to the log."""
+    """`function`, but what goes wrong appears as a line in the page."""
 
     @wraps(function)
     def saying(*args, **kwargs):
         try:
-            try:
-                return function(*args, **kwargs)
-            except Cancelled as end:
-                gr.Info(str(end), duration=MESSAGE_SECONDS)
-                raise gr.Error(visible=False, print_exception=False) from None
-            except ValueError as error:
-                line = reason(error)
-        except gr.Error:
-            raise
-        except Exception:
-            traceback.print_exc(file=sys.stderr)
-            line = "Something went wrong on the server, and nothing was made. Its log says what; it goes on working."
+            return function(*args, **kwargs)
+        except Exception as error:
+            line = _line(error)
         raise gr.Error(html.escape(line), duration=MESSAGE_SECONDS, print_exception=False)
 
     return saying
-

@@ -99,7 +99,7 @@ class Take:
       sound: a .wav.
       film: an mp4 that browsers play, None where there was no clip.
       picture: a png of the sound.
-      unread: what the model can't read of the prompts, one line; empty: it read all.
+      unread: what the model did not read of the prompts, one line; empty: it read all.
     """
 
     number: int
@@ -111,10 +111,6 @@ class Take:
 
     def files(self) -> list[Path]:
         return [path for path in (self.sound, self.film, self.picture) if path is not None]
-
-
-class Cancelled(ValueError):
-    """The visitor wants the sound no more."""
 
 
 @dataclass
@@ -137,9 +133,9 @@ class _Request:
     def check(self) -> None:
         """Raises where nobody waits for the sound any more."""
         if self.visitor.gone:
-            raise Cancelled("The page was closed.")
+            raise ValueError("The page was closed.")
         if self.cancelled:
-            raise Cancelled("Cancelled: nothing was made.")
+            raise ValueError("Cancelled: nothing was made.")
 
 
 class Studio:
@@ -190,9 +186,8 @@ class Studio:
         self._check_wish(wish)
 
     def unread(self, prompt: str, negative_prompt: str) -> str:
-        """What the model can't read of the prompts, one line; empty: it reads all."""
-        lines = (self.model.unread(text) for text in (prompt, negative_prompt) if text.strip())
-        return "; ".join(dict.fromkeys(line for line in lines if line))
+        """What the model does not read of the prompts, one line; empty: it reads all."""
+        return "; ".join(filter(None, map(self.model.unread, (prompt, negative_prompt))))
 
     def is_busy(self, visitor: str) -> bool:
         """Whether something is being made, or waits to be made, for a visitor."""
@@ -208,11 +203,7 @@ class Studio:
             self._queue_moved.notify_all()
 
     def make(self, visitor: str, wish: Wish, progress: Callable[[str, float], None]) -> list[Take]:
-        """Makes what is wished for and keeps it. Checks again: a request need not have come through the page.
-
-        Raises:
-          Cancelled: it was cancelled, or the page closed.
-        """
+        """Makes what is wished for and keeps it. Checks again: a request need not have come through the page."""
         with self._turn(visitor, progress) as request:
 
             def say(what: str, share: float) -> None:
@@ -389,8 +380,7 @@ class Studio:
 
     def _kept(self, known: _Visitor, wish: Wish, result: Result) -> list[Take]:
         """Writes the takes of a result; the visitor's oldest make room."""
-        first, unread = known.made + 1, self.unread(wish.prompt, wish.negative_prompt)
-        strip, again = None, None
+        first, strip, again = known.made + 1, None, None
         if wish.clip is not None:
             strip = plot.read_strip(wish.clip, result.seconds)
             if not is_playable(wish.clip):
@@ -404,7 +394,7 @@ class Studio:
             [sound] = one.save(stem.with_suffix(".wav"))
             [film] = [None] if result.video is None else one.save(stem.with_suffix(".mp4"))
             plot.overview(stem.with_suffix(".png"), wave, result.sample_rate_hz, frames=strip)
-            takes.append(Take(number, words, sound, film, stem.with_suffix(".png"), unread))
+            takes.append(Take(number, words, sound, film, stem.with_suffix(".png"), result.unread))
         if again is not None:
             again.unlink()
         with self._books:
