@@ -67,15 +67,14 @@ def build(
                 _examples(studio, examples, form)
             with gr.Column(elem_id="result", min_width=300):
                 cancel = gr.Button(CANCEL, visible=False, elem_id="cancel", size="sm")
-                player = _player()
-                takes = gr.Radio([], label="Takes", visible=False, elem_id="takes")
-        pair = _pair()
+                player = _player(gr.Radio([], label="Takes", visible=False, elem_id="takes", render=False))
+        box, pair = _pair()
         if card:
             with gr.Accordion("About the model", open=False, elem_id="card"):
                 gr.Markdown(card)
         _wire_form(studio, form)
-        _wire_making(studio, form, cancel, [*player, takes], pair)
-        _wire_takes(studio, player, takes, pair)
+        made = _wire_making(studio, form, cancel, player)
+        _wire_takes(studio, made, player, box, pair)
 
         def leave(request: gr.Request) -> None:
             studio.leave(request.session_hash)
@@ -151,7 +150,7 @@ def _form(studio: Studio) -> _Form:
     prompt = line(label="Prompt", placeholder="what is heard, e.g. a ball bounces", elem_id="prompt")
     avoided = line(label="Negative prompt", placeholder="what must not be heard, e.g. wind", elem_id="negative")
     button = gr.Button(MAKE, variant="primary", elem_id="make")
-    unread = gr.HTML(visible=False, elem_id="unread", elem_classes="unread")  # below: nothing moves away from under a finger
+    unread = gr.HTML(visible=False, elem_id="unread", elem_classes="unread")  # below the button, which must not move
     with gr.Accordion("Settings", open=False, elem_id="settings"):
         with gr.Row(equal_height=True):
             seed = gr.Number(
@@ -183,35 +182,34 @@ def _examples(studio: Studio, examples: list[tuple[Path | None, str]], form: _Fo
     shown.click(lambda index: ready[index], shown, [form.clip, form.prompt], **PRIVATE)
 
 
-def _player() -> list[Any]:
-    """A place for a take: film, sound alone, what of its prompts was not read, picture, download."""
+class _Player(NamedTuple):
+    """A place for a take: which one it is, and the parts that `_shown` fills."""
+
+    choice: gr.Radio | gr.Dropdown
+    parts: list[Any]
+
+
+def _player(choice: gr.Radio | gr.Dropdown) -> _Player:
     film = gr.Video(label="Result", interactive=False, buttons=["download"], elem_classes="film", height=320)
     sound = gr.Audio(label="Result", interactive=False, visible=False, buttons=["download"], elem_classes="sound")
     unread = gr.HTML(visible=False, elem_classes="unread")
+    choice.render()
+    wav = gr.DownloadButton("Download the sound alone (.wav)", visible=False, size="sm", elem_classes="wav")
     picture = gr.Image(
         label="Picture of the sound", show_label=False, interactive=False, visible=False, elem_classes="picture",
         buttons=["fullscreen"],
     )  # fmt: skip
-    wav = gr.DownloadButton("Download the sound alone (.wav)", visible=False, size="sm", elem_classes="wav")
-    return [film, sound, unread, picture, wav]
+    return _Player(choice, [film, sound, unread, wav, picture])
 
 
-class _Pair(NamedTuple):
-    """Two takes side by side: where they are chosen, and their players."""
-
-    box: gr.Accordion
-    choices: list[gr.Dropdown]
-    players: list[list[Any]]
-
-
-def _pair() -> _Pair:
-    choices, players = [], []
+def _pair() -> tuple[gr.Accordion, list[_Player]]:
+    """Two takes side by side; on a phone one below the other."""
+    players = []
     with gr.Accordion("Two takes side by side", open=False, visible=False, elem_id="pair") as box, gr.Row():
         for side in ("left", "right"):
             with gr.Column(elem_id=side, min_width=300):
-                choices.append(gr.Dropdown([], label="Take", interactive=True))
-                players.append(_player())
-    return _Pair(box, choices, players)
+                players.append(_player(gr.Dropdown([], label="Take", interactive=True, render=False)))
+    return box, players
 
 
 def _wire_form(studio: Studio, form: _Form) -> None:
@@ -236,8 +234,12 @@ def _wire_form(studio: Studio, form: _Form) -> None:
     form.random.click(lambda: secrets.randbelow(RANDOM_SEEDS), None, form.seed, show_progress="hidden", **PRIVATE)
 
 
-def _wire_making(studio: Studio, form: _Form, cancel: gr.Button, outputs: list[Any], pair: _Pair) -> None:
-    """From pressing the button to the take; whatever goes wrong, the button comes back and the takes stay."""
+def _wire_making(studio: Studio, form: _Form, cancel: gr.Button, player: _Player) -> Any:
+    """From pressing the button to the take; whatever goes wrong, the button comes back and the takes stay.
+
+    Returns:
+      The event that a sound was made, or was not.
+    """
 
     def buttons(request: gr.Request) -> list[Any]:
         busy = studio.is_busy(request.session_hash)
@@ -257,36 +259,29 @@ def _wire_making(studio: Studio, form: _Form, cancel: gr.Button, outputs: list[A
         except Exception as error:
             gr.Warning(html.escape(_line(error)), duration=MESSAGE_SECONDS)
             return gr.skip()
-        return [*_shown(made[0]), _choices(studio.takes(visitor), made[0].number)]
+        return [_choices(studio.takes(visitor), made[0].number), *_shown(made[0])]
 
     @_said
     def end(request: gr.Request) -> Any:
         studio.cancel(request.session_hash)
         return gr.update(interactive=False, value="Cancelling …")
 
-    def beside(request: gr.Request) -> list[Any]:
-        """The newest two takes."""
-        kept = studio.takes(request.session_hash)
-        if len(kept) < 2:
-            return gr.skip()
-        two = kept[-2:]
-        choices = [_choices(kept, take.number) for take in two]
-        return [gr.update(visible=True), *choices, *_shown(two[0]), *_shown(two[1])]
-
     both, quiet = [form.button, cancel], {"show_progress": "hidden", **PRIVATE}
     ways = [form.button.click, form.prompt.submit, form.avoided.submit]
-    pressed = gr.on(ways, check, form.inputs, both, show_progress="hidden", **PRIVATE)
+    pressed = gr.on(ways, check, form.inputs, both, **quiet)
     pressed.success(None, None, None, js=SHOW_RESULT)
-    made = pressed.success(make, form.inputs, outputs, show_progress_on=outputs[0], **PRIVATE)
+    made = pressed.success(
+        make, form.inputs, [player.choice, *player.parts], show_progress_on=player.parts[0], **PRIVATE
+    )
     # `.then` would not run after a failure, of which the framework has its own.
     made.success(buttons, None, both, **quiet)
     made.failure(buttons, None, both, **quiet)
-    made.success(beside, None, [pair.box, *pair.choices, *pair.players[0], *pair.players[1]], **quiet)
     cancel.click(end, None, cancel, **quiet)
+    return made
 
 
-def _wire_takes(studio: Studio, player: list[Any], takes: gr.Radio, pair: _Pair) -> None:
-    """A take that is chosen is shown."""
+def _wire_takes(studio: Studio, made: Any, player: _Player, box: gr.Accordion, pair: list[_Player]) -> None:
+    """Takes that are chosen are shown; side by side the newest two, after each that was made."""
 
     @_said
     def show(number: int, request: gr.Request) -> list[Any]:
@@ -295,9 +290,17 @@ def _wire_takes(studio: Studio, player: list[Any], takes: gr.Radio, pair: _Pair)
             raise ValueError("This take is no longer here: make it again.")
         return _shown(chosen[0])
 
-    places = [(takes, player), *zip(pair.choices, pair.players, strict=True)]
-    for choice, place in places:
-        choice.input(show, choice, place, **PRIVATE)
+    def beside(request: gr.Request) -> Any:
+        kept = studio.takes(request.session_hash)
+        if len(kept) < 2:
+            return gr.skip()
+        shown = [update for take in kept[-2:] for update in (_choices(kept, take.number), *_shown(take))]
+        return [gr.update(visible=True), *shown]
+
+    for choice, parts in (player, *pair):
+        choice.input(show, choice, parts, **PRIVATE)
+    places = [box, *(part for choice, parts in pair for part in (choice, *parts))]
+    made.success(beside, None, places, show_progress="hidden", **PRIVATE)
 
 
 def _wish(values: tuple) -> Wish:
@@ -309,15 +312,15 @@ def _wish(values: tuple) -> Wish:
 
 
 def _shown(take: Take) -> list[Any]:
-    """Updates of a player: film, or sound where there is none, what was not read, picture, download."""
+    """Updates of a player: film, or sound where there is none, what was not read, download, picture."""
     film, sound = take.film, None if take.film else take.sound
     there = lambda file: gr.update(value=file and str(file), visible=file is not None, label=take.words)
     return [
         there(film),
         there(sound),
         _note(take.unread),
-        gr.update(value=str(take.picture), visible=True),
         gr.update(value=str(take.sound), visible=True),
+        gr.update(value=str(take.picture), visible=True),
     ]
 
 
