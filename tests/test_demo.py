@@ -587,7 +587,7 @@ def page(pages, tmp_path_factory):
         yield SimpleNamespace(studio=studio, told=told, skip=pages.gr.skip(), fns=build(pages, studio).fns.values())
 
 
-FORM = (None, "a bell", "", 3.0, 3.0, 2.0, 2, 0, 1, None)
+FORM = (None, "a bell", "", 3.0, 3.0, 2.0, 2, 0, 1, 0)
 
 
 def visitor(name: str):

@@ -352,7 +352,7 @@ def test_two_takes_side_by_side(server, ann, tmp_path):
     unread = lambda place: [line for line in ann.texts(f"{place}.unread, {place} .unread") if "老虎" in line]
     ann.wait(lambda: "老虎" in "".join(ann.texts("#unread")), "the words that are not read, before anything is made")
     ann.find("#settings button")[0].click()
-    ann.wait(lambda: ann.find("#seconds input"), "the settings")
+    ann.wait(lambda: ann.find("#seconds input[type=number]"), "the settings")
     ann.write("1.5", "#seconds")
     ann.press()
     ann.result("1. a bell and 老虎, seed 0")

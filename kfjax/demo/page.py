@@ -158,9 +158,9 @@ def _form(studio: Studio) -> _Form:
             )
             random = gr.Button("Random seed", elem_id="random", scale=1, min_width=120)
         alone = f"{min(TEXT_ONLY_SECONDS, limits.seconds):g}"
-        seconds = gr.Number(
-            None, label="Length in seconds", placeholder=f"all of the clip; {alone} without one", elem_id="seconds",
-            info="Of a longer clip the beginning gets a sound, the rest stays silent.",
+        seconds = gr.Slider(
+            0, limits.seconds, 0, step=0.5, label="Length in seconds", elem_id="seconds",
+            info=f"0: all of the clip, {alone} s without one. Of a longer clip the rest stays silent.",
         )  # fmt: skip
         samples = gr.Slider(1, limits.samples, 1, step=1, label="Versions", elem_id="samples")
         steps = gr.Slider(1, limits.steps, min(defaults.steps, limits.steps), step=1, label="Steps")
@@ -307,7 +307,7 @@ def _wish(values: tuple) -> Wish:
     clip, prompt, avoided, video, text, negative, steps, seed, samples, seconds = values
     return Wish(
         None if clip is None else Path(clip), prompt or "", avoided or "", video, text, negative, steps, seed, samples,
-        seconds,
+        seconds or None,  # an empty field arrives as 0 too
     )  # fmt: skip
 
 
