@@ -38,16 +38,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-# The address of kfjax's git repository, the one that this notebook was opened from. In a clone it is not needed.
+# Empty: the released version; inside a clone, that clone. Else the address of a git repository of kfjax.
 REPOSITORY = ""  # @param {type: "string"}
-if importlib.util.find_spec("kfjax") is None:
+missing = [name for name in ("kfjax", "cv2", "pymunk") if importlib.util.find_spec(name) is None]
+if missing:
     clone = Path.cwd().resolve().parent
-    if not REPOSITORY and not (clone / "kfjax" / "pipeline.py").is_file():
-        raise ValueError("REPOSITORY: got nothing, expected the address of kfjax's git repository; fill in the form")
     tpu = glob.glob("/dev/accel*") or any(name.startswith(("COLAB_TPU", "TPU_ACC")) for name in os.environ)
     extra = "[cuda,data]" if shutil.which("nvidia-smi") else "[tpu,data]" if tpu else "[data]"
-    wanted = f"kfjax{extra} @ git+{REPOSITORY}" if REPOSITORY else f"{clone}{extra}"
-    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", wanted])
+    if "kfjax" not in missing:
+        wanted = "kfjax[data]"  # what is here stays, and gets what this notebook needs besides
+    elif REPOSITORY:
+        wanted = f"kfjax{extra} @ git+{REPOSITORY}"
+    else:
+        wanted = f"{clone if (clone / 'kfjax' / 'pipeline.py').is_file() else 'kfjax'}{extra}"
+    if subprocess.call([sys.executable, "-m", "pip", "install", "-q", wanted]):
+        raise RuntimeError(f"pip could not install {wanted} (why, it says above); REPOSITORY takes another source")
 
 # %% tags=["set-up"]
 # @title Import { display-mode: "form" }

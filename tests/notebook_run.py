@@ -1,13 +1,20 @@
-"""Runs a notebook in a Jupyter kernel, as Colab does: its forms filled in, Colab's own module stood in for."""
+"""Runs a notebook in a Jupyter kernel, as Colab does: its forms filled in, Colab's own module stood in for.
+
+    python tests/notebook_run.py colab/*.ipynb      runs them as they stand, and keeps what they show
+"""
 import base64
 import io
 import os
 import re
+import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+import av
 import nbformat
 import numpy as np
+import PIL.Image
 from nbclient import NotebookClient
 from scipy.io import wavfile
 
@@ -35,6 +42,8 @@ colab = types.ModuleType("google.colab")
 colab.files = types.SimpleNamespace(upload=upload, download=lambda path: print("downloaded", Path(path).name))
 sys.modules["google.colab"] = colab
 """
+#: tqdm's, where a Jupyter has no widgets for its bars.
+_NO_WIDGETS = "ignore:IProgress not found"
 
 
 class Shown(NamedTuple):
@@ -82,11 +91,60 @@ def run(notebook: Path, folder: Path, fields: dict, upload: str | None, environm
             cell.source = filled_in(cell.source, fields)
     before = _WARNINGS if upload is None else f"{_WARNINGS}UPLOAD = {upload!r}\n{_COLAB}"
     book.cells[:0] = [nbformat.v4.new_code_cell(before)]
-    client = NotebookClient(book, kernel_name="python3", timeout=600, resources={"metadata": {"path": str(folder)}})
-    client.execute(env=os.environ | environment)
-    outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
+    outputs = _executed(book, folder, environment)
     said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
     return Report([_shown(output.data) for output in outputs if output.output_type == "display_data"], said)
+
+
+def store(notebook: Path) -> None:
+    """Runs a notebook as it stands, and keeps what it shows in it: sounds as MP3, pictures with a palette."""
+    book = nbformat.read(notebook, as_version=4)
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "XLA_FLAGS": "", "PYTHONWARNINGS": _NO_WIDGETS}
+        outputs = _executed(book, Path(folder), environment)
+    for cell in book.cells:
+        cell.metadata.pop("execution", None)  # when it ran
+    book.metadata.pop("language_info", None)  # of this machine
+    for output in outputs:
+        if output.output_type == "display_data":
+            output.data = _small(output.data)
+    nbformat.write(book, notebook)
+
+
+def _executed(book: nbformat.NotebookNode, folder: Path, environment: dict) -> list[nbformat.NotebookNode]:
+    """All outputs, which then are in the book too."""
+    client = NotebookClient(book, kernel_name="python3", timeout=600, resources={"metadata": {"path": str(folder)}})
+    client.execute(env=os.environ | environment)
+    return [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def _small(data: dict) -> dict:
+    """The same output in fewer bytes; films are small as they are."""
+    encoded = lambda content: base64.b64encode(content).decode()
+    if "image/png" in data:
+        stored = io.BytesIO()
+        with PIL.Image.open(io.BytesIO(base64.b64decode(data["image/png"]))) as picture:
+            picture.convert("RGB").quantize(64).save(stored, "PNG", optimize=True)
+        return {"image/png": encoded(stored.getvalue())}
+    shown = _shown(data)
+    if shown.kind != "audio/wav":
+        return data
+    rate, wave = shown.sound()
+    address = f"data:audio/mpeg;base64,{encoded(_mp3(rate, wave))}"
+    page = re.sub(r'src="data:audio/wav;base64,[^"]+"', f'src="{address}"', data["text/html"])
+    return {"text/html": page.replace('type="audio/wav"', 'type="audio/mpeg"')}
+
+
+def _mp3(rate: int, wave: np.ndarray) -> bytes:
+    stored = io.BytesIO()
+    with av.open(stored, "w", format="mp3") as target:
+        stream = target.add_stream("mp3", rate=rate, layout="stereo", bit_rate=64_000)
+        numbers = np.ascontiguousarray(wave.T, np.float32)
+        frame = av.AudioFrame.from_ndarray(numbers, format="fltp", layout="stereo")
+        frame.sample_rate = rate
+        target.mux(stream.encode(frame))
+        target.mux(stream.encode(None))
+    return stored.getvalue()
 
 
 def _shown(data: dict) -> Shown:
@@ -95,3 +153,8 @@ def _shown(data: dict) -> Shown:
         return Shown("image/png", base64.b64decode(data["image/png"]))
     kind, content = re.search(r'src="data:([^;]+);base64,([^"]+)"', data["text/html"]).groups()
     return Shown(kind, base64.b64decode(content))
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        store(Path(argument))

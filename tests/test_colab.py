@@ -1,8 +1,10 @@
 """The notebooks: pairs in step, few set-up cells, every cell run with a stand-in for Colab, lengths that are right."""
 import ast
+import base64
 import glob
 import importlib.util
 import json
+import platform
 import re
 import shutil
 import subprocess
@@ -59,13 +61,25 @@ def test_pairs_are_in_step(script):
     assert paired == cells(script)
 
 
-def test_notebooks_hold_no_results_and_open_in_colab(script):
-    book = notebook(script)
-    assert all(cell["outputs"] == [] and cell["execution_count"] is None
-               for cell in book["cells"] if cell["cell_type"] == "code")
+def test_notebooks_hold_results_and_open_in_colab(script):
+    """Of one run, complete, small, without a trace of a machine. Anew: `python tests/notebook_run.py colab/*.ipynb`."""
+    book, path = notebook(script), script.with_suffix(".ipynb")
     assert book["metadata"]["colab"]["name"] == f"kfjax {script.stem}"
     assert book["metadata"]["kernelspec"]["name"] == "python3"
     assert book["nbformat"] == 4
+    code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    for cell in code:
+        says = re.search(r"^(?! )(print|display|show|table)\(", "".join(cell["source"]), re.MULTILINE)
+        assert bool(cell["outputs"]) or not says, "a cell that shows something has shown it"
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert {output["output_type"] for output in outputs} == {"stream", "display_data"}, "no errors"
+    assert {output["name"] for output in outputs if output["output_type"] == "stream"} == {"stdout"}, "no warnings"
+    said = "".join("".join(output.get("text", "")) for output in outputs)
+    assert not re.search(r"(?<![\w<])/\w|[A-Z]:\\", said) and platform.node() not in said
+    pictures = [output["data"] for output in outputs if "image/png" in output.get("data", {})]
+    assert pictures and all(base64.b64decode(data["image/png"]).startswith(b"\x89PNG") for data in pictures)
+    assert path.stat().st_size < 1_000_000
 
 
 def test_two_cells_set_up(script):
@@ -93,31 +107,45 @@ def test_links_lead_somewhere(script):
     assert targets and not [target for target in targets if not (script.parent / target).exists()]
 
 
-@pytest.mark.parametrize("machine, extra", [("cpu", {""}), ("gpu", {"cuda"}), ("tpu", {"tpu"})])
-def test_install(script, monkeypatch, machine, extra):
-    """Where kfjax is missing, pip is asked for what the machine needs; without an address the reader is."""
+def installing(script: Path, monkeypatch, missing: set[str], code: int = 0, **fields) -> list[str]:
+    """What the first cell asks pip for where these modules are missing."""
     asked = []
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(subprocess, "check_call", asked.append)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else name)
+    monkeypatch.setattr(subprocess, "call", lambda command: asked.append(command) or code)
+    exec(filled_in(code_cells(script.read_text())[0], fields), {})
+    assert all(command[1:-1] == ["-m", "pip", "install", "-q"] for command in asked)
+    return [command[-1] for command in asked]
+
+
+@pytest.mark.parametrize("machine, extra", [("cpu", ""), ("gpu", "cuda"), ("tpu", "tpu")])
+def test_install(script, monkeypatch, machine, extra):
+    """Where kfjax is missing, pip is asked for what notebook and machine need: of an address, a clone, or a release."""
     monkeypatch.setattr(shutil, "which", lambda name: name if machine == "gpu" else None)
     monkeypatch.setattr(glob, "glob", lambda pattern: ["/dev/accel0"] if machine == "tpu" else [])
+    extras = ",".join(filter(None, (extra, "data" if script.stem == "tour" else "")))
+    extras = extras and f"[{extras}]"
     monkeypatch.chdir(ROOT / "colab")
-    install = code_cells(script.read_text())[0]
-    exec(filled_in(install, {"REPOSITORY": "https://example.org/kfjax.git"}), {})
-    exec(install, {})
-    wanted, from_clone = (command[-1] for command in asked)
-    assert asked[0][1:-1] == ["-m", "pip", "install", "-q"]
-    extras = set(re.search(r"kfjax(?:\[([\w,]+)\])?", wanted)[1].split(",") if "[" in wanted else [""])
-    assert extras == (extra | {"data"} if script.stem == "tour" else extra) - ({""} if script.stem == "tour" else set())
-    assert wanted.endswith("@ git+https://example.org/kfjax.git")
-    assert from_clone.startswith(str(ROOT))
+    address = {"REPOSITORY": "https://example.org/kfjax.git"}
+    wanted = f"kfjax{extras} @ git+https://example.org/kfjax.git"
+    assert installing(script, monkeypatch, {"kfjax"}, **address) == [wanted]
+    assert installing(script, monkeypatch, {"kfjax"}) == [f"{ROOT}{extras}"]
     monkeypatch.chdir(ROOT.parent)
-    with pytest.raises(ValueError, match="REPOSITORY"):
-        exec(install, {})
+    assert installing(script, monkeypatch, {"kfjax"}) == [f"kfjax{extras}"], "left empty: the released version"
+    with pytest.raises(RuntimeError, match=re.escape(f"could not install kfjax{extras} ")):
+        installing(script, monkeypatch, {"kfjax"}, code=1)
+
+
+def test_the_tour_gets_what_an_installation_lacks(monkeypatch):
+    """Which leaves the rest of it as it is."""
+    monkeypatch.chdir(ROOT / "colab")
+    demo, tour = NOTEBOOKS
+    for module in ("cv2", "pymunk"):
+        assert installing(tour, monkeypatch, {module}) == ["kfjax[data]"]
+        assert installing(demo, monkeypatch, {module}) == []
 
 
 def test_what_is_installed_is_left_alone(script, monkeypatch):
-    monkeypatch.setattr(subprocess, "check_call", lambda command: pytest.fail("pip was run"))
+    monkeypatch.setattr(subprocess, "call", lambda command: pytest.fail("pip was run"))
     exec(code_cells(script.read_text())[0], {})
 
 

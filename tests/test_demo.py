@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +21,7 @@ import pytest
 from kfjax import media, plot
 from kfjax.cli import main
 from kfjax.demo import gate
+from kfjax.demo.__main__ import _listener
 from kfjax.demo.studio import Limits, Studio, Wish
 from kfjax.media.playable import is_playable, pictures, write_playable
 from kfjax.pipeline import Result
@@ -29,6 +32,8 @@ LIMITS = Limits(seconds=2.0, megabytes=0.1, megapixels=0.01, samples=3, steps=50
 
 class Silence:
     """Takes the place of a model: makes silence at once, and remembers how many asked for it at the same time."""
+
+    cfg = SimpleNamespace(defaults=SimpleNamespace(steps=2, guidance=3.0, negative=2.0))
 
     def __init__(self):
         self.asked, self.at_work, self.most_at_work, self.pause_seconds = [], 0, 0, 0.0
@@ -43,8 +48,12 @@ class Silence:
             progress("decoding", 0.8)
         finally:
             self.at_work -= 1
-        seconds = media.probe(video).seconds if video else duration
-        return Result(np.zeros((samples, round(seconds * RATE_HZ), 2), np.float32), RATE_HZ, seconds, video)
+        seconds = duration or media.probe(video).seconds
+        silence = np.zeros((samples, round(seconds * RATE_HZ), 2), np.float32)
+        return Result(silence, RATE_HZ, seconds, video, self.unread(prompt))
+
+    def unread(self, prompt):
+        return f"not read: {prompt}" if "tiger" in prompt else ""
 
 
 @pytest.fixture
@@ -66,7 +75,7 @@ def good(path: Path) -> Path:
 
 
 def wish(clip: Path | None = None, **changes) -> Wish:
-    plain = Wish(clip, "a bell", "", 3.0, 3.0, 2.0, steps=2, seed=0, samples=1, seconds=1.0)
+    plain = Wish(clip, "a bell", "", 3.0, 3.0, 2.0, steps=2, seed=0, samples=1, seconds=None)
     return replace(plain, **changes)
 
 
@@ -159,14 +168,15 @@ def test_bad_files_are_refused_and_deleted(studio, make, words):
         ({"video_guidance": float("nan")}, "video guidance is nan"),
         ({"text_guidance": 21.0}, "text guidance is 21"),
         ({"negative_guidance": -1.0}, "negative guidance is -1"),
-        ({"seconds": 3.0}, "length without a clip is 3"),
-        ({"seconds": "8"}, "length without a clip is 8"),
+        ({"seconds": 3.0}, "length is 3.0: a number from 1 to 2"),
+        ({"seconds": 0.5}, "length is 0.5"),
+        ({"seconds": "8"}, "length is 8"),
     ],
 )
 def test_wishes_out_of_bounds_are_refused(studio, changes, words):
-    for refuse in (studio.check, lambda asked: studio.make("a", asked, quiet)):
+    for refuse in (studio.check, lambda visitor, asked: studio.make(visitor, asked, quiet)):
         with pytest.raises(ValueError, match=words.replace("(", "\\(")):
-            refuse(wish(**changes))
+            refuse("a", wish(**changes))
     assert not studio.model.asked
 
 
@@ -196,13 +206,48 @@ def test_wishes_reach_the_model(studio):
     asked = studio.model.asked[0]
     assert (asked.video, asked.prompt, asked.negative_prompt, asked.duration) == (clip, "a bell", "wind", None)
     assert (asked.video_guidance, asked.text_guidance, asked.negative_guidance, asked.seed) == (3.0, 3.0, 2.0, 7)
-    assert take.words == "1. a bell, without wind, seed 7" and take.has_film
-    assert media.read_audio(take.file, RATE_HZ).shape == (round(0.8 * RATE_HZ), 2)
-    assert files.picture_packets(take.file)[0] == files.picture_packets(clip)[0]
+    assert take.words == "1. a bell, without wind, seed 7"
+    for file in (take.film, take.sound):
+        assert media.read_audio(file, RATE_HZ).shape == (round(0.8 * RATE_HZ), 2)
+    assert files.picture_packets(take.film)[0] == files.picture_packets(clip)[0]
     studio.make("a", wish(steps=2.0, seed=0.0, samples=1.0), quiet)  # as JSON may say it
-    assert (asked := studio.model.asked[1]).duration == 1.0 and asked.negative_guidance is None
+    asked = studio.model.asked[1]
+    assert asked.duration == LIMITS.seconds and asked.negative_guidance is None
     assert [type(number) for number in (asked.steps, asked.seed, asked.samples)] == [int] * 3
-    assert not studio.takes("a")[1].has_film
+    assert studio.takes("a")[1].film is None and studio.takes("a")[1].sound.suffix == ".wav"
+
+
+def test_the_length_can_be_chosen(studio):
+    """Of a clip the beginning gets a sound, and its picture stays whole; no more than there is."""
+    clip = uploaded(studio, lambda path: files.write_numbered(path, files.steady(38, 25)))
+    [take] = studio.make("a", wish(clip, seconds=1.25), quiet)
+    assert studio.model.asked[0].duration == 1.25
+    assert len(media.read_audio(take.sound, RATE_HZ)) == round(1.25 * RATE_HZ)
+    assert media.probe(take.film).seconds == pytest.approx(1.52, abs=0.01)
+    with pytest.raises(ValueError, match=r"length is 1.75: a number from 1 to 1\.52 is needed"):
+        studio.check("a", wish(clip, seconds=1.75))
+    studio.make("a", wish(seconds=1.5), quiet)
+    assert studio.model.asked[1].duration == 1.5
+
+
+def test_words_that_are_not_read_are_said(studio):
+    assert studio.unread("tiger", "a bell") == "not read: tiger" and studio.unread("a bell", "") == ""
+    assert studio.unread("tiger", "tigers") == "not read: tiger; not read: tigers"
+    [take] = studio.make("a", wish(prompt="a tiger"), quiet)
+    assert take.unread == "not read: a tiger"
+    [take] = studio.make("a", wish(), quiet)
+    assert take.unread == ""
+
+
+def test_equal_requests_are_told_apart(studio):
+    for _ in range(2):
+        studio.make("a", wish(uploaded(studio)), quiet)
+    first, second = studio.takes("a")
+    assert (first.words, second.words) == ("1. a bell, seed 0", "2. a bell, seed 0")
+    assert [path.name for path in first.files()] == [f"kfjax-1-a-bell-seed-0.{x}" for x in ("wav", "mp4", "png")]
+    assert not {path.name for path in first.files()} & {path.name for path in second.files()}
+    [odd] = studio.make("a", wish(prompt="老虎 ../../x\0" * 9), quiet)
+    assert odd.sound.parent == first.sound.parent and odd.sound.name.isascii()
 
 
 def test_history_belongs_to_the_visitor_and_is_bounded(studio):
@@ -214,7 +259,7 @@ def test_history_belongs_to_the_visitor_and_is_bounded(studio):
         "4. rain, seed 0, version 1", "5. rain, seed 0, version 2",
     ]  # fmt: skip
     assert [take.words for take in studio.takes("b")] == ["1. wind, seed 0"]
-    there = {path for v in "ab" for take in studio.takes(v) for path in (take.file, take.picture)}
+    there = {path for v in "ab" for take in studio.takes(v) for path in take.files()}
     assert there == {path for path in studio.folder.rglob("*") if path.is_file()}, "the oldest are deleted"
     studio.leave("a")
     assert studio.takes("a") == [] and len(names(studio.folder)) == 2
@@ -248,17 +293,109 @@ def test_examples_outlast_their_visitors(studio, tmp_path):
     assert names(studio.folder) == {"example.mp4"}
 
 
-def test_one_after_the_other(studio):
-    studio.model.pause_seconds = 0.05
-    made = {}
-    ask = lambda k: made.update({k: studio.make(f"visitor {k}", wish(prompt=f"bell {k}"), quiet)})
-    threads = [threading.Thread(target=ask, args=(k,)) for k in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert studio.model.most_at_work == 1
-    assert {k: takes[0].words for k, takes in made.items()} == {k: f"1. bell {k}, seed 0" for k in range(4)}
+def until(what, seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.002)
+
+
+class Asking(threading.Thread):
+    """A visitor's request in a thread of its own; what came of it."""
+
+    def __init__(self, studio: Studio, visitor: str, asked: Wish):
+        super().__init__(daemon=True)
+        self.studio, self.visitor, self.asked = studio, visitor, asked
+        self.said, self.takes, self.error = [], None, None
+        self.start()
+
+    def run(self):
+        try:
+            self.takes = self.studio.make(self.visitor, self.asked, lambda what, share: self.said.append(what))
+        except ValueError as error:
+            self.error = error
+
+    def end(self) -> "Asking":
+        self.join(10)
+        assert not self.is_alive()
+        return self
+
+
+@pytest.fixture
+def held(studio):
+    """The studio, while a first visitor's request is held in the model until the event is set."""
+    go = threading.Event()
+    whole = studio.model.generate
+
+    def generate(video, prompt, *, progress, **named):
+        if prompt == "hold":
+            progress("sampling", 0.2)
+            assert go.wait(10)
+        return whole(video, prompt, progress=progress, **named)
+
+    studio.model.generate = generate
+    first = Asking(studio, "first", wish(prompt="hold"))
+    until(lambda: "sampling" in first.said)
+    yield SimpleNamespace(studio=studio, first=first, go=go)
+    go.set()
+    first.end()
+
+
+def test_one_after_the_other_as_they_came(held):
+    others = []
+    for k in range(4):
+        others.append(Asking(held.studio, f"visitor {k}", wish(prompt=f"bell {k}")))
+        until(lambda k=k: f"waiting, {k + 1} before you" in others[k].said)
+    held.go.set()
+    assert [one.end().takes[0].words for one in others] == [f"1. bell {k}, seed 0" for k in range(4)]
+    assert held.studio.model.most_at_work == 1
+    assert [asked.prompt for asked in held.studio.model.asked] == ["hold", *(f"bell {k}" for k in range(4))]
+
+
+def test_no_visitor_fills_the_queue(held):
+    """33 requests of one are one request and 32 lines; all others together are bounded too."""
+    studio = held.studio
+    many = [Asking(studio, "first", wish()) for _ in range(32)]
+    for one in many:
+        assert str(one.end().error) == "You have 1 under way already, the most is 1: wait or cancel."
+    with pytest.raises(ValueError, match="under way"):
+        studio.check("first", wish())
+    other = Asking(studio, "other", wish())
+    until(lambda: "waiting, 1 before you" in other.said)
+    crowd = [Asking(studio, f"visitor {k}", wish()) for k in range(LIMITS.waiting)]
+    until(lambda: sum(not one.is_alive() for one in crowd) == 1)
+    [late] = [one for one in crowd if not one.is_alive()]
+    assert str(late.error) == "32 others are waiting for their sounds already: try again later."
+    held.go.set()
+    assert other.end().takes and sum(one.end().takes is not None for one in crowd) == LIMITS.waiting - 1
+    assert held.first.end().takes and not studio.is_busy("first")
+    assert studio.make("first", wish(), quiet)
+
+
+def test_cancel_ends_what_waits_and_what_is_being_made(held):
+    studio = held.studio
+    other, third = (Asking(studio, name, wish()) for name in ("other", "third"))
+    until(lambda: other.said and third.said)
+    studio.cancel("other")
+    studio.cancel("nobody")
+    assert str(other.end().error) == "Cancelled: nothing was made." and not studio.is_busy("other")
+    assert held.first.is_alive() and third.is_alive()
+    studio.cancel("first")
+    assert studio.is_busy("first"), "until the stage is over"
+    held.go.set()
+    assert str(held.first.end().error) == "Cancelled: nothing was made."
+    assert third.end().takes and studio.takes("first") == studio.takes("other") == []
+    assert studio.make("first", wish(), quiet), "the next request is not cancelled"
+
+
+def test_a_failure_leaves_the_takes_and_the_queue(studio):
+    """What isn't a ValueError too: the model's own errors."""
+    studio.make("a", wish(), quiet)
+    for error in (ValueError("no"), MemoryError(), RuntimeError("out of memory")):
+        studio.model.generate = lambda *_, error=error, **__: (_ for _ in ()).throw(error)
+        with pytest.raises(type(error)):
+            studio.make("a", wish(), quiet)
+        assert not studio.is_busy("a") and len(studio.takes("a")) == 1
 
 
 def test_leaving_ends_the_work_and_leaves_nothing(studio):
@@ -292,7 +429,7 @@ def test_abandoned_uploads_are_swept(studio, monkeypatch):
     later = time.time() + LIMITS.idle_seconds + 1
     monkeypatch.setattr("kfjax.demo.studio.time.time", lambda: later)
     studio.make("a", wish(), quiet)
-    assert names(studio.folder) == {"clip.mp4", "kfjax-1.wav", "kfjax-1.png"}
+    assert names(studio.folder) == {"clip.mp4", "kfjax-1-a-bell-seed-0.wav", "kfjax-1-a-bell-seed-0.png"}
 
 
 def test_a_full_disk_is_told_without_the_servers_folders(studio, monkeypatch):
@@ -300,13 +437,14 @@ def test_a_full_disk_is_told_without_the_servers_folders(studio, monkeypatch):
         raise media.MediaError(f"{path}: can't be written (No space left on device); check the folder")
 
     monkeypatch.setattr(media, "write_wav", full)
-    with pytest.raises(ValueError, match=r"^kfjax-1\.wav: can't be written") as refusal:
+    with pytest.raises(ValueError, match=r"^kfjax-1-a-bell-seed-0\.wav: can't be written") as refusal:
         studio.make("a", wish(), quiet)
     assert str(studio.folder) not in str(refusal.value)
 
 
 def test_limits_are_checked():
-    for changes in ({"seconds": 0.0}, {"seconds": 1e9}, {"megabytes": 0.0}, {"samples": 0}, {"samples": 1000}):
+    for changes in ({"seconds": 0.0}, {"seconds": 1e9}, {"megabytes": 0.0}, {"samples": 0}, {"samples": 1000},
+                    {"requests": 0}):  # fmt: skip
         with pytest.raises(ValueError, match="got "):
             Limits(**changes)
 
@@ -321,9 +459,9 @@ def test_other_codecs_are_made_playable(studio, codec, suffix, pix_fmt):
     clip = uploaded(studio, make, name=f"clip{suffix}")
     assert not is_playable(clip)
     [take] = studio.make("a", wish(clip), quiet)
-    assert take.file.suffix == ".mp4" and is_playable(take.file)
-    assert names(take.file.parent) == {"kfjax-1.mp4", "kfjax-1.png"}
-    numbers = files.read_numbers(np.stack(list(pictures(take.file, 25.0, 64))))
+    assert take.film.suffix == ".mp4" and is_playable(take.film)
+    assert names(take.film.parent) == {path.name for path in take.files()}
+    numbers = files.read_numbers(np.stack(list(pictures(take.film, 25.0, 64))))
     assert numbers == list(range(20))
 
 
@@ -414,6 +552,156 @@ def test_the_gate_bounds_sizes(door):
     assert ask(door, gate.JOIN, "POST", b" " * (gate.MAX_REQUEST_BYTES + 1))[0] == 413
     door.has_room = lambda: False
     assert ask(door, gate.UPLOAD, "POST", b"x")[0] == 507
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """The module of the page, without a browser."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("served")))
+        patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+        yield pytest.importorskip("kfjax.demo.page", exc_type=ModuleNotFoundError)
+
+
+def in_a_loop(function):
+    """`function()`; where no event loop runs, the framework makes one and never closes it."""
+
+    async def call():
+        return function()
+
+    return asyncio.run(call())
+
+
+def build(pages, studio: Studio):
+    return in_a_loop(lambda: pages.build(studio, title="kfjax", knows="", card="", examples=[(None, "heavy rain")]))
+
+
+@pytest.fixture(scope="module")
+def page(pages, tmp_path_factory):
+    """One page for several tests, each with a visitor of its own; `told`: what it says when nothing was made."""
+    told = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plot, "overview", lambda path, *_, **__: Path(path).write_bytes(b"picture"))
+        patch.setattr(pages.gr, "Warning", lambda line, **how: told.append(line))
+        studio = Studio(Silence(), tmp_path_factory.mktemp("folder"), LIMITS)
+        yield SimpleNamespace(studio=studio, told=told, skip=pages.gr.skip(), fns=build(pages, studio).fns.values())
+
+
+FORM = (None, "a bell", "", 3.0, 3.0, 2.0, 2, 0, 1, 0)
+
+
+def visitor(name: str):
+    return SimpleNamespace(session_hash=name)
+
+
+def function(page, name: str):
+    [found] = [one for one in page.fns if one.fn is not None and one.fn.__name__ == name]
+    return found
+
+
+def make(page, name: str, *values):
+    return function(page, "make").fn(visitor(name), lambda *_, **__: None, *values)
+
+
+def test_whatever_happens_the_button_comes_back(page):
+    """As the browser does it: what is bound to success runs after one, what is bound to failure after one, no other."""
+    after = [one for one in page.fns if one.trigger_after == function(page, "make")._id]
+    assert all(one.trigger_only_on_success != one.trigger_only_on_failure for one in after)
+    for success in (True, False):
+        runs = [one for one in after if one.trigger_only_on_success == success]
+        [buttons] = {one.fn.__name__: one for one in runs if one.fn.__name__ == "buttons"}.values()
+        assert [block.elem_id for block in buttons.outputs] == ["make", "cancel"]
+        make_sound, cancel = buttons.fn(visitor("anyone"))
+        assert make_sound["interactive"] and make_sound["value"] == "Make sound" and not cancel["visible"]
+
+
+def test_a_defect_is_told_in_a_line_and_logged(page, monkeypatch, capsys):
+    """It changes nothing in the page: no failure in the framework's eyes, which would cover the takes."""
+    make(page, "defect", *FORM)
+    for error in (ValueError("no"), RuntimeError("no"), MemoryError(), KeyError("no")):
+        monkeypatch.setattr(page.studio.model, "generate", lambda *_, e=error, **__: (_ for _ in ()).throw(e))
+        assert make(page, "defect", *FORM) == page.skip
+        assert page.told[-1].startswith("Something went wrong on the server, and nothing was made.")
+        assert "Traceback" in capsys.readouterr().err
+    assert len(page.studio.takes("defect")) == 1 and not page.studio.is_busy("defect")
+
+
+def test_a_refusal_is_told_in_the_studios_words(pages, page, monkeypatch, capsys):
+    cancelled = lambda *_, progress, **__: (page.studio.cancel("refused"), progress("sampling", 0.1))
+    monkeypatch.setattr(page.studio.model, "generate", cancelled)
+    for values, words in [(FORM, "Cancelled: nothing was made."), ((*FORM[:6], 0, *FORM[7:]), "steps is 0")]:
+        assert make(page, "refused", *values) == page.skip and words in page.told[-1]
+    with pytest.raises(pages.gr.Error, match="nothing to go by"):
+        function(page, "check").fn(visitor("refused"), None, "", *FORM[2:])
+    assert capsys.readouterr().err == ""
+
+
+def test_the_page_shows_takes_and_unread_words(page):
+    takes, film, sound, unread, wav, picture = make(page, "shown", None, "<b>a tiger", *FORM[2:])
+    assert not film["visible"] and sound["visible"] and sound["value"] == wav["value"] and picture["visible"]
+    assert unread["value"] == "not read: &lt;b&gt;a tiger" and takes["value"] == 1
+    assert function(page, "unread").fn("<b>tiger", "")["value"] == "not read: &lt;b&gt;tiger"
+    beside = function(page, "beside").fn
+    assert beside(visitor("shown")) == page.skip
+    make(page, "shown", *FORM)
+    box, left, *_, right, film, sound, unread, wav, picture = beside(visitor("shown"))
+    assert box["visible"] and (left["value"], right["value"], unread["visible"]) == (1, 2, False)
+
+
+def listening(port: int = 0):
+    return _listener("127.0.0.1", port)
+
+
+def test_the_port_is_ours_before_the_model_is_loaded(capsys):
+    with listening() as listener:
+        port = listener.getsockname()[1]
+        assert main(["demo", "--port", str(port), "--model", "no such model"]) == 2
+        said = capsys.readouterr().err
+        assert f"port {port}, which can't be listened on" in said and said.count("\n") == 1
+    listening(port).close()
+
+
+def answers(pages, studio: Studio) -> None:
+    """The page is served, and no more when the block ends."""
+    with listening() as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        page = pages.build(studio, title="kfjax", knows="", card="", examples=[])
+        with pages.serving(page, studio, listener):
+            with urllib.request.urlopen(address, timeout=10) as answer:
+                assert b"kfjax" in answer.read() and "default-src 'self'" in answer.headers["content-security-policy"]
+            with pytest.raises(urllib.error.HTTPError, match="404") as closed:
+                urllib.request.urlopen(f"{address}/docs", timeout=10)
+            closed.value.close()
+        with pytest.raises(OSError):
+            urllib.request.urlopen(address, timeout=1)
+
+
+def slow_to_start(monkeypatch, seconds: float) -> None:
+    import uvicorn
+
+    async def startup(self, sockets=None, real=uvicorn.Server.startup):
+        await asyncio.sleep(seconds)
+        await real(self, sockets)
+
+    monkeypatch.setattr(uvicorn.Server, "startup", startup)
+
+
+def test_the_server_begins_and_ends(pages, studio):
+    in_a_loop(lambda: answers(pages, studio))
+
+
+def test_a_server_that_does_not_start_is_one_line(pages, studio, monkeypatch):
+    slow_to_start(monkeypatch, 0.5)
+    monkeypatch.setattr(pages, "START_SECONDS", 0.1)
+    with pytest.raises(ValueError, match=r"the page's server did not start in 0\.1 s; try again"):
+        in_a_loop(lambda: answers(pages, studio))
+
+
+@pytest.mark.slow
+def test_a_busy_machine_may_take_its_time(pages, studio, monkeypatch):
+    """Gradio's own server gives up after five seconds, and says that there is no empty port."""
+    slow_to_start(monkeypatch, 6.0)
+    in_a_loop(lambda: answers(pages, studio))
 
 
 def test_the_command_refuses_in_one_line(capsys):

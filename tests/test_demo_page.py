@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import media_files as files
+import numpy as np
 import pytest
 from tiny_system import write_model
 
@@ -24,9 +25,10 @@ ROOT = Path(__file__).parents[1]
 RATE_HZ = 44100
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PATIENCE_SECONDS = 200
-#: The command, in a process where looking for or reaching another machine is an error that its log shows.
+#: The command, in a process where looking for or reaching another machine is an error that its log shows. While a file
+#: `hold` is in its folder the model waits, while there is one called `fail` it runs out of memory.
 SERVER = """
-import socket, sys
+import os, socket, sys, time
 def guarded(real, place):
     def call(*args, **kwargs):
         host = args[place][0] if isinstance(args[place], tuple) else args[place]
@@ -37,9 +39,19 @@ def guarded(real, place):
     return call
 socket.getaddrinfo = guarded(socket.getaddrinfo, 0)
 socket.socket.connect = guarded(socket.socket.connect, 1)
+from kfjax.pipeline import Model
+def encoded(*args, real=Model._encoded):
+    while os.path.exists("hold"):
+        time.sleep(0.02)
+    if os.path.exists("fail"):
+        raise MemoryError
+    return real(*args)
+Model._encoded = encoded
 from kfjax.cli import main
 sys.exit(main(["demo", *sys.argv[1:]]))
 """
+
+WIDE_TABLE = "\n".join(f"|{'|'.join(cells)}|" for cells in (["of"] * 9, ["-"] * 9, ["numbers without end"] * 9))
 
 if importlib.util.find_spec("gradio") is None:
     pytest.skip("gradio is not installed: pip install '.[demo]'", allow_module_level=True)
@@ -80,7 +92,7 @@ def serving(temporary: Path, *arguments: str) -> Iterator[Server]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)}
     command = [sys.executable, "-c", SERVER, "--port", "0", *arguments]
     with (
-        log.open("w") as errors,
+        log.open("a") as errors,
         subprocess.Popen(
             command, cwd=temporary, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
         ) as process,
@@ -99,6 +111,7 @@ def serving(temporary: Path, *arguments: str) -> Iterator[Server]:
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     model = write_model(folder / "tiny")
+    (model / "MODEL_CARD.md").write_text(f"{WIDE_TABLE}\n")
     limits = ["--max-seconds", "6", "--max-megabytes", "1"]  # one length for all: one compilation
     with serving(folder / "served", "--model", str(model), *limits) as running:
         yield running
@@ -181,8 +194,9 @@ class Visitor:
 
     def result(self, words: str) -> bytes:
         """Waits for the result of that name; the file that its download button gives."""
-        self.wait(lambda: words in self.texts("#film label, #sound label"), f"a result called {words!r}")
-        link = self.wait(lambda: self.find("#film a[download], #sound a[download]"), "the download")[0]
+        place = lambda what: f"#result .film {what}, #result .sound {what}"
+        self.wait(lambda: words in self.texts(place("label")), f"a result called {words!r}")
+        link = self.wait(lambda: self.find(place("a[download]")), "the download")[0]
         with urllib.request.urlopen(link.get_attribute("href"), timeout=30) as answer:
             return answer.read()
 
@@ -225,12 +239,12 @@ def test_a_clip_gets_its_sound(server, ann, tmp_path):
     made = ann.result("1. a ball bounces, seed 0")
     assert abs(samples(made, tmp_path / "a.mp4") - round(media.probe(EXAMPLE).seconds * RATE_HZ)) <= 1
     assert files.picture_packets(tmp_path / "a.mp4")[0] == files.picture_packets(EXAMPLE)[0]
-    film = "document.querySelector('#film video')"
+    film = "document.querySelector('#result .film video')"
     ann.driver.execute_script(f"{film}.play()")
     ann.wait(lambda: ann.driver.execute_script(f"return {film}.currentTime > 0.5"), "the film to run")
     assert ann.driver.execute_script(f"return {film}.duration") == pytest.approx(6.0, abs=0.05)
     assert ann.driver.execute_script(f"return {film}.webkitAudioDecodedByteCount") > 0
-    assert ann.wait(lambda: ann.find("#picture img"), "its picture")[0].size["width"] > 300
+    assert ann.wait(lambda: ann.find("#result .picture img"), "its picture")[0].size["width"] > 300
     assert ann.overflow() <= 0
     assert not [url for url in ann.requests() if not url.startswith(server.url)], "all from this server"
 
@@ -270,6 +284,98 @@ def test_bad_files_and_empty_wishes_get_a_line(server, ann, tmp_path):
     assert ann.result("1. wind, seed 0")
 
 
+def damaged(path: Path) -> Path:
+    """The example with an intact index, and noise for pictures."""
+    data = bytearray(EXAMPLE.read_bytes())
+    start = data.index(b"mdat")
+    size = int.from_bytes(data[start - 4 : start])
+    data[start + 4 : start - 4 + size] = np.random.default_rng(0).bytes(size - 8)
+    path.write_bytes(data)
+    return path
+
+
+def test_after_a_failure_the_page_is_as_before(server, ann, tmp_path):
+    """Damaged pictures, then a defect on the server: each gets a line, the button is back, the takes are there."""
+    fail = server.temporary / "fail"
+    ann.visit(server)
+    ann.write("wind")
+    ann.press()
+    ann.result("1. wind, seed 0")
+    ann.upload(damaged(tmp_path / "clip.mp4"))
+    ann.wait(lambda: ann.find("#clip video"), "the clip")
+    try:
+        for number, words in enumerate(("is damaged", "Something went wrong on the server"), 2):
+            ann.press()
+            said = ann.message(words)
+            assert str(server.temporary) not in said and "Traceback" not in said
+            ann.wait(lambda: ann.texts("#make") == ["Make sound"] and ann.find("#make")[0].is_enabled(), "the button")
+            assert not ann.texts("#cancel") and len(ann.texts("#takes label")) == number - 1
+            assert "Error" not in ann.texts("#result")[0], "nothing covers the take"
+            ann.find("#clip button[aria-label='Clear']")[0].click() if number == 2 else fail.unlink()
+            ann.press()
+            ann.result(f"{number}. wind, seed 0")
+            fail.touch()
+    finally:
+        fail.unlink(missing_ok=True)
+    assert "MemoryError" in server.said
+    os.truncate(server.log, 0)
+
+
+def test_cancel(server, ann):
+    """While a sound is made: no second one, and an end to the first."""
+    hold = server.temporary / "hold"
+    ann.visit(server)
+    ann.write("a bell")
+    hold.touch()
+    try:
+        ann.press()
+        cancel = ann.wait(lambda: ann.texts("#cancel") and ann.find("#cancel"), "the button to cancel")[0]
+        assert ann.texts("#make") == ["Making sound …"] and not ann.find("#make")[0].is_enabled()
+        ann.write("rain\n")
+        ann.message("You have 1 under way already")
+        assert ann.texts("#make") == ["Making sound …"]
+        cancel.click()
+        ann.wait(lambda: ann.texts("#cancel") == ["Cancelling …"], "the answer")
+    finally:
+        hold.unlink()
+    ann.message("Cancelled: nothing was made.")
+    ann.wait(lambda: ann.texts("#make") == ["Make sound"], "the button")
+    ann.press()
+    assert ann.result("1. rain, seed 0")
+
+
+def test_two_takes_side_by_side(server, ann, tmp_path):
+    """With the sound of each alone as a file; a seed by chance; a length of one's own; words that are not read."""
+    ann.visit(server)
+    ann.upload(EXAMPLE)
+    ann.write("a bell and 老虎")
+    unread = lambda place: [line for line in ann.texts(f"{place}.unread, {place} .unread") if "老虎" in line]
+    ann.wait(lambda: "老虎" in "".join(ann.texts("#unread")), "the words that are not read, before anything is made")
+    ann.find("#settings button")[0].click()
+    ann.wait(lambda: ann.find("#seconds input[type=number]"), "the settings")
+    ann.write("1.5", "#seconds")
+    ann.press()
+    ann.result("1. a bell and 老虎, seed 0")
+    assert unread("#result") and not ann.texts("#pair")
+    ann.find("#random button, button#random")[0].click()
+    seed = ann.wait(lambda: ann.find("#seed input")[0].get_property("value") != "0", "a seed by chance")
+    ann.write("a bell")
+    ann.press()
+    seed = ann.find("#seed input")[0].get_property("value")
+    ann.result(f"2. a bell, seed {seed}")
+    assert not unread("#result")
+    ann.wait(lambda: ann.texts("#pair"), "two takes to compare")
+    ann.find("#pair button")[0].click()
+    names = {"left": "1. a bell and 老虎, seed 0", "right": f"2. a bell, seed {seed}"}
+    sizes = [ann.wait(lambda side=side: ann.find(f"#{side} video"), "a film")[0].rect for side in names]
+    assert sizes[0]["y"] == sizes[1]["y"] and sizes[0]["x"] + sizes[0]["width"] <= sizes[1]["x"]
+    for side, name in names.items():
+        ann.wait(lambda side=side, name=name: name in ann.texts(f"#{side} .film label"), name)
+        with urllib.request.urlopen(ann.find(f"#{side} .wav a, #{side} a.wav")[0].get_attribute("href")) as answer:
+            assert samples(answer.read(), tmp_path / "a.wav") == round(1.5 * RATE_HZ)
+    assert ann.overflow() <= 0
+
+
 def test_two_at_once(server, ann, tmp_path):
     """Two people press at the same time, with the same clip: each gets what they asked for, and none the other's."""
     clip = files.write_numbered(tmp_path / "clip.mp4", files.steady(140, 25))
@@ -285,7 +391,8 @@ def test_two_at_once(server, ann, tmp_path):
         assert len(sounds) == 2
         assert [samples(sound, tmp_path / "a.mp4") for sound in sounds] == [round(5.6 * RATE_HZ)] * 2
         assert len(ann.find("#takes label")) == len(ben.find("#takes label")) == 1
-    ann.wait(lambda: server.files() == {"clip.mp4", "example.mp4", "kfjax-1.mp4", "kfjax-1.png"}, "Ben's files to go")
+    hers = {f"kfjax-1-a-bell-seed-0.{suffix}" for suffix in ("mp4", "png", "wav")}
+    ann.wait(lambda: server.files() == {"clip.mp4", "example.mp4"} | hers, "Ben's files to go")
     ann.driver.get("about:blank")
     ann.wait(lambda: server.files() == {"example.mp4"}, "Ann's files to go")
 
@@ -314,7 +421,7 @@ def test_recording(server, ann):
 
 def test_phone(server, ann):
     """One column, no scrolling sideways, and after pressing the result comes first."""
-    ann.sit_at(390, 844)
+    ann.sit_at(360, 780)
     try:
         ann.visit(server)
         assert ann.overflow() <= 0
@@ -324,6 +431,10 @@ def test_phone(server, ann):
         ann.press()
         ann.result("1. a bell rings, seed 0")
         assert top("#result") < top("#wish")
+        assert ann.overflow() <= 0
+        ann.find("#card button")[0].click()
+        table = ann.wait(lambda: ann.find("#card table"), "the model's card")[0]
+        assert table.get_property("scrollWidth") > table.get_property("clientWidth"), "the table scrolls by itself"
         assert ann.overflow() <= 0
     finally:
         ann.sit_at(1280, 900)

@@ -53,14 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--max-megabytes", type=float, default=64.0, metavar="MB", help="largest clip (default 64)")
     add("--max-samples", type=int, default=4, metavar="N", help="most versions at a time (default 4)")
     args = parser.parse_args(argv)
-    port = _free_port(args.host, args.port)
-    with _folder() as folder:
+    with _listener(args.host, args.port) as listener, _folder() as folder:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that the folder goes
-        _serve(args, folder, port)
+        _serve(args, folder, listener)
     return 0
 
 
-def _serve(args: Namespace, folder: Path, port: int) -> None:
+def _serve(args: Namespace, folder: Path, listener: socket.socket) -> None:
     from kfjax import pipeline
     from kfjax.demo import page as pages
     from kfjax.demo.studio import Limits, Studio
@@ -72,11 +71,11 @@ def _serve(args: Namespace, folder: Path, port: int) -> None:
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    pages.serve(page, studio, args.host, port)
-    print(f"http://{args.host}:{port}", flush=True)
-    ended.wait()
-    studio.close()
-    page.close(verbose=False)
+    with pages.serving(page, studio, listener):
+        host = f"[{args.host}]" if ":" in args.host else args.host
+        print(f"http://{host}:{listener.getsockname()[1]}", flush=True)
+        ended.wait()
+        studio.close()
 
 
 def _about(name: str, model: Model) -> tuple[str, str]:
@@ -109,15 +108,23 @@ def _folder() -> Iterator[Path]:
         yield Path(folder).resolve()
 
 
-def _free_port(host: str, port: int) -> int:
-    """The port, or a free one for 0. Raises ValueError where it can't be listened on."""
+def _listener(host: str, port: int) -> socket.socket:
+    """A socket at the port, or at a free one for 0: ours from the start, however long a model takes to load.
+
+    Raises:
+      ValueError: it can't be had.
+    """
+    listener = None
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-            return probe.getsockname()[1]
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
+        return listener
     except (OSError, OverflowError) as error:
+        if listener is not None:
+            listener.close()
         raise ValueError(f"got {host}, port {port}, which can't be listened on ({error}); give another") from None
 
 

@@ -12,18 +12,18 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kfjax import media, plot, rates
 from kfjax.media.playable import is_playable, write_playable
-from kfjax.pipeline import MAX_PROMPT_CHARACTERS, MAX_SAMPLES, Model, Result
+from kfjax.pipeline import MAX_PROMPT_CHARACTERS, MAX_SAMPLES, TEXT_ONLY_SECONDS, Model, Result
 
 MAX_SEED = 2**32 - 1
 MAX_SCALE = 20.0
-LEAST_SECONDS = 1.0  # of a sound without a clip
+LEAST_SECONDS = 1.0  # of a sound
 MEGABYTE, MEGAPIXEL = 2**20, 1e6
 #: How visitors' own folders begin; the rest of the name can't be guessed.
 _OWN = "visitor-"
@@ -40,9 +40,10 @@ class Limits:
       fps: pictures a second.
       samples, steps: of one request.
       clips, takes: kept for a visitor; beyond that the oldest are deleted.
+      requests: of one visitor, being made or waiting.
+      waiting: requests of all visitors, besides the one being made.
       idle_seconds: a visitor who asked for nothing for so long is taken to have left.
       folder_megabytes: of all the files together; uploads are refused beyond that.
-      waiting: requests in the queue.
     """
 
     seconds: float = 30.0
@@ -53,9 +54,10 @@ class Limits:
     steps: int = 100
     clips: int = 4
     takes: int = 12
+    requests: int = 1
+    waiting: int = 32
     idle_seconds: float = 3600.0
     folder_megabytes: float = 4000.0
-    waiting: int = 32
 
     def __post_init__(self):
         if not LEAST_SECONDS <= self.seconds <= rates.MAX_SECONDS:
@@ -64,11 +66,16 @@ class Limits:
         if not self.megabytes > 0 or not 1 <= self.samples <= MAX_SAMPLES:
             got = f"{self.megabytes:g} MB and {self.samples} versions"
             raise ValueError(f"limits: got {got}, expected more than 0 MB and 1 to {MAX_SAMPLES} versions")
+        if self.requests < 1:
+            raise ValueError(f"limits: got {self.requests} requests of a visitor, expected 1 or more")
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What a visitor asks for, as the page gives it: not checked yet. Without a clip the sound lasts `seconds`."""
+    """What a visitor asks for, as the page gives it: not checked yet.
+
+    `seconds`: length of the sound, from the start of the clip; None: all of the clip, or 8 without one.
+    """
 
     clip: Path | None
     prompt: str
@@ -79,21 +86,31 @@ class Wish:
     steps: int
     seed: int
     samples: int
-    seconds: float
+    seconds: float | None
 
 
 @dataclass(frozen=True)
 class Take:
-    """A sound that was made. `file`: an mp4 that browsers play, or .wav where there was no clip; `picture`: its png."""
+    """A sound that was made.
+
+    Attributes:
+      number: counts a visitor's takes.
+      words: its name in the visitor's list.
+      sound: a .wav.
+      film: an mp4 that browsers play, None where there was no clip.
+      picture: a png of the sound.
+      unread: what the model did not read of the prompts, one line; empty: it read all.
+    """
 
     number: int
     words: str
-    file: Path
+    sound: Path
+    film: Path | None
     picture: Path
+    unread: str
 
-    @property
-    def has_film(self) -> bool:
-        return self.file.suffix == ".mp4"
+    def files(self) -> list[Path]:
+        return [path for path in (self.sound, self.film, self.picture) if path is not None]
 
 
 @dataclass
@@ -106,18 +123,35 @@ class _Visitor:
     gone: bool = False
 
 
+@dataclass(eq=False)
+class _Request:
+    """A visitor's place in the queue."""
+
+    visitor: _Visitor
+    cancelled: bool = False
+
+    def check(self) -> None:
+        """Raises where nobody waits for the sound any more."""
+        if self.visitor.gone:
+            raise ValueError("The page was closed.")
+        if self.cancelled:
+            raise ValueError("Cancelled: nothing was made.")
+
+
 class Studio:
     """One model, and what its visitors have.
 
-    Its methods may be called from any thread; sounds are made one after the other. Every refusal is a ValueError whose
-    message is one line for the visitor, without a path of the server.
+    Its methods may be called from any thread; sounds are made one after the other, in the order they were asked for.
+    Every refusal is a ValueError whose message is one line for the visitor, without a path of the server.
     """
 
     def __init__(self, model: Model, folder: Path, limits: Limits | None = None):
         """`folder`: an existing, empty folder for all files."""
         self.model, self.folder, self.limits = model, folder.resolve(), limits or Limits()
         self._visitors: dict[str, _Visitor] = {}
-        self._books, self._work = threading.RLock(), threading.Lock()
+        self._books = threading.RLock()
+        self._queue: list[_Request] = []  # the first is being made
+        self._queue_moved = threading.Condition(self._books)
         self._lasting: set[Path] = set()
 
     def lend(self, file: Path) -> Path:
@@ -145,46 +179,45 @@ class Studio:
             self._delete_unused([clip])
             raise
 
-    def check(self, wish: Wish) -> None:
-        """Refuses what can't be made, before anything is computed."""
-        limits = self.limits
-        for name, text in (("prompt", wish.prompt), ("negative prompt", wish.negative_prompt)):
-            if not isinstance(text, str) or len(text) > MAX_PROMPT_CHARACTERS:
-                raise ValueError(f"The {name} is too long: at most {MAX_PROMPT_CHARACTERS} characters, please.")
-        if wish.clip is None and not wish.prompt.strip():
-            raise ValueError("There is nothing to go by: give a clip, a prompt, or both.")
-        _within("The number of steps", wish.steps, 1, limits.steps, whole=True)
-        _within("The number of versions", wish.samples, 1, limits.samples, whole=True)
-        _within("The seed", wish.seed, 0, MAX_SEED, whole=True)
-        for name in ("video", "text", "negative"):
-            _within(f"The {name} guidance", getattr(wish, f"{name}_guidance"), 0, MAX_SCALE)
-        if wish.clip is None:
-            _within("The length without a clip", wish.seconds, LEAST_SECONDS, min(limits.seconds, rates.MAX_SECONDS))
-        else:
-            self._check_clip(self._uploaded(wish.clip))
+    def check(self, visitor: str, wish: Wish) -> None:
+        """Refuses what can't be made, and a visitor's request beside others, before anything is computed."""
+        with self._books:
+            self._check_room(self._known(visitor))
+        self._check_wish(wish)
+
+    def unread(self, prompt: str, negative_prompt: str) -> str:
+        """What the model does not read of the prompts, one line; empty: it reads all."""
+        return "; ".join(filter(None, map(self.model.unread, (prompt, negative_prompt))))
+
+    def is_busy(self, visitor: str) -> bool:
+        """Whether something is being made, or waits to be made, for a visitor."""
+        with self._books:
+            return self._asked_by(self._visitors.get(visitor)) > 0
+
+    def cancel(self, visitor: str) -> None:
+        """Ends the visitor's requests: those that wait at once, the one being made after the stage it is in."""
+        with self._books:
+            for request in self._queue:
+                if request.visitor is self._visitors.get(visitor):
+                    request.cancelled = True
+            self._queue_moved.notify_all()
 
     def make(self, visitor: str, wish: Wish, progress: Callable[[str, float], None]) -> list[Take]:
         """Makes what is wished for and keeps it. Checks again: a request need not have come through the page."""
-        with self._books:
-            known = self._known(visitor)
+        with self._turn(visitor, progress) as request:
 
-        def say(what: str, share: float) -> None:
-            if known.gone:
-                raise ValueError("The page was closed.")
-            progress(what, share)
+            def say(what: str, share: float) -> None:
+                request.check()
+                progress(what, share)
 
-        with self._work:
             say("reading", 0.0)
-            self.check(wish)
+            self._check_wish(wish)
             try:
                 result = self._generated(wish, say)
                 say("drawing", 0.9)
-                return self._kept(known, wish, result)
+                return self._kept(request.visitor, wish, result)
             except media.MediaError as error:
                 raise ValueError(self._line(error)) from None
-            finally:
-                if known.gone:  # closed while its files were being written
-                    shutil.rmtree(known.folder, ignore_errors=True)
 
     def takes(self, visitor: str) -> list[Take]:
         """What was made for a visitor and is still there, the oldest first."""
@@ -197,6 +230,8 @@ class Studio:
             known = self._visitors.pop(visitor, None)
         if known is not None:
             known.gone = True
+            with self._books:
+                self._queue_moved.notify_all()
             shutil.rmtree(known.folder, ignore_errors=True)
             self._delete_unused(known.clips)
 
@@ -204,19 +239,68 @@ class Studio:
         """The server ends: everybody leaves; waits for the work at hand to notice."""
         for visitor in list(self._visitors):
             self.leave(visitor)
-        if self._work.acquire(timeout=wait_seconds):
-            self._work.release()
+        with self._books:
+            self._queue_moved.wait_for(lambda: not self._queue, wait_seconds)
 
     def has_room(self) -> bool:
         """Whether another upload may be taken in."""
         used = sum(path.stat().st_size for path in list(self.folder.rglob("*")) if path.is_file())
         return used < self.limits.folder_megabytes * MEGABYTE
 
+    @contextmanager
+    def _turn(self, visitor: str, progress: Callable[[str, float], None]) -> Iterator[_Request]:
+        """Waits until the visitor's request is the first in the queue, where it stays until it is done."""
+        with self._books:
+            request = _Request(self._known(visitor))
+            self._check_room(request.visitor)
+            self._queue.append(request)
+        try:
+            with self._books:
+                while before := self._queue.index(request):
+                    request.check()
+                    progress(f"waiting, {before} before you", 0.0)
+                    self._queue_moved.wait()
+            yield request
+        finally:
+            with self._books:
+                self._queue.remove(request)
+                self._queue_moved.notify_all()
+            if request.visitor.gone:  # closed while its files were being written
+                shutil.rmtree(request.visitor.folder, ignore_errors=True)
+
+    def _asked_by(self, known: _Visitor | None) -> int:
+        return sum(request.visitor is known for request in self._queue)
+
+    def _check_room(self, known: _Visitor) -> None:
+        """Refuses a request beyond the visitor's own, and one beyond all that may wait."""
+        limits = self.limits
+        if (own := self._asked_by(known)) >= limits.requests:
+            raise ValueError(f"You have {own} under way already, the most is {limits.requests}: wait or cancel.")
+        if len(self._queue) > limits.waiting:
+            raise ValueError(f"{limits.waiting} others are waiting for their sounds already: try again later.")
+
+    def _check_wish(self, wish: Wish) -> None:
+        limits = self.limits
+        for name, text in (("prompt", wish.prompt), ("negative prompt", wish.negative_prompt)):
+            if not isinstance(text, str) or len(text) > MAX_PROMPT_CHARACTERS:
+                raise ValueError(f"The {name} is too long: at most {MAX_PROMPT_CHARACTERS} characters, please.")
+        if wish.clip is None and not wish.prompt.strip():
+            raise ValueError("There is nothing to go by: give a clip, a prompt, or both.")
+        _within("The number of steps", wish.steps, 1, limits.steps, whole=True)
+        _within("The number of versions", wish.samples, 1, limits.samples, whole=True)
+        _within("The seed", wish.seed, 0, MAX_SEED, whole=True)
+        for name in ("video", "text", "negative"):
+            _within(f"The {name} guidance", getattr(wish, f"{name}_guidance"), 0, MAX_SCALE)
+        longest = limits.seconds if wish.clip is None else self._check_clip(self._uploaded(wish.clip))
+        if wish.seconds is not None:
+            _within("The length", wish.seconds, min(LEAST_SECONDS, longest), longest)
+
     def _known(self, visitor: str) -> _Visitor:
         """The visitor's entry, made at the first visit; sends off those who have been idle for long."""
         now = time.monotonic()
         self._delete_abandoned()
-        idle = [v for v, known in self._visitors.items() if now - known.used > self.limits.idle_seconds]
+        over = now - self.limits.idle_seconds
+        idle = [v for v, known in self._visitors.items() if known.used < over and not self._asked_by(known)]
         for other in idle:
             self.leave(other)
         if visitor not in self._visitors:
@@ -254,7 +338,8 @@ class Studio:
         """The error's line with a file's name where its path was: the server's folders are nobody's business."""
         return re.sub(re.escape(str(self.folder)) + r"/(?:[\w-]+/)*", "", str(error))
 
-    def _check_clip(self, clip: Path) -> None:
+    def _check_clip(self, clip: Path) -> float:
+        """Seconds of a clip that can be used."""
         limits = self.limits
         if not clip.is_file():
             raise ValueError("The clip is no longer here: upload it again.")
@@ -269,21 +354,21 @@ class Studio:
             raise ValueError(f"{clip.name} has sound but no picture: choose a video, or use a prompt alone.")
         if info.frame_count < 2 or info.seconds < media.MIN_SECONDS:
             raise ValueError(f"{clip.name} is too short: at least {media.MIN_SECONDS:g} s and two pictures are needed.")
-        longest = min(limits.seconds, rates.MAX_SECONDS)
-        if info.seconds > longest + 0.05:
-            raise ValueError(f"{clip.name} lasts {info.seconds:.1f} s, at most {longest:g} s are taken: cut it.")
+        if info.seconds > limits.seconds + 0.05:
+            raise ValueError(f"{clip.name} lasts {info.seconds:.1f} s, at most {limits.seconds:g} s are taken: cut it.")
         if info.width * info.height > limits.megapixels * MEGAPIXEL or info.fps > limits.fps:
             got = f"{info.width} x {info.height} at {info.fps:.0f} pictures a second"
             most = f"{limits.megapixels:g} megapixels and {limits.fps:g} pictures a second"
             raise ValueError(f"{clip.name} is {got}, at most {most} are taken: shrink it.")
+        return info.seconds
 
     def _generated(self, wish: Wish, say: Callable[[str, float], None]) -> Result:
-        avoided = wish.negative_prompt.strip()
+        avoided, alone = wish.negative_prompt.strip(), min(TEXT_ONLY_SECONDS, self.limits.seconds)
         return self.model.generate(
             wish.clip,
             wish.prompt.strip(),
             negative_prompt=avoided,
-            duration=wish.seconds if wish.clip is None else None,
+            duration=alone if wish.clip is None and wish.seconds is None else wish.seconds,
             steps=int(wish.steps),
             video_guidance=wish.video_guidance,
             text_guidance=wish.text_guidance,
@@ -295,29 +380,29 @@ class Studio:
 
     def _kept(self, known: _Visitor, wish: Wish, result: Result) -> list[Take]:
         """Writes the takes of a result; the visitor's oldest make room."""
-        first = known.made + 1
-        strip, ending, again = None, ".wav", None
+        first, strip, again = known.made + 1, None, None
         if wish.clip is not None:
-            strip, ending = plot.read_strip(wish.clip, result.seconds), ".mp4"
+            strip = plot.read_strip(wish.clip, result.seconds)
             if not is_playable(wish.clip):
                 again = known.folder / "picture.mp4"
                 write_playable(wish.clip, again)
                 result = replace(result, video=again)
         takes = []
-        for k, wave in enumerate(result.waveforms):
-            one = replace(result, waveforms=wave[None])
-            [file] = one.save(known.folder / f"kfjax-{first + k}{ending}")
-            picture = file.with_suffix(".png")
-            plot.overview(picture, wave, result.sample_rate_hz, frames=strip)
-            takes.append(Take(first + k, _words(first + k, wish, k), file, picture))
+        for number, wave in enumerate(result.waveforms, first):
+            words = _words(number, wish, number - first)
+            stem, one = known.folder / _file_stem(words), replace(result, waveforms=wave[None])
+            [sound] = one.save(stem.with_suffix(".wav"))
+            [film] = [None] if result.video is None else one.save(stem.with_suffix(".mp4"))
+            plot.overview(stem.with_suffix(".png"), wave, result.sample_rate_hz, frames=strip)
+            takes.append(Take(number, words, sound, film, stem.with_suffix(".png"), result.unread))
         if again is not None:
             again.unlink()
         with self._books:
             known.made += len(takes)
             known.takes += takes
             for old in known.takes[: -self.limits.takes]:
-                old.file.unlink(missing_ok=True)
-                old.picture.unlink(missing_ok=True)
+                for file in old.files():
+                    file.unlink(missing_ok=True)
             del known.takes[: -self.limits.takes]
         return takes
 
@@ -337,3 +422,8 @@ def _words(number: int, wish: Wish, version: int) -> str:
     avoided = f", without {wish.negative_prompt.strip()[:40]}" if wish.negative_prompt.strip() else ""
     several = f", version {version + 1}" if wish.samples > 1 else ""
     return f"{number}. {about}{avoided}, seed {int(wish.seed)}{several}"
+
+
+def _file_stem(words: str) -> str:
+    """What a take's files are called, so that downloads are told apart: kfjax-1-a-bell-seed-0."""
+    return f"kfjax-{re.sub(r'[^a-z0-9]+', '-', words.lower()).strip('-')}"
