@@ -217,7 +217,8 @@ class Model:
         lost = [f"not in this model's vocabulary: {', '.join(words)}"] if unknown else []
         cut = beyond[:MOST_BEYOND] + "…" * (len(beyond) > MOST_BEYOND)
         lost += [f"beyond its {self.tokenizer.room} tokens: {cut}"] if beyond else []
-        return f'{name}: {"; ".join(lost)}; read: "{read}"' if lost else ""
+        lost += ["read: " + (f'"{read}"' if read else "nothing")] if lost else []
+        return f"{name}: {'; '.join(lost)}" if lost else ""
 
     def memory_report(self, video: str | Path | Video | None = None, duration: float | None = None) -> str:
         """What every stage will need for one clip, from its compiled program: nothing is read or allocated.

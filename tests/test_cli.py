@@ -162,14 +162,14 @@ def test_words_that_are_not_read_are_said(here, clips, model, capsys):
                  "--model", model]) == 0  # fmt: skip
     assert capsys.readouterr().err.splitlines() == [
         """kfjax: prompt: not in this model's vocabulary: tiger, growls; read: "a\"""",
-        """kfjax: negative prompt: not in this model's vocabulary: hail; read: "\"""",
+        """kfjax: negative prompt: not in this model's vocabulary: hail; read: nothing""",
     ]
     Path("list.csv").write_text("prompt;duration\na frog;0.3\nrain;0.3\na frog;0.3\na bell, a cat;0.3\n")
     assert main(["generate", "list.csv", "--output", "out", "--model", model]) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "vocabulary" in line]
     assert said == [
         """kfjax: sound.wav: prompt: not in this model's vocabulary: frog; read: "a\"""",
-        """kfjax: sound.4.wav: prompt: not in this model's vocabulary: cat; read: "a bell , a\"""",
+        """kfjax: sound.4.wav: prompt: not in this model's vocabulary: cat; read: "a bell a\"""",
     ]
 
 
