@@ -159,7 +159,7 @@ def _placed(jobs: Sequence[Job], folder: Path, audio_only: bool) -> list[Job]:
 def _check_no_input(jobs: Sequence[Job]) -> None:
     """Raises ValueError if a job would write a file that a job reads."""
     identity = lambda path: (stat.st_dev, stat.st_ino) if path.exists() and (stat := path.stat()) else None
-    inputs = {identity(job.video): job.video for job in jobs if job.video is not None and not job.problem}
+    inputs = {identity(job.video): job.video for job in jobs if job.video is not None}
     for path in (path for job in jobs for path in job.outputs):
         if (found := identity(path)) and found in inputs:
             raise ValueError(f"{path}: is to be written, and is a clip of the list itself; give another --output")

@@ -181,7 +181,7 @@ class Model:
         say("reading", 0.0)
         lengths = rates.lengths(bucket_seconds(seconds), self.cfg.rates)
         frames = None if video is None else _read(video, self.cfg, lengths)
-        say("encoding", 0.1)
+        say("encoding", 0.02)
         avoided = negative_prompt if scales.negative else None
         encoded, negative = self._encoded(frames, prompt, avoided, lengths, seconds)
         weights = scales.weights(has_video=video is not None)
