@@ -55,12 +55,14 @@ class Result:
       sample_rate_hz: 44100 for every published system.
       seconds: length of the sound.
       video: the file it was made for, None for text alone.
+      keeps_original: the video's own sound is in the waveforms.
     """
 
     waveforms: np.ndarray
     sample_rate_hz: int
     seconds: float
     video: Path | None
+    keeps_original: bool = False
 
     @property
     def waveform(self) -> np.ndarray:
@@ -71,7 +73,8 @@ class Result:
         """Write the sound; with several samples, one file each (`clip-1.mp4`, `clip-2.mp4`, …).
 
         .wav and .flac hold the sound alone. .mp4, .m4v, .mov and .mkv hold the video's picture, copied as it is, and
-        this as its only sound; where the sound is shorter than the picture, the rest is silent.
+        this as its only sound (with the original kept, the video's other sound tracks follow it); where the sound is
+        shorter than the picture, the rest is silent.
 
         Returns:
           The files written.
@@ -87,7 +90,8 @@ class Result:
             if audio_only:
                 media.write_wav(target, wave, self.sample_rate_hz)
             else:
-                media.mux(self.video, wave, self.sample_rate_hz, target)
+                gain = 0.0 if self.keeps_original else None  # it is in the wave already; its other tracks follow
+                media.mux(self.video, wave, self.sample_rate_hz, target, keep_original_gain=gain)
         return paths
 
 
@@ -149,7 +153,7 @@ class Model:
           seed: 0 to 2³²-1.
           samples: how many versions, 1 to 64; version k is the same however many are asked for.
           method: "euler", or "heun": twice the work a step, second order.
-          keep_original: mixes in the video's own sound times this.
+          keep_original: mixes in the video's own sound times this: its main track; others follow it in a saved video.
           progress: called with (what happens now, share that is done).
 
         Raises:
@@ -189,7 +193,7 @@ class Model:
             waves.append(_finished(wave[: rates.exact_samples(seconds, self.cfg.rates)], original))
         say("done", 1.0)
         path = None if video is None or isinstance(video, Video) else Path(video)
-        return Result(np.stack(waves), self.cfg.rates.sample_rate_hz, seconds, path)
+        return Result(np.stack(waves), self.cfg.rates.sample_rate_hz, seconds, path, original is not None)
 
     def memory_report(self, video: str | Path | Video | None = None, duration: float | None = None) -> str:
         """What every stage will need for one clip, from its compiled program: nothing is read or allocated.
