@@ -176,10 +176,8 @@ def _sources(stem: str) -> set[str]:
 
 
 def output_suffix(video: Path | None, audio_only: bool) -> str:
-    """.wav for sound alone; for a video its own ending if that can be written, else .mkv, which holds any picture."""
-    if video is None or audio_only:
-        return ".wav"
-    return video.suffix.lower() if video.suffix.lower() in VIDEO_FORMATS else ".mkv"
+    """.wav for sound alone; for a video what `media.output_suffix` says."""
+    return ".wav" if video is None or audio_only else media.output_suffix(video)
 
 
 def run_all(jobs: Sequence[Job], make: Callable[[Job], None], done: Callable[[Job], bool]) -> None:

@@ -61,6 +61,7 @@ class Result:
       seconds: length of the sound.
       video: the file it was made for, None for text alone.
       unread: what the model did not read of the prompts (`Model.unread`), empty where it read all.
+      keeps_original: the video's own sound is in the waveforms.
     """
 
     waveforms: np.ndarray
@@ -68,6 +69,7 @@ class Result:
     seconds: float
     video: Path | None
     unread: str = ""
+    keeps_original: bool = False
 
     @property
     def waveform(self) -> np.ndarray:
@@ -78,7 +80,8 @@ class Result:
         """Write the sound; with several samples, one file each (`clip-1.mp4`, `clip-2.mp4`, …).
 
         .wav and .flac hold the sound alone. .mp4, .m4v, .mov and .mkv hold the video's picture, copied as it is, and
-        this as its only sound; where the sound is shorter than the picture, the rest is silent.
+        this as its only sound (with the original kept, the video's other sound tracks follow it); where the sound is
+        shorter than the picture, the rest is silent.
 
         Returns:
           The files written.
@@ -95,7 +98,8 @@ class Result:
             if audio_only:
                 media.write_wav(target, wave, self.sample_rate_hz)
             else:
-                media.mux(self.video, wave, self.sample_rate_hz, target)
+                gain = 0.0 if self.keeps_original else None  # it is in the wave already; its other tracks follow
+                media.mux(self.video, wave, self.sample_rate_hz, target, keep_original_gain=gain)
         return paths
 
 
@@ -157,7 +161,7 @@ class Model:
           seed: 0 to 2³²-1.
           samples: how many versions, 1 to 64; version k is the same however many are asked for.
           method: "euler", or "heun": twice the work a step, second order.
-          keep_original: mixes in the video's own sound times this.
+          keep_original: mixes in the video's own sound times this: its main track; others follow it in a saved video.
           progress: called with (what happens now, share that is done).
 
         Raises:
@@ -204,7 +208,8 @@ class Model:
         say("done", 1.0)
         path = None if isinstance(video, Video) else video
         unread = "; ".join(filter(None, (self.unread(prompt), self.unread(negative_prompt, name="negative prompt"))))
-        return Result(np.stack(waves), self.cfg.rates.sample_rate_hz, seconds, path, unread)
+        kept = original is not None
+        return Result(np.stack(waves), self.cfg.rates.sample_rate_hz, seconds, path, unread, kept)
 
     def unread(self, prompt: str, name: str = "prompt") -> str:
         """What the model does not read of a prompt, in one line for a person; empty where it reads all of it.

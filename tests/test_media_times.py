@@ -45,10 +45,9 @@ def test_the_same_pictures_at_the_same_times_give_the_same_frames(tmp_path, name
         assert files.read_numbers(one) == files.read_numbers(other)
 
 
-GAPS = [[40, 1000, 40, 2000, 40, 40, 900], [33, 34, 33, 700, 31, 900, 36], [3000, 5000, 2000]]
-
-
-@pytest.mark.parametrize("gaps", GAPS)
+@pytest.mark.parametrize(
+    "gaps", [[40, 1000, 40, 2000, 40, 40, 900], [33, 34, 33, 700, 31, 900, 36], [3000, 5000, 2000]]
+)
 def test_a_hold_is_seen_to_its_end(tmp_path, gaps):
     """Never more than an ordinary frame early, and never late."""
     times = [Fraction(sum(gaps[:k]), 1000) for k in range(len(gaps) + 1)]

@@ -12,7 +12,7 @@ from kfjax.media.frames import FrameSpec, read_frames
 from kfjax.media.probe import MIN_SECONDS, MediaError, MediaInfo, probe
 from kfjax.media.sound import read_audio
 from kfjax.media.suffixes import FILM_SUFFIXES, VIDEO_SUFFIXES, is_clip
-from kfjax.media.write import check_output, mux, write_video, write_wav
+from kfjax.media.write import check_output, mux, output_suffix, write_video, write_wav
 
 __all__ = [
     "FILM_SUFFIXES",
@@ -24,6 +24,7 @@ __all__ = [
     "check_output",
     "is_clip",
     "mux",
+    "output_suffix",
     "probe",
     "read_audio",
     "read_frames",

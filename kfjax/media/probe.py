@@ -1,15 +1,19 @@
 """Opening a file and finding out what it holds, from its packets rather than from what its header claims."""
 
 import functools
+import io
 import os
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from kfjax.media.headers import boxes
+from kfjax.media.suffixes import is_animated_webp
+from kfjax.media.webp import as_png, stamp
 
 if TYPE_CHECKING:
     import av
@@ -63,13 +67,13 @@ class Track(NamedTuple):
     seconds: float
     timed: bool  # False: frames have no timestamps, or wrong ones; the k-th that is decoded is shown at pts[k]
     hidden: np.ndarray  # bool [n], in decoding order: decoded but not shown, by an edit list
+    key: Sequence[bool] = ()  # when timed, [n] in decoding order: decodes without the ones before
     upright: Upright = Upright()
 
     @property
     def gaps(self) -> np.ndarray:
         """Seconds from each shown frame to the next, f64."""
-        shown = self.pts[~self.hidden] if self.timed else self.pts
-        return np.diff(np.unique(shown)) * float(self.tick)
+        return np.diff(np.unique(self.pts[~self.hidden])) * float(self.tick)
 
 
 def probe(path: str | os.PathLike) -> MediaInfo:
@@ -79,12 +83,7 @@ def probe(path: str | os.PathLike) -> MediaInfo:
 
 def scan(path: str | os.PathLike) -> tuple[MediaInfo, Track | None]:
     """Probe result and picture track, remembered until the file changes."""
-    try:
-        stat = os.stat(path)
-        stamp = (stat.st_mtime_ns, stat.st_size)
-    except OSError:
-        stamp = ()  # open_input says what is wrong
-    return _scan(os.fspath(path), stamp)
+    return _scan(os.fspath(path), stamp(path))
 
 
 @contextmanager
@@ -96,8 +95,10 @@ def open_input(path: str | os.PathLike) -> "Iterator[av.container.InputContainer
     try:
         _check_readable(path)
         # `file:` keeps a name with a colon from being read as a network address.
-        options = {"protocol_whitelist": "file"}
-        with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
+        file, options = f"file:{path}", {"protocol_whitelist": "file"}
+        if is_animated_webp(path):
+            file = io.BytesIO(_webp_as_png(path))
+        with av.open(file, options=options, metadata_errors="replace") as container:
             name = container.format.name
             if name == "tty":  # FFmpeg draws text files as pictures
                 raise MediaError(f"{path}: is a text file; give a video file (mp4, mov, mkv, webm, avi, gif)")
@@ -108,6 +109,13 @@ def open_input(path: str | os.PathLike) -> "Iterator[av.container.InputContainer
         reason = getattr(error, "strerror", None) or str(error)
         advice = "give a video file that plays (mp4, mov, mkv, webm, avi, gif)"
         raise MediaError(f"{path}: is not a readable video ({reason}); {advice}") from error
+
+
+def _webp_as_png(path: Path) -> bytes:
+    try:
+        return as_png(str(path), stamp(path))
+    except ValueError as error:
+        raise MediaError(f"{path}: is not a readable WebP ({error}); convert it to mp4 or gif") from error
 
 
 def _check_readable(path: Path) -> None:
@@ -130,26 +138,6 @@ def _check_readable(path: Path) -> None:
         if head[8:12] in (b"heic", b"heix", b"mif1", b"avif"):
             raise MediaError(f"{path}: is a still image; a video is needed")
         raise MediaError(f"{path}: is an mp4/mov file without its index, cut off; copy or record it again")
-
-
-def boxes(file: BinaryIO, span: tuple[int, int]) -> Iterator[tuple[bytes, tuple[int, int]]]:
-    """(kind, (start, end) of its content) of the mp4 boxes between two file positions."""
-    position, end = span
-    while position < end:
-        file.seek(position)
-        header = file.read(16)
-        if len(header) < 8:
-            return
-        size, kind = struct.unpack(">I4s", header[:8])
-        start = position + 8
-        if size == 1 and len(header) == 16:
-            size, start = struct.unpack(">Q", header[8:])[0], position + 16
-        if size == 0:  # the last box may leave its size open
-            size = end - position
-        if size < 8:
-            return
-        yield kind, (start, position + size)
-        position += size
 
 
 def picture_stream(container: "av.container.InputContainer") -> "av.VideoStream | None":
@@ -183,8 +171,8 @@ def decoded(packet: "av.Packet") -> list | None:
 
 
 @functools.lru_cache(maxsize=16)
-def _scan(path: str, stamp: tuple) -> tuple[MediaInfo, Track | None]:
-    del stamp  # only part of the cache's key
+def _scan(path: str, changed: tuple) -> tuple[MediaInfo, Track | None]:
+    del changed  # only part of the cache's key
     with open_input(path) as container:
         picture, sound = picture_stream(container), container.streams.best("audio")
         if picture is None and sound is None:
@@ -211,8 +199,8 @@ def _scan(path: str, stamp: tuple) -> tuple[MediaInfo, Track | None]:
 
 
 def _demux(container, picture) -> tuple[list, dict[int, Fraction], "av.VideoFrame | None"]:
-    """Runs through all packets: (pts, dts, duration, discarded) of each picture packet, the end of each stream in
-    seconds, and the first frame that decodes (it knows the rotation)."""
+    """Runs through all packets: (pts, dts, duration, discarded, key) of each picture packet, the end of each stream
+    in seconds, and the first frame that decodes (it knows the rotation)."""
     packets, ends, first = [], {}, None
     for packet in demuxed(container):
         stream, pts = packet.stream, packet.pts
@@ -221,7 +209,7 @@ def _demux(container, picture) -> tuple[list, dict[int, Fraction], "av.VideoFram
         if not packet.size:
             continue
         if stream is picture:
-            packets.append((pts, packet.dts, packet.duration or 0, packet.is_discard))
+            packets.append((pts, packet.dts, packet.duration or 0, packet.is_discard, packet.is_keyframe))
         if pts is not None and packet.time_base:
             end = (pts + (packet.duration or 0)) * packet.time_base
             ends[stream.index] = max(ends.get(stream.index, end), end)
@@ -229,7 +217,7 @@ def _demux(container, picture) -> tuple[list, dict[int, Fraction], "av.VideoFram
 
 
 def _track(container, picture, packets: list) -> Track:
-    pts, dts, durations, discarded = zip(*packets, strict=True)
+    pts, dts, durations, discarded, key = zip(*packets, strict=True)
     # AVI stores no presentation times, and those FFmpeg derives are wrong where frames are reordered.
     if container.format.name == "avi" and picture.codec_context.has_b_frames and None not in dts:
         return _reordered(picture, np.array(dts))
@@ -239,7 +227,7 @@ def _track(container, picture, packets: list) -> Track:
     if hidden.all():
         hidden = np.zeros_like(hidden)
     start, last = (int(pick(pts[~hidden])) for pick in (np.min, np.max))
-    track = Track(picture.index, pts, tick, start, last, 0.0, True, hidden)
+    track = Track(picture.index, pts, tick, start, last, 0.0, True, hidden, key)
     hold = max(duration for time, duration in zip(pts, durations, strict=True) if time == last)
     if hold * tick < TICK_SECONDS:  # unknown, or a mere placeholder
         hold = Fraction(last - start, len(track.gaps)) if last > start else 1 / _rate(picture) / tick

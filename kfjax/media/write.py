@@ -1,9 +1,7 @@
 """Writing: a video with new sound and its picture untouched, a waveform, a video from frames."""
 
 import heapq
-import io
 import os
-import struct
 import uuid
 import wave as riff
 from collections.abc import Iterable, Iterator
@@ -15,7 +13,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kfjax.media.probe import MediaError, Track, boxes, decoded, demuxed, open_input, picture_stream, scan
+from kfjax.media.copied import (
+    add_copy,
+    add_others,
+    chapters,
+    copyable,
+    display_size,
+    picture_packets,
+    presentation_order,
+    takes,
+    texts,
+)
+from kfjax.media.encoded import add_picture, encoded, encoded_anew
+from kfjax.media.headers import hide_after, set_display_size
+from kfjax.media.probe import MediaError, demuxed, open_input, picture_stream, scan
 from kfjax.media.sound import AAC_RATES_HZ, add_sound, checked_wave, read_audio, sound_packets
 
 if TYPE_CHECKING:
@@ -69,25 +80,27 @@ def _check_suffix(path: str | os.PathLike, suffixes: Iterable[str]) -> None:
 
 
 def _check_codec(path: Path, source: str | os.PathLike, picture: "av.VideoStream") -> None:
-    """The picture is never re-encoded, so the output's container must take its codec."""
-    able = [suffix for suffix, name in VIDEO_FORMATS.items() if _takes(name, picture)]
-    if path.suffix.lower() not in able:
-        codec = picture.codec_context.codec.canonical_name
-        advice = f"give a name that ends in {' or '.join(able)}" if able else "convert it to h264, or write a .wav file"
+    """A picture that one of the common containers takes is not encoded anew for another."""
+    able = [suffix for suffix, name in VIDEO_FORMATS.items() if takes(name, picture)]
+    if path.suffix.lower() not in able and {".mp4", ".mkv"} & set(able):
+        codec, advice = picture.codec_context.codec.canonical_name, f"give a name that ends in {' or '.join(able)}"
         raise MediaError(f"{path}: {path.suffix} can't hold the {codec} picture of {source} as it is; {advice}")
 
 
-def _takes(container_name: str, picture: "av.VideoStream") -> bool:
-    """Tried on a file in memory: FFmpeg's list of codecs per container promises too much."""
-    import av
-
+def output_suffix(source: str | os.PathLike) -> str:
+    """The ending that a video with new sound has by default: the source's own if that can hold its picture, else .mkv
+    or .mp4, whichever can; .mp4, with the picture encoded anew, where neither does. .mkv for a file that can't be read.
+    """
+    own = Path(source).suffix.lower()
+    if own in (".mp4", ".m4v", ".mov"):  # these hold what they held; Matroska may hold what PyAV doesn't let it
+        return own
     try:
-        with av.open(io.BytesIO(), "w", format=container_name) as container:
-            container.add_stream_from_template(picture, opaque=True)
-            container.start_encoding()
-    except (ValueError, av.FFmpegError):
-        return False
-    return True
+        with open_input(source) as container:
+            picture = picture_stream(container)
+            able = [] if picture is None else [end for end in (".mkv", ".mp4") if takes(VIDEO_FORMATS[end], picture)]
+    except MediaError:
+        return ".mkv"
+    return (able or [".mp4"])[0]
 
 
 def _temporary(path: Path) -> Path:
@@ -136,43 +149,57 @@ def mux(
     *,
     keep_original_gain: float | None = None,
 ) -> None:
-    """Writes the video with `wave` as its only sound; the packets of the picture are copied as they are.
+    """Writes the video with `wave` as its sound; the packets of the picture are copied as they are.
+
+    Kept are codec tag (HEVC is always `hvc1`, which Apple's devices need), aspect ratio, rotation, colours, alpha, what
+    an edit list hides, metadata, chapters, and subtitles where the container takes their codec. The picture is encoded
+    anew, as H.264, in two cases: neither mp4 nor Matroska takes its codec (GIF, WebP, WMV, H.263), or Matroska, which
+    has no edit lists, would show what is hidden and the rest does not decode without it.
 
     Args:
       video_path: the source. Its own sound is dropped unless `keep_original_gain` is given.
       wave: f32 [t], [t, 1] or [t, 2]; sample 0 sounds with the first shown picture, the track lasts exactly t samples.
       sample_rate_hz: a rate that AAC knows. mp4 and mov get AAC at 192 kbit/s, mkv gets FLAC.
       output_path: .mp4, .m4v, .mov or .mkv; appears only when complete.
-      keep_original_gain: mixes in the source's own sound times this; a sum with a peak above 1 is scaled to 1.
+      keep_original_gain: mixes in the source's main sound track times this; a sum with a peak above 1 is scaled to 1.
+        Its other tracks (languages, commentary) are not mixed but follow as they are, where the container takes their
+        codec. 0: only these; `wave` has the main track in it already.
 
     Raises:
       MediaError: unreadable source, unwritable output, a codec the container can't hold, no original sound to keep.
       ValueError: NaN or infinite samples, wrong shape or rate.
     """
+    from av.stream import Disposition
+
     wave = checked_wave(wave)
     _check_suffix(output_path, VIDEO_FORMATS)
     check_output(output_path, video_path)
     if wave.shape[1] == 1:
         wave = np.repeat(wave, 2, axis=1)
-    if keep_original_gain is not None:
+    if keep_original_gain:
         wave = _mixed(wave, read_audio(video_path, sample_rate_hz), keep_original_gain)
     track = scan(video_path)[1]
-    pts = track.pts if track.timed else track.pts[_presentation_order(video_path, track)]
+    kept = copyable(track, VIDEO_FORMATS[Path(output_path).suffix.lower()])
     with open_input(video_path) as source, _replacing(output_path) as temporary:
-        source_stream = source.streams[track.index]
+        picture, name = source.streams[track.index], VIDEO_FORMATS[temporary.suffix]
         with _create(temporary, sample_rate_hz) as target:
-            own = ("major_brand", "minor_version", "compatible_brands", "encoder")
-            target.metadata.update({key: text for key, text in source.metadata.items() if key not in own})
-            copied = target.add_stream_from_template(source_stream, opaque=True)
-            if temporary.suffix != ".mkv" and source_stream.codec_context.codec_tag == "hvc1":
-                copied.codec_context.codec_tag = "hvc1"  # Apple's players refuse FFmpeg's default, hev1
+            target.metadata.update(texts(source.metadata))
+            start = track.start * track.tick if track.timed else Fraction(0)
+            target.set_chapters(chapters(source, start))
+            if kept is None or not takes(name, picture):
+                shown, kept = encoded_anew(target, video_path, track, picture), None
+            else:
+                pts = track.pts if track.timed else track.pts[presentation_order(video_path, track)]
+                copied = add_copy(target, picture)
+                shown = picture_packets(demuxed(source, picture), copied, track, pts, kept)
             sound = add_sound(target, wave, sample_rate_hz)
-            pictures = _copied_packets(demuxed(source, source_stream), copied, track, pts)
-            if temporary.suffix == ".mkv":  # Matroska has no edit list: what was hidden must go
-                pictures = (packet for packet in pictures if packet.pts <= track.last - track.start)
-            _write_in_order(target, pictures, sound_packets(sound, wave, sample_rate_hz))
-        if pts.max() > track.last and temporary.suffix != ".mkv":
-            _hide_after(temporary, round(track.seconds * sample_rate_hz))
+            sound.disposition = Disposition.default
+            others = add_others(target, source, video_path, start, sounds=keep_original_gain is not None)
+            _write_in_order(target, shown, sound_packets(sound, wave, sample_rate_hz), *others)
+        if name == "matroska" and display_size(picture):
+            set_display_size(temporary, *display_size(picture))
+        if name != "matroska" and kept is not None and track.timed and track.pts.max() > track.last:
+            hide_after(temporary, round(track.seconds * sample_rate_hz))
 
 
 def _mixed(wave: np.ndarray, original: np.ndarray, gain: float) -> np.ndarray:
@@ -186,58 +213,6 @@ def _write_in_order(target: "av.container.OutputContainer", *streams: Iterator) 
     """Interleaves packets by time, so that neither FFmpeg nor we hold back a whole stream."""
     for packet in heapq.merge(*streams, key=lambda packet: packet.dts * packet.time_base):
         target.mux(packet)
-
-
-def _copied_packets(packets: Iterable, copied: "av.VideoStream", track: Track, pts: np.ndarray) -> Iterator:
-    """The source's picture packets, readdressed to the stream `copied`, with the first shown picture at time 0."""
-    # Decoding times: the presentation times in order, strictly rising, and early enough for every packet. So streams
-    # without decoding times are no special case.
-    steps = np.arange(len(pts))
-    dts = np.maximum.accumulate(np.sort(pts) - steps) + steps
-    dts -= max(0, int((dts - pts).max()))
-    times = list(zip((pts - track.start).tolist(), (dts - track.start).tolist(), strict=True))
-    held = round(track.seconds / track.tick) - (track.last - track.start)
-    ends = (max(times), times[-1])  # a container takes the track's end from what is shown, or what is decoded last
-    filled = (packet for packet in packets if packet.size)
-    for (shown, decoded_at), packet in zip(times, filled, strict=False):
-        packet.stream, packet.time_base = copied, track.tick
-        packet.pts, packet.dts = shown, decoded_at
-        if not track.timed or (shown, decoded_at) in ends:
-            packet.duration = held
-        yield packet
-
-
-def _presentation_order(path: str | os.PathLike, track: Track) -> np.ndarray:
-    """For a stream without timestamps: each packet's place in the order of presentation, which the decoder knows."""
-    order, count = [], 0
-    with open_input(path) as container:
-        stream = container.streams[track.index]
-        stream.thread_type = "AUTO"
-        for packet in demuxed(container, stream):
-            if packet.size:
-                packet.pts = packet.dts = count
-                count += 1
-            order += [frame.pts for frame in decoded(packet) or ()]
-    if sorted(order, key=lambda place: -1 if place is None else place) != list(range(len(track.pts))):
-        raise MediaError(f"{path}: has no usable timestamps to copy; convert it to mp4 first")
-    return np.argsort(np.array(order))
-
-
-def _hide_after(path: Path, ticks: int) -> None:
-    """Ends the shown part of the picture track of an mp4 of ours after `ticks` of its movie timescale.
-
-    A trimmed recording keeps packets that its edit list hides. FFmpeg copies them but not their being hidden.
-    """
-    with path.open("r+b") as file:
-        moov = next(span for kind, span in boxes(file, (0, path.stat().st_size)) if kind == b"moov")
-        trak = next(span for kind, span in boxes(file, moov) if kind == b"trak")  # the picture comes first
-        edts = next(span for kind, span in boxes(file, trak) if kind == b"edts")
-        elst = next(span for kind, span in boxes(file, edts) if kind == b"elst")
-        file.seek(elst[0])
-        version, entries = struct.unpack(">B3xI", file.read(8))
-        wide = version == 1
-        file.seek(elst[0] + 8 + (entries - 1) * (20 if wide else 12))
-        file.write(struct.pack(">Q" if wide else ">I", ticks))
 
 
 def write_wav(path: str | os.PathLike, wave: np.ndarray, sample_rate_hz: int) -> None:
@@ -287,19 +262,15 @@ def write_video(
         raise ValueError(f"frames of {first.dtype} {first.shape}; expected uint8 [height, width, 3] with even sides")
     rate = Fraction(fps).limit_denominator(1001)
     with _replacing(path) as temporary, _create(temporary, sample_rate_hz) as target:
-        picture = target.add_stream("libx264", rate=rate, width=width, height=height, pix_fmt="yuv420p")
-        picture.options = {"crf": "18", "preset": "veryfast"}
-        streams = [_encoded_packets(picture, chain([first], frames), rate)]
+        picture = add_picture(target, width, height, rate)
+        streams = [encoded(picture, _counted(chain([first], frames)), 1 / rate)]
         if wave is not None:
             streams.append(sound_packets(add_sound(target, wave, sample_rate_hz), wave, sample_rate_hz))
         _write_in_order(target, *streams)
 
 
-def _encoded_packets(stream: "av.VideoStream", frames: Iterable[np.ndarray], rate: Fraction) -> Iterator:
+def _counted(images: Iterable[np.ndarray]) -> Iterator[tuple[int, "av.VideoFrame"]]:
     import av
 
-    for i, image in enumerate(frames):
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-        frame.pts, frame.time_base = i, 1 / rate
-        yield from stream.encode(frame)
-    yield from stream.encode(None)
+    for k, image in enumerate(images):
+        yield k, av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
