@@ -224,4 +224,7 @@ def load_config(path: str | Path) -> SystemConfig:
         if not isinstance(values, dict):
             got = type(values).__name__
             raise ValueError(f"{path}: got {got}, expected a JSON object with the keys of SystemConfig")
-        return config.from_dict(SystemConfig, values)
+        try:
+            return config.from_dict(SystemConfig, values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None

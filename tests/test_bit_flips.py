@@ -63,7 +63,8 @@ def flip_and_read(folder, read, flips: int, rng) -> Counter:
         else:
             assert got == whole, f"{path}: a flipped bit was read silently"
             seen[path.name, False] += 1
-        path.write_bytes(before)
+        finally:
+            path.write_bytes(before)
     assert read(folder) == whole
     return seen
 
