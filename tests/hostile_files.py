@@ -69,7 +69,7 @@ def flat_dict(**items: bytes) -> bytes:
 
 #: Name -> instructions, made when they are wanted.
 PICKLES: dict[str, Callable[[], bytes]] = {
-    "nothing hostile": tensor,
+    "nothing hostile": lambda: flat_dict(a=tensor()),
     **{
         f"{how} as {field}": (lambda field=field, value=value: tensor(**{field: value()}))
         for how, value in {

@@ -34,7 +34,8 @@ def small_files(folder):
     files.write_state(folder / "b.pth", state, inside="model")
     files.write_state(folder / "c.safetensors", state)
     hostile.long_ago(folder / "d.pth", b"\x80\2" + hostile.flat_dict(a=hostile.tensor()) + b".")
-    (folder / "e.safetensors.index.json").write_text(json.dumps({"weight_map": {"weight": "c.safetensors"}}))
+    (folder / "e.safetensors.index.json").write_text(json.dumps({"weight_map": {"weight": "f.safetensors"}}))
+    files.write_state(folder.parent / "f.safetensors", state)
 
 
 def test_some_hostile_files(tmp_path):
