@@ -56,7 +56,7 @@ def array(*shape, dtype=np.float32):
 
 
 def wide(jaxpr) -> Iterator[str]:
-    """The operations of a program whose results are arrays in 64 bits; single numbers, such as optax's, do not count."""
+    """The operations of a program whose results are arrays in 64 bits; single numbers, as optax has, do not count."""
     for equation in jaxpr.eqns:
         for result in equation.outvars:
             if result.aval.ndim and result.aval.dtype in (np.float64, np.complex128):
