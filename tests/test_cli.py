@@ -206,14 +206,14 @@ def test_doctor(capsys):
     (RuntimeError("Unable to initialize backend 'tpu': no libtpu.so (set JAX_PLATFORMS='' to automatically choose)"),
      "Unable to initialize backend 'tpu': no libtpu.so"),
 ])  # fmt: skip
-def test_a_backend_that_does_not_start(monkeypatch, capsys, model, error, why):
+def test_a_backend_that_does_not_start(monkeypatch, capsys, model, clips, error, why):
     def fails():
         raise error
 
     monkeypatch.setattr(jax, "devices", fails)
     line = f"JAX_PLATFORMS=cpu: got no device to compute on, expected a backend that starts ({why}); " \
            "unset JAX_PLATFORMS, or install that backend"
-    for command in (["generate", "--prompt", "rain", "--model", model], ["extract", ".", "--output", "x"],
+    for command in (["generate", "--prompt", "rain", "--model", model], ["extract", str(clips), "--output", "x"],
                     ["evaluate", "built-in", "--benchmark", "scenes"]):
         assert main(command) == 2
         assert capsys.readouterr().err == f"kfjax: error: {line}\n"

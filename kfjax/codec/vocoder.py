@@ -157,7 +157,7 @@ def start_phasor(magnitude: Float[Array, "b f k"], n_fft: int, hop: int) -> Comp
     along_time = jnp.pad((log[:, 2:] - log[:, :-2]) / 2, ((0, 0), (1, 1), (0, 0)))
     # Bin * hop is taken modulo the window in integers: exact, and so is its sine.
     bins = np.arange(n_fft // 2 + 1)
-    centre = np.float32(2 * np.pi / n_fft) * (bins * hop % n_fft)
+    centre = (np.float32(2 * np.pi / n_fft) * (bins * hop % n_fft)).astype(np.float32)
     advance = jnp.exp(1j * (centre[None, None] + hop * n_fft / gamma * along_bins))
     delay = jnp.clip(gamma / (2 * np.pi * hop) * along_time, -n_fft / 2, n_fft / 2)
     # Phase counts from the frame's first sample, half a window before its middle: hence the sign between two bins.

@@ -349,7 +349,7 @@ def _sound(params: Params, batch: Batch, encoded: Features) -> jax.Array:
 
 def caption_words(ids: jax.Array, mask: jax.Array, vocab: int) -> jax.Array:
     """1 for every word of the vocabulary that the caption has, else 0. ids, mask [b l] -> [b vocab]"""
-    return jnp.max(jax.nn.one_hot(ids, vocab) * mask[..., None], axis=1)
+    return jnp.max(jax.nn.one_hot(ids, vocab, dtype=jnp.float32) * mask[..., None], axis=1)
 
 
 def _mean_of_words(text: jax.Array, mask: jax.Array) -> jax.Array:
