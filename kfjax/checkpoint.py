@@ -74,41 +74,70 @@ def save_params(path: str | Path, params: Params, *, dtype: str | None = None) -
         temporary.unlink(missing_ok=True)
 
 
-def load_params(path: str | Path, expected: Params | None = None, *, skip: str = "") -> Params:
+def load_params(
+    path: str | Path,
+    expected: Params | None = None,
+    *,
+    skip: str = "",
+    place: Callable[[np.ndarray], Any] = lambda x: x,
+) -> Params:
     """Read a weights file; floating-point leaves come back as float32.
 
     Args:
       expected: nested dict of shapes (`module.shapes`) that the file must match exactly.
       skip: a branch at the root that is neither read nor checked.
+      place: makes of every array what is returned in its stead, a cast one on a device for example, before the next
+        is read: no second copy of all is ever held.
 
     Raises:
       WeightsError: unreadable file; missing, unknown or misshapen tensors; NaN or infinite values. All at once.
       CheckpointError: the file is not as it was written.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"no weights at {path}: expected a .safetensors file; check the model directory")
+    flat, endless = {}, []
     with disk.checked(disk.digests(path)):
         try:
-            with safe_open(path, "numpy") as file:
-                names = [name for name in file.keys() if not (skip and name.startswith(f"{skip}/"))]  # noqa: SIM118
-                flat = {name: _float32(file.get_tensor(name)) for name in names}
+            for name, x in _tensors(path, skip):
+                if not np.isfinite(x).all():
+                    endless.append(f"not finite: {quoted(name)}")
+                flat[name] = place(_float32(x))
         except (SafetensorError, OSError, ValueError, AttributeError, KeyError, TypeError) as error:
             # The library has no type of its own for dtypes that NumPy lacks.
             why = f"is not a readable .safetensors file ({quoted(str(error), 200)}); copy or export it again"
             raise WeightsError(f"{path} {why}") from None
-        problems = _differences(flat, flatten(expected)) if expected is not None else []
-        problems += [f"not finite: {quoted(name)}" for name, x in flat.items() if not np.isfinite(x).all()]
+        problems = endless if expected is None else _differences(flat, flatten(expected)) + endless
         if problems:
             advice = "Export the model again, or fix its config"
             raise WeightsError(f"{path} does not fit its configuration: {_shown(problems)}. {advice}")
     return unflatten(flat)
 
 
+#: Of a weights file, read before it is opened anew: pages that were read count as the process's own until it is closed.
+_BYTES_AT_ONCE = 2**28
+
+
+def _tensors(path: Path, skip: str) -> Iterator[tuple[str, np.ndarray]]:
+    from safetensors import safe_open
+
+    names = None
+    while names is None or names:
+        with safe_open(path, "numpy") as file:
+            if names is None:
+                names = [name for name in file.keys() if not (skip and name.startswith(f"{skip}/"))]  # noqa: SIM118
+            done = 0
+            while names and done < _BYTES_AT_ONCE:
+                name = names.pop(0)
+                x = file.get_tensor(name)
+                done += x.nbytes
+                yield name, x
+
+
 def _float32(x: np.ndarray) -> np.ndarray:
-    return x.astype(np.float32) if jax.numpy.issubdtype(x.dtype, jax.numpy.floating) else x
+    return x.astype(np.float32, copy=False) if jax.numpy.issubdtype(x.dtype, jax.numpy.floating) else x
 
 
 def _differences(got: dict[str, Any], expected: dict[str, Any]) -> list[str]:

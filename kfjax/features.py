@@ -1,4 +1,7 @@
-"""Frames and captions become what the generator reads: the one place, for training and for generation."""
+"""Frames and captions become what the generator reads: the one place, for training and for generation.
+
+The networks are imported where they are traced: a generation whose programs are kept needs none of them.
+"""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -6,12 +9,9 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from kfjax.encoders.clip import CLIPText, CLIPTextConfig, CLIPVision
-from kfjax.encoders.synchformer import Synchformer
-from kfjax.encoders.t5 import T5Encoder
+from kfjax.encoders.configs import CLIPTextConfig
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.media import FrameSpec
-from kfjax.mmdit.mmdit import align
 from kfjax.module import Params, bind
 from kfjax.rates import Lengths
 from kfjax.structs import Array, Excerpt, Features, Video
@@ -60,6 +60,9 @@ def make_excerpt(
 
 def encode_text(params: Params, cfg: SystemConfig, excerpt: Excerpt) -> tuple[Array, Array]:
     """(hidden states [b l ·], mask [b l]). CLIP's tower was trained with its padding, which is text too."""
+    from kfjax.encoders.clip import CLIPText
+    from kfjax.encoders.t5 import T5Encoder
+
     if isinstance(cfg.text, CLIPTextConfig):
         hidden = bind(CLIPText, cfg.text, params)(excerpt.text_ids)
         return hidden, jnp.ones(hidden.shape[:2], bool)
@@ -68,6 +71,9 @@ def encode_text(params: Params, cfg: SystemConfig, excerpt: Excerpt) -> tuple[Ar
 
 def encode(params: Params, cfg: SystemConfig, excerpt: Excerpt) -> Features:
     """Run the three encoders. `params` has the parts clip, sync and text."""
+    from kfjax.encoders.clip import CLIPVision
+    from kfjax.encoders.synchformer import Synchformer
+
     text, text_mask = encode_text(params["text"], cfg, excerpt)
     return Features(
         clip=bind(CLIPVision, cfg.clip, params["clip"])(excerpt.clip_frames),
@@ -86,4 +92,6 @@ def seen_by_stereo(cfg: SystemConfig, encoded: Features, latents: int) -> Array:
 
     "clip": the clip encoder's, as they are [b v ·]; "sync": the sync tokens at their true times, one a latent [b n ·].
     """
+    from kfjax.mmdit.mmdit import align
+
     return encoded.clip if cfg.stereo_sees == "clip" else align(encoded.sync, latents, "timed")

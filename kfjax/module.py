@@ -4,39 +4,57 @@
     v = bind(MMDiT, cfg, params)(x, t, conditions)
 
 The graph definition depends on the configuration alone, so it is made once by abstract evaluation and cached;
-`bind` is cheap and is meant to be called inside jitted functions.
+`bind` is cheap and is meant to be called inside jitted functions. flax is imported by those who build a network: a
+generation whose programs are kept builds none.
 """
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
-from flax import nnx
 
 from kfjax.sharding import axis_size, gathered, regather
+
+if TYPE_CHECKING:
+    from flax import nnx
 
 Params = dict[str, Any]
 Remat = Literal["none", "blocks", "dots"]
 
 
+class _OneKey:
+    """Takes the place of `nnx.Rngs` where nothing but shapes is wanted: one key for all, and no counter to trace."""
+
+    def __init__(self, key: jax.Array):
+        self._key = key
+
+    def params(self) -> jax.Array:
+        return self._key
+
+
 @lru_cache(maxsize=256)
 def _abstract(cls: type, cfg: Any) -> tuple[nnx.GraphDef, nnx.State]:
+    from flax import nnx
+
     with jax.enable_x64(False):
-        module = nnx.eval_shape(lambda: cls(cfg, rngs=nnx.Rngs(0)))
-    return nnx.split(module)
+        return nnx.split(nnx.eval_shape(lambda: cls(cfg, rngs=_OneKey(jax.random.key(0)))))
 
 
 def init(cls: type, cfg: Any, key: jax.Array) -> Params:
     """Parameters of `cls(cfg)` drawn from `key`, as a nested dict of float32 arrays, whatever jax's default is."""
+    from flax import nnx
+
     with jax.enable_x64(False):
         return nnx.to_pure_dict(nnx.state(cls(cfg, rngs=nnx.Rngs(key))))
 
 
 def shapes(cls: type, cfg: Any) -> Params:
     """The same nested dict with `jax.ShapeDtypeStruct` leaves; allocates nothing."""
+    from flax import nnx
+
     return nnx.to_pure_dict(_abstract(cls, cfg)[1])
 
 
@@ -46,6 +64,8 @@ def bind(cls: type, cfg: Any, params: Params) -> Any:
     Raises:
       ValueError: when the structure of `params` is not that of `cls(cfg)`.
     """
+    from flax import nnx
+
     graphdef, abstract = _abstract(cls, cfg)
     expected = nnx.to_pure_dict(abstract)
     if jax.tree.structure(params) != jax.tree.structure(expected):
@@ -69,9 +89,15 @@ def _difference(name: str, params: Params, expected: Params) -> str:
 
 def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> nnx.Module:
     """One module whose parameters carry a leading axis of `depth` independent draws (for `scan_blocks`)."""
-    keys = jax.random.split(rngs.params(), depth)
-    graphdef = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))[0]
-    state = jax.vmap(lambda key: nnx.state(make(nnx.Rngs(key))))(keys)
+    from flax import nnx
+
+    def drawn(key: jax.Array) -> nnx.State:
+        nonlocal graphdef
+        graphdef, state = nnx.split(make(type(rngs)(key)))
+        return state
+
+    graphdef = None  # the same for every layer
+    state = jax.vmap(drawn)(jax.random.split(rngs.params(), depth))
     return nnx.merge(graphdef, state)
 
 
@@ -90,6 +116,8 @@ def scan_blocks(
     `unroll=True` writes the blocks out one by one: a convolution's gradient inside a loop is some 25 times slower on a
     CPU, at the price of compile time.
     """
+    from flax import nnx
+
     graphdef, state = nnx.split(blocks)
 
     def body(carry, layer):

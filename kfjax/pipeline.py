@@ -4,14 +4,16 @@
     sound = model.generate("clip.mp4", prompt="a ball bounces on wood", seed=1)
     sound.save("clip_with_sound.mp4")
 
-Three jitted functions do the work: `_encode`, `_sample`, `_decode`. Durations are rounded up to buckets and the
-waveform is cut, so each compiles once per bucket (`_sample` also per number of guidance branches); steps, guidance,
-seed and prompts are traced and change nothing.
+Three programs do the work: `_encode`, `_sample`, `_decode`. Durations are rounded up to buckets and the waveform is
+cut,
+so each compiles once per bucket (`_sample` also per set of guidance branches); steps, guidance, seed and prompts are
+traced and change nothing. What was traced and compiled is kept for the next process, which then imports no network.
 """
 from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -25,16 +27,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kfjax import features, limits, media, rates, sharding, system
-from kfjax.codec import audio_codec
 from kfjax.command import local_path
-from kfjax.convert import hub
 from kfjax.flow import sampler
 from kfjax.limits import MAX_PROMPT_CHARACTERS as MAX_PROMPT_CHARACTERS
 from kfjax.limits import MAX_SAMPLES as MAX_SAMPLES
 from kfjax.media.duration import excerpt_seconds, sound_seconds
 from kfjax.media.write import AUDIO_FORMATS, sample_paths
-from kfjax.mmdit.mmdit import MMDiT, MMDiTConfig
+from kfjax.mmdit.config import MMDiTConfig
 from kfjax.module import Params, bind
+from kfjax.programs import Program
 from kfjax.structs import Excerpt, Features, Video
 from kfjax.system import System, SystemConfig
 
@@ -113,21 +114,22 @@ class Model:
         self.dtype = jnp.dtype(dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
         self.tokenizer = system.tokenizer
         # A system in one file is small and stays on the device; the parts of a large one come and go.
-        whole = isinstance(system.params, dict)
-        self._params = self._placed(system.params) if whole else system.params
-        self._resident = whole
+        self._resident = isinstance(system.params, dict)
+        self._params = system.params
+        if self._resident:
+            self._params = {name: jax.tree.map(self._place(name), part) for name, part in system.params.items()}
 
-    def _placed(self, params: Mapping[str, Params]) -> Mapping[str, Params]:
-        """On the device; what is not of the codec in `dtype` (the codec's sums would be heard to be rounded)."""
-        codec = self.cfg.codec.parts()
-        return {
-            name: jax.device_put(part if name in codec else _cast(part, self.dtype)) for name, part in params.items()
-        }
+    def _place(self, part: str) -> Callable[[Array], jax.Array]:
+        """Onto the device; what is not of the codec in `dtype` (the codec's sums would be heard to be rounded)."""
+        if part in self.cfg.codec.names:
+            return jax.device_put
+        return lambda x: jax.device_put(_cast(x, self.dtype))
 
     def _parts(self, *names: str) -> Mapping[str, Params]:
         """These parts on the device, until the caller lets go of them."""
-        chosen = {name: self._params[name] for name in names}
-        return chosen if self._resident else self._placed(chosen)
+        if self._resident:
+            return {name: self._params[name] for name in names}
+        return {name: self._params.read(name, self._place(name)) for name in names}
 
     def generate(
         self,
@@ -189,21 +191,21 @@ class Model:
         avoided = negative_prompt if scales.negative else None
         encoded, negative = self._encoded(frames, prompt, avoided, lengths, seconds)
         weights = scales.weights(has_video=video is not None)
-        branches = _branches(encoded, tuple(weights), negative)
         mmdit = self._parts("mmdit")["mmdit"]
         latents = []
         for k in range(samples):
             sample = partial(
-                _sample, mmdit, self.cfg.mmdit, branches, np.array([*weights.values()], np.float32),
-                np.int32(steps), np.uint32(seed), np.uint32(k), method=method,
+                _sample, mmdit, encoded, negative, np.array([*weights.values()], np.float32),
+                np.int32(steps), np.uint32(seed), np.uint32(k),
+                cfg=self.cfg.mmdit, branches=tuple(weights), method=method,
             )  # fmt: skip
             blank = np.zeros((1, lengths.latents, self.cfg.mmdit.latent_dim), np.float32)
             latents.append(_in_parts(sample, blank, steps, progress and _told(progress, k, samples, steps)))
         del mmdit, sample
-        codec, waves = self._parts(*self.cfg.codec.parts()), []
+        codec, waves = self._parts(*self.cfg.codec.names), []
         for k, latent in enumerate(latents):
             say("decoding", 0.8 + 0.2 * k / samples)
-            wave = np.asarray(_decode(codec, self.cfg, latent, encoded)[0])
+            wave = np.asarray(_decode(codec, latent, encoded, cfg=self.cfg))[0]
             waves.append(_finished(wave[: rates.exact_samples(seconds, self.cfg.rates)], original))
         say("done", 1.0)
         path = None if isinstance(video, Video) else video
@@ -226,39 +228,46 @@ class Model:
         return f"{name}: {'; '.join(lost)}" if lost else ""
 
     def memory_report(self, video: str | Path | Video | None = None, duration: float | None = None) -> str:
-        """What every stage will need for one clip, from its compiled program: nothing is read or allocated.
+        """What every stage will need for one clip, from its compiled program: no weights are read.
+
+        On a CPU what the process has needed so far, compiling included, is part of each stage's sum; elsewhere the sums
+        are of the device's memory.
 
         Raises:
           ValueError: as `generate`.
         """
         lengths = rates.lengths(bucket_seconds(_seconds(video, duration)), self.cfg.rates)
-        cast = lambda part: jax.eval_shape(partial(_cast, dtype=self.dtype), part)
-        parts = system.part_shapes(self.cfg).items()
-        params = {name: part if name in self.cfg.codec.parts() else cast(part) for name, part in parts}
+        codec = self.cfg.codec.names
+        params = {
+            name: part if name in codec else jax.tree.map(partial(_shape, dtype=self.dtype), part)
+            for name, part in system.stored_shapes(self.cfg).items()
+        }
         blank = lambda count, size: np.broadcast_to(np.uint8(0), (count, size, size, 3))
         frames = Video(blank(lengths.clip, self.cfg.clip.size), blank(lengths.sync_frames, self.cfg.sync.size), 0.0)
         excerpt = features.make_excerpt(self.cfg, self.tokenizer, lengths, 1.0, frames, ["a sound"])
-        encoders = {name: params[name] for name in ("clip", "sync", "text")}
-        encoded = jax.eval_shape(partial(_encode, cfg=self.cfg), encoders, excerpt=excerpt)
-        branches = jax.eval_shape(partial(_branches, branches=("full", "empty"), negative=None), encoded)
+        encoders, codec = ({name: params[name] for name in some} for some in (("clip", "sync", "text"), codec))
+        encode = _encode.lower(encoders, excerpt, cfg=self.cfg)
         number = jax.ShapeDtypeStruct((), np.int32)
+        seed = jax.ShapeDtypeStruct((), np.uint32)
         latents = jax.ShapeDtypeStruct((1, lengths.latents, self.cfg.mmdit.latent_dim), np.float32)
         scales = jax.ShapeDtypeStruct((2,), np.float32)
-        sample = _sample.lower(params["mmdit"], self.cfg.mmdit, branches, scales, number, number, number,
-                               latents, number, number, method="euler")  # fmt: skip
-        codec = {name: params[name] for name in self.cfg.codec.parts()}
-        stages = {
-            "encode": (encoders, _encode.lower(encoders, self.cfg, excerpt)),
-            "sample": (params["mmdit"], sample),
-            "decode": (codec, _decode.lower(codec, self.cfg, latents, encoded)),
-        }
+        sample = _sample.lower(
+            params["mmdit"], encode.out_info, None, scales, number, seed, seed, latents, number, number,
+            cfg=self.cfg.mmdit, branches=("full", "empty"), method="euler",
+        )  # fmt: skip
+        decode = _decode.lower(codec, latents, encode.out_info, cfg=self.cfg)
+        stages = {"encode": (encoders, encode), "sample": (params["mmdit"], sample), "decode": (codec, decode)}
         rows = {name: (_bytes(held), lowered.compile().memory_analysis()) for name, (held, lowered) in stages.items()}
         held = sum(weights for weights, _ in rows.values()) if self._resident else 0
+        process = _process_bytes() if jax.default_backend() == "cpu" else 0
         title = f"MB, {self.dtype}, {lengths.latents} latents"
         lines = [f"{'stage':8}{'weights':>12}{'working':>12}{'at most':>12}  {title}"]
+        if process:
+            lines.append(f"{'process':8}{'':24}{process / 1e6:12.1f}  Python and programs, part of every stage")
         for name, (weights, plan) in rows.items():
-            most = max(held, weights) + plan.temp_size_in_bytes + plan.output_size_in_bytes
-            numbers = (weights, plan.temp_size_in_bytes, most)
+            inputs = plan.argument_size_in_bytes - weights
+            working = inputs + plan.temp_size_in_bytes + plan.output_size_in_bytes
+            numbers = weights, working, process + max(held, weights) + working
             lines.append(f"{name:8}" + "".join(f"{number / 1e6:12.1f}" for number in numbers))
         return "\n".join(lines)
 
@@ -287,7 +296,7 @@ class Model:
         # Without a video the encoders see the fewest frames they take: one compiled program for all durations.
         shape = lengths if video is not None else rates.lengths(rates.MIN_SECONDS, self.cfg.rates)
         excerpt = features.make_excerpt(self.cfg, self.tokenizer, shape, seconds, video, [prompt])
-        encoded = _encode(encoders, self.cfg, excerpt)
+        encoded = _encode(encoders, excerpt, cfg=self.cfg)
         if video is not None:
             return encoded
         # The masks make these features irrelevant; only their lengths count.
@@ -323,6 +332,8 @@ def load_system(model: str | Path) -> System:
     folder, name = local_path(model), str(model)
     if folder.exists():
         return system.load(folder)
+    from kfjax.convert import hub  # every family of public weights, with its networks
+
     if name not in hub.MODELS:
         raise ValueError(hub.no_model(name))
     return system.load(hub.fetch(name, cache_folder() / "models"))
@@ -365,14 +376,9 @@ def bucket_seconds(seconds: float) -> float:
     return max(1.0, math.ceil(seconds / step - 1e-6) * step)
 
 
-@partial(jax.jit, static_argnames="cfg")
-def _encode(params: Params, cfg: SystemConfig, excerpt: Excerpt) -> Features:
+@Program
+def _encode(params: Params, excerpt: Excerpt, *, cfg: SystemConfig) -> Features:
     return features.encode(params, cfg, excerpt)
-
-
-@partial(jax.jit, static_argnames="branches")
-def _branches(encoded: Features, branches: tuple[sampler.Branch, ...], negative: Features | None) -> Features:
-    return sampler.branch_features(encoded, branches, negative)
 
 
 def _told(progress: Progress, version: int, samples: int, steps: int) -> Callable[[int], None]:
@@ -398,11 +404,11 @@ def _in_parts(
     return x
 
 
-@partial(jax.jit, static_argnames=("cfg", "method"))
+@Program
 def _sample(
     params: Params,
-    cfg: MMDiTConfig,
-    branches: Features,
+    encoded: Features,
+    negative: Features | None,
     weights: Float[Array, " g"],
     steps: Array,
     seed: Array,
@@ -411,11 +417,15 @@ def _sample(
     first: Array,
     last: Array,
     *,
+    cfg: MMDiTConfig,
+    branches: tuple[sampler.Branch, ...],
     method: sampler.Method,
 ) -> Float[Array, "1 n d"]:
     """Steps `first` to `last` of `steps`, from `x`; step 0 starts from the version's noise, whatever `x` is."""
+    from kfjax.mmdit.mmdit import MMDiT
+
     network = bind(MMDiT, cfg, params)
-    conditions = network.prepare(branches, x.shape[1])
+    conditions = network.prepare(sampler.branch_features(encoded, branches, negative), x.shape[1])
     key = jax.random.fold_in(jax.random.key(seed), version)
     x = jnp.where(first == 0, jax.random.normal(key, x.shape, jnp.float32), x)
     dtype = conditions.pooled.dtype
@@ -423,20 +433,36 @@ def _sample(
     return sampler.integrate(velocity, x, steps, method, first, last)
 
 
-@partial(jax.jit, static_argnames="cfg")
+@Program
 def _decode(
-    params: Params, cfg: SystemConfig, latents: Float[Array, "1 n d"], encoded: Features
+    params: Params, latents: Float[Array, "1 n d"], encoded: Features, *, cfg: SystemConfig
 ) -> Float[Array, "1 t 2"]:
+    from kfjax.codec import audio_codec
+
     seen = None if cfg.codec.stereo is None else features.seen_by_stereo(cfg, encoded, latents.shape[1])
     return audio_codec.decode(params, cfg.codec, latents, seen, encoded.has_video)
+
+
+def _process_bytes() -> int:
+    """The most memory that this process has had; 0 where the system does not say."""
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _bytes(params: Params) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
 
 
-def _cast(params: Params, dtype: jnp.dtype) -> Params:
-    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, params)
+def _cast(x: Array, dtype: jnp.dtype) -> Array:
+    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+
+def _shape(x: jax.ShapeDtypeStruct, dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
+    """Of what `_cast` returns."""
+    return jax.ShapeDtypeStruct(x.shape, dtype if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype)
 
 
 def _seconds(video: str | Path | Video | None, duration: float | None) -> float:

@@ -9,22 +9,21 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 
-from kfjax import config, disk, module
-from kfjax.checkpoint import load_params, save_params
-from kfjax.codec.audio_codec import CodecConfig
-from kfjax.encoders.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
-from kfjax.encoders.synchformer import Synchformer, SynchformerConfig
-from kfjax.encoders.t5 import T5Config, T5Encoder
+from kfjax import config, disk, module, programs
+from kfjax.checkpoint import load_params, save_params, unflatten
+from kfjax.codec.configs import CodecConfig
+from kfjax.encoders.configs import CLIPTextConfig, CLIPVisionConfig, SynchformerConfig, T5Config
 from kfjax.encoders.tokenizer import Tokenizer
-from kfjax.mmdit.mmdit import MMDiT, MMDiTConfig
+from kfjax.mmdit.config import MMDiTConfig
 from kfjax.module import Params
 from kfjax.rates import Rates
 
@@ -91,8 +90,18 @@ class SystemConfig:
         if wrong:
             raise ValueError("the parts do not fit together: " + "; ".join(wrong))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the parts."""
+        return ("text", "clip", "sync", "mmdit", *self.codec.names)
+
     def parts(self) -> dict[str, tuple[type, object]]:
         """Name -> (module class, its configuration)."""
+        from kfjax.encoders.clip import CLIPText, CLIPVision
+        from kfjax.encoders.synchformer import Synchformer
+        from kfjax.encoders.t5 import T5Encoder
+        from kfjax.mmdit.mmdit import MMDiT
+
         return {
             "text": (T5Encoder if isinstance(self.text, T5Config) else CLIPText, self.text),
             "clip": (CLIPVision, self.clip),
@@ -118,8 +127,8 @@ class PartFiles(Mapping[str, Params]):
     """
 
     def __init__(self, directory: Path, cfg: SystemConfig):
-        self._parts = cfg.parts()
-        self._files = {name: directory / f"{name}.safetensors" for name in self._parts}
+        self._cfg = cfg
+        self._files = {name: directory / f"{name}.safetensors" for name in cfg.names}
         missing = [path.name for path in self._files.values() if not path.is_file()]
         if missing:
             raise ValueError(
@@ -127,13 +136,17 @@ class PartFiles(Mapping[str, Params]):
             )
 
     def __getitem__(self, name: str) -> Params:
-        return load_params(self._files[name], module.shapes(*self._parts[name]), skip=UNUSED)
+        return self.read(name)
+
+    def read(self, name: str, place: Callable[[np.ndarray], Any] = lambda x: x) -> Params:
+        """The part's weights, each as `place` makes it; see `load_params`."""
+        return load_params(self._files[name], stored_shapes(self._cfg, name)[name], skip=UNUSED, place=place)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._parts)
+        return iter(self._files)
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return len(self._files)
 
 
 def init_parts(cfg: SystemConfig, names: tuple[str, ...], key: jax.Array) -> Params:
@@ -146,6 +159,19 @@ def init_parts(cfg: SystemConfig, names: tuple[str, ...], key: jax.Array) -> Par
 def part_shapes(cfg: SystemConfig) -> Params:
     """Shapes of every weight of the system; allocates nothing."""
     return {name: module.shapes(cls, part) for name, (cls, part) in cfg.parts().items()}
+
+
+def stored_shapes(cfg: SystemConfig, *names: str) -> Params:
+    """Shapes of the named parts' weights, of all without a name; no network is built where the program cache has them.
+    """
+
+    def make() -> bytes:
+        parts = cfg.parts()
+        flat = module.flatten({name: module.shapes(*parts[name]) for name in names or cfg.names})
+        return json.dumps({name: (leaf.shape, leaf.dtype.name) for name, leaf in flat.items()}).encode()
+
+    flat = json.loads(programs.kept("shapes", repr((cfg, names)), make))
+    return unflatten({name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in flat.items()})
 
 
 def save(directory: str | Path, system: System, *, card: str = "", dtype: str | None = None) -> None:
@@ -205,7 +231,7 @@ def load(directory: str | Path) -> System:
         advice = "; ".join(WHENCE[name] for name in missing) if in_parts else "export the model again"
         raise ValueError(f"{directory} is not a model directory: missing {', '.join(missing)}; {advice}")
     cfg = load_config(directory / "config.json")
-    params = PartFiles(directory, cfg) if in_parts else load_params(directory / WEIGHTS, part_shapes(cfg))
+    params = PartFiles(directory, cfg) if in_parts else load_params(directory / WEIGHTS, stored_shapes(cfg))
     return System(cfg, params, Tokenizer.load(directory / "tokenizer.json", cfg.text_tokens))
 
 

@@ -4,6 +4,7 @@ import os
 import resource
 import shutil
 import time
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from kfjax import checkpoint
 from kfjax.checkpoint import CheckpointError, StateStore, WeightsError, load_params, save_params, unflatten
 from kfjax.module import flatten
 from kfjax.sharding import data_mesh, make_mesh, param_shardings, replicated
@@ -66,6 +68,21 @@ def test_every_floating_type_is_cast(tmp_path):
     half = {"a": np.ones(3, np.float16), "b": jnp.ones(3, jnp.bfloat16)}
     save_params(tmp_path / "x.safetensors", half, dtype="float32")
     assert {x.dtype.name for x in load_file(tmp_path / "x.safetensors").values()} == {"float32"}
+
+
+def test_arrays_are_placed_in_turn(tmp_path, monkeypatch):
+    """Neither the file nor its float32 form is ever held beside what is made of it."""
+    each, count = 2**20, 16
+    big = {f"w{i}": np.full(each // 4, i, np.float32) for i in range(count)}
+    save_params(tmp_path / "big.safetensors", big)
+    monkeypatch.setattr(checkpoint, "_BYTES_AT_ONCE", 3 * each)  # the file is opened several times
+    tracemalloc.start()
+    got = load_params(tmp_path / "big.safetensors", shapes(big), place=lambda x: x.astype(np.float16))
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert_equal(got, {name: x.astype(np.float16) for name, x in big.items()})
+    assert held < 0.6 * count * each
+    assert peak < held + 3 * each
 
 
 def test_everything_wrong_is_named_at_once(tmp_path):

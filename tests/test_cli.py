@@ -141,7 +141,7 @@ def test_an_interruption_leaves_nothing(here, clips, model, capsys, monkeypatch)
 
 def test_defects_keep_their_traceback(clips, model, monkeypatch):
     """Only what kfjax itself refuses becomes one line; a ValueError from a library is a defect of ours."""
-    monkeypatch.setattr(pipeline, "_decode", lambda *_: np.zeros(3).reshape(2, 2))
+    monkeypatch.setattr(pipeline, "_decode", lambda *_, **__: np.zeros(3).reshape(2, 2))
     with pytest.raises(ValueError, match="reshape"):
         main(["generate", str(clips / "a.mp4"), "--model", model])
     with pytest.raises(ValueError, match="reshape"):

@@ -11,6 +11,7 @@ from tiny_system import CONFIG, tiny_system, write_model
 import kfjax
 from kfjax import features, media, pipeline, rates
 from kfjax.pipeline import Model, Result, bucket_seconds, sample_paths
+from kfjax.programs import Program
 from kfjax.structs import Video
 
 RATE_HZ = 44100
@@ -113,6 +114,11 @@ def test_what_the_sound_depends_on(model, clip, other_clip, result):
     }
     waves = {name: other.waveform.tobytes() for name, other in others.items()} | {"none": result.waveform.tobytes()}
     assert len(set(waves.values())) == len(waves), "two of these made no difference"
+
+
+def test_kept_programs_give_the_bits_of_traced_ones(model, clip, result, monkeypatch):
+    monkeypatch.setattr(Program, "__call__", lambda self, *args, **constants: self.jitted(*args, **constants))
+    assert model.generate(clip, "a bell rings").waveform.tobytes() == result.waveform.tobytes()
 
 
 def test_scales_equal_to_the_default_change_nothing(model, clip, result):

@@ -78,12 +78,11 @@ def stages(cfg, params, seconds: float):
     clip, sync, text = see(params["clip"], clip_frames), align(params["sync"], sync_frames), read(params["text"], ids)
     here, zero = jnp.ones(1, bool), jnp.zeros(1)
     features = Features(clip, sync, text, jnp.ones((1, cfg.text_tokens), bool), zero, zero + seconds, here, here)
-    branches = pipeline._branches(features, ("full", "empty"), None)
     weights = np.array([GUIDANCE, 1 - GUIDANCE], np.float32)
     blank = np.zeros((1, lengths.latents, cfg.mmdit.latent_dim), np.float32)
     sample = lambda: pipeline._sample(
-        params["mmdit"], cfg.mmdit, branches, weights, np.int32(STEPS), np.uint32(0), np.uint32(0),
-        blank, np.int32(0), np.int32(STEPS), method="euler",
+        params["mmdit"], features, None, weights, np.int32(STEPS), np.uint32(0), np.uint32(0), blank, np.int32(0),
+        np.int32(STEPS), cfg=cfg.mmdit, branches=("full", "empty"), method="euler",
     )  # fmt: skip
     latents = sample()
     codec = {name: params[name] for name in cfg.codec.parts()}

@@ -4,60 +4,17 @@ Public systems have no Mono2Stereo (`stereo=None`): both ears then hear the mono
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kfjax import module
 from kfjax.codec import stereo
-from kfjax.codec.bigvgan import BigVGAN, BigVGANConfig
-from kfjax.codec.mel import MelConfig, log_mel
-from kfjax.codec.stereo import Mono2Stereo, StereoConfig
-from kfjax.codec.vae import MelVAE, VAEConfig
-from kfjax.codec.vocoder import Vocoder, VocoderConfig
+from kfjax.codec.configs import CodecConfig
+from kfjax.codec.mel import log_mel
+from kfjax.codec.stereo import Mono2Stereo
+from kfjax.codec.vae import MelVAE
 from kfjax.structs import Posterior
-
-
-@dataclass(frozen=True)
-class CodecConfig:
-    """The mel and the three parts, which must agree on what a mel is. Without `stereo` the sound is mono.
-
-    Raises:
-      ValueError: they do not; all disagreements at once.
-    """
-
-    mel: MelConfig = field(default_factory=MelConfig)
-    vae: VAEConfig = field(default_factory=VAEConfig)
-    stereo: StereoConfig | None = field(default_factory=StereoConfig)
-    vocoder: VocoderConfig | BigVGANConfig = field(default_factory=VocoderConfig)
-
-    def __post_init__(self):
-        mel, vocoder = self.mel, self.vocoder
-        pairs = {"vae.bands": (self.vae.bands, mel.bands), "vocoder.bands": (vocoder.bands, mel.bands)}
-        pairs["vocoder.hop"] = vocoder.hop, mel.hop
-        if isinstance(vocoder, VocoderConfig):
-            pairs |= {f"vocoder.{name}": (getattr(vocoder, name), getattr(mel, name))
-                      for name in ("n_fft", "sample_rate_hz", "floor")}
-        if self.stereo is not None:
-            pairs["stereo.bands"] = self.stereo.bands, mel.bands
-            pairs["stereo.mel_hz"] = self.stereo.mel_hz, mel.sample_rate_hz / mel.hop
-        if self.stereo is not None or isinstance(vocoder, VocoderConfig):
-            pairs |= {
-                "mel.log": (mel.log, "natural"),
-                "mel.fmin_hz": (mel.fmin_hz, 0.0),
-                "mel.fmax_hz": (mel.fmax_hz, mel.sample_rate_hz / 2),
-            }
-        wrong = [f"{name}: got {got}, expected {want}" for name, (got, want) in pairs.items() if got != want]
-        if wrong:
-            raise ValueError(f"codec parts disagree: {'; '.join(wrong)}; change one side")
-
-    def parts(self) -> dict[str, tuple[type, object]]:
-        """Name -> (module class, its configuration)."""
-        vocoder = Vocoder if isinstance(self.vocoder, VocoderConfig) else BigVGAN
-        stereo = {} if self.stereo is None else {"stereo": (Mono2Stereo, self.stereo)}
-        return {"vae": (MelVAE, self.vae), **stereo, "vocoder": (vocoder, self.vocoder)}
 
 
 def init(cfg: CodecConfig, key: Array) -> module.Params:

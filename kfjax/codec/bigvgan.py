@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,47 +15,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from kfjax.codec.configs import BigVGANConfig
+
 #: Low-pass of both resamplings: 12-tap windowed sinc, cutoff 0.25 and half width 0.3 cycles a sample, Kaiser window
 #: of 51 dB, sum 1. Written out, because the public files hold these very bits and arithmetic would miss some.
 _HALF = (0.0020289647, 0.009389466, -0.025543459, -0.057657383, 0.12857258, 0.4432098)
 FILTER = np.array(_HALF + _HALF[::-1], np.float32)
 #: The x2 upsampling as two filters over x[q-3] .. x[q+3]: of the even sample 2q and of the odd one 2q + 1.
 _EVEN, _ODD = 2 * np.append(FILTER[::-2], np.float32(0)), 2 * np.append(np.float32(0), FILTER[-2::-2])
-
-
-@dataclass(frozen=True)
-class BigVGANConfig:
-    """Sizes of a BigVGAN; the default is `bigvgan_v2_44khz_128band_512x`.
-
-    `width` channels before the first step, half as many after each; step i raises the rate `rates[i]` times with a
-    kernel of twice that length. Every residual block holds one pair of convolutions for each of the `dilations`.
-
-    Raises:
-      ValueError: an odd rate, or more halvings than the width allows.
-    """
-
-    bands: int = 128
-    width: int = 1536
-    rates: tuple[int, ...] = (8, 4, 2, 2, 2, 2)
-    block_kernels: tuple[int, ...] = (3, 7, 11)
-    dilations: tuple[int, ...] = (1, 3, 5)
-    output: Literal["clamp", "tanh"] = "clamp"
-    output_bias: bool = False
-    kind: Literal["bigvgan"] = "bigvgan"
-
-    def __post_init__(self):
-        if any(rate % 2 for rate in self.rates):
-            raise ValueError(f"rates: got {self.rates}, expected even ones; change the odd ones")
-        if self.width % 2 ** len(self.rates):
-            raise ValueError(
-                f"width: got {self.width}, expected a multiple of {2 ** len(self.rates)} for {len(self.rates)} "
-                "halvings; change width or rates"
-            )
-
-    @property
-    def hop(self) -> int:
-        """Samples a mel frame."""
-        return math.prod(self.rates)
 
 
 class BigVGAN(nnx.Module):

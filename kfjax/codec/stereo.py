@@ -7,7 +7,6 @@ Where a source stands cannot be heard in mono; without video the learned empty e
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -17,19 +16,8 @@ from jaxtyping import Array, Bool, Float
 
 from kfjax import layers, module
 from kfjax.codec import bands
+from kfjax.codec.configs import StereoConfig
 from kfjax.codec.mel import MelConfig, istft, stft
-
-
-@dataclass(frozen=True)
-class StereoConfig:
-    """Sizes of Mono2Stereo. `mel_hz` and `clip_hz` are the rates of its two inputs."""
-
-    bands: int = 128
-    width: int = 128
-    depth: int = 4
-    clip_dim: int = 1280
-    mel_hz: float = 44100 / 512
-    clip_hz: float = 8.0
 
 
 class Block(nnx.Module):

@@ -6,7 +6,6 @@ latents normalised per channel; the four statistics live with the weights and no
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import jax
@@ -15,31 +14,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from kfjax import layers
+from kfjax.codec.configs import VAEConfig
 from kfjax.layers import attention, layer_norm, linear
 from kfjax.module import scan_blocks, stack
 from kfjax.structs import Posterior
 
 #: Parameters that are measured, not learnt.
 STATISTICS = ("mel_mean", "mel_std", "latent_mean", "latent_std")
-
-
-@dataclass(frozen=True)
-class VAEConfig:
-    """Sizes of a Mel-VAE.
-
-    plain: `width` channels throughout; `mel_blocks` residual blocks of two convolutions at the mel rate and
-    `latent_blocks` at the latent rate, on each side. The default is the paper's 32 convolutions a side: one
-    at the mel's end, 2 · 15 in blocks, one that changes the rate.
-    edm2: `width` is the finest level's (512 in the public 44 kHz weights; the next ones have 2 and 4 times as
-    many channels); the number of blocks is that of the public weights.
-    """
-
-    variant: Literal["plain", "edm2"] = "plain"
-    bands: int = 128
-    latent_dim: int = 40
-    width: int = 512
-    mel_blocks: int = 7
-    latent_blocks: int = 8
 
 
 class MelVAE(nnx.Module):

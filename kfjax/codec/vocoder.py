@@ -12,9 +12,7 @@ time and frequency, and the phases are computed:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,37 +22,11 @@ from jaxtyping import Array, Complex, Float
 
 from kfjax import layers, module
 from kfjax.codec import bands
+from kfjax.codec.configs import RATIOS, VocoderConfig
 from kfjax.codec.mel import istft, stft
 
-#: Windows of n_fft / r samples and hops of hop / r, from the mel's own resolution to the finest in time.
-RATIOS = (1, 2, 4)
 #: A Hann window of n samples is nearest to the Gaussian exp(-pi t² / (0.25645 n²)), where phase gradients are exact.
 _HANN_AS_GAUSSIAN = 0.25645
-
-
-@dataclass(frozen=True)
-class VocoderConfig:
-    """Sizes of the vocoder. `bands`, `n_fft`, `hop`, `sample_rate_hz` and `floor` are those of the natural-log mel.
-
-    `rounds` and `matches` say how often steps 2 and 3 of the synthesis are done; they hold no parameters.
-    """
-
-    kind: Literal["istft"] = "istft"
-    bands: int = 128
-    width: int = 256
-    hidden: int = 768
-    depth: int = 6
-    n_fft: int = 2048
-    hop: int = 512
-    sample_rate_hz: int = 44100
-    floor: float = 1e-5
-    rounds: int = 16
-    matches: int = 16
-
-    @property
-    def grids(self) -> tuple[tuple[int, int], ...]:
-        """(window, hop) of each resolution."""
-        return tuple((self.n_fft // r, self.hop // r) for r in RATIOS)
 
 
 class Block(nnx.Module):

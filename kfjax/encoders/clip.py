@@ -9,8 +9,6 @@ Names and layouts follow open_clip: every kernel is the transposed torch weight,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from kfjax.encoders import stem
+from kfjax.encoders.configs import Activation, CLIPTextConfig, CLIPVisionConfig
 from kfjax.layers import attention, in_turn, linear
 from kfjax.module import scan_blocks, stack
 
@@ -25,76 +24,7 @@ from kfjax.module import scan_blocks, stack
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
-Activation = Literal["quick_gelu", "gelu"]
-
 position_init = nnx.initializers.normal(0.02)
-
-
-@dataclass(frozen=True)
-class CLIPVisionConfig:
-    """Sizes of the image tower; the defaults are MetaCLIP's ViT-bigG/14 QuickGELU.
-
-    Raises:
-      ValueError: sizes that do not divide each other.
-    """
-
-    size: int = 224  # height and width of a frame, pixels
-    patch: int = 14
-    width: int = 1664
-    depth: int = 48
-    heads: int = 16
-    mlp_width: int = 8192
-    out_dim: int = 1280
-    eps: float = 1e-5
-    activation: Activation = "quick_gelu"
-    normalize: bool = True  # output vectors of length 1
-    stem: Literal["patch", "conv"] = "patch"  # "conv" is ours, for small models trained from nothing
-    stem_widths: tuple[int, int, int] = (32, 64, 96)
-    position_std: float = 0.02  # of the untrained positions; see docs/decisions/0008
-    frames_at_once: int = 0  # frames that share memory; 0 = all
-
-    def __post_init__(self):
-        _require_heads(self.width, self.heads)
-        if self.size < self.patch:
-            raise ValueError(f"CLIP: got size={self.size}, expected at least one patch of {self.patch} pixels")
-        if self.stem == "conv" and (self.patch % stem.STRIDE or self.size % self.patch):
-            raise ValueError(
-                f"CLIP: got stem='conv' with size={self.size} and patch={self.patch}, expected a patch that is a "
-                f"multiple of {stem.STRIDE} and divides the size; change them or choose stem='patch'"
-            )
-
-    @property
-    def cells(self) -> int:
-        """Patches of a frame. Rows and columns that do not fill a patch are not read, as in the public towers."""
-        return (self.size // self.patch) ** 2
-
-
-@dataclass(frozen=True)
-class CLIPTextConfig:
-    """Sizes of the text tower; the defaults are those of ViT-H/14.
-
-    Raises:
-      ValueError: heads that do not divide the width.
-    """
-
-    vocab: int = 49408
-    length: int = 77
-    width: int = 1024
-    depth: int = 24
-    heads: int = 16
-    mlp_width: int = 4096
-    eps: float = 1e-5
-    activation: Activation = "quick_gelu"
-    normalize: bool = True  # output vectors of length 1
-    kind: Literal["clip"] = "clip"
-
-    def __post_init__(self):
-        _require_heads(self.width, self.heads)
-
-
-def _require_heads(width: int, heads: int) -> None:
-    if width % heads:
-        raise ValueError(f"CLIP: got width={width} and heads={heads}, expected a width that is a multiple of heads")
 
 
 def _activation(name: Activation) -> Callable[[Array], Array]:

@@ -12,10 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from kfjax.encoders.configs import STEM_STRIDE
 from kfjax.layers import linear
-
-#: Total stride of the three steps; a patch is a multiple of it.
-STRIDE = 16
 
 
 def fold(x: Float[Array, "*b H W c"], factor: int) -> Float[Array, "*b H/f W/f f*f*c"]:
@@ -36,7 +34,7 @@ class ConvStem(nnx.Module):
 
     def __init__(self, channels: int, widths: tuple[int, int, int], patch: int, width: int, *, rngs: nnx.Rngs):
         first, second, third = widths
-        self.factor, self.width = patch // STRIDE, width
+        self.factor, self.width = patch // STEM_STRIDE, width
         self.conv1 = linear(4 * 4 * channels, first, rngs)
         self.conv2 = linear(2 * 2 * first, second, rngs)
         self.conv3 = linear(2 * 2 * second, third, rngs)

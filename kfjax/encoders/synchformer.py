@@ -11,7 +11,6 @@ Names and layouts follow the public weights: every kernel is the transposed torc
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import jax
@@ -20,63 +19,12 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from kfjax.encoders import stem
+from kfjax.encoders.configs import SynchformerConfig
 from kfjax.encoders.stem import fold
 from kfjax.layers import attention, in_turn, linear
 from kfjax.module import scan_blocks, stack
 
 cls_init = nnx.initializers.normal(0.02)
-
-
-@dataclass(frozen=True)
-class SynchformerConfig:
-    """Sizes. The defaults are the public ViT-B/16; `stem="conv"` is ours, for small models trained from nothing.
-
-    Raises:
-      ValueError: sizes that do not divide each other.
-    """
-
-    size: int = 224  # height and width of a frame, pixels
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    patch: int = 16  # pixels per token along each side
-    frames: int = 16  # frames in a segment
-    tubelet: int = 2  # frames per token
-    segment_step: int = 8  # frames from one segment to the next
-    mlp_ratio: int = 4
-    eps: float = 1e-6
-    stem: Literal["patch", "conv"] = "patch"
-    stem_widths: tuple[int, int, int] = (32, 64, 96)
-    motion_gain: float = 2.0  # of the frame differences that the "conv" stem sees
-    picture_gain: float = 1.0  # of the frames themselves; what stands still must not drown what moves
-    position_std: float = 0.02  # of the untrained positions; see docs/decisions/0008
-    segments_at_once: int = 0  # segments that share memory; 0 = all
-
-    def __post_init__(self):
-        divisions = [
-            ("size", "patch"), ("width", "heads"), ("frames", "segment_step"), ("segment_step", "tubelet"),
-        ]  # fmt: skip
-        for whole, part in divisions:
-            if getattr(self, whole) % getattr(self, part):
-                raise ValueError(
-                    f"Synchformer: got {whole}={getattr(self, whole)} and {part}={getattr(self, part)}, "
-                    f"expected {whole} to be a multiple of {part}; change one of them"
-                )
-        if self.stem == "conv" and (self.patch % stem.STRIDE or self.tubelet != 2):
-            raise ValueError(
-                f"Synchformer: got stem='conv' with patch={self.patch} and tubelet={self.tubelet}, expected a patch "
-                f"that is a multiple of {stem.STRIDE} and tubelet=2; change them or choose stem='patch'"
-            )
-
-    @property
-    def steps(self) -> int:
-        """Time steps, and so tokens, of a segment."""
-        return self.frames // self.tubelet
-
-    @property
-    def cells(self) -> int:
-        """Spatial tokens of a time step."""
-        return (self.size // self.patch) ** 2
 
 
 def _norm(cfg: SynchformerConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:

@@ -8,8 +8,6 @@ layer's table of relative positions, which all layers share.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,25 +15,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from kfjax.encoders.configs import T5Config
 from kfjax.layers import RMSNorm, attention
 from kfjax.module import scan_blocks, stack
-
-
-@dataclass(frozen=True)
-class T5Config:
-    """Sizes; the defaults are T5-Base's."""
-
-    vocab: int = 32128
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    head_dim: int = 64
-    hidden: int = 3072
-    buckets: int = 32  # of relative positions, half for each direction
-    max_distance: int = 128  # all larger distances share the last bucket
-    eps: float = 1e-6
-    gain: float = 1.0  # times the output; a small generator's text stream starts out deaf to features of size 1
-    kind: Literal["t5"] = "t5"
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int) -> Int[np.ndarray, "l l"]:
