@@ -56,7 +56,8 @@ for k in range(first, first + count):
     signal.alarm(20)
     try:
         ends = [tried(media.probe, path), tried(media.read_frames, path, [spec]), tried(media.read_audio, path, 16000),
-                tried(media.mux, path, wave, 44100, output), tried(media.mux, path, wave, 44100, output, keep_original_gain=1.0)]
+                tried(media.mux, path, wave, 44100, output),
+                tried(media.mux, path, wave, 44100, output, keep_original_gain=1.0)]  # fmt: skip
         print(json.dumps({"ends": ends}), flush=True)
     except BaseException:
         print(json.dumps({"traceback": traceback.format_exc()}), flush=True)
