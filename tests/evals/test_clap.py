@@ -103,7 +103,7 @@ def test_what_is_missing_is_named_in_one_line(folder, tmp_path, monkeypatch):
     with pytest.raises(Unavailable, match="no whole CLAP model"):
         clap.load(tmp_path)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(Unavailable, match=r"pip install 'kfjax\[eval\]'"):
+    with pytest.raises(Unavailable, match=r"pip install '\.\[eval\]'"):
         clap.load(folder)
 
 

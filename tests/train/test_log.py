@@ -208,7 +208,7 @@ def test_a_senseless_window_is_refused(window):
 ])  # fmt: skip
 def test_a_package_that_is_not_there_is_named(tmp_path, monkeypatch, cfg, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=rf"log\.\w+ needs {package} .*pip install 'kfjax\[log\]', or unset it"):
+    with pytest.raises(ValueError, match=rf"log\.\w+ needs {package} .*'\.\[log\]' .*, or unset it"):
         Log(tmp_path, cfg, first=0, last=1)
 
 

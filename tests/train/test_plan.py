@@ -206,7 +206,7 @@ def test_a_compiler_that_is_missing_is_named(monkeypatch):
         raise RuntimeError("JAX TPU support not installed; cannot generate TPU topology.")
 
     monkeypatch.setattr(topologies, "get_topology_desc", missing)
-    with pytest.raises(ValueError, match=r"v6e-64: no compiler for v6e is installed; pip install 'kfjax\[plan\]'"):
+    with pytest.raises(ValueError, match=r"v6e-64: no compiler for v6e is installed; pip install '\.\[plan\]'"):
         Planner(small(), "small", find("v6e-64"))
 
 

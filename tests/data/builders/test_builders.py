@@ -306,4 +306,4 @@ def test_no_tensorflow_is_needed(corpus, tmp_path):
 
 def test_without_tensorflow_datasets(monkeypatch):
     monkeypatch.setitem(sys.modules, "kfjax.data.builders.audiocaps", None)
-    refuse(lambda: builders.read_rows("vggsound", "train"), r"pip install 'kfjax\[builders\]'")
+    refuse(lambda: builders.read_rows("vggsound", "train"), r"pip install '\.\[builders\]'")
