@@ -256,10 +256,10 @@ class StateStore:
     def _check(self, step: int) -> None:
         """Compare all files of a state with their digests; of several processes each takes a part of them."""
         folder = self._folder / str(step)
-        expected = list(disk.digests(folder).items())[jax.process_index() :: jax.process_count()]
         advice = f"delete {folder} to go on from an earlier step"
         damaged = None
         try:
+            expected = list(disk.digests(folder).items())[jax.process_index() :: jax.process_count()]
             with disk.checked(dict(expected), advice=advice):
                 pass
         except CheckpointError as error:

@@ -58,9 +58,19 @@ def commit(temporary: Path, path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """A small file, atomically, with its digest."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    commit(temporary, path)
+    with written(path, text) as temporary:
+        commit(temporary, path)
+
+
+@contextmanager
+def written(path: Path, text: str) -> Iterator[Path]:
+    """A temporary file beside `path` that holds the text; gone after the block, unless renamed."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sign(folder: Path, files: Iterable[Path]) -> None:
@@ -125,6 +135,6 @@ def _read_sums(folder: Path) -> dict[str, str]:
 
 
 def _write_sums(folder: Path, noted: Mapping[str, str]) -> None:
-    temporary = folder / f"{SUMS}.{os.getpid()}.tmp"
-    temporary.write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(noted.items())))
-    replace(temporary, folder / SUMS)
+    text = "".join(f"{digest}  {name}\n" for name, digest in sorted(noted.items()))
+    with written(folder / SUMS, text) as temporary:
+        replace(temporary, folder / SUMS)

@@ -101,6 +101,17 @@ def test_a_rename_is_on_the_disk_before_anything_else_happens(tmp_path, monkeypa
     assert done == [folder, "rename", tmp_path.stat().st_ino]
 
 
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    disk.write_text(tmp_path / "a", "one")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        disk.write_text(tmp_path / "a", "two")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["SHA256SUMS", "a"] and read(tmp_path / "a") == "one"
+
+
 def test_all_files_below_a_folder(tmp_path):
     (tmp_path / "x" / "y").mkdir(parents=True)
     (tmp_path / "x" / "y" / "deep").write_text("deep")

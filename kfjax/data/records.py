@@ -475,6 +475,5 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Atomic: the file is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(values) + "\n")
-    disk.replace(temporary, path)
+    with disk.written(path, json.dumps(values) + "\n") as temporary:
+        disk.replace(temporary, path)

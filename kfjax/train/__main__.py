@@ -5,7 +5,6 @@ import ast
 import difflib
 import importlib.util
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kfjax import command
+from kfjax import command, disk
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -52,7 +51,6 @@ def main(argv: Sequence[str]) -> int:
     check_addresses(config)
     fix_multiple(config, stored(args.workdir).get(MULTIPLE, 0))
     check_workdir(args.workdir, config, own)
-
     if args.distributed is not None:
         from kfjax.train.distributed import join
 
@@ -208,9 +206,9 @@ def _binds(key: str) -> bool:
 def write_config(workdir: Path, config: ConfigDict) -> None:
     """The effective config as config.json."""
     workdir.mkdir(parents=True, exist_ok=True)
-    temporary = workdir / "config.json.tmp"
-    temporary.write_text(_json(config) + "\n")
-    os.replace(temporary, workdir / "config.json")
+    path = workdir / "config.json"
+    with disk.written(path, _json(config) + "\n") as temporary:
+        disk.replace(temporary, path)
 
 
 def _json(config: ConfigDict) -> str:
