@@ -266,6 +266,24 @@ def test_a_trimmed_start_is_not_shown_again(tmp_path, bframes, gop, first, outpu
         assert files.picture_packets(tmp_path / output)[0] == files.picture_packets(path)[0][-25:]
 
 
+@pytest.mark.parametrize("bframes", ["0", "2"])
+@pytest.mark.parametrize("milliseconds", [600, 640, 680])
+@pytest.mark.parametrize("output", ["b.mkv", "b.mp4"])
+def test_a_trimmed_end_is_not_shown_again(tmp_path, bframes, milliseconds, output):
+    """Also where the last shown pictures need a hidden one to decode."""
+    times = files.steady(30, 25)
+    path = files.write_numbered(tmp_path / "a.mp4", times, tick=Fraction(1, 12800), options={"bf": bframes})
+    data = bytearray(path.read_bytes())
+    length = data.index(b"elst") + 12
+    data[length : length + 4] = milliseconds.to_bytes(4, "big")
+    path.write_bytes(bytes(data))
+    media.mux(path, WAVE, RATE_HZ, tmp_path / output)
+    assert media.probe(tmp_path / output).seconds == pytest.approx(milliseconds / 1000, abs=1e-3)
+    with av.open(str(tmp_path / output)) as container:
+        shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert files.read_numbers(np.stack(shown)) == list(range(milliseconds // 40))
+
+
 def test_depth_and_colour_survive_encoding_anew(tmp_path):
     path = files.write_numbered(
         tmp_path / "a.mp4", files.steady(20, 25, Fraction(-4, 25)), codec="libx265", pix_fmt="yuv420p10le",
