@@ -1,4 +1,5 @@
 """A run that is killed at any moment goes on, and loses nothing but the steps since the last save."""
+import contextlib
 import json
 import os
 import signal
@@ -122,6 +123,11 @@ def end(process: subprocess.Popen) -> None:
     assert process.returncode == 0, error
 
 
+def logged_bytes(workdir: Path) -> int:
+    path = workdir / "metrics.jsonl"
+    return path.stat().st_size if path.exists() else 0
+
+
 def last_state(workdir: Path) -> TrainState:
     config = load_config(CONFIG)
     config.data.synthetic = True
@@ -135,19 +141,23 @@ def last_state(workdir: Path) -> TrainState:
 @pytest.mark.timeout(3600)
 def test_killed_at_any_moment_a_real_run_ends_as_if_it_had_not_been(tmp_path):
     """Twenty times kill -9, while it imports, compiles, restores, trains, saves and exports."""
-    killed, whole, rng, reached = tmp_path / "killed", tmp_path / "whole", np.random.default_rng(12), []
+    killed, whole, rng, reached = tmp_path / "killed", tmp_path / "whole", np.random.default_rng(12), [0]
+    end(real_run(whole))
     for _ in range(KILLS):
+        begin = rng.random() < 0.3  # else once it trains
         with real_run(killed) as process:
-            try:
-                process.wait(timeout=rng.uniform(0, 30))
-            except subprocess.TimeoutExpired:
-                process.kill()
+            if not begin:
+                size = logged_bytes(killed)
+                while logged_bytes(killed) == size and process.poll() is None:
+                    time.sleep(0.05)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=rng.uniform(0, 15))
+            process.kill()
             process.communicate()
         assert process.returncode in (0, -signal.SIGKILL)
         reached.append(newest(killed))
     assert reached == sorted(reached) and len(set(reached)) >= 5  # else the moments were not what this is about
-    for folder in (killed, whole):
-        end(real_run(folder))
+    end(real_run(killed))
     states = [jax.tree.map(np.asarray, last_state(folder)) for folder in (killed, whole)]
     jax.tree.map(np.testing.assert_array_equal, *states)
     assert curve(killed) == curve(whole)
