@@ -169,5 +169,5 @@ if DOWNLOAD:
 # %% [markdown]
 # ## Further
 #
-# The same from a terminal: `kfjax generate clip.mp4 --prompt "rain on a roof" --plot`; `kfjax generate --help` lists
+# The same from a terminal: `kfjax generate clip.mp4 --prompt "heavy rain" --plot`; `kfjax generate --help` lists
 # the rest. [`tour.ipynb`](tour.ipynb) goes through the code in ten minutes.

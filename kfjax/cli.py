@@ -20,7 +20,7 @@ GENERATE = """\
 Make sound for a video, a prompt, a folder of videos or a table of both.
 
   kfjax generate clip.mp4 --prompt "a ball bounces on wood"    clip.sound.mp4: the picture as it is, with new sound
-  kfjax generate --prompt "rain on a roof" --duration 5        sound.wav
+  kfjax generate --prompt "heavy rain" --duration 5            sound.wav
   kfjax generate clips/ --output sounds/                       every video of a folder; run again to resume
   kfjax generate clips.csv --output sounds/                    columns video, prompt, negative_prompt, duration, seed
 """
