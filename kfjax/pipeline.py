@@ -4,9 +4,8 @@
     sound = model.generate("clip.mp4", prompt="a ball bounces on wood", seed=1)
     sound.save("clip_with_sound.mp4")
 
-Three programs do the work: `_encode`, `_sample`, `_decode`. Durations are rounded up to buckets and the waveform is
-cut,
-so each compiles once per bucket (`_sample` also per set of guidance branches); steps, guidance, seed and prompts are
+Three programs do the work (`kfjax.stages`). Durations are rounded up to buckets and the waveform is cut, so each
+compiles once per bucket, that of sampling also per set of guidance branches; steps, guidance, seed and prompts are
 traced and change nothing. What was traced and compiled is kept for the next process, which then imports no network.
 """
 from __future__ import annotations
@@ -26,17 +25,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from kfjax import features, limits, media, rates, sharding, system
+from kfjax import features, limits, media, rates, sharding, stages, system
 from kfjax.command import local_path
 from kfjax.flow import sampler
 from kfjax.limits import MAX_PROMPT_CHARACTERS as MAX_PROMPT_CHARACTERS
 from kfjax.limits import MAX_SAMPLES as MAX_SAMPLES
 from kfjax.media.duration import excerpt_seconds, sound_seconds
 from kfjax.media.write import AUDIO_FORMATS, sample_paths
-from kfjax.mmdit.config import MMDiTConfig
-from kfjax.module import Params, bind
-from kfjax.programs import Program
-from kfjax.structs import Excerpt, Features, Video
+from kfjax.module import Params
+from kfjax.structs import Features, Video
 from kfjax.system import System, SystemConfig
 
 BUILT_IN = Path(__file__).parent / "assets" / "model"
@@ -186,16 +183,20 @@ class Model:
         say = progress or (lambda what, share: None)
         say("reading", 0.0)
         lengths = rates.lengths(bucket_seconds(seconds), self.cfg.rates)
+        weights = scales.weights(has_video=video is not None)
+        stages.begin(
+            self.cfg, self.dtype, self.tokenizer, lengths,
+            has_video=video is not None, branches=tuple(weights), method=method,
+        )  # fmt: skip
         frames = None if video is None else _read(video, self.cfg, lengths)
         say("encoding", 0.02)
         avoided = negative_prompt if scales.negative else None
         encoded, negative = self._encoded(frames, prompt, avoided, lengths, seconds)
-        weights = scales.weights(has_video=video is not None)
         mmdit = self._parts("mmdit")["mmdit"]
         latents = []
         for k in range(samples):
             sample = partial(
-                _sample, mmdit, encoded, negative, np.array([*weights.values()], np.float32),
+                stages.sample, mmdit, encoded, negative, np.array([*weights.values()], np.float32),
                 np.int32(steps), np.uint32(seed), np.uint32(k),
                 cfg=self.cfg.mmdit, branches=tuple(weights), method=method,
             )  # fmt: skip
@@ -205,7 +206,7 @@ class Model:
         codec, waves = self._parts(*self.cfg.codec.names), []
         for k, latent in enumerate(latents):
             say("decoding", 0.8 + 0.2 * k / samples)
-            wave = np.asarray(_decode(codec, latent, encoded, cfg=self.cfg))[0]
+            wave = np.asarray(stages.decode(codec, latent, encoded, cfg=self.cfg))[0]
             waves.append(_finished(wave[: rates.exact_samples(seconds, self.cfg.rates)], original))
         say("done", 1.0)
         path = None if isinstance(video, Video) else video
@@ -237,27 +238,10 @@ class Model:
           ValueError: as `generate`.
         """
         lengths = rates.lengths(bucket_seconds(_seconds(video, duration)), self.cfg.rates)
-        codec = self.cfg.codec.names
-        params = {
-            name: part if name in codec else jax.tree.map(partial(_shape, dtype=self.dtype), part)
-            for name, part in system.stored_shapes(self.cfg).items()
+        parts = stages.begin(self.cfg, self.dtype, self.tokenizer, lengths)
+        rows = {
+            name: (_bytes(part.weights), part.begun.compiled.result().memory_analysis()) for name, part in parts.items()
         }
-        blank = lambda count, size: np.broadcast_to(np.uint8(0), (count, size, size, 3))
-        frames = Video(blank(lengths.clip, self.cfg.clip.size), blank(lengths.sync_frames, self.cfg.sync.size), 0.0)
-        excerpt = features.make_excerpt(self.cfg, self.tokenizer, lengths, 1.0, frames, ["a sound"])
-        encoders, codec = ({name: params[name] for name in some} for some in (("clip", "sync", "text"), codec))
-        encode = _encode.lower(encoders, excerpt, cfg=self.cfg)
-        number = jax.ShapeDtypeStruct((), np.int32)
-        seed = jax.ShapeDtypeStruct((), np.uint32)
-        latents = jax.ShapeDtypeStruct((1, lengths.latents, self.cfg.mmdit.latent_dim), np.float32)
-        scales = jax.ShapeDtypeStruct((2,), np.float32)
-        sample = _sample.lower(
-            params["mmdit"], encode.out_info, None, scales, number, seed, seed, latents, number, number,
-            cfg=self.cfg.mmdit, branches=("full", "empty"), method="euler",
-        )  # fmt: skip
-        decode = _decode.lower(codec, latents, encode.out_info, cfg=self.cfg)
-        stages = {"encode": (encoders, encode), "sample": (params["mmdit"], sample), "decode": (codec, decode)}
-        rows = {name: (_bytes(held), lowered.compile().memory_analysis()) for name, (held, lowered) in stages.items()}
         held = sum(weights for weights, _ in rows.values()) if self._resident else 0
         process = _process_bytes() if jax.default_backend() == "cpu" else 0
         title = f"MB, {self.dtype}, {lengths.latents} latents"
@@ -284,7 +268,7 @@ class Model:
         self, video: Video | None, prompt: str, negative: str | None, lengths: rates.Lengths, seconds: float
     ) -> tuple[Features, Features | None]:
         """What the generator reads, [1, ...]: of the clip, and of the negative prompt where there is one."""
-        encoders = self._parts("clip", "sync", "text")
+        encoders = self._parts(*stages.ENCODERS)
         made = self._features(encoders, video, prompt, lengths, seconds)
         if negative is None:
             return made, None
@@ -296,7 +280,7 @@ class Model:
         # Without a video the encoders see the fewest frames they take: one compiled program for all durations.
         shape = lengths if video is not None else rates.lengths(rates.MIN_SECONDS, self.cfg.rates)
         excerpt = features.make_excerpt(self.cfg, self.tokenizer, shape, seconds, video, [prompt])
-        encoded = _encode(encoders, excerpt, cfg=self.cfg)
+        encoded = stages.encode(encoders, excerpt, cfg=self.cfg)
         if video is not None:
             return encoded
         # The masks make these features irrelevant; only their lengths count.
@@ -376,11 +360,6 @@ def bucket_seconds(seconds: float) -> float:
     return max(1.0, math.ceil(seconds / step - 1e-6) * step)
 
 
-@Program
-def _encode(params: Params, excerpt: Excerpt, *, cfg: SystemConfig) -> Features:
-    return features.encode(params, cfg, excerpt)
-
-
 def _told(progress: Progress, version: int, samples: int, steps: int) -> Callable[[int], None]:
     """Tells `progress` how many steps are done."""
     which = f" {version + 1} of {samples}" if samples > 1 else ""
@@ -404,45 +383,6 @@ def _in_parts(
     return x
 
 
-@Program
-def _sample(
-    params: Params,
-    encoded: Features,
-    negative: Features | None,
-    weights: Float[Array, " g"],
-    steps: Array,
-    seed: Array,
-    version: Array,
-    x: Float[Array, "1 n d"],
-    first: Array,
-    last: Array,
-    *,
-    cfg: MMDiTConfig,
-    branches: tuple[sampler.Branch, ...],
-    method: sampler.Method,
-) -> Float[Array, "1 n d"]:
-    """Steps `first` to `last` of `steps`, from `x`; step 0 starts from the version's noise, whatever `x` is."""
-    from kfjax.mmdit.mmdit import MMDiT
-
-    network = bind(MMDiT, cfg, params)
-    conditions = network.prepare(sampler.branch_features(encoded, branches, negative), x.shape[1])
-    key = jax.random.fold_in(jax.random.key(seed), version)
-    x = jnp.where(first == 0, jax.random.normal(key, x.shape, jnp.float32), x)
-    dtype = conditions.pooled.dtype
-    velocity = sampler.guided(lambda x, t: network(x.astype(dtype), t, conditions), weights)
-    return sampler.integrate(velocity, x, steps, method, first, last)
-
-
-@Program
-def _decode(
-    params: Params, latents: Float[Array, "1 n d"], encoded: Features, *, cfg: SystemConfig
-) -> Float[Array, "1 t 2"]:
-    from kfjax.codec import audio_codec
-
-    seen = None if cfg.codec.stereo is None else features.seen_by_stereo(cfg, encoded, latents.shape[1])
-    return audio_codec.decode(params, cfg.codec, latents, seen, encoded.has_video)
-
-
 def _process_bytes() -> int:
     """The most memory that this process has had; 0 where the system does not say."""
     try:
@@ -458,11 +398,6 @@ def _bytes(params: Params) -> int:
 
 def _cast(x: Array, dtype: jnp.dtype) -> Array:
     return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
-
-def _shape(x: jax.ShapeDtypeStruct, dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
-    """Of what `_cast` returns."""
-    return jax.ShapeDtypeStruct(x.shape, dtype if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype)
 
 
 def _seconds(video: str | Path | Video | None, duration: float | None) -> float:

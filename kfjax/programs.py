@@ -15,11 +15,12 @@ import hashlib
 import inspect
 import os
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax import export
@@ -31,9 +32,22 @@ export.register_namedtuple_serialization(Features, serialized_name="kfjax.struct
 #: What of jax's configuration changes what is traced.
 _SETTINGS = (
     "jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable",
-    "jax_numpy_dtype_promotion",
+    "jax_numpy_dtype_promotion", "jax_default_device",
 )  # fmt: skip
+_COMPILERS = ThreadPoolExecutor(3, "compiler")
 _DIGEST = hashlib.sha256().digest_size
+
+
+class Begun(NamedTuple):
+    """A program that is being compiled.
+
+    Attributes:
+      outputs: shapes of what it returns.
+      compiled: the program, as a function of the leaves of its arguments.
+    """
+
+    outputs: Any
+    compiled: Future[jax.stages.Compiled]
 
 
 class Program:
@@ -44,27 +58,24 @@ class Program:
         constants = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
         self.name = function.__name__.strip("_")
         self.jitted = jax.jit(function, static_argnames=constants)
-        self._ready: dict[Any, Callable] = {}
+        self._begun: dict[Any, Begun] = {}
 
     def __call__(self, *args: Any, **constants: Any) -> Any:
-        return self._kept(args, constants)(*jax.tree.leaves(args))
+        return self.begin(*args, **constants).compiled.result()(*jax.tree.leaves(args))
 
-    def lower(self, *args: Any, **constants: Any) -> jax.stages.Lowered:
-        """What is called for `args`, arrays or `jax.ShapeDtypeStruct`s, ready to be compiled."""
-        return self._kept(args, constants).lower(*jax.tree.leaves(args))
-
-    def _kept(self, args: tuple, constants: dict[str, Any]) -> Callable:
-        """The program as a jitted function of the leaves of `args`."""
+    def begin(self, *args: Any, **constants: Any) -> Begun:
+        """Start to compile what is called for `args`, arrays or `jax.ShapeDtypeStruct`s, in another thread."""
         leaves, tree = jax.tree.flatten(args)
         shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
         device = jax.devices()[0]
         settings = *(getattr(jax.config, name) for name in _SETTINGS), device.platform, device.device_kind
         known = tree, shapes, *sorted(constants.items()), settings
-        if known not in self._ready:
+        if known not in self._begun:
             flat = jax.jit(lambda *leaves: self.jitted(*jax.tree.unflatten(tree, leaves), **constants))
             traced = kept(self.name, repr(known), lambda: bytes(export.export(flat)(*shapes).serialize()))
-            self._ready[known] = jax.jit(export.deserialize(bytearray(traced)).call)
-        return self._ready[known]
+            lowered = jax.jit(export.deserialize(bytearray(traced)).call).lower(*shapes)
+            self._begun[known] = Begun(lowered.out_info, _COMPILERS.submit(lowered.compile))
+        return self._begun[known]
 
 
 def kept(name: str, facts: str, make: Callable[[], bytes]) -> bytes:

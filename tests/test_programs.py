@@ -80,10 +80,12 @@ def test_a_kept_program_is_not_traced(folder):
     assert len(traced) == 4
 
 
-def test_lower_describes_what_is_called(folder):
-    lowered = Program(noisy).lower(*ARGUMENTS, cfg=Frozen())
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), lowered.out_info) == (((3, 4), np.float32),) * 2
-    same(lowered.compile()(*jax.tree.leaves(ARGUMENTS)), Program(noisy)(*ARGUMENTS, cfg=Frozen()))
+def test_a_program_is_begun_before_its_inputs_are_there(folder):
+    program = Program(noisy)
+    begun = program.begin(*jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), ARGUMENTS), cfg=Frozen())
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), begun.outputs) == (((3, 4), np.float32),) * 2
+    same(program(*ARGUMENTS, cfg=Frozen()), begun.compiled.result()(*jax.tree.leaves(ARGUMENTS)))
+    assert program.begin(*ARGUMENTS, cfg=Frozen()) is begun
 
 
 @pytest.mark.parametrize("change", [

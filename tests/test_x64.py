@@ -10,7 +10,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 from tiny_system import CONFIG, tiny_system, write_model
 
-from kfjax import features, module, pipeline
+from kfjax import features, module, stages
 from kfjax.codec import audio_codec
 from kfjax.codec.bigvgan import BigVGAN, BigVGANConfig
 from kfjax.codec.discriminators import DiscriminatorConfig
@@ -80,8 +80,8 @@ def test_encoding():
 @pytest.mark.parametrize("method", ["euler", "heun"])
 def test_sampling(method):
     def program(params, encoded, *rest):
-        branches = pipeline._branches(encoded, ("full", "empty"), None)
-        return pipeline._sample(params, CONFIG.mmdit, branches, *rest, method=method)
+        cfg, branches = CONFIG.mmdit, ("full", "empty")
+        return stages.sample.jitted(params, encoded, None, *rest, cfg=cfg, branches=branches, method=method)
 
     whole, seed = array(dtype=np.int32), array(dtype=np.uint32)
     latents = array(1, SIZE.latents, CONFIG.mmdit.latent_dim)
@@ -90,7 +90,7 @@ def test_sampling(method):
 
 def test_codec():
     latents = array(2, SIZE.latents, CONFIG.codec.vae.latent_dim)
-    traced(lambda params, *inputs: pipeline._decode(params, CONFIG, *inputs), CODEC, latents, encoded())
+    traced(lambda *inputs: stages.decode.jitted(*inputs, cfg=CONFIG), CODEC, latents, encoded())
     traced(lambda params, wave: audio_codec.encode(params, CONFIG.codec, wave), CODEC, array(2, SIZE.samples))
 
 

@@ -61,7 +61,8 @@ def stages(cfg, params, seconds: float):
     import jax.numpy as jnp
     import numpy as np
 
-    from kfjax import pipeline, rates
+    import kfjax.stages
+    from kfjax import rates
     from kfjax.encoders.clip import CLIPText, CLIPVision
     from kfjax.encoders.synchformer import Synchformer
     from kfjax.module import bind
@@ -80,7 +81,7 @@ def stages(cfg, params, seconds: float):
     features = Features(clip, sync, text, jnp.ones((1, cfg.text_tokens), bool), zero, zero + seconds, here, here)
     weights = np.array([GUIDANCE, 1 - GUIDANCE], np.float32)
     blank = np.zeros((1, lengths.latents, cfg.mmdit.latent_dim), np.float32)
-    sample = lambda: pipeline._sample(
+    sample = lambda: kfjax.stages.sample(
         params["mmdit"], features, None, weights, np.int32(STEPS), np.uint32(0), np.uint32(0), blank, np.int32(0),
         np.int32(STEPS), cfg=cfg.mmdit, branches=("full", "empty"), method="euler",
     )  # fmt: skip
