@@ -86,10 +86,10 @@ class Server:
 
 
 @contextmanager
-def serving(temporary: Path, *arguments: str) -> Iterator[Server]:
+def serving(temporary: Path, *arguments: str, **variables: str) -> Iterator[Server]:
     temporary.mkdir()
     log = temporary.with_suffix(".log")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)} | variables
     command = [sys.executable, "-c", SERVER, "--port", "0", *arguments]
     with (
         log.open("a") as errors,
@@ -460,7 +460,7 @@ def test_nothing_else_can_be_reached(server):
 
 def test_the_built_in_model(ann, tmp_path):
     """An example of the page, on the model that the command starts with; Ctrl-C ends it and leaves nothing."""
-    with serving(tmp_path / "served") as server:
+    with serving(tmp_path / "served", XLA_FLAGS="") as server:  # optimised: it computes more than it compiles
         ann.visit(server)
         assert "small world" in ann.texts("#head")[0]
         ann.wait(lambda: ann.find("#examples .gallery-item"), "the examples")[0].click()

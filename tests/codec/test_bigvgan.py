@@ -137,13 +137,21 @@ def references():
     return [path for path in [FIXTURES / "mmaudio" / "bigvgan_v2_44k.npz"] if path.is_file()]
 
 
+@pytest.mark.slow  # at full size; small ones are compared whole above, its first layers below
 @pytest.mark.parametrize("path", references(), ids=lambda path: path.stem)
 def test_public_vocoder(path):
-    """The waveform and the first layers, whose order of axes is PyTorch's in the file."""
+    reference, cfg = np.load(path), CONFIGS["44k"]
+    log_mel = reference["in/mel"].transpose(0, 2, 1)
+    params = jax.device_put(from_torch(public_weights(path), cfg))
+    assert distance(vocode(cfg, params, log_mel), reference["out/wav"][:, 0]) < 1e-4
+
+
+@pytest.mark.parametrize("path", references(), ids=lambda path: path.stem)
+def test_first_layers_of_the_public_vocoder(path):
+    """Their order of axes is PyTorch's in the file."""
     reference, cfg = np.load(path), CONFIGS["44k"]
     params = jax.device_put(from_torch(public_weights(path), cfg))
     log_mel = reference["in/mel"].transpose(0, 2, 1)
-    assert distance(vocode(cfg, params, log_mel), reference["out/wav"][:, 0]) < 1e-4
 
     @jax.jit
     def first_layers(params, log_mel):

@@ -199,6 +199,7 @@ def test_conditional_velocity_below_scale_one(case):
     assert distance(flow, case.reference["dur_1s/ode_cfg0.5"]) < case.tolerance
 
 
+@pytest.mark.slow  # 25 guided steps at full size; those of a small one are in test_mmdit_torch.py
 @pytest.mark.parametrize("name, duration", [("dur_1s/euler25_x1", "dur_1s"), ("out/euler25_8s", "")])
 def test_euler_with_guidance(case, name, duration):
     if name not in case.reference:
@@ -219,6 +220,7 @@ def test_paths_and_loss(case):
     np.testing.assert_allclose(matching.loss(ref["out/flow"], target), ref["fm/min_sigma_0/loss"], rtol=1e-6)
 
 
+@pytest.mark.slow  # a gradient at full size; that of a small one is in test_mmdit_torch.py
 def test_training_loss_and_gradients(case):
     """One sample without text, one without video; gradients of all tensors, some in full, the others by norm."""
     ref, cfg = case.reference, case.cfg
