@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,11 +69,13 @@ def main(argv: Sequence[str] | None = None) -> dict:
     judge = clock("judge", lambda: learn_judge(base, sizes, args.workdir / "judge.npz"))
     results = {"scenes": sizes._asdict()}
     results["true sound"] = clock.kept("true sound", lambda: ceilings(base, corpora, judge))
-    measured = lambda model: measure(model, corpora, judge) | {"texts": texts(model, corpora, judge, sizes.texts)}
-    results["before"] = clock.kept("before", lambda: measured(base))
+    measured = lambda name, model: {
+        part: clock.kept(f"{name}, {part}", make) for part, make in measures(model, corpora, judge, sizes.texts).items()
+    }
+    results["before"] = measured("before", base)
     for name, corpus in RUNS.items():
         tuned = clock(f"train, {name}", lambda corpus=corpus: train(args, corpus))
-        results[name] = clock.kept(f"measure, {name}", lambda tuned=tuned: measured(system.load(tuned)))
+        results[name] = measured(name, system.load(tuned))
     results["kfjax generate"] = plain(clock("generate", lambda: generate(tuned, args.workdir, judge)))
     results["cpu_seconds"] = clock.seconds
     write(args.output, results)
@@ -154,40 +157,39 @@ def learn_judge(base, sizes: Sizes, file: Path):
     return judge
 
 
-def measure(model, corpora: dict, judge) -> dict:
-    """What is heard in the sounds that a model makes for held-out frogs and for held-out old scenes."""
-    from kfjax.evals.scene_sounds import SceneSounds
+def measures(model, corpora: dict, judge, count: int) -> dict[str, Callable[[], dict]]:
+    """Part of the results -> what makes it: what is heard in the sounds of a model for held-out frogs and old scenes.
 
-    sounds, rate = SceneSounds(model), model.cfg.rates.sample_rate_hz
-    result = {}
-    for kind in ("video and caption", "video", "caption"):
-        bucket, scenes = frogs_of(corpora["heldout"])
-        prompts = [scene.caption if "caption" in kind else "" for scene in scenes]
-        films = (bucket, range(len(scenes))) if "video" in kind else None
-        result[kind] = frogs_heard(sounds.generate(prompts, SECONDS, films=films), scenes, judge, rate)
-    rows, scenes = old_scenes(corpora["old"])
-    films = corpora["old"].buckets[SECONDS], rows
-    made = sounds.generate([scene.caption for scene in scenes], SECONDS, films=films)
-    return result | {"old scenes": old_heard(made, scenes, judge, rate)}
-
-
-def texts(model, corpora: dict, judge, count: int) -> dict:
-    """What is heard where there is no film: share of frogs by sentence, and whether two are the same bytes.
-
-    `count` sounds of a sentence, from the same noises; of old scenes the caption of each.
+    Args:
+      count: sounds of a sentence without a film, all from the same noises.
     """
     from kfjax.evals.scene_sounds import SceneSounds
 
     sounds, rate = SceneSounds(model), model.cfg.rates.sample_rate_hz
-    made = {text: list(sounds.generate([text] * count, SECONDS)) for text in (FROG_TEXT, TIGER_TEXT)}
-    strange = [STRANGE_TEXTS[i % len(STRANGE_TEXTS)] for i in range(count)]
-    made["other strange words"] = list(sounds.generate(strange, SECONDS))
-    frogs = {name: [judge.predict(wave, rate) == FROG for wave in waves] for name, waves in made.items()}
-    scenes = old_scenes(corpora["old"])[1]
+    bucket, scenes = frogs_of(corpora["heldout"])
+    rows, known = old_scenes(corpora["old"])
+    captions = lambda kind: [scene.caption if "caption" in kind else "" for scene in scenes]
+    films = lambda kind: (bucket, range(len(scenes))) if "video" in kind else None
+    frogs = lambda kind: frogs_heard(sounds.generate(captions(kind), SECONDS, films=films(kind)), scenes, judge, rate)
+    old = lambda films: old_heard(sounds.generate([s.caption for s in known], SECONDS, films=films), known, judge, rate)
     return {
-        "a frog is heard": {name: float(np.mean(heard)) for name, heard in frogs.items()},
+        **{kind: partial(frogs, kind) for kind in ("video and caption", "video", "caption")},
+        "old scenes": partial(old, (corpora["old"].buckets[SECONDS], rows)),
+        "old captions": partial(old, None),
+        "sentences": lambda: sentences(sounds, judge, rate, count),
+    }
+
+
+def sentences(sounds, judge, rate: int, count: int) -> dict:
+    """Share of frogs heard in `count` sounds of a sentence, by sentence; whether two sentences are the same bytes."""
+    strange = [STRANGE_TEXTS[i % len(STRANGE_TEXTS)] for i in range(count)]
+    prompts = {FROG_TEXT: [FROG_TEXT] * count, TIGER_TEXT: [TIGER_TEXT] * count, "other strange words": strange}
+    made = {name: list(sounds.generate(own, SECONDS)) for name, own in prompts.items()}
+    return {
+        "a frog is heard": {
+            name: float(np.mean([judge.predict(wave, rate) == FROG for wave in waves])) for name, waves in made.items()
+        },
         "same bytes": all(np.array_equal(*pair) for pair in zip(made[FROG_TEXT], made[TIGER_TEXT], strict=True)),
-        "old captions": old_heard(sounds.generate([scene.caption for scene in scenes], SECONDS), scenes, judge, rate),
         "sounds": count,
     }  # fmt: skip
 
@@ -303,12 +305,12 @@ def table(results: dict) -> str:
         for name in names:
             row(f"{kind}: {words[name]}", lambda r, kind=kind, name=name: r[kind][name])
     for text in (FROG_TEXT, TIGER_TEXT, "other strange words"):
-        row(f"{text}, without a film: a frog is heard", lambda r, text=text: r["texts"]["a frog is heard"][text])
+        row(f"{text}, without a film: a frog is heard", lambda r, text=text: r["sentences"]["a frog is heard"][text])
     old = {"accuracy": "right source", "frogs": "a frog is heard", "f1": "onsets within ±50 ms, mean F1"}
     for name, said in old.items():
         row(f"old scenes: {said}", lambda r, name=name: r["old scenes"][name])
     for name in ("accuracy", "frogs"):
-        row(f"old captions, without a film: {old[name]}", lambda r, name=name: r["texts"]["old captions"][name])
+        row(f"old captions, without a film: {old[name]}", lambda r, name=name: r["old captions"][name])
     kinds = ("as it is", "through the codec", "old scenes")
     lines += ["", f"| true sound | frogs {kinds[0]} | frogs {kinds[1]} | {kinds[2]} |", "|---|---|---|---|"]
     lines += [f"| {name} | {' | '.join(f'{true[kind][name]:.3f}' for kind in kinds)} |" for name in ("accuracy", "f1")]

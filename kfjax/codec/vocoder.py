@@ -36,7 +36,7 @@ class Block(nnx.Module):
         self.mix = nnx.Conv(cfg.width, cfg.width, (7,), feature_group_count=cfg.width, padding="SAME", rngs=rngs)
         self.up = layers.linear(cfg.width, cfg.hidden, rngs)
         self.down = layers.linear(cfg.hidden, cfg.width, rngs)
-        self.scale = nnx.Param(jnp.full((cfg.width,), 1.0 / cfg.depth))
+        self.scale = nnx.Param(jnp.full((cfg.width,), 1.0 / cfg.depth, jnp.float32))
 
     def __call__(self, x: Float[Array, "b f h"]) -> Float[Array, "b f h"]:
         y = self.up(layers.layer_norm(_depthwise(x, self.mix)))
