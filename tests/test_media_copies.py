@@ -240,7 +240,7 @@ def test_the_other_sound_tracks_are_kept_with_the_original(tmp_path, output):
     assert everything_else(tmp_path / output)[1] == ["und", "fra"]
     assert np.abs(media.read_audio(tmp_path / output, RATE_HZ)).max() < 1e-3
     for keeps, tracks in ((True, ["und", "fra"]), (False, ["und"])):
-        pipeline.Result(wave[None], RATE_HZ, 2.0, path, keeps).save(tmp_path / output)
+        pipeline.Result(wave[None], RATE_HZ, 2.0, path, keeps_original=keeps).save(tmp_path / output)
         assert everything_else(tmp_path / output)[1] == tracks
 
 
