@@ -1,8 +1,11 @@
 """How long `kfjax generate` takes on a 5-s clip of 1080p: whole processes, with an empty and with a full program cache.
 
     python experiments/0002-generate-speed/bench.py [CLIP] [--model FOLDER] [--output results.json]
+    python experiments/0002-generate-speed/bench.py --against CHECKOUT [--pairs 5]
 
-Also: peak memory, `kfjax --help`, and how many programs are compiled when settings change.
+Also: peak memory, `kfjax --help`, and how many programs are compiled when settings change. The second form times
+`kfjax generate --example` here, in another checkout, and a bare `import jax` with one jitted call, in turn, and gives
+ratios: they hold where a machine's speed drifts.
 """
 import argparse
 import json
@@ -39,12 +42,14 @@ def make_clip(path: Path, seconds: float = 5.0, fps: int = 25) -> None:
     media.write_video(path, frames(), fps)
 
 
-def measure(command: list[str], **environment: str) -> dict[str, float]:
+def measure(command: list[str], root: Path = ROOT, program: tuple = ("-m", "kfjax"), **environment) -> dict[str, float]:
     """Wall and processor seconds and peak memory of one process and its threads."""
+    environment = os.environ | environment | {"PYTHONPATH": str(root)}
     start = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "kfjax", *command], cwd=ROOT, env=os.environ | environment, stdout=subprocess.DEVNULL
-    )
+        [sys.executable, *program, *command], cwd=root, env=environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -54,6 +59,28 @@ def measure(command: list[str], **environment: str) -> dict[str, float]:
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
         "peak_gb": round(usage.ru_maxrss * 1024 / 1e9, 2),
     }
+
+
+BARE = ("-c", "import jax; jax.jit(lambda x: x + 1)(1.0)")
+
+
+def compared(other: Path, pairs: int) -> dict[str, dict[str, float]]:
+    """Medians of the ratios of seconds, pair by pair: first runs (an empty cache) and second ones."""
+    ratios = {name: {"seconds": [], "cpu_seconds": []} for name in ("first", "second", "second_to_bare_jax")}
+    with tempfile.TemporaryDirectory() as folder:
+        for k in range(pairs):
+            runs = {}
+            for name, root in (("here", ROOT), ("other", other)):
+                command = ["generate", "--example", "--output", f"{folder}/{name}.mp4"]
+                runs[name] = [measure(command, root, KFJAX_CACHE=f"{folder}/{name}-{k}") for _ in range(2)]
+            bare = measure([], program=BARE)
+            for figure in ("seconds", "cpu_seconds"):
+                first, second = ([runs[name][n][figure] for name in ("here", "other")] for n in range(2))
+                ratios["first"][figure].append(first[0] / first[1])
+                ratios["second"][figure].append(second[0] / second[1])
+                ratios["second_to_bare_jax"][figure].append(second[0] / bare[figure])
+    median = lambda values: round(float(np.median(values)), 2)
+    return {name: {figure: median(values) for figure, values in both.items()} for name, both in ratios.items()}
 
 
 def recompiled(clip: Path, model: str) -> dict[str, int]:
@@ -84,7 +111,12 @@ def main() -> None:
     parser.add_argument("clip", nargs="?", type=Path)
     parser.add_argument("--model", default="built-in")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="compare with another checkout, in turn")
+    parser.add_argument("--pairs", type=int, default=5)
     args = parser.parse_args()
+    if args.against is not None:
+        print(json.dumps(compared(args.against.resolve(), args.pairs), indent=1))
+        return
     with tempfile.TemporaryDirectory() as folder:
         clip = args.clip or Path(folder, "clip.mp4")
         if args.clip is None:
