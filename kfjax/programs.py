@@ -77,6 +77,10 @@ class Program:
             self._begun[known] = Begun(lowered.out_info, _COMPILERS.submit(lowered.compile))
         return self._begun[known]
 
+    def forget(self) -> None:
+        """Drop what is compiled; the next call makes or reads it anew."""
+        self._begun.clear()
+
 
 def kept(name: str, facts: str, make: Callable[[], bytes]) -> bytes:
     """What `make` returns, or has returned in an earlier process with the same versions, sources and `facts`."""

@@ -2,6 +2,7 @@
 
 The environment is set before jax is first imported, and inherited by the commands that tests start.
 """
+import ctypes
 import gc
 import os
 import socket
@@ -23,7 +24,7 @@ os.environ["XLA_FLAGS"] = " ".join(flags).strip()
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # Programs compiled by an earlier run, or by the other worker, are read back.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir(), f"kfjax-tests-{os.getuid()}")))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -36,7 +37,18 @@ def programs_end_with_their_module():
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
-        gc.collect()
+    if "kfjax.stages" in sys.modules:
+        for stage in ("encode", "sample", "decode"):
+            getattr(sys.modules["kfjax.stages"], stage).forget()
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system; without, little does
+
+
+def pytest_collection_finish():
+    """What is imported by now stays to the end: the garbage collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
