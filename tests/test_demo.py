@@ -52,8 +52,8 @@ class Silence:
         silence = np.zeros((samples, round(seconds * RATE_HZ), 2), np.float32)
         return Result(silence, RATE_HZ, seconds, video, self.unread(prompt))
 
-    def unread(self, prompt):
-        return f"not read: {prompt}" if "tiger" in prompt else ""
+    def unread(self, prompt, name="prompt"):
+        return f"{name}, not read: {prompt}" if "tiger" in prompt else ""
 
 
 @pytest.fixture
@@ -231,10 +231,11 @@ def test_the_length_can_be_chosen(studio):
 
 
 def test_words_that_are_not_read_are_said(studio):
-    assert studio.unread("tiger", "a bell") == "not read: tiger" and studio.unread("a bell", "") == ""
-    assert studio.unread("tiger", "tigers") == "not read: tiger; not read: tigers"
+    assert studio.unread("tiger", "a bell") == "prompt, not read: tiger" and studio.unread("a bell", "") == ""
+    both = "prompt, not read: tiger; negative prompt, not read: tigers"
+    assert studio.unread("tiger", "tigers") == both
     [take] = studio.make("a", wish(prompt="a tiger"), quiet)
-    assert take.unread == "not read: a tiger"
+    assert take.unread == "prompt, not read: a tiger"
     [take] = studio.make("a", wish(), quiet)
     assert take.unread == ""
 
@@ -639,8 +640,8 @@ def test_a_refusal_is_told_in_the_studios_words(pages, page, monkeypatch, capsys
 def test_the_page_shows_takes_and_unread_words(page):
     takes, film, sound, unread, wav, picture = make(page, "shown", None, "<b>a tiger", *FORM[2:])
     assert not film["visible"] and sound["visible"] and sound["value"] == wav["value"] and picture["visible"]
-    assert unread["value"] == "not read: &lt;b&gt;a tiger" and takes["value"] == 1
-    assert function(page, "unread").fn("<b>tiger", "")["value"] == "not read: &lt;b&gt;tiger"
+    assert unread["value"] == "prompt, not read: &lt;b&gt;a tiger" and takes["value"] == 1
+    assert function(page, "unread").fn("<b>tiger", "")["value"] == "prompt, not read: &lt;b&gt;tiger"
     beside = function(page, "beside").fn
     assert beside(visitor("shown")) == page.skip
     make(page, "shown", *FORM)

@@ -187,7 +187,8 @@ class Studio:
 
     def unread(self, prompt: str, negative_prompt: str) -> str:
         """What the model does not read of the prompts, one line; empty: it reads all."""
-        return "; ".join(filter(None, map(self.model.unread, (prompt, negative_prompt))))
+        lines = self.model.unread(prompt), self.model.unread(negative_prompt, name="negative prompt")
+        return "; ".join(filter(None, lines))
 
     def is_busy(self, visitor: str) -> bool:
         """Whether something is being made, or waits to be made, for a visitor."""
