@@ -1,0 +1,47 @@
+"""A model that makes silence at once, and wishes for the demo's tests."""
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from kfjax import media
+from kfjax.demo.studio import Limits, Wish
+from kfjax.pipeline import Result
+
+RATE_HZ = 44100
+LIMITS = Limits(seconds=2.0, megabytes=0.1, megapixels=0.01, samples=3, steps=50, takes=4, clips=2)
+
+
+class Silence:
+    """Takes the place of a model: makes silence at once, and remembers how many asked for it at the same time."""
+
+    cfg = SimpleNamespace(defaults=SimpleNamespace(steps=2, guidance=3.0, negative=2.0))
+
+    def __init__(self):
+        self.asked, self.at_work, self.most_at_work = [], 0, 0
+
+    def generate(self, video, prompt, *, duration, samples, progress, **named):
+        self.asked.append(SimpleNamespace(video=video, prompt=prompt, duration=duration, samples=samples, **named))
+        self.at_work += 1
+        self.most_at_work = max(self.most_at_work, self.at_work)
+        try:
+            progress("sampling", 0.2)
+            progress("decoding", 0.8)
+        finally:
+            self.at_work -= 1
+        seconds = duration or media.probe(video).seconds
+        silence = np.zeros((samples, round(seconds * RATE_HZ), 2), np.float32)
+        return Result(silence, RATE_HZ, seconds, video, self.unread(prompt))
+
+    def unread(self, prompt, name="prompt"):
+        return f"{name}, not read: {prompt}" if "tiger" in prompt else ""
+
+
+def wish(clip: Path | None = None, **changes) -> Wish:
+    plain = Wish(clip, "a bell", "", 3.0, 3.0, 2.0, steps=2, seed=0, samples=1, seconds=None)
+    return replace(plain, **changes)
+
+
+def quiet(what: str, share: float) -> None:
+    del what, share
