@@ -9,7 +9,7 @@ import pytest
 import tiny_public as public
 
 import kfjax
-from kfjax import cli, jobs, media, system
+from kfjax import cli, disk, jobs, media, system
 from kfjax.convert import directory, families, files, hub
 
 
@@ -32,7 +32,7 @@ def model(folder, tmp_path):
 def test_a_folder_becomes_a_whole_model(model):
     names = {path.name for path in model.iterdir()}
     parts = {f"{part}.safetensors" for part in ("mmdit", "vae", "vocoder", "clip", "text", "sync", "judge")}
-    assert names == parts | {"config.json", "tokenizer.json", directory.SOURCES}
+    assert names == parts | {"config.json", "tokenizer.json", directory.SOURCES, disk.SUMS}
     loaded = system.load(model)
     assert loaded.cfg.name == public.NAME and set(loaded.params) == set(loaded.cfg.parts())
 

@@ -277,7 +277,7 @@ def test_published_rows_stand_above_ours():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere", "--benchmark", "scenes"], "expected a model"),
+        (["nowhere", "--benchmark", "scenes"], "or a model"),
         (["made", "--benchmark", "imagenet"], "expected one of vggsound"),
         (["made", "--benchmark", "folder"], "no --references"),
         (["made", "--benchmark", "folder", "--references", "true", "--metrics", "onsets,fd"], "got fd"),
