@@ -484,8 +484,8 @@ def test_a_training_checkpoint(tmp_path, torch):
     assert_same(read_state(tmp_path / "x.ckpt"), {k: v.numpy() for k, v in module.state_dict().items()})
     found = read_object(tmp_path / "x.ckpt")
     assert (found["epoch"], found["shape"]) == (3, (1, 2))
-    assert (kept := found["optimizer"])["param_groups"] == optimizer["param_groups"]
-    assert_same(kept["state"][0], {k: v.numpy() for k, v in moments.items()})
+    assert found["optimizer"]["param_groups"] == optimizer["param_groups"]
+    assert_same(found["optimizer"]["state"][0], {k: v.numpy() for k, v in moments.items()})
 
 
 def test_other_files_of_torch_are_refused(tmp_path, torch):
