@@ -12,7 +12,7 @@ import pytest
 from tiny_system import write_model
 
 import kfjax
-from kfjax import media, pipeline, stages
+from kfjax import media, pipeline
 from kfjax.cli import main
 
 ROOT = str(Path(__file__).parents[1])
@@ -133,7 +133,7 @@ def test_an_interruption_leaves_nothing(here, clips, model, capsys, monkeypatch)
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages, "decode", interrupted)
+    monkeypatch.setattr(pipeline, "_finished", interrupted)
     assert main(["generate", str(clips / "a.mp4"), "--model", model]) == 130
     assert names(here) == set()
     assert capsys.readouterr().err.strip().splitlines() == ["kfjax: interrupted"]
@@ -141,7 +141,7 @@ def test_an_interruption_leaves_nothing(here, clips, model, capsys, monkeypatch)
 
 def test_defects_keep_their_traceback(clips, model, monkeypatch):
     """Only what kfjax itself refuses becomes one line; a ValueError from a library is a defect of ours."""
-    monkeypatch.setattr(stages, "decode", lambda *_, **__: np.zeros(3).reshape(2, 2))
+    monkeypatch.setattr(pipeline, "_finished", lambda *_, **__: np.zeros(3).reshape(2, 2))
     with pytest.raises(ValueError, match="reshape"):
         main(["generate", str(clips / "a.mp4"), "--model", model])
     with pytest.raises(ValueError, match="reshape"):
