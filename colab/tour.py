@@ -127,7 +127,7 @@ display(Audio(true.T, rate=rate, normalize=False))
 # no lengths: it takes what comes.
 
 # %%
-size = rates.lengths(SECONDS)
+size = rates.lengths(SECONDS, rates.Rates())
 print(size)
 print(f"{rates.Rates().latent_hz:.2f} latents a second")
 
@@ -159,7 +159,7 @@ table(encoded._asdict())
 # matter:
 
 # %%
-prepare = jax.jit(lambda params, seen: bind(MMDiT, cfg.mmdit, params["mmdit"]).prepare(seen, size.latents))
+prepare = jax.jit(lambda params, seen: bind(MMDiT, cfg.mmdit, params["mmdit"]).prepare(seen, size.latents, cfg.rates))
 blind = encoded._replace(has_video=jnp.array([False]))
 other = blind._replace(clip=blind.clip + 100.0, sync=-blind.sync)
 same = jax.tree.map(jnp.array_equal, prepare(params, blind), prepare(params, other))
@@ -239,10 +239,9 @@ print("a fresh block returns its input:", all(map(bool, unmoved)))
 @jax.jit
 def sample(params, encoded, noise, steps, guidance):
     network = bind(MMDiT, cfg.mmdit, params["mmdit"])
-    ready = network.prepare(sampler.branch_features(encoded, ("full", "empty")), n)
+    ready = network.prepare(sampler.branch_features(encoded, ("full", "empty")), n, cfg.rates)
     weights = jnp.stack([guidance, 1 - guidance])
-    velocity = sampler.guided(lambda x, t: network(x, t, ready), weights)
-    latents = sampler.integrate(velocity, noise, steps)
+    latents = sampler.sample(network, ready, noise, weights, steps)
     seen = features.seen_by_stereo(cfg, encoded, n)
     return audio_codec.decode(params, cfg.codec, latents, seen, encoded.has_video)[0]
 

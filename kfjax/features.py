@@ -94,4 +94,4 @@ def seen_by_stereo(cfg: SystemConfig, encoded: Features, latents: int) -> Array:
     """
     from kfjax.mmdit.mmdit import align
 
-    return encoded.clip if cfg.stereo_sees == "clip" else align(encoded.sync, latents, "timed")
+    return encoded.clip if cfg.stereo_sees == "clip" else align(encoded.sync, latents, "timed", cfg.rates)

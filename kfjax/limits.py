@@ -23,6 +23,7 @@ def check(
     text_guidance: float | None = None,
     negative_guidance: float | None = None,
     method: str = "euler",
+    batch: int | None = None,
     keep_original: float | None = None,
 ) -> None:
     """The arguments of `Model.generate` that need neither a model nor a file; None: the model's own.
@@ -36,6 +37,8 @@ def check(
             raise ValueError(f"{name}: got {len(text)} characters, expected {most}; say what is heard in a sentence")
     _whole("seed", seed, 0, MAX_SEED)
     _whole("samples", samples, 1, MAX_SAMPLES)
+    if batch is not None:
+        _whole("batch", batch, 1, MAX_SAMPLES)
     if steps is not None:
         _whole("steps", steps, 1, MAX_STEPS)
     scales = {"guidance": guidance, "video guidance": video_guidance, "text guidance": text_guidance,

@@ -4,7 +4,7 @@
     sound = model.generate("clip.mp4", prompt="a ball bounces on wood", seed=1)
     sound.save("clip_with_sound.mp4")
 
-Three programs do the work (`kfjax.stages`). Durations are rounded up to buckets and the waveform is cut, so each
+Three programs do the work (`kfjax.generation`). Durations are rounded up to buckets and the waveform is cut, so each
 compiles once per bucket, that of sampling also per set of guidance branches; steps, guidance, seed and prompts are
 traced and change nothing. What was traced and compiled is kept for the next process, which then imports no network.
 """
@@ -14,7 +14,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from kfjax import features, limits, media, rates, sharding, stages, system
+from kfjax import features, generation, limits, media, memory, rates, sharding, system
 from kfjax.command import local_path
 from kfjax.flow import sampler
 from kfjax.limits import MAX_PROMPT_CHARACTERS as MAX_PROMPT_CHARACTERS
@@ -33,7 +33,7 @@ from kfjax.limits import MAX_SAMPLES as MAX_SAMPLES
 from kfjax.media.duration import excerpt_seconds, sound_seconds
 from kfjax.media.write import AUDIO_FORMATS, sample_paths
 from kfjax.module import Params
-from kfjax.structs import Features, Video
+from kfjax.structs import Features, Noise, Video
 from kfjax.system import System, SystemConfig
 
 BUILT_IN = Path(__file__).parent / "assets" / "model"
@@ -41,6 +41,7 @@ SMALL_WORLD = (
     "the built-in model knows only the small world it was trained on (drawn impacts, rolling, footsteps, rain, engines)"
 )
 TEXT_ONLY_SECONDS = 8.0
+MOST_AT_ONCE = 8  # versions of a clip's sound, unless told
 PART_SECONDS = 0.5  # of sampling, between two reports of progress
 MOST_WORDS, MOST_BEYOND = 20, 100  # of what a prompt loses, unknown words and characters named in one line
 
@@ -143,6 +144,7 @@ class Model:
         seed: int = 0,
         samples: int = 1,
         method: sampler.Method = "euler",
+        batch: int | None = None,
         keep_original: float | None = None,
         progress: Progress | None = None,
     ) -> Result:
@@ -160,6 +162,8 @@ class Model:
           seed: 0 to 2³²-1.
           samples: how many versions, 1 to 64; version k is the same however many are asked for.
           method: "euler", or "heun": twice the work a step, second order.
+          batch: how many versions are made at once. Default: as many as fit into an accelerator's memory, up to 8; on
+            a CPU, which gains nothing, one after the other.
           keep_original: mixes in the video's own sound times this: its main track; others follow it in a saved video.
           progress: called with (what happens now, share that is done).
 
@@ -170,7 +174,7 @@ class Model:
         limits.check(
             prompt=prompt, negative_prompt=negative_prompt, seed=seed, samples=samples, steps=steps, guidance=guidance,
             video_guidance=video_guidance, text_guidance=text_guidance, negative_guidance=negative_guidance,
-            method=method, keep_original=keep_original,
+            method=method, batch=batch, keep_original=keep_original,
         )  # fmt: skip
         if video is None and not prompt.strip():
             raise ValueError("got neither a video nor a prompt, expected at least one; give a file, a prompt or both")
@@ -184,30 +188,30 @@ class Model:
         say("reading", 0.0)
         lengths = rates.lengths(bucket_seconds(seconds), self.cfg.rates)
         weights = scales.weights(has_video=video is not None)
-        stages.begin(
-            self.cfg, self.dtype, self.tokenizer, lengths,
-            has_video=video is not None, branches=tuple(weights), method=method,
-        )  # fmt: skip
+        at_once = self._at_once(
+            samples, batch, lengths, has_video=video is not None, branches=tuple(weights), method=method
+        )
         frames = None if video is None else _read(video, self.cfg, lengths)
         say("encoding", 0.02)
         avoided = negative_prompt if scales.negative else None
         encoded, negative = self._encoded(frames, prompt, avoided, lengths, seconds)
         mmdit = self._parts("mmdit")["mmdit"]
         latents = []
-        for k in range(samples):
+        for rows, kept in generation.batches(samples, at_once):
             sample = partial(
-                stages.sample, mmdit, encoded, negative, np.array([*weights.values()], np.float32),
-                np.int32(steps), np.uint32(seed), np.uint32(k),
-                cfg=self.cfg.mmdit, branches=tuple(weights), method=method,
+                generation.sample, mmdit, encoded, negative, np.array([*weights.values()], np.float32), np.int32(steps),
+                Noise(np.full(at_once, seed, np.uint32), rows.astype(np.uint32)),
+                cfg=self.cfg, branches=tuple(weights), method=method,
             )  # fmt: skip
-            blank = np.zeros((1, lengths.latents, self.cfg.mmdit.latent_dim), np.float32)
-            latents.append(_in_parts(sample, blank, steps, progress and _told(progress, k, samples, steps)))
+            blank = np.zeros((at_once, lengths.latents, self.cfg.mmdit.latent_dim), np.float32)
+            told = progress and _told(progress, rows[:kept], samples, steps)
+            latents.append((_in_parts(sample, blank, steps, told), kept))
         del mmdit, sample
         codec, waves = self._parts(*self.cfg.codec.names), []
-        for k, latent in enumerate(latents):
-            say("decoding", 0.8 + 0.2 * k / samples)
-            wave = np.asarray(stages.decode(codec, latent, encoded, cfg=self.cfg))[0]
-            waves.append(_finished(wave[: rates.exact_samples(seconds, self.cfg.rates)], original))
+        for made, kept in latents:
+            say("decoding", 0.8 + 0.2 * len(waves) / samples)
+            for wave in np.asarray(generation.decode(codec, made, encoded, cfg=self.cfg))[:kept]:
+                waves.append(_finished(wave[: rates.exact_samples(seconds, self.cfg.rates)], original))
         say("done", 1.0)
         path = None if isinstance(video, Video) else video
         unread = "; ".join(filter(None, (self.unread(prompt), self.unread(negative_prompt, name="negative prompt"))))
@@ -238,22 +242,36 @@ class Model:
           ValueError: as `generate`.
         """
         lengths = rates.lengths(bucket_seconds(_seconds(video, duration)), self.cfg.rates)
-        parts = stages.begin(self.cfg, self.dtype, self.tokenizer, lengths)
-        rows = {
-            name: (_bytes(part.weights), part.begun.compiled.result().memory_analysis()) for name, part in parts.items()
-        }
-        held = sum(weights for weights, _ in rows.values()) if self._resident else 0
+        parts = generation.begin(self.cfg, self.dtype, self.tokenizer, lengths)
+        rows = dict(zip(parts, self._memory([*parts.values()]), strict=True))
         process = _process_bytes() if jax.default_backend() == "cpu" else 0
         title = f"MB, {self.dtype}, {lengths.latents} latents"
         lines = [f"{'stage':8}{'weights':>12}{'working':>12}{'at most':>12}  {title}"]
         if process:
             lines.append(f"{'process':8}{'':24}{process / 1e6:12.1f}  Python and programs, part of every stage")
-        for name, (weights, plan) in rows.items():
-            inputs = plan.argument_size_in_bytes - weights
-            working = inputs + plan.temp_size_in_bytes + plan.output_size_in_bytes
-            numbers = weights, working, process + max(held, weights) + working
+        for name, (weights, working, held) in rows.items():
+            numbers = weights, working, process + held
             lines.append(f"{name:8}" + "".join(f"{number / 1e6:12.1f}" for number in numbers))
         return "\n".join(lines)
+
+    def _at_once(self, samples: int, batch: int | None, lengths: rates.Lengths, **program) -> int:
+        """How many versions are made at once. What makes them is being compiled when this returns."""
+        limit = memory.limit_bytes(jax.devices()[0])
+        count = min(samples, batch or (1 if limit is None else MOST_AT_ONCE))
+        begin = partial(generation.begin, self.cfg, self.dtype, self.tokenizer, lengths, **program)
+        parts = [*begin(versions=count).values()]
+        while batch is None and count > 1 and limit < max(needed for _, _, needed in self._memory(parts)):
+            count //= 2
+            parts = [*begin(versions=count).values()]
+        return count
+
+    def _memory(self, parts: Sequence[generation.Stage]) -> Iterator[tuple[int, float, float]]:
+        """Bytes of each stage: its weights, its working memory, and all that is held meanwhile."""
+        weights = [_bytes(part.weights) for part in parts]
+        for own, part in zip(weights, parts, strict=True):
+            used = memory.Memory.of(part.begun.compiled.result())
+            working = used.arguments - own + used.temporaries + used.outputs
+            yield own, working, (sum(weights) if self._resident else own) + working
 
     def _scales(self, guidance, video, text, negative, negative_prompt: str) -> sampler.Guidance:
         defaults, avoided = self.cfg.defaults, bool(negative_prompt.strip())
@@ -268,7 +286,7 @@ class Model:
         self, video: Video | None, prompt: str, negative: str | None, lengths: rates.Lengths, seconds: float
     ) -> tuple[Features, Features | None]:
         """What the generator reads, [1, ...]: of the clip, and of the negative prompt where there is one."""
-        encoders = self._parts(*stages.ENCODERS)
+        encoders = self._parts(*generation.ENCODERS)
         made = self._features(encoders, video, prompt, lengths, seconds)
         if negative is None:
             return made, None
@@ -280,7 +298,7 @@ class Model:
         # Without a video the encoders see the fewest frames they take: one compiled program for all durations.
         shape = lengths if video is not None else rates.lengths(rates.MIN_SECONDS, self.cfg.rates)
         excerpt = features.make_excerpt(self.cfg, self.tokenizer, shape, seconds, video, [prompt])
-        encoded = stages.encode(encoders, excerpt, cfg=self.cfg)
+        encoded = generation.encode(encoders, excerpt, cfg=self.cfg)
         if video is not None:
             return encoded
         # The masks make these features irrelevant; only their lengths count.
@@ -360,15 +378,16 @@ def bucket_seconds(seconds: float) -> float:
     return max(1.0, math.ceil(seconds / step - 1e-6) * step)
 
 
-def _told(progress: Progress, version: int, samples: int, steps: int) -> Callable[[int], None]:
-    """Tells `progress` how many steps are done."""
-    which = f" {version + 1} of {samples}" if samples > 1 else ""
-    share = lambda done: 0.2 + 0.6 * (version + done / steps) / samples
+def _told(progress: Progress, versions: np.ndarray, samples: int, steps: int) -> Callable[[int], None]:
+    """Tells `progress` how many steps are done of these versions."""
+    first, last = versions[0] + 1, versions[-1] + 1
+    which = "" if samples == 1 else f" {first} of {samples}" if first == last else f" {first} to {last} of {samples}"
+    share = lambda done: 0.2 + 0.6 * (versions[0] + len(versions) * done / steps) / samples
     return lambda done: progress(f"sampling{which}, step {done} of {steps}", share(done))
 
 
 def _in_parts(
-    sample: Callable, x: Float[np.ndarray, "1 n d"], steps: int, told: Callable[[int], None] | None
+    sample: Callable, x: Float[np.ndarray, "b n d"], steps: int, told: Callable[[int], None] | None
 ) -> jax.Array:
     """Latents of all the steps. With `told`, in parts of about `PART_SECONDS`, and it is called before each."""
     done, part = 0, steps if told is None else 1

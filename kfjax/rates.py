@@ -1,6 +1,6 @@
 """Seconds become lengths here and nowhere else.
 
-    lengths(8.0) -> 353280 samples, 690 mel frames, 345 latents, 64 CLIP frames, 200 sync frames, 192 sync tokens
+    lengths(8.0, Rates()): 353280 samples, 690 mel frames, 345 latents, 64 CLIP frames, 200 sync frames, 192 sync tokens
 """
 from __future__ import annotations
 
@@ -41,16 +41,9 @@ class Lengths(NamedTuple):
     sync_frames: int
     sync: int
 
-    @property
-    def segments(self) -> int:
-        return self.sync // 8
 
-
-def lengths(seconds: float, rates: Rates = Rates()) -> Lengths:
-    """Lengths for an excerpt of `seconds`.
-
-    Latents are rounded up, frames down, and a sync segment must be whole; an excerpt too short for one frame or
-    one segment gets one all the same (its last frame is held).
+def check_seconds(seconds: float) -> None:
+    """Refuses a duration that no system makes.
 
     Raises:
       ValueError: seconds is not a finite number in [MIN_SECONDS, MAX_SECONDS].
@@ -60,6 +53,18 @@ def lengths(seconds: float, rates: Rates = Rates()) -> Lengths:
             f"duration: got {seconds:g} s, expected {MIN_SECONDS:g} to {MAX_SECONDS:g} s; "
             "choose another duration or cut the video"
         )
+
+
+def lengths(seconds: float, rates: Rates) -> Lengths:
+    """Lengths for an excerpt of `seconds`.
+
+    Latents are rounded up, frames down, and a sync segment must be whole; an excerpt too short for one frame or
+    one segment gets one all the same (its last frame is held).
+
+    Raises:
+      ValueError: as `check_seconds`.
+    """
+    check_seconds(seconds)
     exact = seconds * rates.sample_rate_hz / rates.hop / rates.downsample
     latents = math.ceil(exact - 1e-9)
     # 1e-6: a duration such as 2.6 s must not lose a frame to binary rounding.
@@ -75,12 +80,12 @@ def lengths(seconds: float, rates: Rates = Rates()) -> Lengths:
     )
 
 
-def exact_samples(seconds: float, rates: Rates = Rates()) -> int:
+def exact_samples(seconds: float, rates: Rates) -> int:
     """Samples of a soundtrack that lasts exactly `seconds`: what a user gets after the codec's tail is cut."""
     return round(seconds * rates.sample_rate_hz)
 
 
-def sync_token_seconds(tokens: int, rates: Rates = Rates()) -> list[float]:
+def sync_token_seconds(tokens: int, rates: Rates) -> list[float]:
     """Centre of every sync token in true time. Segments overlap by half, so times step back at each border."""
     per = rates.tokens_per_segment
     frames = rates.segment_frames / per

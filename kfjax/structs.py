@@ -56,6 +56,13 @@ class Conditions(NamedTuple):
     pooled: Array  # [b, h]
 
 
+class Noise(NamedTuple):
+    """What each example's noise is drawn from."""
+
+    seed: Array  # u32 [b]
+    number: Array  # u32 [b], tells apart the examples of one seed
+
+
 class Posterior(NamedTuple):
     """Gaussian over normalised latents."""
 

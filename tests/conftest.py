@@ -37,9 +37,9 @@ def programs_end_with_their_module():
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
-    if "kfjax.stages" in sys.modules:
+    if "kfjax.generation" in sys.modules:
         for stage in ("encode", "sample", "decode"):
-            getattr(sys.modules["kfjax.stages"], stage).forget()
+            getattr(sys.modules["kfjax.generation"], stage).forget()
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system; without, little does

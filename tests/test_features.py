@@ -9,7 +9,7 @@ from kfjax import features
 from kfjax.rates import lengths
 from kfjax.structs import Video
 
-SIZE = lengths(1.0)
+SIZE = lengths(1.0, CONFIG.rates)
 FRAMES = np.random.default_rng(0).integers(0, 256, (SIZE.sync_frames, 32, 32, 3), np.uint8)
 VIDEO = Video(FRAMES[: SIZE.clip], FRAMES, 1.0)
 

@@ -16,7 +16,7 @@ from kfjax import media
 from kfjax.convert.systems import SYSTEMS
 from kfjax.encoders.stem import signed
 from kfjax.features import frame_specs
-from kfjax.rates import lengths
+from kfjax.rates import Rates, lengths
 
 CLIP, SYNC = frame_specs(SYSTEMS["large_44k_v2"])
 #: Frames of a 2:1 picture with a number in its middle.
@@ -57,7 +57,7 @@ def played(times, rate_hz, count):
 
 
 def check_times(path, times, seconds, rule=expected):
-    size = lengths(seconds)
+    size = lengths(seconds, Rates())
     (clip_frames, sync_frames), _ = media.read_frames(path, [CLIP, SYNC], counts=[size.clip, size.sync_frames])
     assert clip_frames.shape == (size.clip, 384, 384, 3) and sync_frames.shape == (size.sync_frames, 224, 224, 3)
     assert shown(clip_frames, (96, 288)) == rule(times, 8, size.clip)

@@ -10,7 +10,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 from tiny_system import CONFIG, tiny_system, write_model
 
-from kfjax import features, module, stages
+from kfjax import features, generation, module
 from kfjax.codec import audio_codec
 from kfjax.codec.bigvgan import BigVGAN, BigVGANConfig
 from kfjax.codec.discriminators import DiscriminatorConfig
@@ -19,7 +19,7 @@ from kfjax.codec.vae import VAEConfig
 from kfjax.codec.vocoder import VocoderConfig
 from kfjax.codec.wave_discriminators import WaveDiscriminatorConfig
 from kfjax.rates import lengths
-from kfjax.structs import FlowBatch, Posterior, Video
+from kfjax.structs import FlowBatch, Noise, Posterior, Video
 from kfjax.system import init_parts
 from kfjax.train import bigvgan_step, flow_step, stereo_step
 from kfjax.train.codec_step import CodecTraining, codec_task
@@ -80,17 +80,17 @@ def test_encoding():
 @pytest.mark.parametrize("method", ["euler", "heun"])
 def test_sampling(method):
     def program(params, encoded, *rest):
-        cfg, branches = CONFIG.mmdit, ("full", "empty")
-        return stages.sample.jitted(params, encoded, None, *rest, cfg=cfg, branches=branches, method=method)
+        branches = ("full", "empty")
+        return generation.sample.jitted(params, encoded, None, *rest, cfg=CONFIG, branches=branches, method=method)
 
-    whole, seed = array(dtype=np.int32), array(dtype=np.uint32)
-    latents = array(1, SIZE.latents, CONFIG.mmdit.latent_dim)
-    traced(program, PARAMS["mmdit"], one(encoded()), array(2), whole, seed, seed, latents, whole, whole)
+    whole, noise = array(dtype=np.int32), Noise(*2 * [array(2, dtype=np.uint32)])
+    latents = array(2, SIZE.latents, CONFIG.mmdit.latent_dim)
+    traced(program, PARAMS["mmdit"], one(encoded()), array(2), whole, noise, latents, whole, whole)
 
 
 def test_codec():
     latents = array(2, SIZE.latents, CONFIG.codec.vae.latent_dim)
-    traced(lambda *inputs: stages.decode.jitted(*inputs, cfg=CONFIG), CODEC, latents, encoded())
+    traced(lambda *inputs: generation.decode.jitted(*inputs, cfg=CONFIG), CODEC, latents, encoded())
     traced(lambda params, wave: audio_codec.encode(params, CONFIG.codec, wave), CODEC, array(2, SIZE.samples))
 
 

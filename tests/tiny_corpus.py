@@ -16,7 +16,7 @@ def render(folder: Path, size: int = 32, durations=DURATIONS, split: str = "trai
 
 def encode(corpus: Corpus) -> Corpus:
     """By the tiny system's VAE."""
-    encode_corpus(corpus, CONFIG.codec, tiny_system().params["vae"], batch=2)
+    encode_corpus(corpus, CONFIG.codec, tiny_system().params["vae"], CONFIG.rates, batch=2)
     return corpus
 
 

@@ -48,8 +48,10 @@ def jax_sampler(cfg, params, features, noise, steps: int):
     import numpy as np
 
     from kfjax import module
-    from kfjax.flow.sampler import Guidance, branch_features, guided, integrate
+    from kfjax.flow.sampler import Guidance, branch_features
+    from kfjax.flow.sampler import sample as integrated
     from kfjax.mmdit.mmdit import MMDiT
+    from kfjax.rates import Rates
     from kfjax.structs import Features
 
     weights = Guidance(GUIDANCE, GUIDANCE).weights()
@@ -57,12 +59,11 @@ def jax_sampler(cfg, params, features, noise, steps: int):
     whole = Features(*features, np.ones((1, TEXT), bool), zero, zero, here, here)
     whole = branch_features(whole, tuple(weights))
     params = jax.device_put(params)
-    conditions = jax.jit(lambda p: module.bind(MMDiT, cfg, p).prepare(whole, LATENTS))(params)
+    conditions = jax.jit(lambda p: module.bind(MMDiT, cfg, p).prepare(whole, LATENTS, Rates()))(params)
 
     @jax.jit
     def run(params, conditions, noise, steps, weights):
-        model = module.bind(MMDiT, cfg, params)
-        return integrate(guided(lambda x, t: model(x, t, conditions), weights), noise, steps)
+        return integrated(module.bind(MMDiT, cfg, params), conditions, noise, weights, steps)
 
     weights = jnp.array(list(weights.values()))
     return lambda: np.asarray(run(params, conditions, noise, steps, weights))

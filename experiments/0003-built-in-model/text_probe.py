@@ -32,7 +32,8 @@ def main(directory: str) -> None:
     encoded = features.encode(model.params, model.cfg, excerpt)
     network = bind(MMDiT, model.cfg.mmdit, model.params["mmdit"])
     noise = jax.random.normal(jax.random.key(0), (1, LATENTS, model.cfg.mmdit.latent_dim)).repeat(len(CAPTIONS), 0)
-    velocity = np.asarray(network(noise, np.zeros(len(CAPTIONS), np.float32), network.prepare(encoded, LATENTS)))
+    conditions = network.prepare(encoded, LATENTS, model.cfg.rates)
+    velocity = np.asarray(network(noise, np.zeros(len(CAPTIONS), np.float32), conditions))
     apart = (velocity - velocity.mean(0)).std((1, 2)) / velocity.std()
     for caption, share in zip(CAPTIONS, apart, strict=True):
         print(f"{share:6.1%}  {caption}")

@@ -61,12 +61,11 @@ def stages(cfg, params, seconds: float):
     import jax.numpy as jnp
     import numpy as np
 
-    import kfjax.stages
-    from kfjax import rates
+    from kfjax import generation, rates
     from kfjax.encoders.clip import CLIPText, CLIPVision
     from kfjax.encoders.synchformer import Synchformer
     from kfjax.module import bind
-    from kfjax.structs import Features
+    from kfjax.structs import Features, Noise
 
     lengths = rates.lengths(seconds, cfg.rates)
     rng = np.random.default_rng(0)
@@ -81,9 +80,10 @@ def stages(cfg, params, seconds: float):
     features = Features(clip, sync, text, jnp.ones((1, cfg.text_tokens), bool), zero, zero + seconds, here, here)
     weights = np.array([GUIDANCE, 1 - GUIDANCE], np.float32)
     blank = np.zeros((1, lengths.latents, cfg.mmdit.latent_dim), np.float32)
-    sample = lambda: kfjax.stages.sample(
-        params["mmdit"], features, None, weights, np.int32(STEPS), np.uint32(0), np.uint32(0), blank, np.int32(0),
-        np.int32(STEPS), cfg=cfg.mmdit, branches=("full", "empty"), method="euler",
+    noise = Noise(*np.zeros((2, 1), np.uint32))
+    sample = lambda: generation.sample(
+        params["mmdit"], features, None, weights, np.int32(STEPS), noise, blank, np.int32(0), np.int32(STEPS),
+        cfg=cfg, branches=("full", "empty"), method="euler",
     )  # fmt: skip
     latents = sample()
     codec = {name: params[name] for name in cfg.codec.parts()}

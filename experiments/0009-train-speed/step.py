@@ -18,12 +18,12 @@ from stopwatch import Card, medians, roofline, seconds
 
 from kfjax.data.buckets import Buckets
 from kfjax.data.feature_input import SyntheticInput
+from kfjax.memory import Memory
 from kfjax.sharding import put_batch, replicated, shard_init
 from kfjax.train import program, tasks
 from kfjax.train.__main__ import load_config
 from kfjax.train.flops import train_flops
 from kfjax.train.loop import init_state
-from kfjax.train.memory import Memory
 from kfjax.train.plan import Planner, next_batch
 from kfjax.train.topology import find
 

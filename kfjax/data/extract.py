@@ -19,7 +19,7 @@ from kfjax.codec.mel import log_mel
 from kfjax.codec.vae import MelVAE
 from kfjax.data.scenes import Bucket, Corpus
 from kfjax.module import Params, bind, flatten
-from kfjax.rates import lengths
+from kfjax.rates import Lengths, Rates, lengths
 
 
 class Latents(NamedTuple):
@@ -40,14 +40,14 @@ def fingerprint(vae: Params) -> str:
     return digest.hexdigest()[:16]
 
 
-def encode_corpus(corpus: Corpus, cfg: CodecConfig, vae: Params, *, batch: int = 8) -> None:
+def encode_corpus(corpus: Corpus, cfg: CodecConfig, vae: Params, rates: Rates, *, batch: int = 8) -> None:
     """Encode every rendered scene, `batch` at a time. Resumes; latents of another VAE are replaced.
 
     A corpus may be encoded while it is still being rendered, and again when more is there.
     """
     mark = fingerprint(vae)
     for bucket in corpus.buckets.values():
-        _encode_bucket(bucket, cfg, vae, mark, batch)
+        _encode_bucket(bucket, cfg, vae, rates, mark, batch)
 
 
 def open_latents(bucket: Bucket, mark: str) -> Latents:
@@ -64,10 +64,12 @@ def open_latents(bucket: Bucket, mark: str) -> Latents:
     return Latents(*arrays, note["done"])
 
 
-def _encode_bucket(bucket: Bucket, cfg: CodecConfig, vae: Params, mark: str, batch: int) -> None:
-    size = lengths(bucket.seconds)
+def _encode_bucket(
+    bucket: Bucket, cfg: CodecConfig, vae: Params, rates: Rates, mark: str, batch: int
+) -> None:
+    size = lengths(bucket.seconds, rates)
     rendered = len(bucket)
-    arrays, done = _open(bucket, cfg, mark)
+    arrays, done = _open(bucket, cfg, size, mark)
     encode = jax.jit(lambda wave: _encode(vae, cfg, wave))
     for first in tqdm(range(done, rendered, batch), unit="batch", desc=f"encode {bucket.seconds:g} s", mininterval=5.0):
         rows = np.arange(first, min(first + batch, rendered))
@@ -83,9 +85,9 @@ def _encode_bucket(bucket: Bucket, cfg: CodecConfig, vae: Params, mark: str, bat
             _write_note(bucket, mark, int(rows[-1]) + 1)
 
 
-def _open(bucket: Bucket, cfg: CodecConfig, mark: str) -> tuple[list[np.ndarray], int]:
+def _open(bucket: Bucket, cfg: CodecConfig, size: Lengths, mark: str) -> tuple[list[np.ndarray], int]:
     """The bucket's arrays to write to, with room for all its scenes, and how many of them hold what `mark` makes."""
-    size, room = lengths(bucket.seconds), len(bucket.frames)
+    room = len(bucket.frames)
     shapes = {"posterior": (room, size.latents, 2 * cfg.vae.latent_dim), "mels": (room, size.mel, cfg.mel.bands, 2)}
     note = _note(bucket)
     done = note["done"] if note.get("fingerprint") == mark else 0

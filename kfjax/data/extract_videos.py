@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
             raise ValueError(f"--{name}: got {value}, expected at least 1")
     buckets = tuple(sorted(set(args.seconds)))
     for seconds in buckets:
-        rates.lengths(seconds)  # refuses impossible ones
+        rates.check_seconds(seconds)
     rows = _rows(args.source, args.manual_dir)
 
     from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for

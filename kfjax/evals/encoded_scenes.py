@@ -15,15 +15,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from kfjax import features, rates
-from kfjax.codec import audio_codec
+from kfjax import features, generation, rates
 from kfjax.codec.vae import MelVAE
 from kfjax.data.scenes import Bucket
 from kfjax.evals.scene_sounds import scene_excerpt
 from kfjax.flow import sampler
-from kfjax.mmdit.mmdit import MMDiT, MMDiTConfig
 from kfjax.module import Params, bind
-from kfjax.structs import Excerpt, Features
+from kfjax.structs import Features, Noise
 from kfjax.system import System, SystemConfig
 
 _BATCH = 4
@@ -47,17 +45,16 @@ class EncodedScenes:
         self._samples = rates.exact_samples(seconds, self.cfg.rates)
         self._filmed = films is not None
         numbers = np.arange(len(prompts), dtype=np.uint32) if films is None else np.array(films[1], np.uint32)
+        encoders = {name: self._params[name] for name in generation.ENCODERS}
         self._batches: list[tuple[Features, Int[np.ndarray, " b"], int]] = []
-        for first in range(0, len(prompts), _BATCH):
-            kept = min(_BATCH, len(prompts) - first)
-            rows = first + np.arange(_BATCH) % kept  # a short last batch repeats itself: all have one shape
+        for rows, kept in generation.batches(len(prompts), _BATCH):
             chosen = [prompts[i] for i in rows]
             if films is None:
                 excerpt = features.make_excerpt(self.cfg, system.tokenizer, self._lengths, seconds, None, chosen)
             else:
                 own = [films[1][i] for i in rows]
                 excerpt = scene_excerpt(self.cfg, system.tokenizer, films[0], own, chosen)
-            self._batches.append((_encode(self._params, self.cfg, excerpt), numbers[rows], kept))
+            self._batches.append((generation.encode(encoders, excerpt, cfg=self.cfg), numbers[rows], kept))
 
     def __len__(self) -> int:
         return sum(kept for _, _, kept in self._batches)
@@ -68,10 +65,11 @@ class EncodedScenes:
         weights = guidance.weights(has_video=self._filmed)
         made = []
         for encoded, numbers, kept in self._batches[:batches]:
-            latents = _sample(
-                self._params["mmdit"], self.cfg.mmdit, encoded, numbers, np.uint32(seed), np.int32(steps),
-                np.array([*weights.values()], np.float32),
-                branches=tuple(weights), latents=self._lengths.latents, method=method,
+            blank = np.zeros((len(numbers), self._lengths.latents, self.cfg.mmdit.latent_dim), np.float32)
+            latents = generation.sample(
+                self._params["mmdit"], encoded, None, np.array([*weights.values()], np.float32), np.int32(steps),
+                Noise(np.full(len(numbers), seed, np.uint32), numbers), blank, np.int32(0), np.int32(steps),
+                cfg=self.cfg, branches=tuple(weights), method=method,
             )  # fmt: skip
             made.append(np.asarray(latents)[:kept])
         return np.concatenate(made)
@@ -93,43 +91,10 @@ class EncodedScenes:
         for scene, latent in enumerate(latents):
             encoded, _, _ = self._batches[scene // _BATCH]
             own = jax.tree.map(lambda x, i=scene % _BATCH: x[i : i + 1], encoded)
-            wave = _decode(codec, self.cfg, latent[None], own, coherent=coherent)[0]
+            wave = generation.decode(codec, latent[None], own, cfg=self.cfg, coherent=coherent)[0]
             yield np.asarray(wave)[: self._samples]
-
-
-@partial(jax.jit, static_argnames="cfg")
-def _encode(params: Params, cfg: SystemConfig, excerpt: Excerpt) -> Features:
-    return features.encode(params, cfg, excerpt)
-
-
-@partial(jax.jit, static_argnames=("cfg", "branches", "latents", "method"))
-def _sample(
-    params: Params,
-    cfg: MMDiTConfig,
-    encoded: Features,
-    numbers: Int[Array, " b"],
-    seed: Array,
-    steps: Array,
-    weights: Float[Array, " g"],
-    *,
-    branches: tuple[sampler.Branch, ...],
-    latents: int,
-    method: sampler.Method,
-) -> Float[Array, "b n d"]:
-    network = bind(MMDiT, cfg, params)
-    conditions = network.prepare(sampler.branch_features(encoded, branches), latents)
-    noise = sampler.noise_of(seed, numbers, (latents, cfg.latent_dim))
-    return sampler.integrate(sampler.guided(lambda x, t: network(x, t, conditions), weights), noise, steps, method)
 
 
 @partial(jax.jit, static_argnames="cfg")
 def _mel(params: Params, cfg: SystemConfig, latents: Float[Array, "1 n d"]) -> Float[Array, "1 f m"]:
     return bind(MelVAE, cfg.codec.vae, params).decode(latents)
-
-
-@partial(jax.jit, static_argnames=("cfg", "coherent"))
-def _decode(
-    params: Params, cfg: SystemConfig, latents: Float[Array, "1 n d"], encoded: Features, *, coherent: bool
-) -> Float[Array, "1 t 2"]:
-    seen = features.seen_by_stereo(cfg, encoded, latents.shape[1])
-    return audio_codec.decode(params, cfg.codec, latents, seen, encoded.has_video, coherent=coherent)

@@ -154,7 +154,7 @@ def _benchmark(order: Order) -> Benchmark:
         raise ValueError("--benchmark folder: got no --references; give the folder or table with the true clips")
     if order.seconds is None:
         return benchmark
-    rates.lengths(order.seconds)  # refuses impossible ones
+    rates.check_seconds(order.seconds)
     return replace(benchmark, seconds=order.seconds)
 
 

@@ -7,17 +7,16 @@ A scene's noise comes from the seed and the scene's own number, so its sound is 
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from kfjax import features, rates
-from kfjax.codec import audio_codec
+from kfjax import features, generation, rates
 from kfjax.codec.audio_codec import CodecConfig
 from kfjax.codec.mel import log_mel
 from kfjax.codec.vae import MelVAE
@@ -25,9 +24,8 @@ from kfjax.codec.vocoder import Vocoder
 from kfjax.data.scenes import Bucket
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.flow import sampler
-from kfjax.mmdit.mmdit import MMDiT
 from kfjax.module import Params, bind
-from kfjax.structs import Excerpt
+from kfjax.structs import Excerpt, Noise
 from kfjax.system import System, SystemConfig
 
 _BATCH_SECONDS, _LARGEST_BATCH = 64.0, 16
@@ -69,21 +67,22 @@ class SceneSounds:
           negatives: what must not be heard, one a prompt.
         """
         guidance = sampler.Guidance(self.guidance, self.guidance, self.negative if negatives else 0.0)
-        weights = guidance.weights(has_video=films is not None)
+        weights = {name: np.float32(x) for name, x in guidance.weights(has_video=films is not None).items()}
         lengths = rates.lengths(seconds, self.cfg.rates)
         numbers = np.arange(len(prompts), dtype=np.uint32) if films is None else np.array(films[1], np.uint32)
-        avoided = self._tokenizer.encode(list(negatives or prompts))
-        for rows, kept in _batches(len(prompts), seconds):
+        avoided = self._tokenizer.encode(list(negatives)) if negatives and self.negative else None
+        batches = list(generation.batches(len(prompts), _batch_size(seconds)))
+        for rows, kept in tqdm(batches, f"batches of {seconds:g} s", mininterval=5.0, leave=False):
             chosen = [prompts[i] for i in rows]
             if films is None:
                 excerpt = features.make_excerpt(self.cfg, self._tokenizer, lengths, seconds, None, chosen)
             else:
                 excerpt = scene_excerpt(self.cfg, self._tokenizer, films[0], [films[1][i] for i in rows], chosen)
+            noise = Noise(np.full(len(rows), self.seed, np.uint32), numbers[rows])
+            texts = None if avoided is None else tuple(part[rows] for part in avoided)
             made = _generate(
-                self._params, self.cfg, excerpt, *(part[rows] for part in avoided), numbers[rows], np.uint32(self.seed),
-                np.int32(self.steps), np.array([*weights.values()], np.float32),
-                branches=tuple(weights), latents=lengths.latents,
-            )  # fmt: skip
+                self._params, self.cfg, excerpt, noise, weights, np.int32(self.steps), lengths.latents, avoided=texts
+            )
             for wave in np.asarray(made)[:kept, : rates.exact_samples(seconds, self.cfg.rates)]:
                 yield wave / max(1.0, float(np.abs(wave).max()))
 
@@ -133,41 +132,7 @@ def _batch_size(seconds: float) -> int:
     return max(1, min(_LARGEST_BATCH, int(_BATCH_SECONDS / seconds)))
 
 
-def _batches(count: int, seconds: float) -> Iterator[tuple[np.ndarray, int]]:
-    """(rows, how many of them count): a short last batch repeats itself, so that all have one shape."""
-    size = _batch_size(seconds)
-    for first in tqdm(range(0, count, size), f"batches of {seconds:g} s", mininterval=5.0, leave=False):
-        kept = min(size, count - first)
-        yield first + np.arange(size) % kept, kept
-
-
-@partial(jax.jit, static_argnames=("cfg", "branches", "latents"))
-def _generate(
-    params: Params,
-    cfg: SystemConfig,
-    excerpt: Excerpt,
-    negative_ids: Int[Array, "b l"],
-    negative_mask: Bool[Array, "b l"],
-    numbers: Int[Array, " b"],
-    seed: Array,
-    steps: Array,
-    weights: Float[Array, " g"],
-    *,
-    branches: tuple[sampler.Branch, ...],
-    latents: int,
-) -> Float[Array, "b t 2"]:
-    encoded, negative = features.encode(params, cfg, excerpt), None
-    if "negative" in branches:
-        avoided = excerpt._replace(text_ids=negative_ids, text_mask=negative_mask)
-        text, text_mask = features.encode_text(params["text"], cfg, avoided)
-        negative = encoded._replace(text=text, text_mask=text_mask, has_text=jax.numpy.ones_like(encoded.has_text))
-    network = bind(MMDiT, cfg.mmdit, params["mmdit"])
-    conditions = network.prepare(sampler.branch_features(encoded, branches, negative), latents)
-    noise = sampler.noise_of(seed, numbers, (latents, cfg.mmdit.latent_dim))
-    velocity = sampler.guided(lambda x, t: network(x, t, conditions), weights)
-    made = sampler.integrate(velocity, noise, steps)
-    seen = features.seen_by_stereo(cfg, encoded, latents)
-    return _one_by_one(lambda *x: audio_codec.decode(params, cfg.codec, *x), made, seen, encoded.has_video)
+_generate = jax.jit(generation.generate, static_argnames=("cfg", "latents"))
 
 
 @partial(jax.jit, static_argnames=("cfg", "vae"))
@@ -178,9 +143,4 @@ def _through_codec(
     if vae:
         network = bind(MelVAE, cfg.vae, params["vae"])
         mel = network.decode(network.encode(mel).mean)
-    return _one_by_one(bind(Vocoder, cfg.vocoder, params["vocoder"]), mel), mel
-
-
-def _one_by_one(decode: Callable[..., Array], *batch: Array) -> Array:
-    """Decode each example as if it were alone: the vocoder's noise depends on the place in a batch."""
-    return jax.vmap(lambda *example: decode(*(x[None] for x in example))[0])(*batch)
+    return bind(Vocoder, cfg.vocoder, params["vocoder"])(mel), mel

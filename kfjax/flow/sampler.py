@@ -11,17 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from kfjax.limits import check_scale
-from kfjax.structs import Features
+from kfjax.structs import Features, Noise
 
 Branch = Literal["full", "empty", "video", "negative"]
 Method = Literal["euler", "heun"]
+T = TypeVar("T")
 Velocity = Callable[[Float[Array, "b n d"], Float[Array, " b"]], Float[Array, "b n d"]]
 
 
@@ -90,12 +91,32 @@ def guided(velocity: Velocity, weights: Float[Array, " g"]) -> Velocity:
     return call
 
 
-def noise_of(
-    seed: Array | int, numbers: Int[Array, " b"], shape: tuple[int, int]
-) -> Float[Array, "b n d"]:
-    """Standard normal noise of shape [n, d] for each number: an example's own, in whatever batch it is drawn."""
-    keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(jnp.asarray(numbers))
+def noise_of(noise: Noise, shape: tuple[int, int]) -> Float[Array, "b n d"]:
+    """Standard normal noise of shape [n, d] for each example: its own, in whatever batch it is drawn."""
+    keys = jax.vmap(lambda seed, number: jax.random.fold_in(jax.random.key(seed), number))(*map(jnp.asarray, noise))
     return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
+
+
+def sample(
+    network: Callable[[Float[Array, "b n d"], Float[Array, " b"], T], Float[Array, "b n d"]],
+    conditions: T,
+    x: Float[Array, "b n d"],
+    weights: Float[Array, " g"],
+    steps: Array | int,
+    method: Method = "euler",
+    first: Array | int = 0,
+    last: Array | int | None = None,
+) -> Float[Array, "b n d"]:
+    """Latents at t = last / steps from `x` at t = first / steps; from noise to data without them.
+
+    Args:
+      network: velocity of (x, t, conditions), in the precision of its conditions.
+      conditions: made from `branch_features`; every leaf leads with the branches' examples, [g * b, ...].
+      weights: of the branches.
+    """
+    dtype = jax.tree.leaves(conditions)[0].dtype
+    velocity = guided(lambda x, t: network(x.astype(dtype), t, conditions), weights)
+    return integrate(velocity, x, steps, method, first, last)
 
 
 def integrate(

@@ -22,7 +22,7 @@ def sound_seconds(path: str | os.PathLike, duration: float | None) -> float:
 def excerpt_seconds(available: float, duration: float | None, name: str) -> float:
     """The part of `available` seconds that is asked for. Raises ValueError as `sound_seconds`."""
     if duration is not None:
-        rates.lengths(duration)
+        rates.check_seconds(duration)
     if duration is not None and duration > available + 1e-3:
         raise ValueError(f"duration: got {duration:g} s, but {name} has {available:.3f} s; ask for that at most")
     if duration is None and available > rates.MAX_SECONDS:

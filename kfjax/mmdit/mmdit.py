@@ -13,11 +13,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from kfjax import rates
 from kfjax.layers import MLP, ConvMLP, conv, linear, rope
 from kfjax.mmdit.blocks import FinalLayer, JointBlock, SingleBlock
 from kfjax.mmdit.config import MMDiTConfig
 from kfjax.module import scan_blocks, stack
+from kfjax.rates import Rates, sync_token_seconds
 from kfjax.sharding import pin
 from kfjax.structs import Conditions, Features
 
@@ -93,15 +93,21 @@ class MMDiT(nnx.Module):
         self.single = stack(lambda r: SingleBlock(cfg, rngs=r), cfg.single_depth, rngs)
         self.final = FinalLayer(cfg, rngs=rngs)
 
-    def prepare(self, features: Features, latents: int) -> Conditions:
-        """Everything that depends on neither x nor t. Masked features are replaced by the learned empty ones."""
+    def prepare(self, features: Features, latents: int, rates: Rates) -> Conditions:
+        """Everything that depends on neither x nor t. Masked features are replaced by the learned empty ones.
+
+        Args:
+          latents: length of what is generated.
+          rates: the system's, in which sync tokens and latents have their times.
+        """
         video, text = features.has_video[:, None, None], features.has_text[:, None, None]
         words = text & features.text_mask[..., None]
         clip = jnp.where(video, features.clip, self.empty_clip[None, None])
         heeded = video & (self.cfg.sync == "seen")
         sync = jnp.where(heeded, features.sync, self.empty_sync[None, None])
         text = jnp.where(words, features.text, self.empty_text[None])
-        sync = (sync.reshape(sync.shape[0], -1, 8, sync.shape[-1]) + self.sync_position[None, None]).reshape(sync.shape)
+        segments = sync.reshape(sync.shape[0], -1, *self.sync_position.shape)
+        sync = (segments + self.sync_position[None, None]).reshape(sync.shape)
 
         inner, outer = (jax.nn.silu, jax.nn.silu) if self.cfg.activation == "silu" else (jax.nn.selu, lambda x: x)
         clip = self.clip_mlp(outer(self.clip_in(clip)))
@@ -110,7 +116,7 @@ class MMDiT(nnx.Module):
         pooled = self.pool_mlp(self.clip_pool(clip.mean(1)) + self.text_pool(text.mean(1)))
         if self.cfg.duration != "none":
             pooled = pooled + self.duration(features.seconds_start, features.seconds_total)
-        return Conditions(clip, text, align(sync, latents, self.cfg.sync_align), pooled)
+        return Conditions(clip, text, align(sync, latents, self.cfg.sync_align, rates), pooled)
 
     def __call__(
         self, x: Float[Array, "b n d"], t: Float[Array, " b"], conditions: Conditions
@@ -140,7 +146,7 @@ class MMDiT(nnx.Module):
         return rope(n, dim), rope(v, dim, scale=n / v if self.cfg.rope == "aligned" else 1.0)
 
 
-def align(sync: Float[Array, "b s h"], latents: int, how: str) -> Float[Array, "b n h"]:
+def align(sync: Float[Array, "b s h"], latents: int, how: str, rates: Rates) -> Float[Array, "b n h"]:
     """Bring the sync tokens to the latents' rate.
 
     uniform: nearest-exact upsampling that spreads the tokens evenly, as the public weights expect.
@@ -153,9 +159,8 @@ def align(sync: Float[Array, "b s h"], latents: int, how: str) -> Float[Array, "
         step = np.float32(tokens / latents)
         index = np.floor((np.arange(latents, dtype=np.float32) + np.float32(0.5)) * step).astype(np.int32)
         return sync[:, np.minimum(index, tokens - 1)]
-    clock = rates.Rates()
-    token_time = np.array(rates.sync_token_seconds(tokens, clock))
-    latent_time = (np.arange(latents) + 0.5) / clock.latent_hz
+    token_time = np.array(sync_token_seconds(tokens, rates))
+    latent_time = (np.arange(latents) + 0.5) / rates.latent_hz
     # Soft nearest neighbour, half a token wide: both segments that saw a moment are averaged.
     score = -(((latent_time[:, None] - token_time[None]) / 0.04) ** 2)
     weight = np.exp(score - score.max(1, keepdims=True))

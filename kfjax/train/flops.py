@@ -1,7 +1,7 @@
 """How much a training step computes, and how much a chip can: counted from the configuration, not from a program.
 
-    forward = mmdit_flops(cfg, rates.lengths(10.0), text_tokens=77, batch=32)
-    flops = train_flops(cfg, rates.lengths(10.0), text_tokens=77, batch=32)
+    forward = mmdit_flops(cfg, rates.lengths(10.0, rates.Rates()), text_tokens=77, batch=32)
+    flops = train_flops(cfg, rates.lengths(10.0, rates.Rates()), text_tokens=77, batch=32)
     utilisation = mfu(flops, seconds=0.5, chips=64, kind="v6e")
 
 A multiplication and the addition after it are two operations. Norms, activations, softmax and the optimiser are left

@@ -199,7 +199,7 @@ def loss_of(
     kept = repeat(encoded)
     kept = kept._replace(has_video=kept.has_video & drawn.keep_video, has_text=kept.has_text & drawn.keep_text)
     mmdit = bind(MMDiT, system.mmdit, params["mmdit"])
-    conditions = mmdit.prepare(kept, x.shape[1])
+    conditions = mmdit.prepare(kept, x.shape[1], system.rates)
     per_sample = matching.loss(mmdit(pin(jnp.asarray(x, dtype), "b n d"), t, conditions), velocity)
     flow = per_sample.mean()
     others = {

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 
 from kfjax.checkpoint import StateStore, save_params
 from kfjax.command import say
+from kfjax.memory import examples_that_fit, limit_bytes
 from kfjax.sharding import PRESETS, batch_runs, make_mesh, param_shardings, put_batch, replicated, shard_init
 from kfjax.structs import TrainState
 from kfjax.train.culprit import blame
@@ -28,7 +29,6 @@ from kfjax.train.distributed import together
 from kfjax.train.feed import Feed, placed
 from kfjax.train.lock import Lock
 from kfjax.train.log import Log, LogConfig, compiling, entries
-from kfjax.train.memory import examples_that_fit, limit_bytes
 from kfjax.train.throughput import Work, count_clips
 
 

@@ -7,30 +7,24 @@ all scenes are drawn as one raster, the first scenes in full: true sound, genera
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from kfjax import config as strict
-from kfjax import features, media, plot
-from kfjax.codec import audio_codec
-from kfjax.codec.vae import MelVAE
+from kfjax import generation, media, plot
 from kfjax.data.scenes import Corpus, Scene
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.evals.metrics import detect_onsets, merge_close, onset_f1
 from kfjax.evals.scene_sounds import scene_excerpt
 from kfjax.flow import sampler
-from kfjax.mmdit.mmdit import MMDiT
-from kfjax.module import Params, bind
+from kfjax.module import Params
 from kfjax.plot import Onsets
 from kfjax.rates import lengths
-from kfjax.structs import Excerpt
+from kfjax.structs import Noise
 from kfjax.system import SystemConfig
 
 
@@ -76,7 +70,15 @@ def flow_panel(
     )
     truth = [bucket.waveform(i) for i in chosen]
     ceiling, _ = _heard("true", truth, scenes, rate)
-    generate = jax.jit(partial(_generate, cfg=cfg, options=options))
+    weights = sampler.Guidance(options.guidance, options.guidance).weights()
+    noise = Noise(np.zeros(len(chosen), np.uint32), np.array(chosen, np.uint32))
+    latents = lengths(options.seconds, cfg.rates).latents
+    mono = replace(cfg, codec=replace(cfg.codec, stereo=None))  # of a run that has no Mono2Stereo
+
+    @jax.jit
+    def generate(params, excerpt):
+        heard = cfg if "stereo" in params else mono
+        return generation.generate(params, heard, excerpt, noise, weights, options.steps, latents)
 
     def look(params: Params, step: int, folder: Path) -> dict[str, float]:
         parts = dict(frozen) | params  # sent along each time: on the device they would be in the training's way
@@ -86,7 +88,7 @@ def flow_panel(
         folder.mkdir(parents=True, exist_ok=True)
         for k, wave in enumerate(waves[: options.sounds]):
             stem = folder / f"{step:07d}-{k}"
-            media.write_wav(stem.with_suffix(".wav"), wave if wave.ndim == 2 else np.stack([wave, wave], -1), rate)
+            media.write_wav(stem.with_suffix(".wav"), wave, rate)
             plot.comparison(
                 stem.with_suffix(".png"), wave, rate, true=truth[k], frames=excerpt.clip_frames[k],
                 marks=rows[k].true, onsets=[rows[k]], positions=positions(scenes[k]), title=scenes[k].caption,
@@ -102,25 +104,6 @@ def positions(scene: Scene) -> list[list[tuple[float, float]]]:
     """Where every source of a scene is, as `plot.overview` takes it: (seconds, x), one pair for what does not move."""
     paths = (event.path or ((event.time_seconds, event.x, event.loudness),) for event in scene.events)
     return [[(seconds, x) for seconds, x, _ in path] for path in paths]
-
-
-def _generate(params: Params, excerpt: Excerpt, *, cfg: SystemConfig, options: PanelConfig) -> Float[Array, "b t *c"]:
-    """Waveforms of a batch of scenes, of both ears where the run has a Mono2Stereo."""
-    encoded = features.encode(params, cfg, excerpt)
-    latents = lengths(options.seconds, cfg.rates).latents
-    branches = sampler.branch_features(encoded, ("full", "empty"))
-    mmdit = bind(MMDiT, cfg.mmdit, params["mmdit"])
-    conditions = mmdit.prepare(branches, latents)
-    weights = jnp.array([options.guidance, 1 - options.guidance], jnp.float32)
-    velocity = sampler.guided(lambda x, t: mmdit(x, t, conditions), weights)
-    shape = (encoded.clip.shape[0], latents, cfg.mmdit.latent_dim)
-    noise = jax.random.normal(jax.random.key(0), shape, jnp.float32)
-    made = sampler.integrate(velocity, noise, options.steps)
-    if "stereo" in params:
-        seen = features.seen_by_stereo(cfg, encoded, latents)
-        return audio_codec.decode(params, cfg.codec, made, seen, encoded.has_video)
-    mel = bind(MelVAE, cfg.codec.vae, params["vae"]).decode(made)
-    return bind(*cfg.parts()["vocoder"], params["vocoder"])(mel)
 
 
 def _heard(name: str, waves: Sequence[np.ndarray], scenes: Sequence[Scene], rate: int) -> tuple[float, list[Onsets]]:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from kfjax import command
-from kfjax.train.memory import Memory, refused
+from kfjax.memory import Memory, refused
 from kfjax.train.topology import TOPOLOGIES, Topology, devices, find, leave_chips_alone
 
 if TYPE_CHECKING:

@@ -343,7 +343,7 @@ def _flow_scenes(config: ConfigDict, loop: LoopConfig, system: SystemConfig, ste
     codec_parts = ("vae", "vocoder") if data.heldout else ("vae",)  # only the panel listens
     shapes = _part_shapes(system, codec_parts)
     codec = {name: _part(data[name] or data.start, name, shapes[name]) for name in codec_parts}
-    encode_corpus(corpus, system.codec, codec["vae"])
+    encode_corpus(corpus, system.codec, codec["vae"], system.rates)
     if step.train_encoders:
         tokenizer = tokenizer_from(corpus, system.text_tokens, Path(data.tokenizer))
     else:
@@ -369,7 +369,7 @@ def _held_out(
     from kfjax.train.validation import Validation
 
     corpus = Corpus(config.data.heldout)
-    encode_corpus(corpus, system.codec, vae)
+    encode_corpus(corpus, system.codec, vae, system.rates)
     buckets = _buckets(config, loop, of=corpus.buckets)
     batches = _scene_input(system, tokenizer, corpus, vae, buckets, loop, flip=False)
     return Validation(figures, batches, config.data.validation_batches)
@@ -398,7 +398,7 @@ def _stereo(config: ConfigDict, loop: LoopConfig) -> Task:
     system = strict.from_dict(SystemConfig, config.system.to_dict(), where="config.system")
     corpus, optim = Corpus(config.data.folder), _optim(config.optim, loop)
     vae = load_params(config.data.vae, _part_shapes(system, ("vae",))["vae"])
-    encode_corpus(corpus, system.codec, vae)
+    encode_corpus(corpus, system.codec, vae, system.rates)
     tokenizer = Tokenizer.load(config.data.tokenizer, system.text_tokens)
     run = load_params(config.data.encoders)
     encoders = {name: run[name] for name in ENCODERS}

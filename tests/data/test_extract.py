@@ -44,7 +44,7 @@ def assert_same(got, want):
 
 def test_latents_and_mels_are_those_of_the_codec(encoded):
     posterior, mels, count = arrays(encoded)
-    size = lengths(1.0)
+    size = lengths(1.0, CONFIG.rates)
     assert posterior.shape == (7, size.latents, 16) and mels.shape == (7, size.mel, 128, 2) and count == 7
     assert posterior.dtype == mels.dtype == np.float16
     for index in (0, 6):  # the last one lies alone in its batch
@@ -110,7 +110,7 @@ def test_latents_of_another_codec_are_refused_and_replaced(corpus):
     before, mark = arrays(corpus), fingerprint(OTHER)
     with pytest.raises(ValueError, match=f"got latents of codec {MARK}, expected those of codec {mark}"):
         arrays(corpus, mark)
-    encode_corpus(corpus, CONFIG.codec, OTHER, batch=2)
+    encode_corpus(corpus, CONFIG.codec, OTHER, CONFIG.rates, batch=2)
     after = arrays(corpus, mark)
     assert not np.array_equal(before[0], after[0])
     np.testing.assert_array_equal(before[1], after[1])
@@ -123,7 +123,7 @@ def test_half_replaced_latents_are_nobodys(corpus, monkeypatch):
     tiny_corpus.encode(corpus)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_after(0, patch)
-        encode_corpus(corpus, CONFIG.codec, OTHER, batch=2)
+        encode_corpus(corpus, CONFIG.codec, OTHER, CONFIG.rates, batch=2)
     for mark in (MARK, fingerprint(OTHER)):
         with pytest.raises(ValueError, match="encode the corpus"):
             arrays(corpus, mark)

@@ -25,7 +25,7 @@ from kfjax.data.records import Folder, parse
 from kfjax.rates import lengths
 from kfjax.structs import Video
 
-SIZE = lengths(1.0)
+SIZE = lengths(1.0, CONFIG.rates)
 RNG = np.random.default_rng(0)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from kfjax.encoders.synchformer import Synchformer, SynchformerConfig
 from kfjax.module import bind, shapes
-from kfjax.rates import lengths
+from kfjax.rates import Rates, lengths
 
 PATCH = SynchformerConfig(size=16, width=12, depth=2, heads=3, patch=8, mlp_ratio=2)
 CONV = SynchformerConfig(size=32, width=12, depth=1, heads=3, patch=16, stem="conv", stem_widths=(4, 6, 8))
@@ -104,7 +104,7 @@ def test_lengths_are_those_of_the_rates(frames):
     abstract = shapes(Synchformer, CONV)
     video = jax.ShapeDtypeStruct((2, frames, 32, 32, 3), np.uint8)
     out = jax.eval_shape(lambda p, x: bind(Synchformer, CONV, p)(x), abstract, video)
-    assert out.shape == (2, lengths(frames / 25).sync, 12)
+    assert out.shape == (2, lengths(frames / 25, Rates()).sync, 12)
     assert out.dtype == np.float32
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kfjax.flow.sampler import Guidance, branch_features, guided, integrate, noise_of
-from kfjax.structs import Features
+from kfjax.structs import Features, Noise
 
 NOISE = np.random.default_rng(0).standard_normal((2, 5, 4), dtype=np.float32)
 
@@ -144,8 +144,12 @@ def test_state_stays_float32():
     assert integrate(half, NOISE.astype(jnp.bfloat16), 2).dtype == jnp.float32
 
 
+def numbered(seed, *numbers):
+    return Noise(np.full(len(numbers), seed, np.uint32), np.array(numbers, np.uint32))
+
+
 def test_noise_belongs_to_the_example():
-    together = noise_of(5, np.array([7, 2, 9], np.uint32), (4, 3))
-    np.testing.assert_array_equal(together[1:2], noise_of(5, np.array([2], np.uint32), (4, 3)))
+    together = noise_of(numbered(5, 7, 2, 9), (4, 3))
+    np.testing.assert_array_equal(together[1:2], noise_of(numbered(5, 2), (4, 3)))
     assert not np.allclose(together[1], together[0])
-    assert not np.allclose(together, noise_of(6, np.array([7, 2, 9], np.uint32), (4, 3)))
+    assert not np.allclose(together, noise_of(numbered(6, 7, 2, 9), (4, 3)))

@@ -55,7 +55,7 @@ def features(**changes):
 @partial(jax.jit, static_argnums=0)
 def forward(cfg, params, f, x, t):
     model = bind(MMDiT, cfg, params)
-    return model(x, t, model.prepare(f, x.shape[1]))
+    return model(x, t, model.prepare(f, x.shape[1], rates.Rates()))
 
 
 def run(cfg=CFG, params=None, f=None, x=None):
@@ -171,7 +171,7 @@ def test_condition_of_the_final_layer():
 
 def test_uniform_alignment_is_nearest_exact():
     """Values of torch's float32 nearest-exact; exact arithmetic reads 32 and 96 at the two ties."""
-    source = np.asarray(align(jnp.eye(192)[None], 345, "uniform"))[0].argmax(1)
+    source = np.asarray(align(jnp.eye(192)[None], 345, "uniform", rates.Rates()))[0].argmax(1)
     assert (source[57], source[172]) == (31, 95)
     assert (source[0], source[344]) == (0, 191)
     assert (np.diff(source) >= 0).all()
@@ -179,8 +179,9 @@ def test_uniform_alignment_is_nearest_exact():
 
 @pytest.mark.parametrize("seconds", [2.5, 8.0, 13.0])
 def test_timed_alignment_brings_tokens_back_at_their_own_time(seconds):
-    lengths, clock = rates.lengths(seconds), rates.Rates()
-    weight = np.asarray(align(jnp.eye(lengths.sync)[None], lengths.latents, "timed"))[0]  # [latent, token]
+    clock = rates.Rates()
+    lengths = rates.lengths(seconds, clock)
+    weight = np.asarray(align(jnp.eye(lengths.sync)[None], lengths.latents, "timed", clock))[0]  # [latent, token]
     np.testing.assert_allclose(weight.sum(1), 1, rtol=1e-5)
     token_time = np.array(rates.sync_token_seconds(lengths.sync, clock))
     latent_time = (np.arange(lengths.latents) + 0.5) / clock.latent_hz

@@ -18,9 +18,11 @@ from flax import nnx
 
 from kfjax.convert.mmaudio import CONFIGS, LatentStatistics, from_torch, to_torch
 from kfjax.flow import matching
-from kfjax.flow.sampler import Guidance, branch_features, guided, integrate
+from kfjax.flow.sampler import Guidance, branch_features, guided
+from kfjax.flow.sampler import sample as sampled
 from kfjax.mmdit.mmdit import MMDiT
 from kfjax.module import bind
+from kfjax.rates import Rates
 from kfjax.structs import Features
 
 FIXTURES = Path(os.environ.get("KFJAX_SHARED", Path(__file__).parents[3] / "shared")) / "fixtures"
@@ -82,7 +84,7 @@ def case(request):
 
 @partial(jax.jit, static_argnums=(0, 3))
 def prepare(cfg, params, features, latents):
-    return bind(MMDiT, cfg, params).prepare(features, latents)
+    return bind(MMDiT, cfg, params).prepare(features, latents, Rates())
 
 
 @partial(jax.jit, static_argnums=0)
@@ -92,7 +94,7 @@ def velocity(cfg, params, x, t, conditions):
 
 @partial(jax.jit, static_argnums=0)
 def sample(cfg, params, noise, steps, weights, conditions):
-    return integrate(guided(lambda x, t: bind(MMDiT, cfg, params)(x, t, conditions), weights), noise, steps)
+    return sampled(bind(MMDiT, cfg, params), conditions, noise, weights, steps)
 
 
 def distance(got, want):
@@ -232,7 +234,7 @@ def test_training_loss_and_gradients(case):
     @partial(jax.grad, has_aux=True)
     def gradient(params):
         model = bind(MMDiT, cfg, params)
-        loss = matching.loss(model(xt, ref["in/t"], model.prepare(features, n)), target)
+        loss = matching.loss(model(xt, ref["in/t"], model.prepare(features, n, Rates())), target)
         return loss.mean(), loss
 
     gradients, loss = gradient(case.params)

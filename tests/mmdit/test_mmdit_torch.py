@@ -9,9 +9,10 @@ import pytest
 
 from kfjax.convert.mmaudio import CONFIGS, LatentStatistics, from_torch, to_torch
 from kfjax.flow import matching
-from kfjax.flow.sampler import Guidance, branch_features, guided, integrate
+from kfjax.flow.sampler import Guidance, branch_features
 from kfjax.mmdit.mmdit import MMDiT
 from kfjax.module import bind
+from kfjax.rates import Rates
 from kfjax.structs import Features
 
 torch = pytest.importorskip("torch")
@@ -82,7 +83,7 @@ def torch_conditions(model, f):
 
 @partial(jax.jit, static_argnums=0)
 def prepare(cfg, params, f):
-    return bind(MMDiT, cfg, params).prepare(f, LATENTS)
+    return bind(MMDiT, cfg, params).prepare(f, LATENTS, Rates())
 
 
 @partial(jax.jit, static_argnums=0)
@@ -133,8 +134,8 @@ def test_guided_sampling(pair):
 
     @jax.jit
     def sample(params, noise, steps, weights):
-        conditions = bind(MMDiT, cfg, params).prepare(both, LATENTS)
-        return integrate(guided(lambda x, t: bind(MMDiT, cfg, params)(x, t, conditions), weights), noise, steps)
+        conditions = bind(MMDiT, cfg, params).prepare(both, LATENTS, Rates())
+        return sample(bind(MMDiT, cfg, params), conditions, noise, weights, steps)
 
     weights = Guidance(4.5, 4.5).weights()
     assert tuple(weights) == ("full", "empty")
@@ -156,7 +157,7 @@ def test_gradients(pair):
     @jax.grad
     def gradient(params):
         model = bind(MMDiT, cfg, params)
-        return matching.loss(model(xt, t, model.prepare(f, LATENTS)), target).mean()
+        return matching.loss(model(xt, t, model.prepare(f, LATENTS, Rates())), target).mean()
 
     nothing = LatentStatistics(np.zeros(cfg.latent_dim), np.zeros(cfg.latent_dim))
     got = to_torch(gradient(params), nothing, cfg)

@@ -17,11 +17,11 @@ from tiny_task import make_task
 
 from kfjax import config as strict
 from kfjax.cli import main
+from kfjax.memory import Memory
 from kfjax.sharding import put_batch, shard_init
 from kfjax.train import loop, tasks
 from kfjax.train.lock import Lock
 from kfjax.train.loop import LoopConfig, run
-from kfjax.train.memory import Memory
 
 CONFIG = """
 from ml_collections import ConfigDict

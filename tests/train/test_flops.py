@@ -15,14 +15,14 @@ from kfjax.train.flops import CHIPS, PARTS, block_flops, chip, mfu, mmdit_flops,
 CFG = MMDiTConfig(
     width=256, heads=4, joint_depth=2, single_depth=2, clip_dim=128, sync_dim=96, text_dim=64, unroll=True
 )
-TEN = rates.lengths(10.0)
+TEN = rates.lengths(10.0, rates.Rates())
 
 
 def counted_by_xla(cfg: MMDiTConfig, lengths: rates.Lengths, text: int, batch: int) -> float:
     """Of the whole forward pass before any optimisation; nothing is compiled."""
     def forward(params, features, x, t):
         model = bind(MMDiT, cfg, params)
-        return model(x, t, model.prepare(features, lengths.latents))
+        return model(x, t, model.prepare(features, lengths.latents, rates.Rates()))
 
     array = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct((batch, *shape), dtype)
     features = Features(
@@ -44,7 +44,7 @@ def counted_by_xla(cfg: MMDiTConfig, lengths: rates.Lengths, text: int, batch: i
     ids=["published", "timed", "one of each", "dense blocks"],
 )
 def test_the_count_is_that_of_the_program(change):
-    cfg, lengths = replace(CFG, **change), rates.lengths(8.0)
+    cfg, lengths = replace(CFG, **change), rates.lengths(8.0, rates.Rates())
     assert mmdit_flops(cfg, lengths, 77, 2) == pytest.approx(counted_by_xla(cfg, lengths, 77, 2), rel=0.01)
 
 

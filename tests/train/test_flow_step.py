@@ -20,7 +20,7 @@ from kfjax.train import flow_step, stereo_step
 from kfjax.train.flow_step import ENCODERS, FlowStepConfig, trained, trained_parts
 from kfjax.train.optim import OptimConfig, make_optimizer
 
-B, SIZE = 8, lengths(1.0)
+B, SIZE = 8, lengths(1.0, CONFIG.rates)
 ALWAYS = FlowStepConfig(
     drop_video=0.0, drop_text=0.0, stereo_weight=0.5, align_weight=0.25, caption_weight=0.1,
     sound_weight=0.2, train_encoders=True,

@@ -19,7 +19,7 @@ BIGVGAN = replace(CONFIG, codec=replace(CONFIG.codec, vocoder=VOCODER))
 
 @pytest.mark.parametrize("cfg", [CONFIG, BIGVGAN], ids=["light vocoder", "BigVGAN"])
 def test_it_listens_with_the_systems_own_vocoder(cfg):
-    length = rates.lengths(1.0)
+    length = rates.lengths(1.0, CONFIG.rates)
     excerpt = features.make_excerpt(cfg, tiny_system().tokenizer, length, 1.0, None, ["rain", "a bell rings"])
     generate = partial(panel._generate, cfg=cfg, options=PanelConfig(seconds=1.0))
     parts = part_shapes(cfg)

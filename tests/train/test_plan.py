@@ -14,11 +14,11 @@ from ml_collections import ConfigDict
 from tiny_system import CONFIG
 
 from kfjax import config as strict
+from kfjax.memory import Memory
 from kfjax.module import count, shapes
 from kfjax.rates import lengths
 from kfjax.sharding import PRESETS
 from kfjax.train.flops import CHIPS, train_flops
-from kfjax.train.memory import Memory
 from kfjax.train.plan import FIRST_BATCH, DoesNotFit, Plan, Planner, main, next_batch, report, to_json
 from kfjax.train.program import Sent
 from kfjax.train.topology import TOPOLOGIES, find
@@ -42,7 +42,7 @@ def test_a_plan_on_the_devices_at_hand():
     assert plan.mesh == {"data": 2, "fsdp": 4, "context": 1, "tensor": 1}
     assert (plan.chips, plan.batch_per_chip, plan.batch) == (8, 2, 16)
     network = Planner(small(), "small", find("here"), axes="fsdp=8").system.mmdit
-    assert plan.flops == train_flops(network, lengths(1.0), CONFIG.text_tokens, 16)
+    assert plan.flops == train_flops(network, lengths(1.0, CONFIG.rates), CONFIG.text_tokens, 16)
     assert plan.hardware_flops > plan.flops  # blocks are computed again
     parts = CONFIG.parts()
     assert plan.parameters == count(shapes(parts["mmdit"][0], network))

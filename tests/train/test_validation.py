@@ -83,7 +83,7 @@ def test_times_are_spread_evenly_over_the_path_in_random_order():
     assert not np.array_equal(np.sort(times), times)
 
 
-SIZE, CFG = lengths(0.7), FlowStepConfig(drop_video=0.5, drop_text=0.5, draws=3, accumulate=2)
+SIZE, CFG = lengths(0.7, CONFIG.rates), FlowStepConfig(drop_video=0.5, drop_text=0.5, draws=3, accumulate=2)
 
 
 def features(i: int) -> FeatureBatch:

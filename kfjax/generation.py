@@ -1,0 +1,189 @@
+"""The spine: encoders -> sampling -> codec, for a batch of any number of examples, each with its own seed.
+
+    encoded = encode(encoders, excerpt, cfg=cfg)
+    latents = sample(mmdit, encoded, None, weights, steps, noise, x, 0, steps, cfg=cfg, branches=..., method="euler")
+    waves = decode(codec, latents, encoded, cfg=cfg)
+
+Each is a program that is kept for the next process (`kfjax.programs`); `begin` compiles all of them side by side,
+before their inputs are there. `generate` is all three in one function, for whoever traces a batch of excerpts.
+An example's sound does not depend on the batch it is made in.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from kfjax import features, rates, system
+from kfjax.encoders.tokenizer import Tokenizer
+from kfjax.flow import sampler
+from kfjax.module import Params, bind
+from kfjax.programs import Begun, Program
+from kfjax.structs import Excerpt, Features, Noise, Video
+from kfjax.system import SystemConfig
+
+ENCODERS = ("clip", "sync", "text")
+
+
+@Program
+def encode(params: Params, excerpt: Excerpt, *, cfg: SystemConfig) -> Features:
+    """Features of a batch. `params` has the parts clip, sync and text."""
+    return features.encode(params, cfg, excerpt)
+
+
+@Program
+def sample(
+    params: Params,
+    encoded: Features,
+    negative: Features | None,
+    weights: Float[Array, " g"],
+    steps: Int[Array, ""],
+    noise: Noise,
+    x: Float[Array, "b n d"],
+    first: Int[Array, ""],
+    last: Int[Array, ""],
+    *,
+    cfg: SystemConfig,
+    branches: tuple[sampler.Branch, ...],
+    method: sampler.Method,
+) -> Float[Array, "b n d"]:
+    """Latents after steps `first` to `last` of `steps`, from `x`; step 0 starts from noise, whatever `x` is.
+
+    Args:
+      params: of the part mmdit.
+      encoded: of each example, or one for all of them.
+    """
+    from kfjax.mmdit.mmdit import MMDiT
+
+    network = bind(MMDiT, cfg.mmdit, params)
+    conditions = network.prepare(sampler.branch_features(encoded, branches, negative), x.shape[1], cfg.rates)
+    if versions := len(x) // len(encoded.has_video) - 1:
+        conditions = jax.tree.map(lambda c: jnp.repeat(c, versions + 1, 0), conditions)
+    x = jnp.where(first == 0, sampler.noise_of(noise, x.shape[1:]), x)
+    return sampler.sample(network, conditions, x, weights, steps, method, first, last)
+
+
+@Program
+def decode(
+    params: Params, latents: Float[Array, "b n d"], encoded: Features, *, cfg: SystemConfig, coherent: bool = True
+) -> Float[Array, "b t 2"]:
+    """Waveforms of a batch of latents, which may go beyond ±1. `params` has the codec's parts.
+
+    Args:
+      encoded: of each example, or one for all of them.
+      coherent: see `audio_codec.decode`.
+    """
+    from kfjax.codec import audio_codec
+
+    seen = None if cfg.codec.stereo is None else features.seen_by_stereo(cfg, encoded, latents.shape[1])
+    return audio_codec.decode(params, cfg.codec, latents, seen, encoded.has_video, coherent=coherent)
+
+
+def generate(
+    params: Params,
+    cfg: SystemConfig,
+    excerpt: Excerpt,
+    noise: Noise,
+    guidance: dict[sampler.Branch, Float[Array, ""]],
+    steps: Int[Array, ""] | int,
+    latents: int,
+    *,
+    avoided: tuple[Int[Array, "b l"], Int[Array, "b l"]] | None = None,
+    method: sampler.Method = "euler",
+) -> Float[Array, "b t 2"]:
+    """Waveforms of a batch of excerpts, which may go beyond ±1; to be traced.
+
+    Args:
+      params: of all parts.
+      guidance: the weight of every branch, see `Guidance.weights`.
+      latents: how many each example gets.
+      avoided: token ids and mask of the negative prompts, for the branch "negative".
+    """
+    encoded, negative = encode.jitted(params, excerpt, cfg=cfg), None
+    if avoided is not None:
+        ids, mask = avoided
+        text, mask = features.encode_text(params["text"], cfg, excerpt._replace(text_ids=ids, text_mask=mask))
+        negative = encoded._replace(text=text, text_mask=mask, has_text=jnp.ones_like(encoded.has_text))
+    x = jnp.zeros((len(noise.number), latents, cfg.mmdit.latent_dim), jnp.float32)
+    branches = tuple(branch for branch in get_args(sampler.Branch) if branch in guidance)  # jit sorts a dict's keys
+    weights = jnp.stack([jnp.asarray(guidance[branch], jnp.float32) for branch in branches])
+    made = sample.jitted(
+        params["mmdit"], encoded, negative, weights, steps, noise, x, 0, steps,
+        cfg=cfg, branches=branches, method=method,
+    )  # fmt: skip
+    return decode.jitted(params, made, encoded, cfg=cfg)
+
+
+def batches(count: int, size: int) -> Iterator[tuple[Int[np.ndarray, " b"], int]]:
+    """(rows, how many of them count): a short last batch repeats itself, so that one program makes all of them."""
+    for first in range(0, count, size):
+        kept = min(size, count - first)
+        yield first + np.arange(size) % kept, kept
+
+
+class Stage(NamedTuple):
+    """A stage that is being compiled, and the shapes of its weights."""
+
+    weights: Params
+    begun: Begun
+
+
+def begin(
+    cfg: SystemConfig,
+    dtype: jnp.dtype,
+    tokenizer: Tokenizer,
+    lengths: rates.Lengths,
+    *,
+    versions: int = 1,
+    has_video: bool = True,
+    branches: tuple[sampler.Branch, ...] = ("full", "empty"),
+    method: sampler.Method = "euler",
+) -> dict[str, Stage]:
+    """Start to compile what the generation for one clip will call: "encode", "sample", "decode".
+
+    Args:
+      dtype: of encoders and generator.
+      lengths: of the sound, and of the video where there is one.
+      versions: of the clip's sound that are sampled and decoded as one batch.
+    """
+    weights = {
+        name: part if name in cfg.codec.names else jax.tree.map(partial(_shape, dtype=dtype), part)
+        for name, part in system.stored_shapes(cfg).items()
+    }
+    encoders, codec = ({name: weights[name] for name in names} for names in (ENCODERS, cfg.codec.names))
+    encoding = lambda seen: encode.begin(encoders, _excerpt(cfg, tokenizer, lengths if seen else None), cfg=cfg)
+    encoded = encoding(has_video)
+    blank = {name: jax.ShapeDtypeStruct((1, length, shape.shape[-1]), shape.dtype) for name, length, shape in (
+        ("clip", lengths.clip, encoded.outputs.clip), ("sync", lengths.sync, encoded.outputs.sync),
+    )}  # fmt: skip
+    read = encoded.outputs._replace(**blank)
+    negative = encoding(False).outputs._replace(**blank) if "negative" in branches else None
+    number, numbers = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((versions,), np.uint32)
+    scales = jax.ShapeDtypeStruct((len(branches),), np.float32)
+    latents = jax.ShapeDtypeStruct((versions, lengths.latents, cfg.mmdit.latent_dim), np.float32)
+    sampled = sample.begin(
+        weights["mmdit"], read, negative, scales, number, Noise(numbers, numbers), latents, number, number,
+        cfg=cfg, branches=branches, method=method,
+    )  # fmt: skip
+    decoded = decode.begin(codec, latents, read, cfg=cfg)
+    stages = (encoders, encoded), (weights["mmdit"], sampled), (codec, decoded)
+    return {name: Stage(*stage) for name, stage in zip(("encode", "sample", "decode"), stages, strict=True)}
+
+
+def _excerpt(cfg: SystemConfig, tokenizer: Tokenizer, lengths: rates.Lengths | None) -> Excerpt:
+    """What the encoders read, of the right shapes; without lengths, of a prompt alone."""
+    if lengths is None:
+        return features.make_excerpt(cfg, tokenizer, rates.lengths(rates.MIN_SECONDS, cfg.rates), 1.0, None, ["sound"])
+    blank = lambda count, size: np.broadcast_to(np.uint8(0), (count, size, size, 3))
+    frames = Video(blank(lengths.clip, cfg.clip.size), blank(lengths.sync_frames, cfg.sync.size), 0.0)
+    return features.make_excerpt(cfg, tokenizer, lengths, 1.0, frames, ["sound"])
+
+
+def _shape(x: jax.ShapeDtypeStruct, dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
+    """Of a weight that is cast to `dtype` where it is a floating-point one."""
+    return jax.ShapeDtypeStruct(x.shape, dtype if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype)
