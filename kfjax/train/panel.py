@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float
 
 from kfjax import config as strict
 from kfjax import generation, media, plot
@@ -24,7 +26,7 @@ from kfjax.flow import sampler
 from kfjax.module import Params
 from kfjax.plot import Onsets
 from kfjax.rates import lengths
-from kfjax.structs import Noise
+from kfjax.structs import Excerpt, Noise
 from kfjax.system import SystemConfig
 
 
@@ -70,15 +72,8 @@ def flow_panel(
     )
     truth = [bucket.waveform(i) for i in chosen]
     ceiling, _ = _heard("true", truth, scenes, rate)
-    weights = sampler.Guidance(options.guidance, options.guidance).weights()
     noise = Noise(np.zeros(len(chosen), np.uint32), np.array(chosen, np.uint32))
-    latents = lengths(options.seconds, cfg.rates).latents
-    mono = replace(cfg, codec=replace(cfg.codec, stereo=None))  # of a run that has no Mono2Stereo
-
-    @jax.jit
-    def generate(params, excerpt):
-        heard = cfg if "stereo" in params else mono
-        return generation.generate(params, heard, excerpt, noise, weights, options.steps, latents)
+    generate = jax.jit(partial(_generate, noise=noise, cfg=cfg, options=options))
 
     def look(params: Params, step: int, folder: Path) -> dict[str, float]:
         parts = dict(frozen) | params  # sent along each time: on the device they would be in the training's way
@@ -104,6 +99,17 @@ def positions(scene: Scene) -> list[list[tuple[float, float]]]:
     """Where every source of a scene is, as `plot.overview` takes it: (seconds, x), one pair for what does not move."""
     paths = (event.path or ((event.time_seconds, event.x, event.loudness),) for event in scene.events)
     return [[(seconds, x) for seconds, x, _ in path] for path in paths]
+
+
+def _generate(
+    params: Params, excerpt: Excerpt, *, noise: Noise, cfg: SystemConfig, options: PanelConfig
+) -> Float[Array, "b t 2"]:
+    """Waveforms of a batch of scenes; both ears hear the mono where the run has no Mono2Stereo."""
+    if "stereo" not in params:
+        cfg = replace(cfg, codec=replace(cfg.codec, stereo=None))
+    weights = sampler.Guidance(options.guidance, options.guidance).weights()
+    latents = lengths(options.seconds, cfg.rates).latents
+    return generation.generate(params, cfg, excerpt, noise, weights, options.steps, latents)
 
 
 def _heard(name: str, waves: Sequence[np.ndarray], scenes: Sequence[Scene], rate: int) -> tuple[float, list[Onsets]]:

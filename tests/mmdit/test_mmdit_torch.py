@@ -10,6 +10,7 @@ import pytest
 from kfjax.convert.mmaudio import CONFIGS, LatentStatistics, from_torch, to_torch
 from kfjax.flow import matching
 from kfjax.flow.sampler import Guidance, branch_features
+from kfjax.flow.sampler import sample as sampled
 from kfjax.mmdit.mmdit import MMDiT
 from kfjax.module import bind
 from kfjax.rates import Rates
@@ -135,7 +136,7 @@ def test_guided_sampling(pair):
     @jax.jit
     def sample(params, noise, steps, weights):
         conditions = bind(MMDiT, cfg, params).prepare(both, LATENTS, Rates())
-        return sample(bind(MMDiT, cfg, params), conditions, noise, weights, steps)
+        return sampled(bind(MMDiT, cfg, params), conditions, noise, weights, steps)
 
     weights = Guidance(4.5, 4.5).weights()
     assert tuple(weights) == ("full", "empty")
