@@ -9,7 +9,7 @@ import pytest
 from tiny_system import CONFIG, tiny_system, write_model
 
 import kfjax
-from kfjax import features, media, pipeline, rates
+from kfjax import features, generation, media, pipeline, rates
 from kfjax.pipeline import Model, Result, bucket_seconds, sample_paths
 from kfjax.programs import Program
 from kfjax.structs import Video
@@ -135,6 +135,32 @@ def test_version_k_is_the_same_however_many_are_asked_for(model, clip, result):
     assert len({wave.tobytes() for wave in three.waveforms}) == 3
 
 
+def test_versions_made_at_once_are_those_made_alone(model, clip, result):
+    alone = model.generate(clip, "a bell rings", samples=3).waveforms
+    told = []
+    made = model.generate(clip, "a bell rings", samples=3, batch=2, progress=lambda *said: told.append(said))
+    np.testing.assert_allclose(made.waveforms, alone, atol=1e-5)
+    assert {what.split(",")[0] for what, _ in told if "sampling" in what} == {"sampling 1 to 2 of 3", "sampling 3 of 3"}
+    assert [share for _, share in told] == sorted(share for _, share in told)
+
+
+@pytest.mark.parametrize(("room", "count"), [(None, 1), (1.01, 8), (0.99, 4), (0.0, 1)])
+def test_as_many_versions_at_once_as_memory_has_room_for(model, monkeypatch, room, count):
+    """The limit is simulated; what is needed comes from real programs."""
+    size = rates.lengths(0.5, CONFIG.rates)
+    needed = lambda versions: max(
+        held
+        for _, _, held in model._memory(
+            [*generation.begin(CONFIG, model.dtype, model.tokenizer, size, versions=versions).values()]
+        )
+    )
+    limit = None if room is None else room * needed(8)
+    monkeypatch.setattr(pipeline.memory, "limit_bytes", lambda device: limit)
+    assert model._at_once(64, None, size) == count
+    assert model._at_once(3, None, size) == min(count, 3)
+    assert model._at_once(64, 5, size) == 5
+
+
 def test_frames_in_memory(model, clip, result):
     frames, seconds = media.read_frames(clip, features.frame_specs(CONFIG), counts=(7, 20))
     video = Video(*frames, seconds=seconds)
@@ -205,6 +231,7 @@ def test_text_alone_has_no_picture(tmp_path, result):
         ({"prompt": "rain", "steps": 2.5}, "steps: got 2.5"),
         ({"prompt": "rain", "seed": -1}, "seed: got -1"),
         ({"prompt": "rain", "samples": 0}, "samples: got 0"),
+        ({"prompt": "rain", "batch": 0}, "batch: got 0"),
         ({"prompt": "rain", "guidance": -1.0}, "guidance: got -1"),
         ({"prompt": "rain", "negative_guidance": 2.0}, "no negative prompt"),
         ({"prompt": "rain", "duration": 0.0}, "duration: got 0 s, expected 0.1 to 60 s"),

@@ -1,0 +1,85 @@
+"""The spine in batches: an example's latents and sound are its own, in whatever batch it is made."""
+import jax
+import numpy as np
+import pytest
+from tiny_system import CAPTIONS, CONFIG, tiny_system
+
+from kfjax import features, generation, rates
+from kfjax.flow.sampler import Guidance
+from kfjax.structs import Noise
+
+SIZE = rates.lengths(0.5, CONFIG.rates)
+SEEDS = np.array([5, 5, 9], np.uint32)
+NUMBERS = np.array([0, 1, 0], np.uint32)
+PROMPTS = [CAPTIONS[0], "", CAPTIONS[2]]
+WEIGHTS = Guidance(3.0, 2.0, 1.0).weights()
+AVOIDED = [CAPTIONS[1]] * 3
+
+
+@pytest.fixture(scope="module")
+def excerpt():
+    """Three films of their own, one of them without a prompt."""
+    rng = np.random.default_rng(0)
+    frames = lambda count: rng.integers(0, 256, (3, count, 32, 32, 3), np.uint8)
+    blank = features.make_excerpt(CONFIG, tiny_system().tokenizer, SIZE, 0.5, None, PROMPTS)
+    return blank._replace(
+        clip_frames=frames(SIZE.clip), sync_frames=frames(SIZE.sync_frames), has_video=np.array([True, True, False])
+    )
+
+
+def made(excerpt, rows, steps=3):
+    """(latents, waves) of these rows by the three programs."""
+    params, noise = tiny_system().params, Noise(SEEDS[rows], NUMBERS[rows])
+    own = jax.tree.map(lambda x: x[rows], excerpt)
+    ids, mask = tiny_system().tokenizer.encode([AVOIDED[row] for row in rows])
+    encoded = generation.encode(params, own, cfg=CONFIG)
+    negative = generation.encode(params, own._replace(text_ids=ids, text_mask=mask), cfg=CONFIG)
+    negative = negative._replace(has_text=np.ones(len(rows), bool))
+    blank = np.zeros((len(rows), SIZE.latents, CONFIG.mmdit.latent_dim), np.float32)
+    latents = generation.sample(
+        params["mmdit"], encoded, negative, np.array([*WEIGHTS.values()], np.float32), np.int32(steps), noise, blank,
+        np.int32(0), np.int32(steps), cfg=CONFIG, branches=tuple(WEIGHTS), method="euler",
+    )  # fmt: skip
+    codec = {name: params[name] for name in CONFIG.codec.names}
+    return np.asarray(latents), np.asarray(generation.decode(codec, latents, encoded, cfg=CONFIG))
+
+
+def test_an_example_is_the_same_in_any_batch(excerpt):
+    latents, waves = made(excerpt, [0, 1, 2])
+    assert np.abs(latents - latents[[1, 2, 0]]).max() > 0.1 and np.abs(waves).max() > 0.01
+    for row in range(3):
+        alone_latents, alone_waves = made(excerpt, [row])
+        np.testing.assert_allclose(alone_latents[0], latents[row], atol=1e-5)
+        np.testing.assert_allclose(alone_waves[0], waves[row], atol=1e-5)
+
+
+def test_one_function_does_what_the_programs_do(excerpt):
+    _, waves = made(excerpt, [0, 1, 2])
+    whole = jax.jit(generation.generate, static_argnames=("cfg", "latents"))
+    avoided = tiny_system().tokenizer.encode(AVOIDED)
+    noise = Noise(SEEDS, NUMBERS)
+    got = whole(tiny_system().params, CONFIG, excerpt, noise, WEIGHTS, 3, SIZE.latents, avoided=tuple(avoided))
+    np.testing.assert_allclose(got, waves, atol=1e-5)
+
+
+def test_versions_share_their_conditions(excerpt):
+    """Features of one clip, three noises: as three copies of the features."""
+    one = jax.tree.map(lambda x: x[:1], generation.encode(tiny_system().params, excerpt, cfg=CONFIG))
+    three = jax.tree.map(lambda x: np.repeat(np.asarray(x), 3, 0), one)
+    noise = Noise(np.full(3, 7, np.uint32), np.arange(3, dtype=np.uint32))
+    blank = np.zeros((3, SIZE.latents, CONFIG.mmdit.latent_dim), np.float32)
+    sampled = [
+        generation.sample(
+            tiny_system().params["mmdit"], encoded, None, np.array([3, -2], np.float32), np.int32(2), noise, blank,
+            np.int32(0), np.int32(2), cfg=CONFIG, branches=("full", "empty"), method="heun",
+        )
+        for encoded in (one, three)
+    ]  # fmt: skip
+    np.testing.assert_allclose(*sampled, atol=1e-5)
+    assert np.abs(np.diff(sampled[0], axis=0)).max() > 0.1
+
+
+def test_short_batches_repeat_themselves():
+    got = [(list(rows), kept) for rows, kept in generation.batches(5, 3)]
+    assert got == [([0, 1, 2], 3), ([3, 4, 3], 2)]
+    assert list(generation.batches(0, 3)) == []
