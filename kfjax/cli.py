@@ -32,7 +32,7 @@ Public PyTorch weights, numerically the same here: MMAudio, its VAEs, BigVGAN, C
   kfjax convert mmaudio again/ --to torch     the files as they were published, bit for bit
 """
 #: Arguments of `kfjax generate` that are checked before a model is loaded; the prompt is too.
-CHECKED = ("negative_prompt", "seed", "samples", "steps", "guidance", "video_guidance", "text_guidance",
+CHECKED = ("negative_prompt", "seed", "samples", "batch", "steps", "guidance", "video_guidance", "text_guidance",
            "negative_guidance", "keep_original")  # fmt: skip
 #: Versions in one picture; more would be too small to read.
 MOST_DRAWN = 6
@@ -97,6 +97,8 @@ def _add_generate(commands) -> None:
     add("--negative-guidance", type=float, metavar="SCALE", help="how strongly the negative prompt is avoided")
     add("--seed", type=int, default=0, help="another seed, another sound (default 0)")
     add("--samples", type=int, default=1, metavar="N", help="versions to make, in files -1, -2, … (default 1)")
+    add("--batch", type=int, metavar="N", help="versions made at once; default: what an accelerator's memory has room "
+        "for, up to 8")
     add("--output", type=command.local_path, metavar="PATH", help="file to write (.mp4 .m4v .mov .mkv, .wav .flac for "
         "sound alone); a folder for many; default: VIDEO.sound.mp4 in the working folder; overwritten")
     add("--audio-only", action="store_true", help="write .wav instead of a video")
@@ -230,6 +232,7 @@ def _make(model: Model, job: Job, args: Namespace, told: set[str], *, bar: bool)
             seed=job.seed,
             samples=args.samples,
             method=args.method,
+            batch=args.batch,
             keep_original=args.keep_original,
             progress=progress,
         )
