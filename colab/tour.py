@@ -151,7 +151,8 @@ frames, _ = media.read_frames(
 )
 excerpt = features.make_excerpt(cfg, tokenizer, size, SECONDS, Video(*frames, SECONDS), [scene.caption])
 encoded = jax.jit(features.encode, static_argnums=1)(params, cfg, excerpt)
-table(encoded._asdict())
+named = encoded._asdict()
+table(named | named.pop("given")._asdict())
 
 # %% [markdown]
 # Missing things have one mechanism: the masks `has_video` and `has_text`. A film that isn't there, guidance's branch
@@ -160,7 +161,7 @@ table(encoded._asdict())
 
 # %%
 prepare = jax.jit(lambda params, seen: bind(MMDiT, cfg.mmdit, params["mmdit"]).prepare(seen, size.latents, cfg.rates))
-blind = encoded._replace(has_video=jnp.array([False]))
+blind = encoded._replace(given=encoded.given._replace(has_video=jnp.array([False])))
 other = blind._replace(clip=blind.clip + 100.0, sync=-blind.sync)
 same = jax.tree.map(jnp.array_equal, prepare(params, blind), prepare(params, other))
 print("conditions without a film, whatever the film:", {name: bool(x) for name, x in same._asdict().items()})
@@ -243,7 +244,7 @@ def sample(params, encoded, noise, steps, guidance):
     weights = jnp.stack([guidance, 1 - guidance])
     latents = sampler.sample(network, ready, noise, weights, steps)
     seen = features.seen_by_stereo(cfg, encoded, n)
-    return audio_codec.decode(params, cfg.codec, latents, seen, encoded.has_video)[0]
+    return audio_codec.decode(params, cfg.codec, latents, seen, encoded.given.has_video)[0]
 
 
 latent_noise = jax.random.normal(jax.random.key(1), (1, n, cfg.mmdit.latent_dim))

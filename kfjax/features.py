@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,7 +15,7 @@ from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.media import FrameSpec
 from kfjax.module import Params, bind
 from kfjax.rates import Lengths
-from kfjax.structs import Array, Excerpt, Features, Video
+from kfjax.structs import Array, Excerpt, Features, Given, Video
 from kfjax.system import SystemConfig
 
 
@@ -50,23 +51,21 @@ def make_excerpt(
         clip_frames=clip,
         sync_frames=sync,
         text_ids=ids,
-        text_mask=mask,
-        seconds_start=np.zeros(b, np.float32),
-        seconds_total=np.full(b, seconds, np.float32),
-        has_video=np.full(b, video is not None),
-        has_text=np.array([bool(prompt.strip()) for prompt in prompts]),
+        given=Given.whole(mask, seconds)._replace(
+            has_video=np.full(b, video is not None), has_text=np.array([bool(prompt.strip()) for prompt in prompts])
+        ),
     )
 
 
-def encode_text(params: Params, cfg: SystemConfig, excerpt: Excerpt) -> tuple[Array, Array]:
-    """(hidden states [b l ·], mask [b l]). CLIP's tower was trained with its padding, which is text too."""
+def encode_text(params: Params, cfg: SystemConfig, ids: Array, mask: Array) -> tuple[Array, Array]:
+    """(hidden states [b l ·], mask [b l]) of token ids and their mask. CLIP was trained with its padding, as text."""
     from kfjax.encoders.clip import CLIPText
     from kfjax.encoders.t5 import T5Encoder
 
     if isinstance(cfg.text, CLIPTextConfig):
-        hidden = bind(CLIPText, cfg.text, params)(excerpt.text_ids)
+        hidden = bind(CLIPText, cfg.text, params)(ids)
         return hidden, jnp.ones(hidden.shape[:2], bool)
-    return bind(T5Encoder, cfg.text, params)(excerpt.text_ids, excerpt.text_mask), jnp.asarray(excerpt.text_mask)
+    return bind(T5Encoder, cfg.text, params)(ids, mask), jnp.asarray(mask)
 
 
 def encode(params: Params, cfg: SystemConfig, excerpt: Excerpt) -> Features:
@@ -74,16 +73,12 @@ def encode(params: Params, cfg: SystemConfig, excerpt: Excerpt) -> Features:
     from kfjax.encoders.clip import CLIPVision
     from kfjax.encoders.synchformer import Synchformer
 
-    text, text_mask = encode_text(params["text"], cfg, excerpt)
+    text, mask = encode_text(params["text"], cfg, excerpt.text_ids, excerpt.given.text_mask)
     return Features(
         clip=bind(CLIPVision, cfg.clip, params["clip"])(excerpt.clip_frames),
         sync=bind(Synchformer, cfg.sync, params["sync"])(excerpt.sync_frames),
         text=text,
-        text_mask=text_mask,
-        seconds_start=jnp.asarray(excerpt.seconds_start),
-        seconds_total=jnp.asarray(excerpt.seconds_total),
-        has_video=jnp.asarray(excerpt.has_video),
-        has_text=jnp.asarray(excerpt.has_text),
+        given=jax.tree.map(jnp.asarray, excerpt.given._replace(text_mask=mask)),
     )
 
 

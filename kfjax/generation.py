@@ -62,7 +62,7 @@ def sample(
 
     network = bind(MMDiT, cfg.mmdit, params)
     conditions = network.prepare(sampler.branch_features(encoded, branches, negative), x.shape[1], cfg.rates)
-    if versions := len(x) // len(encoded.has_video) - 1:
+    if versions := len(x) // len(encoded.clip) - 1:
         conditions = jax.tree.map(lambda c: jnp.repeat(c, versions + 1, 0), conditions)
     x = jnp.where(first == 0, sampler.noise_of(noise, x.shape[1:]), x)
     return sampler.sample(network, conditions, x, weights, steps, method, first, last)
@@ -81,7 +81,7 @@ def decode(
     from kfjax.codec import audio_codec
 
     seen = None if cfg.codec.stereo is None else features.seen_by_stereo(cfg, encoded, latents.shape[1])
-    return audio_codec.decode(params, cfg.codec, latents, seen, encoded.has_video, coherent=coherent)
+    return audio_codec.decode(params, cfg.codec, latents, seen, encoded.given.has_video, coherent=coherent)
 
 
 def generate(
@@ -106,9 +106,9 @@ def generate(
     """
     encoded, negative = encode.jitted(params, excerpt, cfg=cfg), None
     if avoided is not None:
-        ids, mask = avoided
-        text, mask = features.encode_text(params["text"], cfg, excerpt._replace(text_ids=ids, text_mask=mask))
-        negative = encoded._replace(text=text, text_mask=mask, has_text=jnp.ones_like(encoded.has_text))
+        text, mask = features.encode_text(params["text"], cfg, *avoided)
+        has_text = jnp.ones_like(encoded.given.has_text)
+        negative = encoded._replace(text=text, given=encoded.given._replace(text_mask=mask, has_text=has_text))
     x = jnp.zeros((len(noise.number), latents, cfg.mmdit.latent_dim), jnp.float32)
     branches = tuple(branch for branch in get_args(sampler.Branch) if branch in guidance)  # jit sorts a dict's keys
     weights = jnp.stack([jnp.asarray(guidance[branch], jnp.float32) for branch in branches])

@@ -25,9 +25,10 @@ from typing import Any, NamedTuple
 import jax
 from jax import export
 
-from kfjax.structs import Features
+from kfjax.structs import Features, Given
 
 export.register_namedtuple_serialization(Features, serialized_name="kfjax.structs.Features")
+export.register_namedtuple_serialization(Given, serialized_name="kfjax.structs.Given")
 
 #: What of jax's configuration changes what is traced.
 _SETTINGS = (

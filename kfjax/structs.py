@@ -21,30 +21,41 @@ class Video(NamedTuple):
     seconds: float | Array
 
 
+class Given(NamedTuple):
+    """What is given beside frames and words: which of them there are, and the times. It goes from the excerpt to the
+    generator as it is, so that a new condition is one more field. A False presence mask makes what it masks irrelevant.
+    """
+
+    text_mask: Array  # bool [b, l]
+    seconds_start: Array  # f32 [b], of the excerpt in the whole
+    seconds_total: Array  # f32 [b], of the whole
+    has_video: Array  # bool [b]
+    has_text: Array  # bool [b]
+
+    @classmethod
+    def whole(cls, text_mask: Array, seconds: float) -> Given:
+        """A batch of excerpts that are the whole, `seconds` long, with video and text."""
+        b = len(text_mask)
+        start, total = np.zeros(b, np.float32), np.full(b, seconds, np.float32)
+        return cls(text_mask, start, total, np.ones(b, bool), np.ones(b, bool))
+
+
 class Excerpt(NamedTuple):
-    """What the encoders read: a batch of frames, token ids, times and presence masks."""
+    """What the encoders read: a batch of frames and token ids."""
 
     clip_frames: Array  # u8 [b, v, H, W, 3]
     sync_frames: Array  # u8 [b, frames, H, W, 3]
     text_ids: Array  # i32 [b, l]
-    text_mask: Array  # bool [b, l]
-    seconds_start: Array  # f32 [b]
-    seconds_total: Array  # f32 [b]
-    has_video: Array  # bool [b]
-    has_text: Array  # bool [b]
+    given: Given
 
 
 class Features(NamedTuple):
-    """What the generator reads. A False presence mask makes the features behind it irrelevant."""
+    """What the generator reads."""
 
     clip: Array  # [b, v, clip_dim]
     sync: Array  # [b, s, sync_dim]
     text: Array  # [b, l, text_dim]
-    text_mask: Array  # bool [b, l]
-    seconds_start: Array  # f32 [b]
-    seconds_total: Array  # f32 [b]
-    has_video: Array  # bool [b]
-    has_text: Array  # bool [b]
+    given: Given
 
 
 class Conditions(NamedTuple):

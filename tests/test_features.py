@@ -32,18 +32,18 @@ def test_frames_are_read_as_the_encoders_want_them():
 
 def test_every_prompt_gets_the_same_video():
     got = excerpt(VIDEO, "rain on a roof", "", "  ")
-    assert got.has_video.tolist() == [True] * 3
-    assert got.has_text.tolist() == [True, False, False]
-    assert got.text_mask.any(1).tolist() == [True, False, False]
+    assert got.given.has_video.tolist() == [True] * 3
+    assert got.given.has_text.tolist() == [True, False, False]
+    assert got.given.text_mask.any(1).tolist() == [True, False, False]
     for b in range(3):
         np.testing.assert_array_equal(got.sync_frames[b], FRAMES)
         np.testing.assert_array_equal(got.clip_frames[b], FRAMES[: SIZE.clip])
-    assert got.seconds_start.tolist() == [0] * 3 and got.seconds_total.tolist() == [1] * 3
+    assert got.given.seconds_start.tolist() == [0] * 3 and got.given.seconds_total.tolist() == [1] * 3
 
 
 def test_without_a_video_frames_are_black_and_masked():
     got = excerpt(None, "rain on a roof")
-    assert not got.has_video.any() and got.has_text.all()
+    assert not got.given.has_video.any() and got.given.has_text.all()
     assert got.clip_frames.shape == (1, SIZE.clip, 32, 32, 3) and not got.clip_frames.any()
     assert got.sync_frames.shape == (1, SIZE.sync_frames, 32, 32, 3) and not got.sync_frames.any()
 
@@ -53,7 +53,7 @@ def test_features_have_the_systems_widths():
     assert got.clip.shape == (2, SIZE.clip, CONFIG.clip.out_dim)
     assert got.sync.shape == (2, SIZE.sync, CONFIG.sync.width)
     assert got.text.shape == (2, CONFIG.text_tokens, CONFIG.text.width)
-    assert got.has_video.tolist() == [True, True] and got.has_text.tolist() == [True, False]
+    assert got.given.has_video.tolist() == [True, True] and got.given.has_text.tolist() == [True, False]
     assert all(np.isfinite(x).all() for x in (got.clip, got.sync, got.text))
 
 

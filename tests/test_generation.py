@@ -22,9 +22,8 @@ def excerpt():
     rng = np.random.default_rng(0)
     frames = lambda count: rng.integers(0, 256, (3, count, 32, 32, 3), np.uint8)
     blank = features.make_excerpt(CONFIG, tiny_system().tokenizer, SIZE, 0.5, None, PROMPTS)
-    return blank._replace(
-        clip_frames=frames(SIZE.clip), sync_frames=frames(SIZE.sync_frames), has_video=np.array([True, True, False])
-    )
+    given = blank.given._replace(has_video=np.array([True, True, False]))
+    return blank._replace(clip_frames=frames(SIZE.clip), sync_frames=frames(SIZE.sync_frames), given=given)
 
 
 def made(excerpt, rows, steps=3):
@@ -33,8 +32,8 @@ def made(excerpt, rows, steps=3):
     own = jax.tree.map(lambda x: x[rows], excerpt)
     ids, mask = tiny_system().tokenizer.encode([AVOIDED[row] for row in rows])
     encoded = generation.encode(params, own, cfg=CONFIG)
-    negative = generation.encode(params, own._replace(text_ids=ids, text_mask=mask), cfg=CONFIG)
-    negative = negative._replace(has_text=np.ones(len(rows), bool))
+    given = own.given._replace(text_mask=mask, has_text=np.ones(len(rows), bool))
+    negative = generation.encode(params, own._replace(text_ids=ids, given=given), cfg=CONFIG)
     blank = np.zeros((len(rows), SIZE.latents, CONFIG.mmdit.latent_dim), np.float32)
     latents = generation.sample(
         params["mmdit"], encoded, negative, np.array([*WEIGHTS.values()], np.float32), np.int32(steps), noise, blank,

@@ -39,7 +39,7 @@ from kfjax.sharding import (
     shard_init,
     training_hangs,
 )
-from kfjax.structs import FeatureBatch, Features, Posterior, TrainState
+from kfjax.structs import FeatureBatch, Features, Given, Posterior, TrainState
 from kfjax.train import flow_step
 from kfjax.train.flow_step import FlowStepConfig
 from kfjax.train.optim import OptimConfig, make_optimizer
@@ -84,11 +84,10 @@ def make_batch(n: int = N) -> FeatureBatch:
         clip=normal(B, V, MODEL.clip_dim),
         sync=normal(B, 16, MODEL.sync_dim),
         text=normal(B, L, MODEL.text_dim),
-        text_mask=np.ones((B, L), bool),
-        seconds_start=np.zeros(B, np.float32),
-        seconds_total=np.arange(B, dtype=np.float32),
-        has_video=np.arange(B) % 3 > 0,
-        has_text=np.arange(B) % 2 > 0,
+        given=Given(
+            np.ones((B, L), bool), np.zeros(B, np.float32), np.arange(B, dtype=np.float32), np.arange(B) % 3 > 0,
+            np.arange(B) % 2 > 0,
+        ),
     )
     return FeatureBatch(features, Posterior(normal(B, n, MODEL.latent_dim), np.abs(normal(B, n, MODEL.latent_dim))))
 

@@ -6,6 +6,7 @@ import numpy as np
 from kfjax.data import records
 from kfjax.data.feature_input import example_shapes
 from kfjax.data.records import Example
+from kfjax.structs import Given
 
 MARK = "0123456789abcdef"
 
@@ -13,11 +14,9 @@ MARK = "0123456789abcdef"
 def example(cfg, seconds: float, number: int, *, name: str = "", has_video=True, has_text=True, words=5) -> Example:
     rng = np.random.default_rng((number, *name.encode()))
     arrays = {key: rng.standard_normal(shape) for key, shape in example_shapes(cfg, seconds).items()}
-    arrays["text_mask"] = np.arange(len(arrays["text_mask"])) < words
+    given = Given(np.arange(len(arrays.pop("text_mask"))) < words, 0.0, seconds, has_video, has_text)
     arrays["std"] = np.abs(arrays["std"])
-    return Example(
-        f"{name}/{number}", **arrays, seconds_start=0.0, seconds_total=seconds, has_video=has_video, has_text=has_text
-    )
+    return Example(f"{name}/{number}", **arrays, given=given)
 
 
 def write(folder: Path, cfg, counts: dict[float, int], *, fingerprint=MARK, shards=1, **options) -> Path:

@@ -52,11 +52,11 @@ def jax_sampler(cfg, params, features, noise, steps: int):
     from kfjax.flow.sampler import sample as integrated
     from kfjax.mmdit.mmdit import MMDiT
     from kfjax.rates import Rates
-    from kfjax.structs import Features
+    from kfjax.structs import Features, Given
 
     weights = Guidance(GUIDANCE, GUIDANCE).weights()
     here, zero = np.ones(1, bool), np.zeros(1, np.float32)
-    whole = Features(*features, np.ones((1, TEXT), bool), zero, zero, here, here)
+    whole = Features(*features, Given(np.ones((1, TEXT), bool), zero, zero, here, here))
     whole = branch_features(whole, tuple(weights))
     params = jax.device_put(params)
     conditions = jax.jit(lambda p: module.bind(MMDiT, cfg, p).prepare(whole, LATENTS, Rates()))(params)

@@ -65,7 +65,7 @@ def stages(cfg, params, seconds: float):
     from kfjax.encoders.clip import CLIPText, CLIPVision
     from kfjax.encoders.synchformer import Synchformer
     from kfjax.module import bind
-    from kfjax.structs import Features, Noise
+    from kfjax.structs import Features, Given, Noise
 
     lengths = rates.lengths(seconds, cfg.rates)
     rng = np.random.default_rng(0)
@@ -77,7 +77,8 @@ def stages(cfg, params, seconds: float):
     read = jax.jit(lambda p, x: bind(CLIPText, cfg.text, p)(x))
     clip, sync, text = see(params["clip"], clip_frames), align(params["sync"], sync_frames), read(params["text"], ids)
     here, zero = jnp.ones(1, bool), jnp.zeros(1)
-    features = Features(clip, sync, text, jnp.ones((1, cfg.text_tokens), bool), zero, zero + seconds, here, here)
+    given = Given(jnp.ones((1, cfg.text_tokens), bool), zero, zero + seconds, here, here)
+    features = Features(clip, sync, text, given)
     weights = np.array([GUIDANCE, 1 - GUIDANCE], np.float32)
     blank = np.zeros((1, lengths.latents, cfg.mmdit.latent_dim), np.float32)
     noise = Noise(*np.zeros((2, 1), np.uint32))

@@ -35,18 +35,20 @@ def write(folder: Path, cfg, counts: dict[float, int]) -> None:
 
     from kfjax.data import records
     from kfjax.data.feature_input import example_shapes
+    from kfjax.structs import Given
 
-    rng, times = np.random.default_rng(0), {"seconds_start": 0.0, "has_video": True, "has_text": True}
+    rng = np.random.default_rng(0)
     random = lambda shape: rng.standard_normal(shape, np.float32).astype(records.BFLOAT16)
     base = {s: {name: random(shape) for name, shape in example_shapes(cfg, s).items()} for s in counts}
-    words = {"text_mask": np.arange(cfg.text_tokens) < cfg.text_tokens // 4}
+    given = Given(np.arange(cfg.text_tokens) < cfg.text_tokens // 4, 0.0, 0.0, has_video=True, has_text=True)
     of = -(-max(counts.values()) // SHARD)
     for k in range(of):
         with records.ShardWriter(folder, k, of, "bench") as shard:
             for seconds, count in counts.items():
                 for i in range(k, count, of):
-                    arrays = {name: np.roll(array, i) for name, array in base[seconds].items()} | words
-                    shard.add(seconds, records.Example(f"{i}", **arrays, **times, seconds_total=seconds))
+                    arrays = {name: np.roll(array, i) for name, array in base[seconds].items() if name != "text_mask"}
+                    own = given._replace(seconds_total=seconds)
+                    shard.add(seconds, records.Example(f"{i}", given=own, **arrays))
     records.write_index(folder)
 
 

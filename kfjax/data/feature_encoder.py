@@ -123,7 +123,8 @@ class FeatureEncoder:
         blank = None if cut.row.video is not None else rates.lengths(cut.seconds, self.cfg.rates)
         encoded, posterior = jax.tree.map(np.asarray, _encode(self._params, self.cfg, *inputs, blank=blank))
         arrays = encoded._asdict() | posterior._asdict()
-        return [Example(one.cut.id, **{name: x[i] for name, x in arrays.items()}) for i, one in enumerate(loaded)]
+        rows = [jax.tree.map(lambda x, i=i: x[i], arrays) for i in range(len(loaded))]
+        return [Example(one.cut.id, **row) for one, row in zip(loaded, rows, strict=True)]
 
 
 @partial(jax.jit, static_argnames=("cfg", "blank"))
@@ -135,16 +136,12 @@ def _encode(
     if blank is None:
         encoded = features.encode(params, cfg, excerpt)
     else:
-        text, mask = features.encode_text(params["text"], cfg, excerpt)
+        text, mask = features.encode_text(params["text"], cfg, excerpt.text_ids, excerpt.given.text_mask)
         encoded = Features(
             clip=jnp.zeros((len(wave), blank.clip, cfg.clip.out_dim), jnp.bfloat16),
             sync=jnp.zeros((len(wave), blank.sync, cfg.sync.width), jnp.bfloat16),
             text=text,
-            text_mask=mask,
-            seconds_start=excerpt.seconds_start,
-            seconds_total=excerpt.seconds_total,
-            has_video=excerpt.has_video,
-            has_text=excerpt.has_text,
+            given=excerpt.given._replace(text_mask=mask),
         )
     rounded = lambda x: x.astype(jnp.bfloat16) if x.ndim == 3 else x
     return jax.tree.map(rounded, encoded), jax.tree.map(rounded, posterior)

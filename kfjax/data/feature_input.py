@@ -20,7 +20,7 @@ from kfjax.data.buckets import Buckets
 from kfjax.data.records import BFLOAT16, Example, Folder
 from kfjax.encoders.clip import CLIPTextConfig
 from kfjax.rates import lengths
-from kfjax.structs import FeatureBatch, Features, Posterior
+from kfjax.structs import FeatureBatch, Features, Given, Posterior
 from kfjax.system import SystemConfig
 
 
@@ -170,9 +170,8 @@ class SyntheticInput:
         for k, row in enumerate(rows):
             rng = np.random.default_rng((self._seed, row))
             arrays = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
-            arrays |= {"text_mask": np.ones(shapes["text_mask"], bool), "std": 0.1 * np.abs(arrays["std"])}
-            times = {"seconds_start": 0.0, "seconds_total": seconds}
-            _put(batch, k, Example("", **arrays, **times, has_video=True, has_text=True))
+            given = Given(np.ones_like(arrays.pop("text_mask"), bool), 0.0, seconds, has_video=True, has_text=True)
+            _put(batch, k, Example("", given=given, **arrays | {"std": 0.1 * np.abs(arrays["std"])}))
         return batch
 
 
@@ -194,8 +193,8 @@ def join(first: Example, second: Example, seconds: float, shapes: Mapping[str, t
 
     Without video (see `FeatureInput`), and without caption where one has none or both together are too long.
     """
-    words = np.concatenate([part.text[part.text_mask] for part in (first, second)])
-    has_text = bool(first.has_text and second.has_text and len(words) <= len(first.text))
+    words = np.concatenate([part.text[part.given.text_mask] for part in (first, second)])
+    has_text = bool(first.given.has_text and second.given.has_text and len(words) <= len(first.text))
     text = np.zeros(shapes["text"], BFLOAT16)
     text[: len(words)] = words[: len(text)]
     latents = shapes["mean"][0]
@@ -204,11 +203,7 @@ def join(first: Example, second: Example, seconds: float, shapes: Mapping[str, t
         clip=np.zeros(shapes["clip"], BFLOAT16),
         sync=np.zeros(shapes["sync"], BFLOAT16),
         text=text,
-        text_mask=np.arange(len(text)) < len(words),
-        seconds_start=0.0,
-        seconds_total=seconds,
-        has_video=False,
-        has_text=has_text,
+        given=Given(np.arange(len(text)) < len(words), 0.0, seconds, has_video=False, has_text=has_text),
         mean=np.concatenate([first.mean, second.mean])[:latents],  # each half's latents are rounded up
         std=np.concatenate([first.std, second.std])[:latents],
     )
@@ -242,20 +237,15 @@ def _rows(size: int, numbers: Sequence[int], of: int) -> list[int]:
 def _empty(rows: int, seconds: float, shapes: Mapping[str, tuple[int, ...]]) -> FeatureBatch:
     dtypes = dict.fromkeys(shapes, BFLOAT16) | {"text_mask": np.dtype(bool)}
     array = {name: np.empty((rows, *shape), dtypes[name]) for name, shape in shapes.items()}
-    features = Features(
-        **{name: array[name] for name in ("clip", "sync", "text", "text_mask")},
-        seconds_start=np.zeros(rows, np.float32),
-        seconds_total=np.full(rows, seconds, np.float32),
-        has_video=np.ones(rows, bool),
-        has_text=np.ones(rows, bool),
-    )
+    features = Features(array["clip"], array["sync"], array["text"], Given.whole(array["text_mask"], seconds))
     return FeatureBatch(features, Posterior(array["mean"], array["std"]))
 
 
 def _put(batch: FeatureBatch, row: int, example: Example) -> None:
-    for part in batch:
+    for part, own in ((batch.features, example), (batch.posterior, example), (batch.features.given, example.given)):
         for name, array in part._asdict().items():
-            array[row] = getattr(example, name)
+            if name != "given":
+                array[row] = getattr(own, name)
 
 
 def _check_example(example: Example, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -15,7 +15,7 @@ from kfjax.data.extract import open_latents
 from kfjax.data.scenes import Bucket, Corpus
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.rates import lengths
-from kfjax.structs import Excerpt, Posterior
+from kfjax.structs import Excerpt, Given, Posterior
 from kfjax.system import SystemConfig
 
 
@@ -62,8 +62,8 @@ class SceneInput:
         rng = np.random.default_rng((self._seed, step))
         flips = rng.random(len(indices)) < 0.5 if self._flip else np.zeros(len(indices), bool)
         excerpt, *rest = bucket.examples(indices, flips)
-        told = excerpt.seconds_total * (1 + self._jitter * rng.uniform(-1, 1, len(indices)))
-        return excerpt._replace(seconds_total=told.astype(np.float32)), *rest
+        told = excerpt.given.seconds_total * (1 + self._jitter * rng.uniform(-1, 1, len(indices)))
+        return excerpt._replace(given=excerpt.given._replace(seconds_total=told.astype(np.float32))), *rest
 
 
 def _check(cfg: SystemConfig, tokenizer: Tokenizer, corpus: Corpus, buckets: Buckets) -> None:
@@ -102,7 +102,7 @@ class _Encoded:
         return [int(self._order[nth * self.batch + i]) for i in range(self.batch)]
 
     def examples(self, indices: list[int], flips: np.ndarray):
-        b, sides = len(indices), [-1 if flip else 1 for flip in flips]
+        sides = [-1 if flip else 1 for flip in flips]
         frames = np.stack([self.bucket.frames[i][:, :, ::side] for i, side in zip(indices, sides, strict=True)])
         mels = np.stack([self.latents.mels[i][..., ::side] for i, side in zip(indices, sides, strict=True)])
         mean, std = np.split(np.stack([self.latents.posterior[i] for i in indices]).astype(np.float32), 2, -1)
@@ -110,11 +110,7 @@ class _Encoded:
             clip_frames=frames[:, self._clip_index],
             sync_frames=frames,
             text_ids=self._ids[indices],
-            text_mask=self._mask[indices],
-            seconds_start=np.zeros(b, np.float32),
-            seconds_total=np.full(b, self.seconds, np.float32),
-            has_video=np.ones(b, bool),
-            has_text=np.ones(b, bool),
+            given=Given.whole(self._mask[indices], self.seconds),
         )
         return excerpt, Posterior(mean, std), mels[..., 0].astype(np.float32), mels[..., 1].astype(np.float32)
 

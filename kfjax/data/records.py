@@ -34,6 +34,7 @@ import numpy as np
 
 from kfjax import disk
 from kfjax.command import install
+from kfjax.structs import Given
 
 SCHEMA = 1
 INDEX = "index.json"
@@ -43,7 +44,7 @@ _MAGIC = b"KFX1"
 _ALIGN = 64
 _DTYPES = {"bfloat16": BFLOAT16, "bool": np.dtype(bool)}
 _ARRAYS = ("clip", "sync", "text", "text_mask", "mean", "std")
-_SCALARS = ("id", "seconds_start", "seconds_total", "has_video", "has_text")
+_SCALARS = {"seconds_start": float, "seconds_total": float, "has_video": bool, "has_text": bool}
 _RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
 
 
@@ -54,11 +55,7 @@ class Example(NamedTuple):
     clip: np.ndarray  # bf16 [v, clip_dim]
     sync: np.ndarray  # bf16 [s, sync_dim]
     text: np.ndarray  # bf16 [l, text_dim]
-    text_mask: np.ndarray  # bool [l]
-    seconds_start: float
-    seconds_total: float
-    has_video: bool
-    has_text: bool
+    given: Given  # text_mask bool [l], all else scalars
     mean: np.ndarray  # bf16 [n, d], of the normalised latents
     std: np.ndarray  # bf16 [n, d]
 
@@ -72,19 +69,18 @@ def pack(example: Example, fingerprint: str) -> bytes:
     Raises:
       ValueError: NaN or infinite values in what is stored.
     """
-    arrays, pieces, offset = {}, [], 0
+    arrays, pieces, offset, hidden = {}, [], 0, _hidden(example)
     if wrong := not_finite(example):
         raise ValueError(f"{example.id}: got NaN or infinite values in {', '.join(wrong)}; leave it out")
     for name in _ARRAYS:
-        array = np.ascontiguousarray(getattr(example, name), _DTYPES[_dtype(name)])
-        stored = {"clip": example.has_video, "sync": example.has_video, "text": example.has_text}.get(name, True)
+        array = np.ascontiguousarray(_get(example, name), _DTYPES[_dtype(name)])
+        stored = name not in hidden
         arrays[name] = [array.dtype.name, array.shape, offset if stored else None]
         if stored:
             pieces.append(_padded(array.tobytes()))
             offset += len(pieces[-1])
     header = {"schema": SCHEMA, "fingerprint": fingerprint, "id": example.id, "arrays": arrays}
-    header |= {"seconds_start": float(example.seconds_start), "seconds_total": float(example.seconds_total)}
-    header |= {"has_video": bool(example.has_video), "has_text": bool(example.has_text)}
+    header |= {name: kind(getattr(example.given, name)) for name, kind in _SCALARS.items()}
     text = json.dumps(header, separators=(",", ":")).encode()
     return b"".join([_padded(_MAGIC + struct.pack("<I", len(text)) + text), *pieces])
 
@@ -98,7 +94,8 @@ def parse(record: bytes) -> Example:
     header, start = _header(record)
     try:
         arrays = {name: _array(record, start, name, *header["arrays"][name]) for name in _ARRAYS}
-        example = Example(**{name: header[name] for name in _SCALARS}, **arrays)
+        given = Given(arrays.pop("text_mask"), **{name: header[name] for name in _SCALARS})
+        example = Example(id=header["id"], given=given, **arrays)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"record: its header does not describe it ({error}); extract the features again") from None
     if wrong := not_finite(example):
@@ -108,8 +105,18 @@ def parse(record: bytes) -> Example:
 
 def not_finite(example: Example) -> list[str]:
     """Names of the arrays that are stored and hold NaN or infinite values once they are bfloat16."""
-    hidden = {*(() if example.has_video else ("clip", "sync")), *(() if example.has_text else ("text",))}
-    return [name for name in _ARRAYS if name not in hidden and not _finite(getattr(example, name))]
+    hidden = _hidden(example)
+    return [name for name in _ARRAYS if name not in hidden and not _finite(_get(example, name))]
+
+
+def _hidden(example: Example) -> set[str]:
+    """Arrays that a presence mask hides."""
+    given = example.given
+    return {*(() if given.has_video else ("clip", "sync")), *(() if given.has_text else ("text",))}
+
+
+def _get(example: Example, name: str) -> np.ndarray:
+    return getattr(example.given if name == "text_mask" else example, name)
 
 
 def _finite(array: np.ndarray) -> bool:

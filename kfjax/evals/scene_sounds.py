@@ -124,7 +124,7 @@ def scene_excerpt(cfg: SystemConfig, tokenizer: Tokenizer, bucket: Bucket, rows:
     blank = features.make_excerpt(cfg, tokenizer, size, bucket.seconds, None, prompts)
     return blank._replace(
         clip_frames=frames[:, np.minimum(looked, frames.shape[1] - 1)], sync_frames=frames[:, shown],
-        has_video=np.ones(len(rows), bool),
+        given=blank.given._replace(has_video=np.ones(len(rows), bool)),
     )
 
 

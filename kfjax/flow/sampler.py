@@ -67,15 +67,15 @@ def branch_features(
     """
     if "negative" in branches and negative is None:
         raise ValueError("negative guidance: got a scale above 0 and no negative prompt; give one, or a scale of 0")
-    off = jnp.zeros_like(features.has_video)
+    given, off = features.given, jnp.zeros_like(features.given.has_video)
     made = {
         "full": features,
-        "empty": features._replace(has_video=off, has_text=off),
-        "video": features._replace(has_text=off),
-        "negative": features
-        if negative is None
-        else features._replace(text=negative.text, text_mask=negative.text_mask, has_text=negative.has_text),
+        "empty": features._replace(given=given._replace(has_video=off, has_text=off)),
+        "video": features._replace(given=given._replace(has_text=off)),
     }
+    if negative is not None:
+        words = given._replace(text_mask=negative.given.text_mask, has_text=negative.given.has_text)
+        made["negative"] = features._replace(text=negative.text, given=words)
     parts = [made[branch] for branch in branches]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 

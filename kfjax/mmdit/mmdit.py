@@ -100,8 +100,9 @@ class MMDiT(nnx.Module):
           latents: length of what is generated.
           rates: the system's, in which sync tokens and latents have their times.
         """
-        video, text = features.has_video[:, None, None], features.has_text[:, None, None]
-        words = text & features.text_mask[..., None]
+        given = features.given
+        video, text = given.has_video[:, None, None], given.has_text[:, None, None]
+        words = text & given.text_mask[..., None]
         clip = jnp.where(video, features.clip, self.empty_clip[None, None])
         heeded = video & (self.cfg.sync == "seen")
         sync = jnp.where(heeded, features.sync, self.empty_sync[None, None])
@@ -115,7 +116,7 @@ class MMDiT(nnx.Module):
         text = self.text_mlp(outer(self.text_in(text)))
         pooled = self.pool_mlp(self.clip_pool(clip.mean(1)) + self.text_pool(text.mean(1)))
         if self.cfg.duration != "none":
-            pooled = pooled + self.duration(features.seconds_start, features.seconds_total)
+            pooled = pooled + self.duration(given.seconds_start, given.seconds_total)
         return Conditions(clip, text, align(sync, latents, self.cfg.sync_align, rates), pooled)
 
     def __call__(

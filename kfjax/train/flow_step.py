@@ -197,7 +197,10 @@ def loss_of(
     x, _ = matching.interpolate(drawn.noise, x1, t)
     velocity = matching.expected_velocity(x, t, posterior)
     kept = repeat(encoded)
-    kept = kept._replace(has_video=kept.has_video & drawn.keep_video, has_text=kept.has_text & drawn.keep_text)
+    given = kept.given
+    kept = kept._replace(
+        given=given._replace(has_video=given.has_video & drawn.keep_video, has_text=given.has_text & drawn.keep_text)
+    )
     mmdit = bind(MMDiT, system.mmdit, params["mmdit"])
     conditions = mmdit.prepare(kept, x.shape[1], system.rates)
     per_sample = matching.loss(mmdit(pin(jnp.asarray(x, dtype), "b n d"), t, conditions), velocity)
@@ -210,7 +213,7 @@ def loss_of(
     }
     figures = {name: value() for name, (weight, value) in others.items() if weight}
     total = flow + sum(others[name][0] * value for name, value in figures.items())
-    return total, {"loss": flow} | figures | by_kind(per_sample, t, kept.has_video, kept.has_text)
+    return total, {"loss": flow} | figures | by_kind(per_sample, t, kept.given.has_video, kept.given.has_text)
 
 
 def computing(params: Params, cfg: FlowStepConfig) -> Params:
@@ -325,26 +328,26 @@ def _stereo(params: Params, batch: FlowBatch, encoded: Features, system: SystemC
     left, right = batch.mel_left, batch.mel_right
     mono = jnp.logaddexp(left, right) - jnp.log(2.0)  # the channels' mean, as the split defines it
     seen = features.seen_by_stereo(system, encoded, batch.posterior.mean.shape[1])
-    return stereo_loss(params["stereo"], system.codec.stereo, mono, left, right, seen, encoded.has_video)
+    return stereo_loss(params["stereo"], system.codec.stereo, mono, left, right, seen, encoded.given.has_video)
 
 
 def _align(params: Params, conditions: Conditions, posterior: Posterior, kept: Features) -> jax.Array:
     readout = _linear(params["readout"], layer_norm(conditions.align))
-    return _mean_where(matching.loss(readout, posterior.mean), kept.has_video)
+    return _mean_where(matching.loss(readout, posterior.mean), kept.given.has_video)
 
 
 def _caption(params: Params, batch: FlowBatch, encoded: Features, system: SystemConfig) -> jax.Array:
-    words = caption_words(batch.excerpt.text_ids, batch.excerpt.text_mask, system.text.vocab)
+    words = caption_words(batch.excerpt.text_ids, batch.excerpt.given.text_mask, system.text.vocab)
     logits = _linear(params["caption"], layer_norm(encoded.clip.mean(1))).astype(jnp.float32)
     missed = optax.sigmoid_binary_cross_entropy(logits, words).mean(-1) * system.text.vocab / words.sum(-1).mean()
-    return _mean_where(missed, encoded.has_video & encoded.has_text)
+    return _mean_where(missed, encoded.given.has_video & encoded.given.has_text)
 
 
 def _sound(params: Params, batch: Batch, encoded: Features) -> jax.Array:
-    heard = _linear(params["sound"], layer_norm(_mean_of_words(encoded.text, encoded.text_mask)))
+    heard = _linear(params["sound"], layer_norm(_mean_of_words(encoded.text, encoded.given.text_mask)))
     mean = jnp.asarray(batch.posterior.mean, jnp.float32)
     missed = jnp.square(heard - jnp.concatenate([mean.mean(1), mean.std(1)], -1)).mean(-1)
-    return _mean_where(missed, encoded.has_text)
+    return _mean_where(missed, encoded.given.has_text)
 
 
 def caption_words(ids: jax.Array, mask: jax.Array, vocab: int) -> jax.Array:

@@ -274,7 +274,7 @@ class Planner:
         import jax
         import jax.numpy as jnp
 
-        from kfjax.structs import FeatureBatch, Features, Posterior
+        from kfjax.structs import FeatureBatch, Features, Given, Posterior
 
         cfg, size, words = self.system.mmdit, self.lengths, self.system.text_tokens
         array = lambda *shape, dtype=jnp.bfloat16: jax.ShapeDtypeStruct((rows, *shape), dtype)
@@ -282,11 +282,7 @@ class Planner:
             clip=array(size.clip, cfg.clip_dim),
             sync=array(size.sync, cfg.sync_dim),
             text=array(words, cfg.text_dim),
-            text_mask=array(words, dtype=bool),
-            seconds_start=array(dtype=jnp.float32),
-            seconds_total=array(dtype=jnp.float32),
-            has_video=array(dtype=bool),
-            has_text=array(dtype=bool),
+            given=Given(array(words, dtype=bool), *2 * [array(dtype=jnp.float32)], *2 * [array(dtype=bool)]),
         )
         latents = array(size.latents, cfg.latent_dim)
         return FeatureBatch(features, Posterior(latents, latents))

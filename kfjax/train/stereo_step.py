@@ -45,7 +45,7 @@ def make_loss(system: SystemConfig) -> Callable[[module.Params, FlowBatch], Arra
         seen = features.seen_by_stereo(system, encoded, batch.posterior.mean.shape[1])
         left, right = batch.mel_left, batch.mel_right
         mono = jnp.logaddexp(left, right) - jnp.log(2.0)  # the channels' mean, as the split defines it
-        return stereo_loss(params["stereo"], system.codec.stereo, mono, left, right, seen, encoded.has_video)
+        return stereo_loss(params["stereo"], system.codec.stereo, mono, left, right, seen, encoded.given.has_video)
 
     return loss
 

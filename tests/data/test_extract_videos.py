@@ -138,9 +138,9 @@ def test_a_folder_becomes_features(whole, encoder):
               "mean": (SIZE.latents, 8), "std": (SIZE.latents, 8)}
     }  # fmt: skip
     for name, one in examples(whole).items():
-        assert one.has_video == (not name.partition("@")[0].endswith(".wav")) and not one.has_text
-        assert (one.seconds_start, one.seconds_total) == (0.0, 1.0)
-        assert one.clip.any() == one.sync.any() == one.has_video and not one.text.any()
+        assert one.given.has_video == (not name.partition("@")[0].endswith(".wav")) and not one.given.has_text
+        assert (one.given.seconds_start, one.given.seconds_total) == (0.0, 1.0)
+        assert one.clip.any() == one.sync.any() == one.given.has_video and not one.text.any()
         assert np.isfinite(one.mean.astype(np.float32)).all() and (one.std > 0).all()
 
 
@@ -201,12 +201,12 @@ def test_a_table_has_captions(clips, model, encoder, tmp_path, capsys):
     got = examples(output)
     assert sorted(got) == ["two.mp4#2@0+1", "two.mp4@0.5+1", "voice.wav@1+1", "voice.wav@2+1"]
     bell, dubbed, rain = got["two.mp4@0.5+1"], got["two.mp4#2@0+1"], got["voice.wav@1+1"]
-    assert bell.has_text and bell.has_video and bell.text_mask.sum() == 5
-    assert dubbed.has_video and not dubbed.has_text and not dubbed.text_mask.any()
-    assert rain.has_text and not rain.has_video and rain.text_mask.all() and not rain.clip.any()
+    assert bell.given.has_text and bell.given.has_video and bell.given.text_mask.sum() == 5
+    assert dubbed.given.has_video and not dubbed.given.has_text and not dubbed.given.text_mask.any()
+    assert rain.given.has_text and not rain.given.has_video and rain.given.text_mask.all() and not rain.clip.any()
     excerpt = features.make_excerpt(CONFIG, tiny_system().tokenizer, SIZE, 1.0, None, ["a bell rings loudly"])
     want, mask = features.encode_text(tiny_system().params["text"], CONFIG, excerpt)
-    np.testing.assert_array_equal(bell.text_mask, mask[0])
+    np.testing.assert_array_equal(bell.given.text_mask, mask[0])
     np.testing.assert_allclose(bell.text.astype(np.float32)[mask[0]], want[0][mask[0]], rtol=0.01, atol=0.01)
     assert sorted(bad_rows(output)) == ["gone.mp4", "row without a file", "two.mp4#3"]
     assert "4 excerpts of 1 s; 3 bad" in said and said.strip().endswith(

@@ -48,9 +48,10 @@ def test_a_batch_holds_its_excerpts(folders):
         features, posterior = made(step)
         for row, (place,) in enumerate(made.places(step)):
             example = stored(folders, place)
-            assert (features.has_video[row], features.has_text[row]) == (example.has_video, example.has_text)
-            assert features.seconds_total[row] == place.seconds and features.seconds_start[row] == 0
-            for name in ("clip", "sync", "text", "text_mask"):
+            assert features.given.seconds_total[row] == place.seconds and features.given.seconds_start[row] == 0
+            for name in ("has_video", "has_text", "text_mask"):
+                np.testing.assert_array_equal(getattr(features.given, name)[row], getattr(example.given, name))
+            for name in ("clip", "sync", "text"):
                 np.testing.assert_array_equal(getattr(features, name)[row], getattr(example, name))
             np.testing.assert_array_equal(posterior.mean[row], example.mean)
             np.testing.assert_array_equal(posterior.std[row], example.std)
@@ -63,8 +64,9 @@ def test_corpora_are_mixed_by_share(folders):
     steps = [next(step for step in range(99) if made.buckets.of(step)[0] == which) for which in (0, 1)]
     for step, counts in zip(steps, ([12, 6, 6], [8, 0, 4]), strict=True):
         assert list(np.bincount([place.corpus for (place,) in made.places(step)], minlength=3)) == counts
-    features = made(steps[0]).features
-    assert {(False, True), (True, False), (True, True)} == set(zip(features.has_video, features.has_text, strict=True))
+    given = made(steps[0]).features.given
+    kinds = set(zip(given.has_video, given.has_text, strict=True))
+    assert {(False, True), (True, False), (True, True)} == kinds
 
 
 def test_every_excerpt_comes_before_any_comes_again(folders):
@@ -107,14 +109,14 @@ def test_joined_excerpts(folders):
             continue
         first, second = (stored(folders, place) for place in parts)
         assert {place.seconds for place in parts} == {1.0}
-        assert features.seconds_total[row] == 2 and not features.has_video[row]
+        assert features.given.seconds_total[row] == 2 and not features.given.has_video[row]
         n = len(first.mean)
         np.testing.assert_array_equal(posterior.mean[row, :n], first.mean)
         np.testing.assert_array_equal(posterior.std[row, n:], second.std[: len(posterior.std[row]) - n])
-        assert features.has_text[row] == (first.has_text and second.has_text)
+        assert features.given.has_text[row] == (first.given.has_text and second.given.has_text)
         np.testing.assert_array_equal(features.text[row, :10], [*first.text[:5], *second.text[:5]])
-        np.testing.assert_array_equal(features.text_mask[row], np.arange(CONFIG.text_tokens) < 10)
-        halves += features.has_text[row]
+        np.testing.assert_array_equal(features.given.text_mask[row], np.arange(CONFIG.text_tokens) < 10)
+        halves += features.given.has_text[row]
     assert halves
 
 
@@ -122,7 +124,7 @@ def test_captions_too_long_together_are_left_out():
     shapes = example_shapes(CONFIG, 2.0)
     for words, has_text in ((8, True), (9, False)):  # of 16
         parts = [tiny_features.example(CONFIG, 1.0, i, words=words) for i in range(2)]
-        assert join(*parts, 2.0, shapes).has_text == has_text
+        assert join(*parts, 2.0, shapes).given.has_text == has_text
 
 
 def test_synthetic_batches():
@@ -131,9 +133,9 @@ def test_synthetic_batches():
     step = next(k for k in range(99) if buckets.of(k)[0] == 1)
     features, posterior = batch = made(step)
     for name, shape in example_shapes(CONFIG, 2.0).items():
-        array = getattr(posterior if name in ("mean", "std") else features, name)
+        array = (features._asdict() | features.given._asdict() | posterior._asdict())[name]
         assert array.shape == (8, *shape) and array.dtype == (bool if name == "text_mask" else records.BFLOAT16)
-    assert posterior.std.min() >= 0 and features.has_video.all() and (features.seconds_total == 2).all()
+    assert posterior.std.min() >= 0 and features.given.has_video.all() and (features.given.seconds_total == 2).all()
     assert_same(made.runs(step, (1, 3), 4), jax.tree.map(lambda x: x[[2, 3, 6, 7]], batch))
     assert made(step) is batch
 

@@ -80,7 +80,7 @@ def test_batches_hold_about_as_many_seconds(corpus, multiple_of, sizes):
     made = make(corpus, multiple_of=multiple_of)
     for step in range(8):
         excerpt, posterior, left, right = made(step)
-        b = sizes[round(float(excerpt.seconds_total[0]), 3)]
+        b = sizes[round(float(excerpt.given.seconds_total[0]), 3)]
         assert all(len(x) == b for x in (*excerpt, *posterior, left, right))
     assert excerpt.clip_frames.dtype == excerpt.sync_frames.dtype == np.uint8
     assert posterior.mean.dtype == posterior.std.dtype == left.dtype == right.dtype == np.float32
@@ -89,15 +89,16 @@ def test_batches_hold_about_as_many_seconds(corpus, multiple_of, sizes):
 def test_the_duration_that_is_told_wavers(corpus):
     """Every row of the discrete duration embedding is to be trained; all else stays as it is."""
     plain, wavering = (make(corpus, weights={1.0: 1.0}, duration_jitter=jitter)(0) for jitter in (0.0, 0.2))
-    told = wavering[0].seconds_total
+    told = wavering[0].given.seconds_total
     assert told.dtype == np.float32 and len(set(told)) == len(told)
     assert (np.abs(told - 1) <= 0.2).all() and np.abs(told - 1).max() > 0.02
-    assert_same((wavering[0]._replace(seconds_total=plain[0].seconds_total), *wavering[1:]), plain)
+    assert_same((wavering[0]._replace(given=plain[0].given), *wavering[1:]), plain)
+    assert_same(wavering[0].given._replace(seconds_total=plain[0].given.seconds_total), plain[0].given)
 
 
 def rows_of(corpus, batch) -> list[int]:
     """Which scenes a batch holds, told by their latents."""
-    bucket = corpus.buckets[round(float(batch[0].seconds_total[0]), 3)]
+    bucket = corpus.buckets[round(float(batch[0].given.seconds_total[0]), 3)]
     known = open_latents(bucket, MARK).posterior.astype(np.float32)
     return [int(np.argmin(np.abs(known[..., :8] - mean).sum((1, 2)))) for mean in batch[1].mean]
 
@@ -129,9 +130,9 @@ def test_examples_are_the_scenes(corpus):
         np.testing.assert_array_equal(np.stack([left[b], right[b]], -1), latents.mels[row])
         ids, mask = tiny_system().tokenizer.encode([bucket.scene(row).caption])
         np.testing.assert_array_equal(excerpt.text_ids[b], ids[0])
-        np.testing.assert_array_equal(excerpt.text_mask[b], mask[0])
-    assert excerpt.has_video.all() and excerpt.has_text.all()
-    assert (excerpt.seconds_start == 0).all() and (excerpt.seconds_total == 1).all()
+        np.testing.assert_array_equal(excerpt.given.text_mask[b], mask[0])
+    assert excerpt.given.has_video.all() and excerpt.given.has_text.all()
+    assert (excerpt.given.seconds_start == 0).all() and (excerpt.given.seconds_total == 1).all()
 
 
 def test_a_mirrored_picture_has_its_ears_exchanged(corpus):

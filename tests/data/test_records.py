@@ -14,6 +14,7 @@ import pytest
 
 from kfjax.data import records
 from kfjax.data.records import BFLOAT16, Example, Folder, ShardWriter, pack, parse, write
+from kfjax.structs import Given
 
 MARK = "0123456789abcdef"
 LENGTHS = {1.0: (8, 16, 44), 2.0: (16, 40, 87)}
@@ -25,8 +26,7 @@ def example(index: int, seconds: float = 1.0, *, has_video: bool = True, has_tex
     array = lambda *shape: rng.standard_normal(shape).astype(BFLOAT16)
     return Example(
         id=f"clip {index}.mp4@0+{seconds:g}", clip=array(v, 6), sync=array(s, 4), text=array(5, 3),
-        text_mask=np.arange(5) < 1 + index % 5, seconds_start=0.0, seconds_total=seconds,
-        has_video=has_video, has_text=has_text, mean=array(n, 2), std=array(n, 2),
+        given=Given(np.arange(5) < 1 + index % 5, 0.0, seconds, has_video, has_text), mean=array(n, 2), std=array(n, 2),
     )  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def test_a_record_is_its_example():
     for name in ("clip", "sync", "text", "mean", "std"):
         array = getattr(got, name)
         assert array.dtype == BFLOAT16 and not array.flags.owndata and not array.flags.writeable
-    assert got.has_video is True and isinstance(got.seconds_total, float)
+    assert got.given.has_video is True and isinstance(got.given.seconds_total, float)
 
 
 def test_any_precision_is_rounded_to_bfloat16():

@@ -120,7 +120,7 @@ def test_generation_is_exact_repeatable_and_independent_of_the_batch(sounds, cor
 def test_films_reach_the_encoders_as_files_would(sounds, corpus):
     bucket = corpus.buckets[2.5]
     excerpt = scene_excerpt(sounds.cfg, tiny_system().tokenizer, bucket, [1], [""])
-    assert excerpt.has_video.all() and not excerpt.has_text.any()
+    assert excerpt.given.has_video.all() and not excerpt.given.has_text.any()
     assert excerpt.clip_frames.shape[:2] == (1, 20) and excerpt.sync_frames.shape[:2] == (1, 62)
     np.testing.assert_array_equal(excerpt.clip_frames[0, 1], bucket.frames[1][4])  # 0.125 s: shown first at 0.16 s
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kfjax.flow.sampler import Guidance, branch_features, guided, integrate, noise_of
-from kfjax.structs import Features, Noise
+from kfjax.structs import Features, Given, Noise
 
 NOISE = np.random.default_rng(0).standard_normal((2, 5, 4), dtype=np.float32)
 
@@ -16,11 +16,7 @@ def features(text=1.0):
         clip=np.full((2, 3, 6), 2.0),
         sync=np.full((2, 8, 5), 3.0),
         text=np.full((2, 4, 7), text),
-        text_mask=np.ones((2, 4), bool),
-        seconds_start=np.zeros(2),
-        seconds_total=np.full(2, 8.0),
-        has_video=here,
-        has_text=here,
+        given=Given(np.ones((2, 4), bool), np.zeros(2), np.full(2, 8.0), here, here),
     )
 
 
@@ -56,8 +52,8 @@ def test_weights_are_the_formula():
 def test_branches_differ_by_presence_only():
     made = branch_features(features(), ("full", "empty", "video", "negative"), features(text=-1.0))
     assert made.clip.shape == (8, 3, 6)
-    np.testing.assert_array_equal(made.has_video.reshape(4, 2)[:, 0], [True, False, True, True])
-    np.testing.assert_array_equal(made.has_text.reshape(4, 2)[:, 0], [True, False, False, True])
+    np.testing.assert_array_equal(made.given.has_video.reshape(4, 2)[:, 0], [True, False, True, True])
+    np.testing.assert_array_equal(made.given.has_text.reshape(4, 2)[:, 0], [True, False, False, True])
     np.testing.assert_array_equal(made.text.reshape(4, -1)[:, 0], [1, 1, 1, -1])
     assert (made.clip == 2).all()
 

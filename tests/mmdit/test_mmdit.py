@@ -10,7 +10,7 @@ import pytest
 from kfjax import rates
 from kfjax.mmdit.mmdit import SECONDS_ROWS, MMDiT, MMDiTConfig, align
 from kfjax.module import bind, init, shapes
-from kfjax.structs import Features
+from kfjax.structs import Features, Given
 
 CFG = MMDiTConfig(
     width=32,
@@ -38,18 +38,14 @@ def random_params(cfg=CFG):
 
 
 def features(**changes):
-    here = np.ones(2, bool)
     whole = Features(
         clip=draw(1, 2, CLIP, CFG.clip_dim),
         sync=draw(2, 2, SYNC, CFG.sync_dim),
         text=draw(3, 2, TEXT, CFG.text_dim),
-        text_mask=np.ones((2, TEXT), bool),
-        seconds_start=np.zeros(2, np.float32),
-        seconds_total=np.full(2, 8, np.float32),
-        has_video=here,
-        has_text=here,
+        given=Given.whole(np.ones((2, TEXT), bool), 8.0),
     )
-    return whole._replace(**changes)
+    given = {name: changes.pop(name) for name in Given._fields if name in changes}
+    return whole._replace(given=whole.given._replace(**given), **changes)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -23,7 +23,7 @@ from kfjax.flow.sampler import sample as sampled
 from kfjax.mmdit.mmdit import MMDiT
 from kfjax.module import bind
 from kfjax.rates import Rates
-from kfjax.structs import Features
+from kfjax.structs import Features, Given
 
 FIXTURES = Path(os.environ.get("KFJAX_SHARED", Path(__file__).parents[3] / "shared")) / "fixtures"
 #: Relative L2 on velocities. Version 2's timestep angles reach 1e4 rad: the last bit of a frequency shows.
@@ -51,11 +51,9 @@ class Case(NamedTuple):
             clip=clip_f,
             sync=self.reference["in/sync_f"][batch, :sync],
             text=self.reference["in/text_f"][batch],
-            text_mask=np.ones((len(here), 77), bool),
-            seconds_start=np.zeros(len(here), np.float32),
-            seconds_total=np.zeros(len(here), np.float32),
-            has_video=here & np.array(video),
-            has_text=here & np.array(text),
+            given=Given.whole(np.ones((len(here), 77), bool), 0.0)._replace(
+                has_video=here & np.array(video), has_text=here & np.array(text)
+            ),
         )
 
     def prepare(self, features, latents):
@@ -186,7 +184,8 @@ def test_guided_velocity(case, scale, negative):
     full = case.features(**some)
     empty = case.features(**some, video=False, text=False)
     if negative:  # the public code puts a negative prompt into the branch without video
-        empty = empty._replace(text=case.reference["in/negative_text_f"], has_text=full.has_text)
+        given = empty.given._replace(has_text=full.given.has_text)
+        empty = empty._replace(text=case.reference["in/negative_text_f"], given=given)
     both = jax.tree.map(lambda *leaves: np.concatenate(leaves), full, empty)
     conditions = case.prepare(both, n)
     weights = jnp.array([scale, 1 - scale])

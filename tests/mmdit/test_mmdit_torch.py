@@ -14,7 +14,7 @@ from kfjax.flow.sampler import sample as sampled
 from kfjax.mmdit.mmdit import MMDiT
 from kfjax.module import bind
 from kfjax.rates import Rates
-from kfjax.structs import Features
+from kfjax.structs import Features, Given
 
 torch = pytest.importorskip("torch")
 torch_mmdit = pytest.importorskip("torch_mmdit")
@@ -65,11 +65,9 @@ def features(cfg, has_video=(True, True), has_text=(True, True)):
         clip=draw(1, b, CLIP, cfg.clip_dim),
         sync=draw(2, b, SYNC, cfg.sync_dim),
         text=draw(3, b, TEXT, cfg.text_dim),
-        text_mask=np.ones((b, TEXT), bool),
-        seconds_start=np.zeros(b, np.float32),
-        seconds_total=np.zeros(b, np.float32),
-        has_video=np.array(has_video),
-        has_text=np.array(has_text),
+        given=Given.whole(np.ones((b, TEXT), bool), 0.0)._replace(
+            has_video=np.array(has_video), has_text=np.array(has_text)
+        ),
     )
 
 
@@ -77,8 +75,9 @@ def torch_conditions(model, f):
     """What PyTorch prepares from the features, each missing one replaced by the learned empty one."""
     clip, sync, text = model.empty(CLIP, SYNC, len(f.clip))
     choose = lambda here, a, b: torch.where(torch.from_numpy(here)[:, None, None], torch.from_numpy(a), b)
+    video = f.given.has_video
     return model.prepare(
-        choose(f.has_video, f.clip, clip), choose(f.has_video, f.sync, sync), choose(f.has_text, f.text, text), LATENTS
+        choose(video, f.clip, clip), choose(video, f.sync, sync), choose(f.given.has_text, f.text, text), LATENTS
     )
 
 

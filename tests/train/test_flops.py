@@ -9,7 +9,7 @@ from kfjax import rates
 from kfjax.mmdit.mmdit import MMDiT, MMDiTConfig
 from kfjax.mmdit.sizes import SIZES
 from kfjax.module import bind, shapes
-from kfjax.structs import Features
+from kfjax.structs import Features, Given
 from kfjax.train.flops import CHIPS, PARTS, block_flops, chip, mfu, mmdit_flops, mmdit_flops_by_part, train_flops
 
 CFG = MMDiTConfig(
@@ -27,7 +27,7 @@ def counted_by_xla(cfg: MMDiTConfig, lengths: rates.Lengths, text: int, batch: i
     array = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct((batch, *shape), dtype)
     features = Features(
         array(lengths.clip, cfg.clip_dim), array(lengths.sync, cfg.sync_dim), array(text, cfg.text_dim),
-        array(text, dtype=bool), array(), array(), array(dtype=bool), array(dtype=bool),
+        Given(array(text, dtype=bool), array(), array(), array(dtype=bool), array(dtype=bool)),
     )  # fmt: skip
     lowered = jax.jit(forward).lower(shapes(MMDiT, cfg), features, array(lengths.latents, cfg.latent_dim), array())
     return lowered.cost_analysis()["flops"]

@@ -15,7 +15,7 @@ from kfjax.codec.stereo import Mono2Stereo
 from kfjax.flow import matching
 from kfjax.rates import lengths
 from kfjax.sharding import data_mesh, put_batch
-from kfjax.structs import Excerpt, FeatureBatch, Features, FlowBatch, Posterior, TrainState
+from kfjax.structs import Excerpt, FeatureBatch, Features, FlowBatch, Given, Posterior, TrainState
 from kfjax.train import flow_step, stereo_step
 from kfjax.train.flow_step import ENCODERS, FlowStepConfig, trained, trained_parts
 from kfjax.train.optim import OptimConfig, make_optimizer
@@ -50,11 +50,7 @@ def make_batch(seed=0) -> FlowBatch:
         clip_frames=np.tile(colours(SIZE.clip), (1, 1, 32, 32, 1)),
         sync_frames=np.tile(colours(SIZE.sync_frames), (1, 1, 32, 32, 1)),
         text_ids=rng.integers(0, 64, (B, CONFIG.text_tokens), np.int32),
-        text_mask=np.ones((B, CONFIG.text_tokens), bool),
-        seconds_start=np.zeros(B, np.float32),
-        seconds_total=np.ones(B, np.float32),
-        has_video=np.ones(B, bool),
-        has_text=np.ones(B, bool),
+        given=Given.whole(np.ones((B, CONFIG.text_tokens), bool), 1.0),
     )
     posterior = Posterior(normal(B, SIZE.latents, 8), np.full((B, SIZE.latents, 8), 0.1, np.float32))
     return FlowBatch(excerpt, posterior, normal(B, SIZE.mel, 128) - 5, normal(B, SIZE.mel, 128) - 5)
@@ -64,7 +60,9 @@ BATCH, OTHER = make_batch(0), make_batch(1)
 
 
 def with_inputs(batch: FlowBatch, **inputs) -> FlowBatch:
-    return batch._replace(excerpt=batch.excerpt._replace(**inputs))
+    given = {name: inputs.pop(name) for name in Given._fields if name in inputs}
+    excerpt = batch.excerpt._replace(**inputs)
+    return batch._replace(excerpt=excerpt._replace(given=excerpt.given._replace(**given)))
 
 
 @partial(jax.jit, static_argnames="cfg")
@@ -127,7 +125,7 @@ def test_the_read_outs_hear_of_nothing_where_no_video_is_seen():
 
 def test_the_sound_is_read_from_words_and_not_from_padding():
     padded = with_inputs(BATCH, text_mask=np.arange(CONFIG.text_tokens)[None] < np.full((B, 1), 2))
-    other = with_inputs(padded, text_ids=np.where(padded.excerpt.text_mask, padded.excerpt.text_ids, 7))
+    other = with_inputs(padded, text_ids=np.where(padded.excerpt.given.text_mask, padded.excerpt.text_ids, 7))
     assert float(loss(padded, ALWAYS)[1]["sound"]) == float(loss(other, ALWAYS)[1]["sound"])
     _, metrics = loss(with_inputs(BATCH, has_text=np.zeros(B, bool)), ALWAYS)
     assert float(metrics["sound"]) == 0.0
@@ -149,7 +147,7 @@ def test_an_untrained_read_out_of_the_caption_misses_every_word_by_half():
     nothing = jax.tree.map(jnp.zeros_like, PARAMS["caption"])
     _, metrics = compiled(PARAMS | {"caption": nothing}, BATCH, ALWAYS)
     excerpt = BATCH.excerpt
-    words = flow_step.caption_words(excerpt.text_ids, excerpt.text_mask, CONFIG.text.vocab).sum(-1).mean()
+    words = flow_step.caption_words(excerpt.text_ids, excerpt.given.text_mask, CONFIG.text.vocab).sum(-1).mean()
     assert float(metrics["caption"]) == pytest.approx(np.log(2) * CONFIG.text.vocab / float(words), rel=1e-5)
 
 
@@ -210,9 +208,8 @@ def extracted() -> FeatureBatch:
     excerpt, cfg = BATCH.excerpt, CONFIG.mmdit
     encoded = Features(
         clip=normal(B, SIZE.clip, cfg.clip_dim), sync=normal(B, SIZE.sync, cfg.sync_dim),
-        text=normal(B, CONFIG.text_tokens, cfg.text_dim), text_mask=excerpt.text_mask,
-        seconds_start=excerpt.seconds_start, seconds_total=excerpt.seconds_total,
-        has_video=np.arange(B) % 3 > 0, has_text=np.arange(B) % 2 > 0,
+        text=normal(B, CONFIG.text_tokens, cfg.text_dim),
+        given=excerpt.given._replace(has_video=np.arange(B) % 3 > 0, has_text=np.arange(B) % 2 > 0),
     )  # fmt: skip
     return FeatureBatch(encoded, BATCH.posterior)
 

@@ -231,7 +231,7 @@ def test_held_out_scenes_are_seen_as_they_are(runs, untrained_vae):
 
     def figures(params, batch, key):
         seen.append(batch)
-        return {"loss": batch.posterior.mean.mean(), "seconds": batch.excerpt.seconds_total.mean()}
+        return {"loss": batch.posterior.mean.mean(), "seconds": batch.excerpt.given.seconds_total.mean()}
 
     look = lambda config: tasks._held_out(config, loop, system, tokenizer, vae, figures)
     with jax.disable_jit():

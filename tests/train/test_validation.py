@@ -15,7 +15,7 @@ from tiny_task import WEIGHTS, make_batch
 
 from kfjax.rates import lengths
 from kfjax.sharding import make_mesh, param_shardings
-from kfjax.structs import FeatureBatch, Features, Posterior
+from kfjax.structs import FeatureBatch, Features, Given, Posterior
 from kfjax.train.flow_step import FlowStepConfig
 from kfjax.train.validation import Validation, flow_figures, spread_times
 
@@ -91,8 +91,7 @@ def features(i: int) -> FeatureBatch:
     normal = lambda *shape: rng.standard_normal((b, *shape)).astype(np.float32)
     encoded = Features(
         clip=normal(SIZE.clip, 16), sync=normal(SIZE.sync, 32), text=normal(CONFIG.text_tokens, 16),
-        text_mask=np.ones((b, CONFIG.text_tokens), bool), seconds_start=np.zeros(b, np.float32),
-        seconds_total=np.full(b, 0.7, np.float32), has_video=np.arange(b) % 2 == 0, has_text=np.ones(b, bool),
+        given=Given.whole(np.ones((b, CONFIG.text_tokens), bool), 0.7)._replace(has_video=np.arange(b) % 2 == 0),
     )  # fmt: skip
     return FeatureBatch(encoded, Posterior(normal(SIZE.latents, 8), np.full((b, SIZE.latents, 8), 0.1, np.float32)))
 

@@ -50,7 +50,7 @@ def test_extract(audioset, tmp_path, monkeypatch):
     (bucket,) = Folder(output).buckets.values()
     examples = {example.id: example for example in (parse(bucket[i]) for i in range(len(bucket)))}
     assert examples.keys() == {"cut_clip_000050@0+1", "whole_upload_000001@1+1", "whole_upload_000001@2+1"}
-    assert {name: (example.has_video, example.has_text) for name, example in examples.items()} == {
+    assert {name: (example.given.has_video, example.given.has_text) for name, example in examples.items()} == {
         "cut_clip_000050@0+1": (False, True),
         "whole_upload_000001@1+1": (True, False),
         "whole_upload_000001@2+1": (True, False),
