@@ -5,12 +5,14 @@ v CLIP frames, s sync tokens, l text tokens, h width, k heads, e head dim.
 """
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
-import jax
 import numpy as np
 
-Array = jax.Array | np.ndarray
+if TYPE_CHECKING:
+    import jax
+
+Array = Union["jax.Array", np.ndarray]  # by name: who reads records only need not import jax
 
 
 class Video(NamedTuple):
@@ -81,6 +83,8 @@ class Posterior(NamedTuple):
     std: Array  # [b, n, d]
 
     def sample(self, key: jax.Array) -> jax.Array:
+        import jax
+
         return self.mean + self.std * jax.random.normal(key, self.mean.shape, self.mean.dtype)
 
 
