@@ -427,12 +427,12 @@ def _cast(x: Array, dtype: jnp.dtype) -> Array:
 def _seconds(video: str | Path | Video | None, duration: float | None) -> float:
     """How long the sound is. Raises ValueError for a duration that is impossible or longer than the video."""
     if isinstance(video, Video):
-        rates.lengths(float(video.seconds))
+        rates.check_seconds(float(video.seconds))
         return excerpt_seconds(float(video.seconds), duration, "the video")
     if video is not None:
         return sound_seconds(video, duration)
     if duration is not None:
-        rates.lengths(duration)
+        rates.check_seconds(duration)
     return TEXT_ONLY_SECONDS if duration is None else float(duration)
 
 

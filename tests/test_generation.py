@@ -1,11 +1,20 @@
-"""The spine in batches: an example's latents and sound are its own, in whatever batch it is made."""
+"""The spine in batches: an example's latents and sound are its own, in whatever batch it is made.
+
+Of the light vocoder, which finds phases by iteration, only the spectrum can be compared: a difference of 1e-6 in the
+latents, which another order of summation makes, leads it to other phases.
+"""
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
 from tiny_system import CAPTIONS, CONFIG, tiny_system
 
 from kfjax import features, generation, rates
+from kfjax.codec.bigvgan import BigVGAN, BigVGANConfig
+from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.flow.sampler import Guidance
+from kfjax.module import init
 from kfjax.structs import Noise
 
 SIZE = rates.lengths(0.5, CONFIG.rates)
@@ -14,6 +23,7 @@ NUMBERS = np.array([0, 1, 0], np.uint32)
 PROMPTS = [CAPTIONS[0], "", CAPTIONS[2]]
 WEIGHTS = Guidance(3.0, 2.0, 1.0).weights()
 AVOIDED = [CAPTIONS[1]] * 3
+BIGVGAN = BigVGANConfig(width=64, block_kernels=(3,), dilations=(1,))
 
 
 @pytest.fixture(scope="module")
@@ -26,21 +36,27 @@ def excerpt():
     return blank._replace(clip_frames=frames(SIZE.clip), sync_frames=frames(SIZE.sync_frames), given=given)
 
 
-def made(excerpt, rows, steps=3):
+def apart(one, other) -> float:
+    """Mean difference of two waves' log-mels."""
+    one, other = (log_mel(wave.reshape(-1, *wave.shape[-2:]).mean(-1), MelConfig()) for wave in (one, other))
+    return float(np.abs(one - other).mean())
+
+
+def made(excerpt, rows, cfg=CONFIG, params=None, steps=3):
     """(latents, waves) of these rows by the three programs."""
-    params, noise = tiny_system().params, Noise(SEEDS[rows], NUMBERS[rows])
+    params, noise = params or tiny_system().params, Noise(SEEDS[rows], NUMBERS[rows])
     own = jax.tree.map(lambda x: x[rows], excerpt)
     ids, mask = tiny_system().tokenizer.encode([AVOIDED[row] for row in rows])
-    encoded = generation.encode(params, own, cfg=CONFIG)
+    encoded = generation.encode(params, own, cfg=cfg)
     given = own.given._replace(text_mask=mask, has_text=np.ones(len(rows), bool))
-    negative = generation.encode(params, own._replace(text_ids=ids, given=given), cfg=CONFIG)
-    blank = np.zeros((len(rows), SIZE.latents, CONFIG.mmdit.latent_dim), np.float32)
+    negative = generation.encode(params, own._replace(text_ids=ids, given=given), cfg=cfg)
+    blank = np.zeros((len(rows), SIZE.latents, cfg.mmdit.latent_dim), np.float32)
     latents = generation.sample(
         params["mmdit"], encoded, negative, np.array([*WEIGHTS.values()], np.float32), np.int32(steps), noise, blank,
-        np.int32(0), np.int32(steps), cfg=CONFIG, branches=tuple(WEIGHTS), method="euler",
+        np.int32(0), np.int32(steps), cfg=cfg, branches=tuple(WEIGHTS), method="euler",
     )  # fmt: skip
-    codec = {name: params[name] for name in CONFIG.codec.names}
-    return np.asarray(latents), np.asarray(generation.decode(codec, latents, encoded, cfg=CONFIG))
+    codec = {name: params[name] for name in cfg.codec.names}
+    return np.asarray(latents), np.asarray(generation.decode(codec, latents, encoded, cfg=cfg))
 
 
 def test_an_example_is_the_same_in_any_batch(excerpt):
@@ -49,7 +65,18 @@ def test_an_example_is_the_same_in_any_batch(excerpt):
     for row in range(3):
         alone_latents, alone_waves = made(excerpt, [row])
         np.testing.assert_allclose(alone_latents[0], latents[row], atol=1e-5)
-        np.testing.assert_allclose(alone_waves[0], waves[row], atol=1e-5)
+        assert apart(alone_waves[0], waves[row]) < 0.05 < apart(waves[row - 1], waves[row])
+
+
+def test_a_vocoder_without_iterations_makes_the_same_samples(excerpt):
+    """Sampled apart, decoded apart: BigVGAN's samples agree to rounding."""
+    cfg = replace(CONFIG, codec=replace(CONFIG.codec, vocoder=BIGVGAN, stereo=None))
+    params = dict(tiny_system().params) | {"vocoder": init(BigVGAN, BIGVGAN, jax.random.key(0))}
+    latents, waves = made(excerpt, [0, 1, 2], cfg, params)
+    assert np.abs(waves).max() > 1e-3
+    for row in range(3):
+        alone = made(excerpt, [row], cfg, params)[1][0]
+        assert np.linalg.norm(alone - waves[row]) < 1e-5 * np.linalg.norm(waves[row])
 
 
 def test_one_function_does_what_the_programs_do(excerpt):
@@ -58,7 +85,7 @@ def test_one_function_does_what_the_programs_do(excerpt):
     avoided = tiny_system().tokenizer.encode(AVOIDED)
     noise = Noise(SEEDS, NUMBERS)
     got = whole(tiny_system().params, CONFIG, excerpt, noise, WEIGHTS, 3, SIZE.latents, avoided=tuple(avoided))
-    np.testing.assert_allclose(got, waves, atol=1e-5)
+    assert got.shape == waves.shape and apart(got, waves) < 0.05
 
 
 def test_versions_share_their_conditions(excerpt):

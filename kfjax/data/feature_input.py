@@ -17,7 +17,7 @@ import numpy as np
 
 from kfjax.data import records
 from kfjax.data.buckets import Buckets
-from kfjax.data.records import BFLOAT16, Example, Folder
+from kfjax.data.records import BFLOAT16, Example, Folder, arrays_of
 from kfjax.encoders.clip import CLIPTextConfig
 from kfjax.rates import lengths
 from kfjax.structs import FeatureBatch, Features, Given, Posterior
@@ -249,8 +249,9 @@ def _put(batch: FeatureBatch, row: int, example: Example) -> None:
 
 
 def _check_example(example: Example, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    arrays = arrays_of(example)
     for name, shape in shapes.items():
-        if (got := getattr(example, name).shape) != shape:  # must not be broadcast into the batch
+        if (got := arrays[name].shape) != shape:  # must not be broadcast into the batch
             raise ValueError(f"{name} is {got}, expected {shape}; extract the features again")
 
 

@@ -72,8 +72,8 @@ def pack(example: Example, fingerprint: str) -> bytes:
     arrays, pieces, offset, hidden = {}, [], 0, _hidden(example)
     if wrong := not_finite(example):
         raise ValueError(f"{example.id}: got NaN or infinite values in {', '.join(wrong)}; leave it out")
-    for name in _ARRAYS:
-        array = np.ascontiguousarray(_get(example, name), _DTYPES[_dtype(name)])
+    for name, array in arrays_of(example).items():
+        array = np.ascontiguousarray(array, _DTYPES[_dtype(name)])
         stored = name not in hidden
         arrays[name] = [array.dtype.name, array.shape, offset if stored else None]
         if stored:
@@ -106,7 +106,7 @@ def parse(record: bytes) -> Example:
 def not_finite(example: Example) -> list[str]:
     """Names of the arrays that are stored and hold NaN or infinite values once they are bfloat16."""
     hidden = _hidden(example)
-    return [name for name in _ARRAYS if name not in hidden and not _finite(_get(example, name))]
+    return [name for name, array in arrays_of(example).items() if name not in hidden and not _finite(array)]
 
 
 def _hidden(example: Example) -> set[str]:
@@ -115,8 +115,10 @@ def _hidden(example: Example) -> set[str]:
     return {*(() if given.has_video else ("clip", "sync")), *(() if given.has_text else ("text",))}
 
 
-def _get(example: Example, name: str) -> np.ndarray:
-    return getattr(example.given if name == "text_mask" else example, name)
+def arrays_of(example: Example) -> dict[str, np.ndarray]:
+    """Name -> array, of all that a record stores as such."""
+    named = example._asdict() | {"text_mask": example.given.text_mask}
+    return {name: named[name] for name in _ARRAYS}
 
 
 def _finite(array: np.ndarray) -> bool:
@@ -259,7 +261,7 @@ class _File:
         self._writer = _array_record().ArrayRecordWriter(str(path), "group_size:1,uncompressed")  # a record is one read
 
     def write(self, example: Example, fingerprint: str) -> None:
-        shapes = {name: list(np.shape(getattr(example, name))) for name in _ARRAYS}
+        shapes = {name: list(np.shape(array)) for name, array in arrays_of(example).items()}
         if self.shapes not in (None, shapes):
             raise ValueError(f"{self.path}: got shapes {shapes}, expected those of its first example, {self.shapes}")
         self.shapes, self.count = shapes, self.count + 1

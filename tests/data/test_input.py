@@ -2,6 +2,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 import tiny_corpus
@@ -29,17 +30,14 @@ def make(corpus, cfg=CONFIG, weights=WEIGHTS, batch_seconds=4.2, multiple_of=1, 
 
 
 def assert_same(got, want):
-    for a, b in zip(flat(got), flat(want), strict=True):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def flat(batch) -> list[np.ndarray]:
-    excerpt, posterior, left, right = batch
-    return [*excerpt, *posterior, left, right]
 
 
 def differs(one, other) -> bool:
-    return any(not np.array_equal(a, b) for a, b in zip(flat(one), flat(other), strict=True))
+    return any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
 def test_batches_depend_on_the_step_and_nothing_else(corpus):
@@ -81,7 +79,7 @@ def test_batches_hold_about_as_many_seconds(corpus, multiple_of, sizes):
     for step in range(8):
         excerpt, posterior, left, right = made(step)
         b = sizes[round(float(excerpt.given.seconds_total[0]), 3)]
-        assert all(len(x) == b for x in (*excerpt, *posterior, left, right))
+        assert all(len(x) == b for x in jax.tree.leaves((excerpt, posterior, left, right)))
     assert excerpt.clip_frames.dtype == excerpt.sync_frames.dtype == np.uint8
     assert posterior.mean.dtype == posterior.std.dtype == left.dtype == right.dtype == np.float32
 
