@@ -1,6 +1,7 @@
 """Hostile and damaged files: one line each, soon, in little memory, and nothing that a terminal would obey."""
 import json
 import random
+from itertools import count
 
 import hostile_files as hostile
 import numpy as np
@@ -76,7 +77,7 @@ def test_many_damaged_files(tmp_path):
     ("plain", "plain"), (hostile.ESCAPES, r"\x1b]0;owned\x07\x1b[31m\n\r\u202e\ud800"), (5, "5"), (None, "None"),
     ((1, -2), "(1, -2)"), ("x" * 10**6, "x" * 79 + "…"), (b"\x1b" * 10**6, None), ([[[[1]]]], "[[[...]]]"),
     (np.zeros(10**6), "a ndarray"), ({"a": {"b": {"c": 1}}}, "{'a': {'b': {...}}}"),
-])  # fmt: skip
+], ids=count())  # fmt: skip
 def test_what_is_quoted_is_short_and_printable(found, shown):
     got = quoted(found)
     assert shown is None or got == shown
@@ -93,7 +94,7 @@ def test_what_is_quoted_takes_no_time():
 @pytest.mark.parametrize("text, message", [
     (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"), (b"{", "no valid JSON"), (b"\xff", "no valid JSON"),
     (b"9" * 5000, "no valid JSON"), (b" " * (config.MAX_JSON_BYTES + 1), "more than 16 MiB"),
-])  # fmt: skip
+], ids=count())  # fmt: skip
 def test_json_is_bounded(tmp_path, text, message):
     path = tmp_path / "config.json"
     path.write_bytes(text)
@@ -154,7 +155,7 @@ def test_a_damaged_vocabulary(tmp_path):
     b'{"../vae": {"family": "mmaudio-vae", "variant": "44k", "file": "x"}}',
     b'{"vae": {"family": "mmaudio", "variant": "../../x", "file": "x"}}',
     b'{"vae": {"family": "mmaudio-vae", "variant": ["44k"], "file": "x"}}',
-])  # fmt: skip
+], ids=count())  # fmt: skip
 def test_sources_that_lead_elsewhere(tmp_path, content):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / directory.SOURCES).write_bytes(content)
