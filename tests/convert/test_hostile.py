@@ -1,6 +1,8 @@
 """Hostile and damaged files: one line each, soon, in little memory, and nothing that a terminal would obey."""
 import json
+import pickle
 import random
+import re
 from itertools import count
 
 import hostile_files as hostile
@@ -71,6 +73,46 @@ def test_many_damaged_files(tmp_path):
     read = sum(not outcome.said for outcome in outcomes.values())
     assert len(outcomes) == 4000 and 0 < read < 4000
     print(f"{len(outcomes)} files, {read} read")
+
+
+def refused(path) -> str:
+    with pytest.raises(ValueError) as error:
+        files.read_object(path)
+    said = str(error.value)
+    assert str(path) in said and said.isprintable() and len(said) < LONGEST
+    return said
+
+
+@pytest.mark.parametrize(
+    "head, message",
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a git-lfs pointer, not the file it stands for"),
+        (pickle.dumps({"weight": 1}, 2), "pickle"),
+        (b"\n <!DOCTYPE html>", "a web page (HTML or XML), not weights: it begins with b'<!DOCTYPE html>'"),
+        (b'{"error": "not found"}', "JSON text, not weights"),
+        (b"\x1f\x8b\x08", "a gzip archive: it begins with b'\\x1f\\x8b\\x08'; unpack it"),
+        (bytes(257) + b"ustar", "a tar archive; unpack it"),
+        (bytes(300), "is blank"),
+        (b"PK\3\4" + bytes(100), "cut off"),
+        ((100).to_bytes(8, "little") + b'{"a"', "cut off"),
+        (b"\x1b]0;x\x07", r"it starts with b'\x1b]0;x\x07'"),
+    ],
+)
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors", "x.npz", "x"])
+def test_what_is_no_file_of_weights(tmp_path, head, message, name):
+    (tmp_path / name).write_bytes(head)
+    said = refused(tmp_path / name)
+    assert message in said
+    assert re.search(r"\b(download|get|give|check|unpack)\b", said)
+
+
+def test_what_is_no_index_of_weights(tmp_path):
+    path = tmp_path / "x.safetensors.index.json"
+    path.write_bytes(b"<html>")
+    assert "a web page (HTML or XML), not weights" in refused(path)
+    path.write_bytes(b'{"error": "not found"}')
+    assert "is no index, expected a weight_map" in refused(path)
 
 
 @pytest.mark.parametrize("found, shown", [
