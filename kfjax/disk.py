@@ -56,19 +56,12 @@ def commit(temporary: Path, path: Path) -> None:
     _write_sums(path.parent, noted | {path.name: digest})
 
 
-def write_text(path: Path, text: str) -> None:
-    """A small file, atomically, with its digest."""
-    with written(path, text) as temporary:
-        commit(temporary, path)
-
-
-@contextmanager
-def written(path: Path, text: str) -> Iterator[Path]:
-    """A temporary file beside `path` that holds the text; gone after the block, unless renamed."""
+def write_text(path: Path, text: str, *, noted: bool = True) -> None:
+    """A small file, atomically; its digest is noted, unless not `noted`."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
-        yield temporary
+        (commit if noted else replace)(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -127,7 +120,7 @@ def _read_sums(folder: Path) -> dict[str, str]:
     path = folder / SUMS
     if not path.is_file():
         return {}
-    lines = [_LINE.fullmatch(line) for line in path.read_text(errors="replace").splitlines()]
+    lines = [_LINE.fullmatch(line) for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
     if not all(lines):
         raise CheckpointError(f"{path} is damaged (line {lines.index(None) + 1}); copy it again, or delete it: files "
                               "are not checked then")  # fmt: skip
@@ -136,5 +129,4 @@ def _read_sums(folder: Path) -> dict[str, str]:
 
 def _write_sums(folder: Path, noted: Mapping[str, str]) -> None:
     text = "".join(f"{digest}  {name}\n" for name, digest in sorted(noted.items()))
-    with written(folder / SUMS, text) as temporary:
-        replace(temporary, folder / SUMS)
+    write_text(folder / SUMS, text, noted=False)

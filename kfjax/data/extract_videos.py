@@ -10,6 +10,7 @@ An excerpt is a clip of its own, as it is at generation: it starts at 0 s of as 
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 import sys
@@ -21,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kfjax import command, rates
+from kfjax import command, disk, rates
 from kfjax.data import records, sources
 from kfjax.data.sources import Cut, Row
 
@@ -300,10 +301,9 @@ def _unread(notes: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _write_bad(path: Path, bad: Sequence[Sequence[str]]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("id", "reason"), *bad])
-    os.replace(temporary, path)
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows([("id", "reason"), *bad])
+    disk.write_text(path, table.getvalue(), noted=False)
 
 
 if __name__ == "__main__":

@@ -475,5 +475,4 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Atomic: the file is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with disk.written(path, json.dumps(values) + "\n") as temporary:
-        disk.replace(temporary, path)
+    disk.write_text(path, json.dumps(values) + "\n", noted=False)

@@ -206,9 +206,7 @@ def _binds(key: str) -> bool:
 def write_config(workdir: Path, config: ConfigDict) -> None:
     """The effective config as config.json."""
     workdir.mkdir(parents=True, exist_ok=True)
-    path = workdir / "config.json"
-    with disk.written(path, _json(config) + "\n") as temporary:
-        disk.replace(temporary, path)
+    disk.write_text(workdir / "config.json", _json(config) + "\n", noted=False)
 
 
 def _json(config: ConfigDict) -> str:
