@@ -49,7 +49,7 @@ def commit(temporary: Path, path: Path) -> None:
 
     In between it has none, so that a crash never leaves a digest of another file.
     """
-    digest, noted = _digest(temporary), _read_sums(path.parent)
+    digest, noted = digest_of(temporary), _read_sums(path.parent)
     if noted.pop(path.name, digest) != digest:
         _write_sums(path.parent, noted)
     replace(temporary, path)
@@ -68,7 +68,7 @@ def write_text(path: Path, text: str, *, noted: bool = True) -> None:
 
 def sign(folder: Path, files: Iterable[Path]) -> None:
     """Write the folder's `SHA256SUMS` anew, of these files below it."""
-    _write_sums(folder, {str(path.relative_to(folder)): _digest(path) for path in sorted(files)})
+    _write_sums(folder, {str(path.relative_to(folder)): digest_of(path) for path in sorted(files)})
 
 
 def digests(path: Path) -> dict[Path, str]:
@@ -104,16 +104,17 @@ def checked(expected: Mapping[Path, str], *, advice: str = ADVICE) -> Iterator[N
 
 def _check(path: Path, digest: str, advice: str) -> None:
     try:
-        wrong = _digest(path) != digest and f"its SHA-256 is not the one in {SUMS}"
+        wrong = digest_of(path) != digest and f"its SHA-256 is not the one in {SUMS}"
     except OSError as error:
         wrong = error.strerror
     if wrong:
         raise CheckpointError(f"{path} is damaged ({wrong}); {advice}")
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path, kind: str = "sha256") -> str:
+    """A file's digest in hexadecimal; `kind`: as `hashlib` calls it."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def _read_sums(folder: Path) -> dict[str, str]:
