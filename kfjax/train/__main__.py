@@ -5,7 +5,6 @@ import ast
 import difflib
 import importlib.util
 import json
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -126,11 +125,20 @@ def apply(config: ConfigDict, assignment: str) -> None:
 def check_addresses(config: ConfigDict) -> None:
     """Raises ValueError for an address in the settings that name files."""
     for key, value in flat(config.data.to_dict(), "data."):
-        for text in re.findall(r"'([^']*)'", repr(value)):  # folders of several corpora stand in tuples
-            try:
+        try:
+            for text in _texts(value):
                 command.local(text)
-            except command.AddressError as error:
-                raise ValueError(f"{key}: {error}") from None
+        except command.AddressError as error:
+            raise ValueError(f"{key}: {error}") from None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a setting: folders of several corpora stand in tuples."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _texts(part)
 
 
 def _typed(key: str, text: str, current: Any) -> Any:
