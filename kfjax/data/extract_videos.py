@@ -278,7 +278,8 @@ def _close(folder: Path, of: int) -> None:
     tail_seconds = sum(note["tail_seconds"] for note in notes)
     left = [f"{len(bad)} bad ({folder / BAD})"] if bad else []
     left += [f"{tail_seconds:.0f} s at the ends of clips left out"] if tail_seconds >= 0.5 else []
-    left += list(filter(None, [_unread(notes)]))
+    if unread := _unread(notes):
+        left.append(unread)
     command.say("; ".join([made, *left]))
     if len(notes) < of:
         command.say(f"{of - len(notes)} of {of} shards are still to be made, by other processes or another run")
