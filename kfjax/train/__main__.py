@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 FREE = {"data.buckets", "optim.decay_steps"}
 #: 0 means the devices at hand, of which a later run may have others: the number is noted with the run.
 MULTIPLE = "data.batch_multiple"
+#: How long a process may give no sign of life. Storage that hangs or a machine that is moved takes minutes.
+HEARTBEAT_SECONDS = 300
 #: The configs: inside an installed package, beside the package in a clone.
 SHIPPED = next((p / "configs" for p in Path(__file__).parents[1:3] if (p / "configs").is_dir()), Path("configs"))
 
@@ -39,8 +41,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="loop.steps=500")
     parser.add_argument("--distributed", nargs="?", const="", metavar="HOST:PORT,PROCESS,PROCESSES", help="one of "
         "several processes that train together; what a TPU pod, SLURM, Open MPI or GKE says itself need not be given")
-    parser.add_argument("--heartbeat-timeout", type=int, default=300, metavar="SECONDS", help="with --distributed: "
-        "without a sign of life for so long a process counts as dead, and the others end (default 300)")
+    parser.add_argument("--heartbeat-timeout", type=int, default=HEARTBEAT_SECONDS, metavar="SECONDS", help="with "
+        "--distributed: without a sign of life for so long a process counts as dead, and the others end (default "
+        "%(default)s)")
     args = parser.parse_args(argv)
     config = load_config(args.config)
     complete(config)
