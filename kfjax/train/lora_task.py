@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from kfjax.checkpoint import save_params
 from kfjax.command import say
-from kfjax.encoders.t5 import T5Config
+from kfjax.encoders.configs import T5Config
 from kfjax.encoders.tokenizer import MOST_LISTED, Tokenizer
 from kfjax.module import Params
 from kfjax.system import TOKENIZER, SystemConfig
