@@ -72,14 +72,13 @@ def pack(example: Example, fingerprint: str) -> bytes:
     Raises:
       ValueError: NaN or infinite values in what is stored.
     """
-    arrays, pieces, offset = {}, [], 0
     if wrong := not_finite(example):
         raise ValueError(f"{example.id}: got NaN or infinite values in {', '.join(wrong)}; leave it out")
+    arrays, pieces, offset, stored = {}, [], 0, _stored(example)
     for name in _ARRAYS:
         array = np.ascontiguousarray(getattr(example, name), _DTYPES[_dtype(name)])
-        stored = {"clip": example.has_video, "sync": example.has_video, "text": example.has_text}.get(name, True)
-        arrays[name] = [array.dtype.name, array.shape, offset if stored else None]
-        if stored:
+        arrays[name] = [array.dtype.name, array.shape, offset if name in stored else None]
+        if name in stored:
             pieces.append(_padded(array.tobytes()))
             offset += len(pieces[-1])
     header = {"schema": SCHEMA, "fingerprint": fingerprint, "id": example.id, "arrays": arrays}
@@ -108,8 +107,13 @@ def parse(record: bytes) -> Example:
 
 def not_finite(example: Example) -> list[str]:
     """Names of the arrays that are stored and hold NaN or infinite values once they are bfloat16."""
-    hidden = {*(() if example.has_video else ("clip", "sync")), *(() if example.has_text else ("text",))}
-    return [name for name in _ARRAYS if name not in hidden and not _finite(getattr(example, name))]
+    return [name for name in _stored(example) if not _finite(getattr(example, name))]
+
+
+def _stored(example: Example) -> list[str]:
+    """Names of the arrays whose values are stored: not those of what the example lacks."""
+    there = {"clip": example.has_video, "sync": example.has_video, "text": example.has_text}
+    return [name for name in _ARRAYS if there.get(name, True)]
 
 
 def _finite(array: np.ndarray) -> bool:
@@ -475,5 +479,4 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Atomic: the file is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with disk.written(path, json.dumps(values) + "\n") as temporary:
-        disk.replace(temporary, path)
+    disk.write_text(path, json.dumps(values) + "\n", noted=False)
