@@ -274,14 +274,14 @@ def _draw(result: Result, path: Path) -> None:
 def _models(args: Namespace) -> int:
     """The models that have a name."""
     del args
-    from kfjax import pipeline
+    from kfjax import pipeline, system
     from kfjax.convert import hub, systems
 
     own = pipeline.BUILT_IN
     listed = []
     if own.is_dir():
         size = sum(path.stat().st_size for path in own.iterdir()) / 1e9
-        cfg = pipeline.system.load_config(own / "config.json")
+        cfg = system.load_config(own / system.CONFIG)
         listed.append(("built-in", cfg, size, "Apache-2.0", "yes"))
     for cfg in systems.SYSTEMS.values():
         sources = hub.MODELS[cfg.name]

@@ -49,33 +49,26 @@ def commit(temporary: Path, path: Path) -> None:
 
     In between it has none, so that a crash never leaves a digest of another file.
     """
-    digest, noted = _digest(temporary), _read_sums(path.parent)
+    digest, noted = digest_of(temporary), _read_sums(path.parent)
     if noted.pop(path.name, digest) != digest:
         _write_sums(path.parent, noted)
     replace(temporary, path)
     _write_sums(path.parent, noted | {path.name: digest})
 
 
-def write_text(path: Path, text: str) -> None:
-    """A small file, atomically, with its digest."""
-    with written(path, text) as temporary:
-        commit(temporary, path)
-
-
-@contextmanager
-def written(path: Path, text: str) -> Iterator[Path]:
-    """A temporary file beside `path` that holds the text; gone after the block, unless renamed."""
+def write_text(path: Path, text: str, *, noted: bool = True) -> None:
+    """A small file, atomically; its digest is noted, unless not `noted`."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
-        yield temporary
+        (commit if noted else replace)(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def sign(folder: Path, files: Iterable[Path]) -> None:
     """Write the folder's `SHA256SUMS` anew, of these files below it."""
-    _write_sums(folder, {str(path.relative_to(folder)): _digest(path) for path in sorted(files)})
+    _write_sums(folder, {str(path.relative_to(folder)): digest_of(path) for path in sorted(files)})
 
 
 def digests(path: Path) -> dict[Path, str]:
@@ -111,23 +104,24 @@ def checked(expected: Mapping[Path, str], *, advice: str = ADVICE) -> Iterator[N
 
 def _check(path: Path, digest: str, advice: str) -> None:
     try:
-        wrong = _digest(path) != digest and f"its SHA-256 is not the one in {SUMS}"
+        wrong = digest_of(path) != digest and f"its SHA-256 is not the one in {SUMS}"
     except OSError as error:
         wrong = error.strerror
     if wrong:
         raise CheckpointError(f"{path} is damaged ({wrong}); {advice}")
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path, kind: str = "sha256") -> str:
+    """A file's digest in hexadecimal; `kind`: as `hashlib` calls it."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def _read_sums(folder: Path) -> dict[str, str]:
     path = folder / SUMS
     if not path.is_file():
         return {}
-    lines = [_LINE.fullmatch(line) for line in path.read_text(errors="replace").splitlines()]
+    lines = [_LINE.fullmatch(line) for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
     if not all(lines):
         raise CheckpointError(f"{path} is damaged (line {lines.index(None) + 1}); copy it again, or delete it: files "
                               "are not checked then")  # fmt: skip
@@ -136,5 +130,4 @@ def _read_sums(folder: Path) -> dict[str, str]:
 
 def _write_sums(folder: Path, noted: Mapping[str, str]) -> None:
     text = "".join(f"{digest}  {name}\n" for name, digest in sorted(noted.items()))
-    with written(folder / SUMS, text) as temporary:
-        replace(temporary, folder / SUMS)
+    write_text(folder / SUMS, text, noted=False)

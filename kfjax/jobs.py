@@ -148,7 +148,8 @@ def _placed(jobs: Sequence[Job], folder: Path, audio_only: bool) -> list[Job]:
             names = {path.name.casefold() for path in job.outputs}
         taken |= names
         placed.append(job)
-        numbered += [f"{job.name} -> {job.output.name}"] if number > 1 else []
+        if number > 1:
+            numbered.append(f"{job.name} -> {job.output.name}")
     _check_no_input(placed)
     if numbered:
         more = f", and {len(numbered) - MOST_LISTED} more" if len(numbered) > MOST_LISTED else ""
@@ -159,7 +160,7 @@ def _placed(jobs: Sequence[Job], folder: Path, audio_only: bool) -> list[Job]:
 def _check_no_input(jobs: Sequence[Job]) -> None:
     """Raises ValueError if a job would write a file that a job reads."""
     identity = lambda path: (stat.st_dev, stat.st_ino) if path.exists() and (stat := path.stat()) else None
-    inputs = {identity(job.video): job.video for job in jobs if job.video is not None}
+    inputs = {identity(job.video) for job in jobs if job.video is not None}
     for path in (path for job in jobs for path in job.outputs):
         if (found := identity(path)) and found in inputs:
             raise ValueError(f"{path}: is to be written, and is a clip of the list itself; give another --output")

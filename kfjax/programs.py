@@ -57,7 +57,7 @@ class Program:
     def __init__(self, function: Callable):
         parameters = inspect.signature(function).parameters.values()
         constants = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-        self.name = function.__name__.strip("_")
+        self.name = function.__name__
         self.jitted = jax.jit(function, static_argnames=constants)
         self._begun: dict[Any, Begun] = {}
 

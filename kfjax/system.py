@@ -28,12 +28,12 @@ from kfjax.module import Params
 from kfjax.rates import Rates
 
 #: What a model directory must hold.
-FILES = ("config.json", "tokenizer.json")
+CONFIG, TOKENIZER = FILES = ("config.json", "tokenizer.json")
 WEIGHTS = "model.safetensors"
 #: Where they come from in a directory of converted public weights.
 WHENCE = {
-    "config.json": "config.json comes with the flow network: kfjax convert mmaudio_*.pth DIRECTORY",
-    "tokenizer.json": "tokenizer.json is the vocabulary of CLIP's text encoder: put vocab.json and merges.txt of "
+    CONFIG: f"{CONFIG} comes with the flow network: kfjax convert mmaudio_*.pth DIRECTORY",
+    TOKENIZER: f"{TOKENIZER} is the vocabulary of CLIP's text encoder: put vocab.json and merges.txt of "
     "openai/clip-vit-large-patch14 (on the hub; all CLIP text encoders share them) into a folder and run: "
     "kfjax convert FOLDER DIRECTORY",
 }
@@ -162,8 +162,7 @@ def part_shapes(cfg: SystemConfig) -> Params:
 
 
 def stored_shapes(cfg: SystemConfig, *names: str) -> Params:
-    """Shapes of the named parts' weights, of all without a name; no network is built where the program cache has them.
-    """
+    """Shapes of the weights of these parts, or of all; no network is built where the program cache has them."""
 
     def make() -> bytes:
         parts = cfg.parts()
@@ -181,9 +180,9 @@ def save(directory: str | Path, system: System, *, card: str = "", dtype: str | 
       ValueError: the directory holds something else.
     """
     with replacing(directory, mark=FILES[0]) as temporary:
-        disk.write_text(temporary / "config.json", json.dumps(config.to_dict(system.cfg), indent=1) + "\n")
+        disk.write_text(temporary / CONFIG, json.dumps(config.to_dict(system.cfg), indent=1) + "\n")
         save_params(temporary / WEIGHTS, dict(system.params), dtype=dtype)
-        system.tokenizer.save(temporary / "tokenizer.json")
+        system.tokenizer.save(temporary / TOKENIZER)
         if card:
             (temporary / CARD).write_text(card)
 
@@ -230,9 +229,9 @@ def load(directory: str | Path) -> System:
     if missing:
         advice = "; ".join(WHENCE[name] for name in missing) if in_parts else "export the model again"
         raise ValueError(f"{directory} is not a model directory: missing {', '.join(missing)}; {advice}")
-    cfg = load_config(directory / "config.json")
+    cfg = load_config(directory / CONFIG)
     params = PartFiles(directory, cfg) if in_parts else load_params(directory / WEIGHTS, stored_shapes(cfg))
-    return System(cfg, params, Tokenizer.load(directory / "tokenizer.json", cfg.text_tokens))
+    return System(cfg, params, Tokenizer.load(directory / TOKENIZER, cfg.text_tokens))
 
 
 def load_config(path: str | Path) -> SystemConfig:

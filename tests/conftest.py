@@ -22,7 +22,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 flags = ["--xla_force_host_platform_device_count=8", *QUICK, os.environ.get("XLA_FLAGS", "")]
 os.environ["XLA_FLAGS"] = " ".join(flags).strip()
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
-# Programs compiled by an earlier run, or by the other worker, are read back.
+# Programs compiled by an earlier run, or by another worker, are read back.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir(), f"kfjax-tests-{os.getuid()}")))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("MPLBACKEND", "agg")

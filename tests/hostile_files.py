@@ -7,6 +7,7 @@ Run as a script it is that process: `python hostile_files.py FOLDER KIND...`.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import random
 import struct
@@ -258,10 +259,13 @@ def measured(folder: Path, kinds: list[str], *, timeout_seconds: float) -> dict[
     Raises AssertionError where that process dies or stands still, naming the file it was at.
     """
     command = [sys.executable, __file__, str(folder), *kinds]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=timeout_seconds, check=False)
+        run = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=timeout_seconds, check=False
+        )
     except subprocess.TimeoutExpired as late:
-        raise AssertionError(f"stands still at {late.stdout[-300:]}") from None
+        raise AssertionError(f"stands still at {str(late.stdout)[-300:]}") from None
     assert run.returncode == 0, run.stdout[-300:] + run.stderr[-2000:]
     lines = [json.loads(line) for line in run.stdout.splitlines()]
     return {line[0]: Outcome(*line[1:]) for line in lines if len(line) > 1}
@@ -284,7 +288,7 @@ def _main(folder: Path, kinds: list[str]) -> None:
             Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
             start, before = time.process_time(), _memory("VmRSS")
             try:
-                found = read_state(path, holding=("a", "weight"), say=print_nothing)
+                found = read_state(path, holding=("a", "weight"), say=assert_a_line)
                 _ = [x.tobytes() for x in found.values()]  # values are read when they are used
                 said = ""
             except ValueError as error:
@@ -295,7 +299,7 @@ def _main(folder: Path, kinds: list[str]) -> None:
             path.unlink()
 
 
-def print_nothing(message: str) -> None:
+def assert_a_line(message: str) -> None:
     assert message.isprintable() and len(message) < 2000, message[:2000]
 
 

@@ -1,12 +1,12 @@
-"""A model that makes silence at once, and wishes for the demo's tests."""
+"""A model that makes silence at once, a studio that has it, and wishes for the demo's tests."""
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
-from kfjax import media
-from kfjax.demo.studio import Limits, Wish
+from kfjax import media, plot
+from kfjax.demo.studio import Limits, Studio, Wish
 from kfjax.pipeline import Result
 
 RATE_HZ = 44100
@@ -36,6 +36,12 @@ class Silence:
 
     def unread(self, prompt, name="prompt"):
         return f"{name}, not read: {prompt}" if "tiger" in prompt else ""
+
+
+def silent_studio(folder: Path, patch) -> Studio:
+    """A studio whose model is silent; while the patch lasts, takes get a picture at once too."""
+    patch.setattr(plot, "overview", lambda path, *_, **__: Path(path).write_bytes(b"picture"))
+    return Studio(Silence(), folder, LIMITS)
 
 
 def wish(clip: Path | None = None, **changes) -> Wish:

@@ -89,10 +89,12 @@ def test_what_a_flip_in_a_model_directory_says(kept, name, old, new):
     path = kept[1] / name
     before = path.read_bytes()
     assert old in before
-    path.write_bytes(before.replace(old, new, 1))
-    with pytest.raises(CheckpointError, match=rf"{path} is damaged \(its SHA-256 .*\); copy or export it again"):
-        system.load(kept[1])
-    path.write_bytes(before)
+    try:
+        path.write_bytes(before.replace(old, new, 1))
+        with pytest.raises(CheckpointError, match=rf"{path} is damaged \(its SHA-256 .*\); copy or export it again"):
+            system.load(kept[1])
+    finally:
+        path.write_bytes(before)
 
 
 def test_the_built_in_model_has_digests():

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from trees import assert_equal
 
 from kfjax import checkpoint
 from kfjax.checkpoint import CheckpointError, StateStore, WeightsError, load_params, save_params, unflatten
@@ -31,11 +32,6 @@ def params(width=4):
 
 def shapes(tree):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-
-
-def assert_equal(got, want):
-    assert jax.tree.structure(got) == jax.tree.structure(want)
-    jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
 def test_round_trip(tmp_path):

@@ -9,18 +9,20 @@ import av
 import media_files as files
 import numpy as np
 import pytest
-from silent_model import LIMITS, RATE_HZ, Silence, quiet, wish
+from silent_model import LIMITS, RATE_HZ, quiet, silent_studio, wish
 
-from kfjax import media, plot
+from kfjax import media
 from kfjax.demo.studio import Limits, Studio, Wish
 from kfjax.media.playable import is_playable, pictures, write_playable
+
+#: For other threads, on a busy machine; nothing waits so long where all is well.
+PATIENCE_SECONDS = 60
 
 
 @pytest.fixture
 def studio(tmp_path, monkeypatch):
-    monkeypatch.setattr(plot, "overview", lambda path, *_, **__: Path(path).write_bytes(b"picture"))
     (tmp_path / "served").mkdir()
-    return Studio(Silence(), tmp_path / "served", LIMITS)
+    return silent_studio(tmp_path / "served", monkeypatch)
 
 
 def uploaded(studio: Studio, make=None, name: str = "clip.mp4") -> Path:
@@ -245,8 +247,8 @@ def test_examples_outlast_their_visitors(studio, tmp_path):
     assert names(studio.folder) == {"example.mp4"}
 
 
-def until(what, seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
+def until(what) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
     while not what():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.002)
@@ -268,7 +270,7 @@ class Asking(threading.Thread):
             self.error = error
 
     def end(self) -> "Asking":
-        self.join(10)
+        self.join(PATIENCE_SECONDS)
         assert not self.is_alive()
         return self
 
@@ -282,7 +284,7 @@ def held(studio):
     def generate(video, prompt, *, progress, **named):
         if prompt == "hold":
             progress("sampling", 0.2)
-            assert go.wait(10)
+            assert go.wait(PATIENCE_SECONDS)
         return whole(video, prompt, progress=progress, **named)
 
     studio.model.generate = generate

@@ -10,6 +10,7 @@ import pytest
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 FOLDERS = sorted(path for path in EXPERIMENTS.iterdir() if re.match(r"\d{4}-", path.name) and any(path.iterdir()))
+RESULTS = sorted(EXPERIMENTS.glob("*/*.json"))
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_every_experiment_is_listed():
     assert all(folder.startswith(number) for number, folder in linked)
 
 
-@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*/results*.json")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_results_parse(path):
     def refused(name):
         raise ValueError(f"{path}: {name} is not JSON")

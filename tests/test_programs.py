@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_system import CONFIG, write_model
+from trees import assert_equal
 
 from kfjax import module, programs, system
 from kfjax.programs import Program, kept
@@ -45,18 +46,13 @@ ARGUMENTS = (
 )
 
 
-def same(got, want):
-    assert jax.tree.structure(got) == jax.tree.structure(want)
-    jax.tree.map(np.testing.assert_array_equal, got, want)
-
-
 def test_what_is_kept_gives_the_same_bits(folder):
     cfg = Frozen({0: 1})
     want = jax.jit(noisy, static_argnames="cfg")(*ARGUMENTS, cfg=cfg)
-    same(Program(noisy)(*ARGUMENTS, cfg=cfg), want)
+    assert_equal(Program(noisy)(*ARGUMENTS, cfg=cfg), want)
     (file,) = folder.glob("*.kept")
     written = file.read_bytes()
-    same(Program(noisy)(*ARGUMENTS, cfg=cfg), want)  # a new process knows nothing but the file
+    assert_equal(Program(noisy)(*ARGUMENTS, cfg=cfg), want)  # a new process knows nothing but the file
     assert file.read_bytes() == written
     other = Program(noisy)(*ARGUMENTS, cfg=Frozen({1: 1}))
     assert not np.array_equal(other[0], want[0])
@@ -84,7 +80,7 @@ def test_a_program_is_begun_before_its_inputs_are_there(folder):
     program = Program(noisy)
     begun = program.begin(*jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), ARGUMENTS), cfg=Frozen())
     assert jax.tree.map(lambda x: (x.shape, x.dtype), begun.outputs) == (((3, 4), np.float32),) * 2
-    same(program(*ARGUMENTS, cfg=Frozen()), begun.compiled.result()(*jax.tree.leaves(ARGUMENTS)))
+    assert_equal(program(*ARGUMENTS, cfg=Frozen()), begun.compiled.result()(*jax.tree.leaves(ARGUMENTS)))
     assert program.begin(*ARGUMENTS, cfg=Frozen()) is begun
 
 

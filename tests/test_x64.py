@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -29,6 +30,7 @@ from kfjax.train.lora import LoRAConfig, init_lora
 from kfjax.train.optim import OptimConfig, make_optimizer
 from kfjax.train.vocoder_step import VocoderTraining, own_mel, vocoder_task
 
+ROOT = Path(__file__).parents[1]
 SIZE, KEY = lengths(1.0, CONFIG.rates), jax.random.key(0)
 PARAMS = tiny_system().params
 CODEC = {name: PARAMS[name] for name in CONFIG.codec.parts()}
@@ -180,7 +182,7 @@ def test_the_same_sound(tmp_path):
     for switch in ("0", "1"):
         command = [sys.executable, "-m", "kfjax", "generate", "--prompt", "a bell rings", "--duration", "1",
                    "--model", str(tmp_path / "model"), "--output", str(tmp_path / f"{switch}.wav")]  # fmt: skip
-        env = os.environ | {"JAX_ENABLE_X64": switch}
+        env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_ENABLE_X64": switch}
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         made.append((tmp_path / f"{switch}.wav").read_bytes())

@@ -7,7 +7,7 @@ A candidate is a dict of tensors, or those of its tensors whose keys begin alike
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,9 +37,10 @@ def choose(found: Any, inside: str | None, holding: Collection[str], say: Callab
     """
     named = _candidates(found, holding) or _candidates(found, ())
     if inside is not None:
-        named = {name: state for name, state in named.items() if f"{name}.".startswith(f"{inside}.")} or _none(
-            named, found, inside
-        )
+        chosen = {name: state for name, state in named.items() if f"{name}.".startswith(f"{inside}.")}
+        if not chosen:
+            raise ValueError(_no_part(inside, found, named))
+        named = chosen
     averages = [name for name in named if is_average(name)]
     if len(named) == 1:
         (name,) = named
@@ -79,10 +80,10 @@ def listed(names: Collection[Any], most: int = 8) -> str:
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _none(named: Mapping[str, State], found: Any, inside: str) -> Mapping[str, State]:
+def _no_part(inside: str, found: Any, named: Collection[str]) -> str:
     if isinstance(found, dict) and inside in found:
-        raise ValueError(f"its {quoted(inside)} is {outline(found[inside])}, expected tensors; name another part")
-    raise ValueError(f"it has no part {quoted(inside)}; expected one of {listed(named) or outline(found)}")
+        return f"its {quoted(inside)} is {outline(found[inside])}, expected tensors; name another part"
+    return f"it has no part {quoted(inside)}; expected one of {listed(named) or outline(found)}"
 
 
 def _candidates(found: Any, holding: Collection[str]) -> dict[str, State]:

@@ -27,9 +27,9 @@ from kfjax.convert.families import Family
 from kfjax.convert.systems import SYSTEMS
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.module import Params, flatten
-from kfjax.system import WHENCE
+from kfjax.system import CONFIG, TOKENIZER, WEIGHTS, WHENCE
 
-SOURCES, CONFIG, TOKENIZER = "sources.json", "config.json", "tokenizer.json"
+SOURCES = "sources.json"
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
 Say = Callable[[str], None]
 
@@ -240,7 +240,7 @@ def _finite(value: np.ndarray) -> bool:
 def _check_target(target: Path) -> None:
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target}: is a file, expected a folder to write the model to; give another name")
-    if (target / "model.safetensors").is_file():
+    if (target / WEIGHTS).is_file():
         raise ValueError(f"{target}: holds a model in one file, expected a new or a converted one; give another name")
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from kfjax import command, config
@@ -24,10 +23,7 @@ TORCH = (".pth", ".pt", ".ckpt", ".bin")
 SAFETENSORS = ".safetensors"
 INDEX = ".safetensors.index.json"
 #: Types of eight bits, which nothing here computes with. Each of their values is a float32 exactly.
-EIGHT_BITS = {
-    np.dtype(getattr(ml_dtypes, name))
-    for name in ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu")
-}
+EIGHT_BITS = {dtype for name, dtype in safetensors_file.DTYPES.items() if name.startswith("F8_")}
 #: How files begin that are taken for weights -> what they are, what to do.
 _GET_AGAIN = "a download that was refused or led elsewhere; open its address in a browser, log in if asked, and get it"
 _UNPACK = "unpack it and give the file inside"

@@ -9,14 +9,13 @@ metadata.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from kfjax import command
+from kfjax import command, disk
 from kfjax.convert import directory
 from kfjax.convert.systems import SYSTEMS, rate_of
 
@@ -112,7 +111,7 @@ def fetch(name: str, cache: Path) -> Path:
             (together / source.name).symlink_to(path.resolve())
         directory.convert(together, making / "model", say=command.say)
         _share(making / "model", cache)
-        os.replace(making / "model", target)
+        disk.replace(making / "model", target)
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return target
@@ -147,7 +146,7 @@ def download(name: str, sources: tuple[Source, ...]) -> list[Path]:
         )
     for source, path in zip(sources, paths, strict=True):
         kind = {0: "", 32: "md5", 64: "sha256"}[len(source.checksum)]
-        if kind and (got := _digest(path, kind)) != source.checksum:
+        if kind and (got := disk.digest_of(path, kind)) != source.checksum:
             raise ValueError(f"{path}: got {kind} {got}, expected {source.checksum}; delete the file and try again")
     return paths
 
@@ -163,9 +162,4 @@ def _share(made: Path, cache: Path) -> None:
 
 
 def _same(one: Path, other: Path) -> bool:
-    return one.stat().st_size == other.stat().st_size and _digest(one, "sha256") == _digest(other, "sha256")
-
-
-def _digest(path: Path, kind: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, kind).hexdigest()
+    return one.stat().st_size == other.stat().st_size and disk.digest_of(one) == disk.digest_of(other)

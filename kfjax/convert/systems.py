@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kfjax.codec.audio_codec import CodecConfig
+from kfjax.codec.configs import CodecConfig
 from kfjax.codec.mel import MelConfig
 from kfjax.convert import bigvgan, clip, mmaudio, synchformer, vae
 from kfjax.rates import Rates

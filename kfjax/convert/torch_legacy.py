@@ -63,9 +63,8 @@ def _no_storage(key: str, size: int) -> np.ndarray:
 
 def _fill(file: mmap, storages: Mapping[str, np.ndarray]) -> None:
     keys = torch_pickle.loads(file, _no_storage, steps=HEAD_STEPS + 4 * len(storages))
-    if not isinstance(keys, list) or len(keys) != len(storages) or not all(isinstance(key, str) for key in keys):
-        raise ValueError("the file lists no storages, or other ones than its tensors name")
-    if set(keys) != storages.keys():
+    whole = isinstance(keys, list) and len(keys) == len(storages) and all(isinstance(key, str) for key in keys)
+    if not whole or set(keys) != storages.keys():
         raise ValueError("the file does not list the storages that its tensors name")
     for key in keys:
         storage, count = storages[key], int.from_bytes(file.read(8), "little")

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from kfjax.codec.audio_codec import CodecConfig
+from kfjax.codec.configs import CodecConfig
 from kfjax.codec.mel import log_mel
 from kfjax.codec.vae import MelVAE
 from kfjax.data.scenes import Bucket, Corpus

@@ -10,6 +10,7 @@ An excerpt is a clip of its own, as it is at generation: it starts at 0 s of as 
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 import sys
@@ -21,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kfjax import command, rates
+from kfjax import command, disk, rates
 from kfjax.data import records, sources
 from kfjax.data.sources import Cut, Row
 
@@ -277,7 +278,8 @@ def _close(folder: Path, of: int) -> None:
     tail_seconds = sum(note["tail_seconds"] for note in notes)
     left = [f"{len(bad)} bad ({folder / BAD})"] if bad else []
     left += [f"{tail_seconds:.0f} s at the ends of clips left out"] if tail_seconds >= 0.5 else []
-    left += list(filter(None, [_unread(notes)]))
+    if unread := _unread(notes):
+        left.append(unread)
     command.say("; ".join([made, *left]))
     if len(notes) < of:
         command.say(f"{of - len(notes)} of {of} shards are still to be made, by other processes or another run")
@@ -300,10 +302,9 @@ def _unread(notes: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _write_bad(path: Path, bad: Sequence[Sequence[str]]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("id", "reason"), *bad])
-    os.replace(temporary, path)
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows([("id", "reason"), *bad])
+    disk.write_text(path, table.getvalue(), noted=False)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import numpy as np
 from kfjax.data import records
 from kfjax.data.buckets import Buckets
 from kfjax.data.records import BFLOAT16, Example, Folder, arrays_of
-from kfjax.encoders.clip import CLIPTextConfig
+from kfjax.encoders.configs import CLIPTextConfig
 from kfjax.rates import lengths
 from kfjax.structs import FeatureBatch, Features, Given, Posterior
 from kfjax.system import SystemConfig

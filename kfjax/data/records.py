@@ -69,14 +69,13 @@ def pack(example: Example, fingerprint: str) -> bytes:
     Raises:
       ValueError: NaN or infinite values in what is stored.
     """
-    arrays, pieces, offset, hidden = {}, [], 0, _hidden(example)
     if wrong := not_finite(example):
         raise ValueError(f"{example.id}: got NaN or infinite values in {', '.join(wrong)}; leave it out")
+    arrays, pieces, offset, stored = {}, [], 0, _stored(example)
     for name, array in arrays_of(example).items():
         array = np.ascontiguousarray(array, _DTYPES[_dtype(name)])
-        stored = name not in hidden
-        arrays[name] = [array.dtype.name, array.shape, offset if stored else None]
-        if stored:
+        arrays[name] = [array.dtype.name, array.shape, offset if name in stored else None]
+        if name in stored:
             pieces.append(_padded(array.tobytes()))
             offset += len(pieces[-1])
     header = {"schema": SCHEMA, "fingerprint": fingerprint, "id": example.id, "arrays": arrays}
@@ -105,20 +104,21 @@ def parse(record: bytes) -> Example:
 
 def not_finite(example: Example) -> list[str]:
     """Names of the arrays that are stored and hold NaN or infinite values once they are bfloat16."""
-    hidden = _hidden(example)
-    return [name for name, array in arrays_of(example).items() if name not in hidden and not _finite(array)]
-
-
-def _hidden(example: Example) -> set[str]:
-    """Arrays that a presence mask hides."""
-    given = example.given
-    return {*(() if given.has_video else ("clip", "sync")), *(() if given.has_text else ("text",))}
+    stored = _stored(example)
+    return [name for name, array in arrays_of(example).items() if name in stored and not _finite(array)]
 
 
 def arrays_of(example: Example) -> dict[str, np.ndarray]:
     """Name -> array, of all that a record stores as such."""
     named = example._asdict() | {"text_mask": example.given.text_mask}
     return {name: named[name] for name in _ARRAYS}
+
+
+def _stored(example: Example) -> list[str]:
+    """Names of the arrays whose values are stored: not those of what the example lacks."""
+    given = example.given
+    there = {"clip": given.has_video, "sync": given.has_video, "text": given.has_text}
+    return [name for name in _ARRAYS if there.get(name, True)]
 
 
 def _finite(array: np.ndarray) -> bool:
@@ -484,5 +484,4 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Atomic: the file is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with disk.written(path, json.dumps(values) + "\n") as temporary:
-        disk.replace(temporary, path)
+    disk.write_text(path, json.dumps(values) + "\n", noted=False)

@@ -81,12 +81,13 @@ def _serve(args: Namespace, folder: Path, listener: socket.socket) -> None:
 def _about(name: str, model: Model) -> tuple[str, str]:
     """What a model knows, in one sentence, and its card, empty where there is none."""
     from kfjax.pipeline import BUILT_IN, SMALL_WORLD, cache_folder
+    from kfjax.system import CARD
 
     if model.built_in:
         folder, knows = BUILT_IN, f"{SMALL_WORLD[0].upper()}{SMALL_WORLD[1:]}; real footage is beyond it."
     else:
         folder, knows = Path(name), f"The model is {Path(name).resolve().name}."
-    cards = [place / "MODEL_CARD.md" for place in (folder, cache_folder() / "models" / name)]
+    cards = [place / CARD for place in (folder, cache_folder() / "models" / name)]
     return knows, next((card.read_text(errors="replace") for card in cards if card.is_file()), "")
 
 

@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,8 @@ from starlette.middleware import Middleware
 
 from kfjax.command import reason
 from kfjax.demo.gate import Gate
-from kfjax.demo.studio import MAX_SCALE, MAX_SEED, MEGABYTE, Studio, Take, Wish
+from kfjax.demo.studio import MAX_SCALE, MEGABYTE, Studio, Take, Wish
+from kfjax.limits import MAX_SEED
 from kfjax.pipeline import TEXT_ONLY_SECONDS
 
 CSS = (Path(__file__).parent / "page.css").read_text()
@@ -336,13 +337,9 @@ def _note(line: str) -> Any:
 
 def _line(error: Exception) -> str:
     """What a visitor is told; what is our own defect goes to the log."""
-    try:
-        return reason(error) if isinstance(error, ValueError) else _defect(error)
-    except ValueError:
-        return _defect(error)
-
-
-def _defect(error: Exception) -> str:
+    if isinstance(error, ValueError):
+        with suppress(ValueError):  # a library's own, which is a defect too
+            return reason(error)
     traceback.print_exception(error, file=sys.stderr)
     return "Something went wrong on the server, and nothing was made. Its log says what; it goes on working."
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kfjax import media, plot, rates
+from kfjax.limits import MAX_PROMPT_CHARACTERS, MAX_SAMPLES, MAX_SEED
 from kfjax.media.playable import is_playable, write_playable
-from kfjax.pipeline import MAX_PROMPT_CHARACTERS, MAX_SAMPLES, TEXT_ONLY_SECONDS, Model, Result
+from kfjax.pipeline import TEXT_ONLY_SECONDS, Model, Result
 
-MAX_SEED = 2**32 - 1
 MAX_SCALE = 20.0
 LEAST_SECONDS = 1.0  # of a sound
 MEGABYTE, MEGAPIXEL = 2**20, 1e6
@@ -229,10 +229,10 @@ class Studio:
         """The page is closed: its files are deleted, and what is being made for it is given up."""
         with self._books:
             known = self._visitors.pop(visitor, None)
-        if known is not None:
-            known.gone = True
-            with self._books:
+            if known is not None:
+                known.gone = True
                 self._queue_moved.notify_all()
+        if known is not None:
             shutil.rmtree(known.folder, ignore_errors=True)
             self._delete_unused(known.clips)
 

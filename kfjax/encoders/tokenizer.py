@@ -164,7 +164,7 @@ class Tokenizer:
         known, counts = self._inner.get_vocab(), Counter(word for text in texts for word in self._split(text))
         unknown = sorted((word for word in counts if word not in known), key=lambda word: (-counts[word], word))
         file = json.loads(self._inner.to_str())
-        file["model"]["vocab"] |= {word: self.vocab + i for i, word in enumerate(unknown[: max(room, 0)])}
+        file["model"]["vocab"] |= {word: i for i, word in enumerate(unknown[: max(room, 0)], self.vocab)}
         return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(file)), self.length, pad=self._pad)
 
     def _split(self, text: str) -> list[str]:

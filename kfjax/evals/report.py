@@ -4,14 +4,13 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kfjax import media, plot
+from kfjax import disk, media, plot
 from kfjax.evals.benchmarks import Example
 from kfjax.evals.measures import COLUMNS, SAMPLE_RATE_HZ, Figures, Pair
 from kfjax.evals.metrics import detect_onsets, merge_close, onset_f1
@@ -26,8 +25,9 @@ _FRAME = FrameSpec(25.0, 160, "crop")
 
 def write(folder: Path, results: Mapping[str, Any], figures: Mapping[str, Figures], pictures: Sequence[Path]) -> None:
     """report.md and files.csv; each appears only when complete."""
-    _write(folder / "files.csv", _table_of_files(figures))
-    _write(folder / "report.md", text(results, [path.relative_to(folder).as_posix() for path in pictures]))
+    disk.write_text(folder / "files.csv", _table_of_files(figures), noted=False)
+    written = text(results, [path.relative_to(folder).as_posix() for path in pictures])
+    disk.write_text(folder / "report.md", written, noted=False)
 
 
 def text(results: Mapping[str, Any], pictures: Sequence[str] = ()) -> str:
@@ -164,9 +164,3 @@ def _table_of_files(figures: Mapping[str, Figures]) -> str:
     for clip, own in figures.items():
         table.writerow([clip, *("" if math.isnan(own[name]) else f"{own[name]:.4f}" for name in names)])
     return file.getvalue()
-
-
-def _write(path: Path, content: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(content, encoding="utf-8")
-    os.replace(temporary, path)

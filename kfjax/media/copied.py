@@ -154,7 +154,6 @@ def picture_packets(
     dts = np.maximum.accumulate(np.sort(pts[kept]) - steps) + steps
     dts -= max(0, int((dts - pts[kept]).max()))
     times = list(zip((pts[kept] - track.start).tolist(), (dts - track.start).tolist(), strict=True))
-    held = round(track.seconds / track.tick) - (track.last - track.start)
     ends = (max(times), times[-1])  # a container takes the track's end from what is shown, or what is decoded last
     filled = (packet for packet in packets if packet.size)
     wanted = (packet for packet, keep in zip(filled, kept, strict=False) if keep)
@@ -162,7 +161,7 @@ def picture_packets(
         packet.stream, packet.time_base = copied, track.tick
         packet.pts, packet.dts = shown, decoded_at
         if (shown, decoded_at) in ends:
-            packet.duration = held
+            packet.duration = track.hold
         elif not track.timed:
             packet.duration = 0  # to the next
         yield packet

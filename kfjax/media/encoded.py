@@ -63,16 +63,16 @@ def encoded_anew(
 
 def _shown_anew(stream, path, track: Track, how: dict) -> "Iterator[av.Packet]":
     frames = ((round(seconds / track.tick), frame.reformat(**how)) for seconds, frame in shown_frames(path, track))
-    held = round(track.seconds / track.tick) - (track.last - track.start)
+    held = track.hold * track.tick
     latest = None
     for packet in encoded(stream, frames, track.tick):
         if latest is not None:
             yield latest
         latest = packet
         if packet.pts is not None and packet.pts * packet.time_base == (track.last - track.start) * track.tick:
-            packet.duration = round(held * track.tick / packet.time_base)
+            packet.duration = round(held / packet.time_base)
     if latest is not None:  # a container takes the track's end from what is shown, or what is decoded last
-        latest.duration = round(held * track.tick / latest.time_base)
+        latest.duration = round(held / latest.time_base)
         yield latest
 
 

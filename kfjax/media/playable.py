@@ -58,11 +58,11 @@ def pictures(path: str | os.PathLike, rate_hz: float, longest_side: int) -> Iter
     count = max(1, math.ceil(info.seconds * rate_hz - 1e-6))
     made, held = 0, None
     for time_seconds, frame in shown_frames(path, track):
-        if held is not None and made < count and made / rate_hz + TICK_SECONDS < time_seconds:
-            image = _upright(held, track.upright, longest_side)
-            while made < count and made / rate_hz + TICK_SECONDS < time_seconds:
-                made += 1
-                yield image
+        image = None
+        while held is not None and made < count and made / rate_hz + TICK_SECONDS < time_seconds:
+            image = _upright(held, track.upright, longest_side) if image is None else image
+            made += 1
+            yield image
         held = frame
     if held is None:
         raise MediaError(f"{path}: is damaged: none of its pictures decodes; copy or convert it again")

@@ -71,6 +71,11 @@ class Track(NamedTuple):
     upright: Upright = Upright()
 
     @property
+    def hold(self) -> int:
+        """How long the last shown frame stays, in units of `tick`."""
+        return round(self.seconds / self.tick) - (self.last - self.start)
+
+    @property
     def gaps(self) -> np.ndarray:
         """Seconds from each shown frame to the next, f64."""
         return np.diff(np.unique(self.pts[~self.hidden])) * float(self.tick)

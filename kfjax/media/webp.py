@@ -9,15 +9,15 @@ _MOST_PIXELS = 500_000_000
 
 
 @functools.lru_cache(maxsize=1)
-def as_png(path: str, stamp: tuple) -> bytes:
-    """The animation at `path`, an animated PNG without loss; `stamp` changes when the file does.
+def as_png(path: str, changed: tuple) -> bytes:
+    """The animation at `path`, an animated PNG without loss; `changed`: its `stamp`.
 
     Raises:
       ValueError: damaged, or too large.
     """
     from PIL import Image
 
-    del stamp  # only part of the cache's key
+    del changed  # only part of the cache's key
     pictures, durations, made = [], [], io.BytesIO()
     try:
         with Image.open(path, formats=["WEBP"]) as image:

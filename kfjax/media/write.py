@@ -178,10 +178,10 @@ def mux(
         wave = np.repeat(wave, 2, axis=1)
     if keep_original_gain:
         wave = _mixed(wave, read_audio(video_path, sample_rate_hz), keep_original_gain)
-    track = scan(video_path)[1]
-    kept = copyable(track, VIDEO_FORMATS[Path(output_path).suffix.lower()])
+    track, name = scan(video_path)[1], VIDEO_FORMATS[Path(output_path).suffix.lower()]
+    kept = copyable(track, name)
     with open_input(video_path) as source, _replacing(output_path) as temporary:
-        picture, name = source.streams[track.index], VIDEO_FORMATS[temporary.suffix]
+        picture = source.streams[track.index]
         with _create(temporary, sample_rate_hz) as target:
             target.metadata.update(texts(source.metadata))
             start = track.start * track.tick if track.timed else Fraction(0)
@@ -196,8 +196,8 @@ def mux(
             sound.disposition = Disposition.default
             others = add_others(target, source, video_path, start, sounds=keep_original_gain is not None)
             _write_in_order(target, shown, sound_packets(sound, wave, sample_rate_hz), *others)
-        if name == "matroska" and display_size(picture):
-            set_display_size(temporary, *display_size(picture))
+        if name == "matroska" and (size := display_size(picture)):
+            set_display_size(temporary, *size)
         if name != "matroska" and kept is not None and track.timed and track.pts.max() > track.last:
             hide_after(temporary, round(track.seconds * sample_rate_hz))
 

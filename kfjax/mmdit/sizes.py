@@ -4,7 +4,7 @@ The paper gives no split between joint and single blocks; 6 joint blocks reprodu
 """
 from __future__ import annotations
 
-from kfjax.mmdit.mmdit import MMDiTConfig
+from kfjax.mmdit.config import MMDiTConfig
 
 
 def _size(heads: int, depth: int) -> MMDiTConfig:

@@ -5,7 +5,6 @@ import ast
 import difflib
 import importlib.util
 import json
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
 FREE = {"data.buckets", "optim.decay_steps"}
 #: 0 means the devices at hand, of which a later run may have others: the number is noted with the run.
 MULTIPLE = "data.batch_multiple"
+#: How long a process may give no sign of life. Storage that hangs or a machine that is moved takes minutes.
+HEARTBEAT_SECONDS = 300
 #: The configs: inside an installed package, beside the package in a clone.
 SHIPPED = next((p / "configs" for p in Path(__file__).parents[1:3] if (p / "configs").is_dir()), Path("configs"))
 
@@ -40,8 +41,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="loop.steps=500")
     parser.add_argument("--distributed", nargs="?", const="", metavar="HOST:PORT,PROCESS,PROCESSES", help="one of "
         "several processes that train together; what a TPU pod, SLURM, Open MPI or GKE says itself need not be given")
-    parser.add_argument("--heartbeat-timeout", type=int, default=300, metavar="SECONDS", help="with --distributed: "
-        "without a sign of life for so long a process counts as dead, and the others end (default 300)")
+    parser.add_argument("--heartbeat-timeout", type=int, default=HEARTBEAT_SECONDS, metavar="SECONDS", help="with "
+        "--distributed: without a sign of life for so long a process counts as dead, and the others end (default "
+        "%(default)s)")
     args = parser.parse_args(argv)
     config = load_config(args.config)
     complete(config)
@@ -126,11 +128,20 @@ def apply(config: ConfigDict, assignment: str) -> None:
 def check_addresses(config: ConfigDict) -> None:
     """Raises ValueError for an address in the settings that name files."""
     for key, value in flat(config.data.to_dict(), "data."):
-        for text in re.findall(r"'([^']*)'", repr(value)):  # folders of several corpora stand in tuples
-            try:
+        try:
+            for text in _texts(value):
                 command.local(text)
-            except command.AddressError as error:
-                raise ValueError(f"{key}: {error}") from None
+        except command.AddressError as error:
+            raise ValueError(f"{key}: {error}") from None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a setting: folders of several corpora stand in tuples."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _texts(part)
 
 
 def _typed(key: str, text: str, current: Any) -> Any:
@@ -206,9 +217,7 @@ def _binds(key: str) -> bool:
 def write_config(workdir: Path, config: ConfigDict) -> None:
     """The effective config as config.json."""
     workdir.mkdir(parents=True, exist_ok=True)
-    path = workdir / "config.json"
-    with disk.written(path, _json(config) + "\n") as temporary:
-        disk.replace(temporary, path)
+    disk.write_text(workdir / "config.json", _json(config) + "\n", noted=False)
 
 
 def _json(config: ConfigDict) -> str:

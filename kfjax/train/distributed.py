@@ -18,9 +18,6 @@ from contextlib import contextmanager
 
 import jax
 
-#: How long a process may give no sign of life. Storage that hangs or a machine that is moved takes minutes.
-HEARTBEAT_SECONDS = 300
-
 _ADVICE = "Run the same commands again to go on from the newest checkpoint"
 _LOST = re.compile(
     r"Gloo.*(failed|closed)|remote process exited|heartbeat|coordination service|(Connection|Socket) (closed|reset)",
@@ -28,7 +25,7 @@ _LOST = re.compile(
 )
 
 
-def join(where: str, heartbeat_seconds: int = HEARTBEAT_SECONDS) -> None:
+def join(where: str, heartbeat_seconds: int) -> None:
     """Connect to the other processes, by HOST:PORT of the first one, this one's number from 0, and how many there are.
 
     Args:

@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from kfjax.mmdit.mmdit import MMDiTConfig
+from kfjax.mmdit.config import MMDiTConfig
 from kfjax.rates import Lengths
 
 #: What the operations are spent on: dense layers, the attention's two products, convolutions (feed-forward ones too),

@@ -159,13 +159,14 @@ def run(task: Task, workdir: str | Path, cfg: LoopConfig, *, claim: Callable[[],
       ValueError: another run holds `workdir`; the mesh fits neither the devices nor the batch.
     """
     workdir, mesh = Path(workdir), mesh_of(cfg.mesh)
-    before = entries(workdir)
     lock = Lock(workdir) if jax.process_index() == 0 else nullcontext()
     with lock, _Stop() as stop, jax.set_mesh(mesh), together():
-        if claim is not None and jax.process_index() == 0:
-            claim()
+        if jax.process_index() == 0:
+            before = entries(workdir)
+            if claim is not None:
+                claim()
         checkpoints = StateStore(workdir / "checkpoints", keep=cfg.keep, keep_every=cfg.keep_every)
-        with checkpoints as store, together():
+        with checkpoints as store, together():  # before the store waits for a save that can't end
             state = _train(task, _start(task, store, mesh, cfg), store, stop, mesh, workdir, cfg)
             store.save(int(state.step), state)
         export = task.export or (lambda params, folder: save_params(folder / "ema.safetensors", params))

@@ -34,7 +34,6 @@ from kfjax.module import Params, flatten
 STACKED = ("joint", "single")
 #: The generator's file in a directory of converted parts.
 NETWORK = "mmdit.safetensors"
-TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def save_tuned(
     start, target = Path(start), Path(target)
     in_parts = (start / NETWORK).is_file()
     files = {f"{name}.safetensors": part for name, part in parts.items()} if in_parts else {system.WEIGHTS: parts}
-    own = {*files, system.CARD, *([TOKENIZER] if tokenizer else [])}
+    own = {*files, system.CARD, *([system.TOKENIZER] if tokenizer else [])}
     with system.replacing(target, mark=system.FILES[0]) as temporary:
         for file in start.iterdir():
             if file.is_file() and file.name not in own:
@@ -148,7 +147,7 @@ def save_tuned(
             tuned = jax.tree.map(as_before, new, {branch: before[branch] for branch in new})
             save_params(temporary / name, before | tuned)
         if tokenizer:
-            tokenizer.save(temporary / TOKENIZER)
+            tokenizer.save(temporary / system.TOKENIZER)
         of_start = start / system.CARD
         follows = f"\n---\n\n{of_start.read_text()}" if of_start.is_file() else ""
         (temporary / system.CARD).write_text(card + follows)

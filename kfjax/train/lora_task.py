@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 
 from kfjax.checkpoint import save_params
 from kfjax.command import say
-from kfjax.encoders.t5 import T5Config
+from kfjax.encoders.configs import T5Config
 from kfjax.encoders.tokenizer import MOST_LISTED, Tokenizer
 from kfjax.module import Params
-from kfjax.system import SystemConfig
+from kfjax.system import TOKENIZER, SystemConfig
 from kfjax.train.flow_step import FlowStepConfig, merged, trained
 from kfjax.train.loop import Task
 from kfjax.train.lora import card, init_lora, save_tuned
@@ -86,7 +86,7 @@ def free_rows(config: ConfigDict, system: SystemConfig, step: FlowStepConfig) ->
 
 
 def _tokenizer(config: ConfigDict, system: SystemConfig) -> Tokenizer:
-    return Tokenizer.load(config.data.tokenizer or Path(config.data.start, "tokenizer.json"), system.text_tokens)
+    return Tokenizer.load(config.data.tokenizer or Path(config.data.start, TOKENIZER), system.text_tokens)
 
 
 def _settings(config: ConfigDict) -> dict[str, object]:

@@ -1,6 +1,9 @@
 """Hostile and damaged files: one line each, soon, in little memory, and nothing that a terminal would obey."""
 import json
+import pickle
 import random
+import re
+from itertools import count
 
 import hostile_files as hostile
 import numpy as np
@@ -46,6 +49,7 @@ def test_some_hostile_files(tmp_path):
     outcomes = hostile.measured(tmp_path, [":".join(["pickles", *chosen]), "mutated:300:1"], timeout_seconds=120)
     assert len(outcomes) == 2 * len(chosen) + 300
     assert_held(outcomes)
+    assert 0 < sum(not outcome.said for outcome in list(outcomes.values())[-300:]) < 300
 
 
 @pytest.mark.slow
@@ -71,11 +75,51 @@ def test_many_damaged_files(tmp_path):
     print(f"{len(outcomes)} files, {read} read")
 
 
+def refused(path) -> str:
+    with pytest.raises(ValueError) as error:
+        files.read_object(path)
+    said = str(error.value)
+    assert str(path) in said and said.isprintable() and len(said) < LONGEST
+    return said
+
+
+@pytest.mark.parametrize(
+    "head, message",
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a git-lfs pointer, not the file it stands for"),
+        (pickle.dumps({"weight": 1}, 2), "pickle"),
+        (b"\n <!DOCTYPE html>", "a web page (HTML or XML), not weights: it begins with b'<!DOCTYPE html>'"),
+        (b'{"error": "not found"}', "JSON text, not weights"),
+        (b"\x1f\x8b\x08", "a gzip archive: it begins with b'\\x1f\\x8b\\x08'; unpack it"),
+        (bytes(257) + b"ustar", "a tar archive; unpack it"),
+        (bytes(300), "is blank"),
+        (b"PK\3\4" + bytes(100), "cut off"),
+        ((100).to_bytes(8, "little") + b'{"a"', "cut off"),
+        (b"\x1b]0;x\x07", r"it starts with b'\x1b]0;x\x07'"),
+    ],
+)
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors", "x.npz", "x"])
+def test_what_is_no_file_of_weights(tmp_path, head, message, name):
+    (tmp_path / name).write_bytes(head)
+    said = refused(tmp_path / name)
+    assert message in said
+    assert re.search(r"\b(download|get|give|check|unpack)\b", said)
+
+
+def test_what_is_no_index_of_weights(tmp_path):
+    path = tmp_path / "x.safetensors.index.json"
+    path.write_bytes(b"<html>")
+    assert "a web page (HTML or XML), not weights" in refused(path)
+    path.write_bytes(b'{"error": "not found"}')
+    assert "is no index, expected a weight_map" in refused(path)
+
+
 @pytest.mark.parametrize("found, shown", [
     ("plain", "plain"), (hostile.ESCAPES, r"\x1b]0;owned\x07\x1b[31m\n\r\u202e\ud800"), (5, "5"), (None, "None"),
     ((1, -2), "(1, -2)"), ("x" * 10**6, "x" * 79 + "…"), (b"\x1b" * 10**6, None), ([[[[1]]]], "[[[...]]]"),
     (np.zeros(10**6), "a ndarray"), ({"a": {"b": {"c": 1}}}, "{'a': {'b': {...}}}"),
-])  # fmt: skip
+], ids=count())  # fmt: skip
 def test_what_is_quoted_is_short_and_printable(found, shown):
     got = quoted(found)
     assert shown is None or got == shown
@@ -92,7 +136,7 @@ def test_what_is_quoted_takes_no_time():
 @pytest.mark.parametrize("text, message", [
     (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"), (b"{", "no valid JSON"), (b"\xff", "no valid JSON"),
     (b"9" * 5000, "no valid JSON"), (b" " * (config.MAX_JSON_BYTES + 1), "more than 16 MiB"),
-])  # fmt: skip
+], ids=count())  # fmt: skip
 def test_json_is_bounded(tmp_path, text, message):
     path = tmp_path / "config.json"
     path.write_bytes(text)
@@ -124,10 +168,9 @@ def test_names_of_tensors_that_make_no_tree(names):
 def test_weights_of_a_model_directory(tmp_path, name, header):
     made = header()
     (tmp_path / "x.safetensors").write_bytes(len(made).to_bytes(8, "little") + made + bytes(16))
-    try:
+    with pytest.raises(WeightsError) as error:
         load_params(tmp_path / "x.safetensors", {"weight": np.zeros(3)})
-    except WeightsError as error:
-        assert str(error).isprintable() and len(str(error)) < LONGEST
+    assert str(error.value).isprintable() and len(str(error.value)) < LONGEST
 
 
 def test_a_damaged_vocabulary(tmp_path):
@@ -154,7 +197,7 @@ def test_a_damaged_vocabulary(tmp_path):
     b'{"../vae": {"family": "mmaudio-vae", "variant": "44k", "file": "x"}}',
     b'{"vae": {"family": "mmaudio", "variant": "../../x", "file": "x"}}',
     b'{"vae": {"family": "mmaudio-vae", "variant": ["44k"], "file": "x"}}',
-])  # fmt: skip
+], ids=count())  # fmt: skip
 def test_sources_that_lead_elsewhere(tmp_path, content):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / directory.SOURCES).write_bytes(content)

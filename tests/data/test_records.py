@@ -323,5 +323,5 @@ def test_without_the_library(folder, tmp_path, monkeypatch):
     opened = Folder(folder)
     monkeypatch.setitem(sys.modules, "array_record.python", None)
     for use in (lambda: ShardWriter(tmp_path, 0, 1, MARK), lambda: opened.buckets[1.0][0]):
-        with pytest.raises(ValueError, match=r"got no package array_record\.python; pip install '.*\[data\]'"):
+        with pytest.raises(ValueError, match=r"got no package array_record\.python; pip install '\.\[data\]'"):
             use()

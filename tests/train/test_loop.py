@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_task import make_batch, make_task, slow
+from trees import assert_equal
 
 import kfjax.command
 from kfjax.checkpoint import WeightsError, load_params
@@ -24,12 +25,6 @@ from kfjax.train.loop import Diverged, LoopConfig, run
 
 ROOT = Path(__file__).parents[2]
 CFG = partial(LoopConfig, log_every=1, save_every=1000)
-
-
-def assert_equal(got, want):
-    """Same structure, same bits."""
-    assert jax.tree.structure(got) == jax.tree.structure(want)
-    jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
 def losses(workdir: Path) -> dict[int, float]:

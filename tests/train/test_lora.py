@@ -10,6 +10,7 @@ import pytest
 import tiny_corpus
 import tiny_public
 from tiny_system import CONFIG, tiny_system, write_model
+from trees import assert_equal
 
 from kfjax import module, system
 from kfjax.checkpoint import load_params, save_params
@@ -37,11 +38,6 @@ def drawn(shapes, seed=0, dtype=np.float32):
 
 
 PARAMS = drawn(SHAPES)
-
-
-def assert_equal(got, want):
-    assert jax.tree.structure(got) == jax.tree.structure(want)
-    jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
 def differing(old, new) -> set[str]:
