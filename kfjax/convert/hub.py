@@ -111,7 +111,11 @@ def fetch(name: str, cache: Path) -> Path:
             (together / source.name).symlink_to(path.resolve())
         directory.convert(together, making / "model", say=command.say)
         _share(making / "model", cache)
-        disk.replace(making / "model", target)
+        try:
+            disk.replace(making / "model", target)
+        except OSError:
+            if not (target / "config.json").is_file():  # another process has made it meanwhile: the same one
+                raise
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return target

@@ -70,7 +70,8 @@ def set_display_size(path: Path, width: int, height: int) -> None:
 def _replace_display_size(file: BinaryIO, parts: list, width: int, height: int) -> None:
     kinds = [kind for kind, _, _ in parts]
     place = kinds.index(_VIDEO)
-    if _VOID not in kinds[place:]:  # HDR10+ has filled it: the aspect ratio remains what the codec says
+    # Where HDR10+ has filled the void, or a side needs more than 16 bits, the aspect ratio remains what the codec says.
+    if _VOID not in kinds[place:] or max(width, height) > 0xFFFF:
         return
     void = kinds.index(_VOID, place)
     shown = (_DISPLAY_WIDTH, _DISPLAY_HEIGHT, _DISPLAY_UNIT)

@@ -165,7 +165,7 @@ def test_a_dead_partner_ends_in_one_line(tmp_path, dead, by):
     os.kill(child(running[dead]), by)
     began = time.monotonic()
     errors = running[1 - dead].communicate()[1].decode()
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 120  # ten seconds of heartbeat, and what a busy machine takes
     if by == signal.SIGSTOP:
         os.kill(child(running[dead]), signal.SIGKILL)
     running[dead].communicate()
