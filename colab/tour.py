@@ -72,17 +72,17 @@ from IPython.display import Audio, Image, display
 
 from kfjax import features, media, module, pipeline, plot, rates, sharding, system
 from kfjax.codec import audio_codec
-from kfjax.data.scenes import make_scene, write_mp4
-from kfjax.evals.metrics import detect_onsets, onset_f1
 from kfjax.flow import sampler
+from kfjax.generators.mmdit.blocks import JointBlock
+from kfjax.generators.mmdit.mmdit import MMDiT
 from kfjax.layers import rope, rotate
-from kfjax.mmdit.blocks import JointBlock
-from kfjax.mmdit.mmdit import MMDiT
+from kfjax.metrics.onsets import detect_onsets, onset_f1
 from kfjax.module import bind
+from kfjax.plan.hlo import collectives
+from kfjax.scenes import make_scene, write_mp4
 from kfjax.structs import FeatureBatch, TrainState, Video
-from kfjax.train.flow_step import FlowStepConfig, make_step
-from kfjax.train.optim import OptimConfig, make_optimizer
-from kfjax.train.program import collectives
+from kfjax.train.engine.optim import OptimConfig, make_optimizer
+from kfjax.train.tasks.flow_step import FlowStepConfig, make_step
 
 pipeline.use_program_cache()
 folder = Path("kfjax_tour")
@@ -114,8 +114,9 @@ scene = make_scene(5, duration_seconds=SECONDS, recipe="bouncing", split="heldou
 true, rate = scene.sound(), 44100
 struck = [event.time_seconds for event in scene.events if event.struck]
 where = [[(event.time_seconds, event.x)] for event in scene.events if event.struck]
-plot.overview(folder / "scene.png", true, rate, frames=scene.frames((96, 96)), marks=struck, positions=where,
-              title=scene.caption)
+plot.overview(
+    folder / "scene.png", true, rate, frames=scene.frames((96, 96)), marks=struck, positions=where, title=scene.caption
+)
 show("scene.png")
 display(Audio(true.T, rate=rate, normalize=False))
 
@@ -146,9 +147,7 @@ for name, part in params.items():
 
 # %%
 write_mp4(scene, folder / "scene.mp4", silent=True)
-frames, _ = media.read_frames(
-    folder / "scene.mp4", features.frame_specs(cfg), counts=(size.clip, size.sync_frames)
-)
+frames, _ = media.read_frames(folder / "scene.mp4", features.frame_specs(cfg), counts=(size.clip, size.sync_frames))
 excerpt = features.make_excerpt(cfg, tokenizer, size, SECONDS, Video(*frames, SECONDS), [scene.caption])
 encoded = jax.jit(features.encode, static_argnums=1)(params, cfg, excerpt)
 named = encoded._asdict()
@@ -337,12 +336,15 @@ assert abs(float(metrics["loss"]) - losses[0]) < 1e-4 * losses[0]
 # %% [markdown]
 # ## Where to read on
 #
-# - The whole, from a video file to one with sound: [pipeline.py](../kfjax/pipeline.py)
+# - The whole, from a video file to one with sound: [pipeline.py](../kfjax/pipeline.py); what it calls, for a batch of
+#   any size: [generation.py](../kfjax/generation.py)
 # - Frames and captions become features: [features.py](../kfjax/features.py), [encoders](../kfjax/encoders)
-# - The network and its blocks: [mmdit.py](../kfjax/mmdit/mmdit.py), [blocks.py](../kfjax/mmdit/blocks.py)
+# - The network and its blocks: [mmdit.py](../kfjax/generators/mmdit/mmdit.py),
+#   [blocks.py](../kfjax/generators/mmdit/blocks.py)
 # - Modules as functions over plain dicts: [module.py](../kfjax/module.py)
 # - Paths, sampling, guidance: [matching.py](../kfjax/flow/matching.py), [sampler.py](../kfjax/flow/sampler.py)
 # - The codec: [audio_codec.py](../kfjax/codec/audio_codec.py)
-# - The training step, and the loop: [flow_step.py](../kfjax/train/flow_step.py), [loop.py](../kfjax/train/loop.py)
+# - The training step, and the loop: [flow_step.py](../kfjax/train/tasks/flow_step.py),
+#   [loop.py](../kfjax/train/engine/loop.py)
 # - Meshes and rules: [sharding.py](../kfjax/sharding.py)
 # - Why it is as it is: [decisions](../docs/decisions)

@@ -7,11 +7,12 @@ The encoders and the codec are the built-in model's, frozen. All scenes last 4 s
 only be a constant, and one that changes at other lengths: there is none. Hardware: one CPU core, about 2 minutes.
 Metric: onset F1 on held-out scenes (experiments/ablations.py). Variants: "0", "1", "2" (seeds).
 """
+
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from kfjax.train.__main__ import load_config
+from kfjax.train.config import load_config
 
 
 def get_config(variant: str = "0") -> ConfigDict:
@@ -28,7 +29,14 @@ def get_config(variant: str = "0") -> ConfigDict:
     }  # fmt: skip
     config["optim"] = {"learning_rate": 3e-3, "final_learning_rate": 1e-5, "decay_steps": 200, "warmup": 0.95}
     config["data"] |= {
-        "folder": "", "vae": "", "vocoder": "", "tokenizer": "", "corpora": (("runs/ablations/features", 1.0),),
-        "batch_seconds": 24.0, "buckets": ((4.0, 1.0),), "emphasis": (), "duration_jitter": 0.0,
+        "folder": "",
+        "vae": "",
+        "vocoder": "",
+        "tokenizer": "",
+        "corpora": (("runs/ablations/features", 1.0),),
+        "batch_seconds": 24.0,
+        "buckets": ((4.0, 1.0),),
+        "emphasis": (),
+        "duration_jitter": 0.0,
     }
     return ConfigDict(config).lock()

@@ -9,6 +9,7 @@ Hardware: made for eight accelerators or more; neither memory nor time have been
 loss in metrics.jsonl, also of held-out sounds where data.heldout is a folder like DIR. Variants: "", "finetune",
 "runlocal" (under a minute, for tests).
 """
+
 from ml_collections import ConfigDict
 
 
@@ -21,7 +22,12 @@ def full() -> dict:
         "task": "bigvgan",
         "loop": {"steps": 1_000_000, "seed": 0, "log_every": 100, "save_every": 5000},
         "data": {
-            "folder": "runs/waves", "sounds": "", "heldout": "", "validation_batches": 8, "start": "", "vae": "",
+            "folder": "runs/waves",
+            "sounds": "",
+            "heldout": "",
+            "validation_batches": 8,
+            "start": "",
+            "vae": "",
         },
         "vae": {"variant": "edm2"},
         "training": {"vocoder": {}, "discriminator": {}},

@@ -1,6 +1,6 @@
 """The codec of the built-in model: Mel-VAE (paper, Algorithm 2) and the light vocoder.
 
-    python -m kfjax.data.scenes --corpus runs/scenes --count 7300 --seed 1 \\
+    python -m kfjax.scenes --corpus runs/scenes --count 7300 --seed 1 \\
         --durations 4:4000 8:1000 2.5:1200 13:300 1:800
     kfjax train configs/codec.py --workdir runs/vae --set data.folder=runs/scenes
     kfjax train configs/codec.py:vocoder --workdir runs/vocoder
@@ -12,6 +12,7 @@ of the scenes in data.heldout.
 Variants: "" (Mel-VAE), "vocoder", "vocoder-finetune", "runlocal", "vocoder-runlocal" and "vocoder-finetune-runlocal"
 (under a minute, for tests).
 """
+
 from ml_collections import ConfigDict
 
 SMALL_VAE = {"variant": "plain", "width": 192, "mel_blocks": 2, "latent_blocks": 4}
@@ -31,15 +32,25 @@ def vae() -> dict:
         "task": "codec",
         "loop": {"steps": 2000, "seed": 0, "log_every": 50, "save_every": 500},
         "data": {
-            "folder": "runs/scenes", "heldout": "", "validation_batches": 8, "batch": 16, "frames": 172,
+            "folder": "runs/scenes",
+            "heldout": "",
+            "validation_batches": 8,
+            "batch": 16,
+            "frames": 172,
             "survey_batches": 20,
         },
         "training": {
             "vae": SMALL_VAE,
             "discriminator": {},
             "stages": {
-                "mse_steps": 700, "kl_steps": 450, "gan_steps": 150, "decoder_steps": 700,
-                "kl_upper": 1e-3, "gan_upper": 0.02, "kl_margin": 20.0, "r1_weight": 1.0,
+                "mse_steps": 700,
+                "kl_steps": 450,
+                "gan_steps": 150,
+                "decoder_steps": 700,
+                "kl_upper": 1e-3,
+                "gan_upper": 0.02,
+                "kl_margin": 20.0,
+                "r1_weight": 1.0,
             },
             "optim": {"learning_rate": 1e-3, "decay_steps": 600, "ema_decay": 0.998},
         },
@@ -76,7 +87,9 @@ def vocoder_finetune() -> dict:
     config = vocoder()
     config["loop"] |= {"steps": 1500}
     config["data"] |= {
-        "scenes": "runs/scenes", "vae": "runs/vae/vae.safetensors", "start": "runs/vocoder/vocoder.safetensors",
+        "scenes": "runs/scenes",
+        "vae": "runs/vae/vae.safetensors",
+        "start": "runs/vocoder/vocoder.safetensors",
     }
     config["vae"] = SMALL_VAE
     config["training"]["optim"] = {"learning_rate": 2e-4, "decay_steps": 1000}

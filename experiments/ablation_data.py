@@ -1,4 +1,5 @@
 """What the ablations train on and are asked: features of scenes, through the built-in model's frozen encoders."""
+
 from __future__ import annotations
 
 import json
@@ -13,17 +14,17 @@ from kfjax import module, pipeline, rates, system
 from kfjax.checkpoint import load_params
 from kfjax.codec.audio_codec import CodecConfig
 from kfjax.data import records
+from kfjax.data.batches import FeatureInput
 from kfjax.data.buckets import Buckets
-from kfjax.data.feature_encoder import FeatureEncoder, Loaded
-from kfjax.data.feature_input import FeatureInput
-from kfjax.data.scenes import Bucket, Corpus, Scene, render_corpus
+from kfjax.data.encode import FeatureEncoder, Loaded
 from kfjax.data.sources import Cut, Row
-from kfjax.evals.metrics import detect_onsets, onset_f1
-from kfjax.evals.scene_scores import following, struck_times
-from kfjax.evals.scene_sounds import SceneSounds, scene_excerpt
-from kfjax.mmdit.mmdit import MMDiTConfig
-from kfjax.train.flow_step import FlowStepConfig
-from kfjax.train.validation import Validation, flow_figures
+from kfjax.generators.mmdit.mmdit import MMDiTConfig
+from kfjax.metrics.onsets import detect_onsets, onset_f1
+from kfjax.scenes import Bucket, Corpus, Scene, render_corpus
+from kfjax.scenes.scores import following, struck_times
+from kfjax.scenes.sounds import SceneSounds, scene_excerpt
+from kfjax.train.engine.validation import Validation, flow_figures
+from kfjax.train.tasks.flow_step import FlowStepConfig
 
 #: Of the corpus that experiments/0003-built-in-model/retrain.sh renders.
 TRAINED_SECONDS = (2.5, 4.0, 8.0, 13.0)
@@ -142,8 +143,9 @@ def struck(folders: Folders, seconds: float) -> tuple[Bucket, list[int]]:
     return bucket, [i for i in range(len(bucket)) if struck_times(bucket.scene(i))][: ASKED[seconds]]
 
 
-def score(waves: list[np.ndarray], true: list[np.ndarray], scenes: list[Scene], seconds: float
-          ) -> dict[str, list[float]]:
+def score(
+    waves: list[np.ndarray], true: list[np.ndarray], scenes: list[Scene], seconds: float
+) -> dict[str, list[float]]:
     """Scores of a sound a scene, one value a scene.
 
     f1: onsets within ±50 ms. late_f1: the same of the second half, of scenes in which something is struck there (else

@@ -1,4 +1,5 @@
 """The ablations' tables and pictures, from results.json alone."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -36,18 +37,24 @@ class Row(NamedTuple):
 
 def tables(experiment: Experiment, results: dict) -> str:
     """Markdown: what was measured, then what it cost. p is adjusted for the comparisons under one measure (Holm)."""
-    lines = ["| measure | scenes | variant | mean ± deviation (seeds) | difference | p scenes | p seeds | p, Holm |",
-             "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| measure | scenes | variant | mean ± deviation (seeds) | difference | p scenes | p seeds | p, Holm |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for measure in experiment.measures:
         rows = list(measured(experiment, results, measure))
         compared = [row for row in rows if row.comparison]
         adjusted = dict(zip(map(id, compared), holm([row.comparison.p for row in compared]), strict=True))
         for row in rows:
-            lines.append(f"| {MEASURES[measure]} | {row.length} | {row.variant} | {spread(row.values)} | "
-                         f"{differing(row.comparison, adjusted.get(id(row)))} |")
+            lines.append(
+                f"| {MEASURES[measure]} | {row.length} | {row.variant} | {spread(row.values)} | "
+                f"{differing(row.comparison, adjusted.get(id(row)))} |"
+            )
         if measure != "loss":
-            lines += [f"| {MEASURES[measure]} | {length} s | *{name}* | {value:.3f} | | | | |"
-                      for length, name, value in bounds(results, measure)]
+            lines += [
+                f"| {MEASURES[measure]} | {length} s | *{name}* | {value:.3f} | | | | |"
+                for length, name, value in bounds(results, measure)
+            ]
     return "\n".join([*lines, "", *costs(experiment, results)])
 
 

@@ -8,6 +8,7 @@
 
 Runs whose configurations are equal are one run: the same three stand for the base in every experiment.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -49,8 +50,12 @@ EXPERIMENTS = {
     for experiment in (
         Experiment("0010-rope", ("aligned", "unscaled", "none"), (2.0, 4.0, 6.0)),
         Experiment("0012-sync-features", ("with", "without")),
-        Experiment("0011-duration", ("discrete", "fourier", "none"), (2.0, 4.0, 8.0, 13.0),
-                   ("f1", "late_f1", "last_db", "silent", "end_error_db")),
+        Experiment(
+            "0011-duration",
+            ("discrete", "fourier", "none"),
+            (2.0, 4.0, 8.0, 13.0),
+            ("f1", "late_f1", "last_db", "silent", "end_error_db"),
+        ),
         Experiment("0013-conv-blocks", ("conv3", "linear")),
         Experiment("0014-joint-single", ("2to4", "3to1", "1to6")),
     )
@@ -71,7 +76,7 @@ class Run:
 
     @cached_property
     def config(self):
-        from kfjax.train.__main__ import load_config
+        from kfjax.train.config import load_config
 
         return load_config(self.spec)
 
@@ -102,8 +107,7 @@ def prepare(args: argparse.Namespace, _: list[Experiment]) -> None:
 
 
 def run(args: argparse.Namespace, chosen: list[Experiment]) -> None:
-    """Train and listen, run by run; seed after seed, so that a stop leaves comparisons of fewer seeds, not fewer ways.
-    """
+    """Train and listen, run by run; seed after seed, so that a stop leaves comparisons of fewer seeds, not fewer ways."""
     from kfjax import pipeline
     from kfjax.train.__main__ import main as train
 
@@ -140,8 +144,11 @@ def listen(one: Run, workdir: Path, root: Path, seconds: Sequence[float]) -> Non
     if not missing:
         return
     listener = ablation_data.Listener(one.config, workdir / "ema.safetensors", root)
-    scores = {"parameters": listener.parameters, "loss": scores.get("loss") or listener.loss(),
-              "lengths": scores.get("lengths", {})}
+    scores = {
+        "parameters": listener.parameters,
+        "loss": scores.get("loss") or listener.loss(),
+        "lengths": scores.get("lengths", {}),
+    }
     for length in missing:
         scores["lengths"][f"{length:g}"] = listener.scores(length)
         write_json(path, scores)
@@ -169,8 +176,13 @@ def measured(workdir: Path, experiment: Experiment) -> dict | None:
     scores = json.loads(path.read_text()) if path.exists() else {"lengths": {}}
     if not scores["lengths"].keys() >= set(lengths):
         return None
-    return {"parameters": scores["parameters"], "steps": steps(workdir), "seconds": round(log(workdir)[-1]["elapsed"]),
-            "loss": scores["loss"], "lengths": {s: only(scores["lengths"][s], experiment) for s in lengths}}
+    return {
+        "parameters": scores["parameters"],
+        "steps": steps(workdir),
+        "seconds": round(log(workdir)[-1]["elapsed"]),
+        "loss": scores["loss"],
+        "lengths": {s: only(scores["lengths"][s], experiment) for s in lengths},
+    }
 
 
 def steps(workdir: Path) -> int:
@@ -195,8 +207,9 @@ def table(_: argparse.Namespace, chosen: list[Experiment]) -> None:
     for experiment in chosen:
         path = experiment.folder / "results.json"
         if not path.exists():
-            raise SystemExit(f"{path}: is not there; python experiments/ablations.py run {experiment.name}, "
-                             "then collect")
+            raise SystemExit(
+                f"{path}: is not there; python experiments/ablations.py run {experiment.name}, then collect"
+            )
         results = json.loads(path.read_text())
         print(ablation_tables.tables(experiment, results))
         ablation_tables.plot(experiment, results, experiment.folder / "plot.png")

@@ -1,5 +1,6 @@
 """Experiments on sampled scenes: their arguments, and a results.json that holds every finished cell with its scores of
 each scene, so that a stopped run goes on."""
+
 from __future__ import annotations
 
 import argparse

@@ -1,9 +1,10 @@
 """Video to sound: a clip goes in, the clip with a synchronised soundtrack comes out.
 
-    model = kfjax.load()                                    # the built-in model; or a name, or a model directory
-    sound = model.generate("clip.mp4", prompt="a ball bounces on wood")
-    sound.save("clip_with_sound.mp4")
+model = kfjax.load()                                    # the built-in model; or a name, or a model directory
+sound = model.generate("clip.mp4", prompt="a ball bounces on wood")
+sound.save("clip_with_sound.mp4")
 """
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,4 +1,5 @@
 """`python -m kfjax`: the command line."""
+
 import sys
 
 from kfjax.cli import main

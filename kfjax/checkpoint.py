@@ -4,9 +4,11 @@ A weights file is one `.safetensors` with flat names ("mmdit/single/audio/qkv/ke
 checkpoint. Writing goes to a temporary name and is renamed, so that a reader never sees half a file; what is written
 gets digests (`kfjax.disk`), which are checked when it is read.
 """
+
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import re
 from collections.abc import Callable, Coroutine, Iterator
@@ -31,6 +33,15 @@ class WeightsError(ValueError):
 
 #: Of names in a weights file; ours have seven.
 MAX_PARTS = 100
+
+
+def fingerprint(params: Params) -> str:
+    """Short hash of what makes features or latents: of all weights of an encoder, of a VAE's all but its decoder's."""
+    digest = hashlib.sha256()
+    for name, leaf in sorted(flatten({name: part for name, part in params.items() if name != "decoder"}).items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(leaf, np.float32).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def unflatten(flat: dict[str, Any]) -> Params:

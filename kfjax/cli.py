@@ -1,4 +1,5 @@
 """The command line: generate, demo, convert, extract, train, evaluate, plan, models, doctor; the work is elsewhere."""
+
 from __future__ import annotations
 
 import signal
@@ -66,11 +67,11 @@ def _own_parser(name: str) -> Callable[[Sequence[str]], int]:
     if name == "demo":
         from kfjax.demo.__main__ import main
     elif name == "extract":
-        from kfjax.data.extract_videos import main
+        from kfjax.data.extract import main
     elif name == "evaluate":
         from kfjax.evals.evaluate import main
     elif name == "plan":
-        from kfjax.train.plan import main
+        from kfjax.plan.plan import main
     else:
         from kfjax.train.__main__ import main
     return main
@@ -87,8 +88,13 @@ def _add_generate(commands) -> None:
     add("--example", action="store_true", help="use the small clip that comes with the package")
     add("--prompt", metavar="TEXT", help="what is heard")
     add("--negative-prompt", metavar="TEXT", default="", help="what must not be heard")
-    add("--duration", type=float, metavar="SECONDS", help="of the sound, from the video's start; default: the video's "
-        "length (the rest of a longer picture is silent), 8 without a video")
+    add(
+        "--duration",
+        type=float,
+        metavar="SECONDS",
+        help="of the sound, from the video's start; default: the video's "
+        "length (the rest of a longer picture is silent), 8 without a video",
+    )
     add("--steps", type=int, help="of the integration; default: the model's")
     add("--method", choices=("euler", "heun"), default="euler", help="of the integration; heun: twice the work a step")
     add("--guidance", type=float, metavar="SCALE", help="how strongly both are followed; default: the model's")
@@ -97,18 +103,38 @@ def _add_generate(commands) -> None:
     add("--negative-guidance", type=float, metavar="SCALE", help="how strongly the negative prompt is avoided")
     add("--seed", type=int, default=0, help="another seed, another sound (default 0)")
     add("--samples", type=int, default=1, metavar="N", help="versions to make, in files -1, -2, … (default 1)")
-    add("--batch", type=int, metavar="N", help="versions made at once; default: what an accelerator's memory has room "
-        "for, up to 8")
-    add("--output", type=command.local_path, metavar="PATH", help="file to write (.mp4 .m4v .mov .mkv, .wav .flac for "
-        "sound alone); a folder for many; default: VIDEO.sound.mp4 in the working folder; overwritten")
+    add(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="versions made at once; default: what an accelerator's memory has room for, up to 8",
+    )
+    add(
+        "--output",
+        type=command.local_path,
+        metavar="PATH",
+        help="file to write (.mp4 .m4v .mov .mkv, .wav .flac for "
+        "sound alone); a folder for many; default: VIDEO.sound.mp4 in the working folder; overwritten",
+    )
     add("--audio-only", action="store_true", help="write .wav instead of a video")
     add("--keep-original", type=float, metavar="GAIN", help="mix in the video's own sound times this")
-    add("--model", type=command.local, default="built-in", metavar="NAME|FOLDER", help="a published model's name "
-        "(`kfjax models` lists them) or a model directory; default: the small built-in model")
+    add(
+        "--model",
+        type=command.local,
+        default="built-in",
+        metavar="NAME|FOLDER",
+        help="a published model's name "
+        "(`kfjax models` lists them) or a model directory; default: the small built-in model",
+    )
     add("--dtype", choices=("float32", "bfloat16"), help="of encoders and generator; default: bfloat16 on accelerators")
     add("--memory-report", action="store_true", help="say what memory each stage will need, and stop")
-    add("--plot", nargs="?", const="", metavar="PNG",
-        help="also draw frames, waveform, mel and position over time; default name: the output's, .png")
+    add(
+        "--plot",
+        nargs="?",
+        const="",
+        metavar="PNG",
+        help="also draw frames, waveform, mel and position over time; default name: the output's, .png",
+    )
 
 
 def _add_convert(commands) -> None:
@@ -117,10 +143,19 @@ def _add_convert(commands) -> None:
         formatter_class=RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
-    add("source", type=command.local_path, metavar="SRC", help="weights file, folder of them, or (with --to torch) "
-        "model directory")
-    add("target", type=command.local_path, metavar="DST", nargs="?", help="model directory, or (with --to torch) "
-        "folder or file")
+    add(
+        "source",
+        type=command.local_path,
+        metavar="SRC",
+        help="weights file, folder of them, or (with --to torch) model directory",
+    )
+    add(
+        "target",
+        type=command.local_path,
+        metavar="DST",
+        nargs="?",
+        help="model directory, or (with --to torch) folder or file",
+    )
     add("--to", choices=("kfjax", "torch"), default="kfjax", help="direction (default kfjax)")
     add("--inside", metavar="KEY", help="key of the state dict in a file that holds several things")
     add("--format", choices=("pth", "safetensors"), default="pth", help="with --to torch into a folder (default pth)")

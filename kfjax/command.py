@@ -1,4 +1,5 @@
 """What every command keeps to: a user's mistake ends in one line and exit code 2, an interruption in 130."""
+
 from __future__ import annotations
 
 import argparse

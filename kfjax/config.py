@@ -1,4 +1,5 @@
 """Configuration below the command line: frozen dataclasses, filled strictly."""
+
 from __future__ import annotations
 
 import dataclasses

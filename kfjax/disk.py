@@ -8,6 +8,7 @@ Digests are SHA-256, which processors compute at a gigabyte a second. They stand
 folder or one above, as `sha256sum` writes it, so that `sha256sum -c SHA256SUMS` checks them too. A file that is not
 named there is not checked: earlier versions wrote none.
 """
+
 from __future__ import annotations
 
 import hashlib

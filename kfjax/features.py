@@ -2,6 +2,7 @@
 
 The networks are imported where they are traced: a generation whose programs are kept needs none of them.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -87,6 +88,6 @@ def seen_by_stereo(cfg: SystemConfig, encoded: Features, latents: int) -> Array:
 
     "clip": the clip encoder's, as they are [b v ·]; "sync": the sync tokens at their true times, one a latent [b n ·].
     """
-    from kfjax.mmdit.mmdit import align
+    from kfjax.generators.mmdit.mmdit import align
 
     return encoded.clip if cfg.stereo_sees == "clip" else align(encoded.sync, latents, "timed", cfg.rates)

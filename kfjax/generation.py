@@ -8,6 +8,7 @@ Each is a program that is kept for the next process (`kfjax.programs`); `begin` 
 before their inputs are there. `generate` is all three in one function, for whoever traces a batch of excerpts.
 An example's sound does not depend on the batch it is made in.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -25,9 +26,7 @@ from kfjax.flow import sampler
 from kfjax.module import Params, bind
 from kfjax.programs import Begun, Program
 from kfjax.structs import Excerpt, Features, Noise, Video
-from kfjax.system import SystemConfig
-
-ENCODERS = ("clip", "sync", "text")
+from kfjax.system import ENCODERS, SystemConfig
 
 
 @Program
@@ -58,7 +57,7 @@ def sample(
       params: of the part mmdit.
       encoded: of each example, or one for all of them.
     """
-    from kfjax.mmdit.mmdit import MMDiT
+    from kfjax.generators.mmdit.mmdit import MMDiT
 
     network = bind(MMDiT, cfg.mmdit, params)
     conditions = network.prepare(sampler.branch_features(encoded, branches, negative), x.shape[1], cfg.rates)

@@ -1,4 +1,5 @@
 """Jobs: which clips get sound and where it goes, from a file, a folder or a table."""
+
 from __future__ import annotations
 
 import os

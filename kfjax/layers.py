@@ -2,6 +2,7 @@
 
 Modules compute in the dtype of their parameters and inputs; norms, rotations and softmax go through float32.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable

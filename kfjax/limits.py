@@ -1,4 +1,5 @@
 """What a sound may be asked for with: ranges that are checked before anything is loaded."""
+
 from __future__ import annotations
 
 import math

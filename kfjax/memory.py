@@ -1,5 +1,5 @@
-"""What a compiled step takes of a chip's memory, and of how many examples one would fit, by the compiler's own account.
-"""
+"""What a compiled step takes of a chip's memory, and of how many examples one would fit, by the compiler's own account."""
+
 from __future__ import annotations
 
 import re

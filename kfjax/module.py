@@ -7,6 +7,7 @@ The graph definition depends on the configuration alone, so it is made once by a
 `bind` is cheap and is meant to be called inside jitted functions. flax is imported by those who build a network: a
 generation whose programs are kept builds none.
 """
+
 from __future__ import annotations
 
 import math

@@ -8,6 +8,7 @@ Three programs do the work (`kfjax.generation`). Durations are rounded up to buc
 compiles once per bucket, that of sampling also per set of guidance branches; steps, guidance, seed and prompts are
 traced and change nothing. What was traced and compiled is kept for the next process, which then imports no network.
 """
+
 from __future__ import annotations
 
 import math
@@ -34,7 +35,7 @@ from kfjax.media.duration import excerpt_seconds, sound_seconds
 from kfjax.media.write import AUDIO_FORMATS, sample_paths
 from kfjax.module import Params
 from kfjax.structs import Features, Noise, Video
-from kfjax.system import System, SystemConfig
+from kfjax.system import ENCODERS, System, SystemConfig
 
 BUILT_IN = Path(__file__).parent / "assets" / "model"
 SMALL_WORLD = (
@@ -286,7 +287,7 @@ class Model:
         self, video: Video | None, prompt: str, negative: str | None, lengths: rates.Lengths, seconds: float
     ) -> tuple[Features, Features | None]:
         """What the generator reads, [1, ...]: of the clip, and of the negative prompt where there is one."""
-        encoders = self._parts(*generation.ENCODERS)
+        encoders = self._parts(*ENCODERS)
         made = self._features(encoders, video, prompt, lengths, seconds)
         if negative is None:
             return made, None

@@ -9,6 +9,7 @@ Every panel is drawn by a function of its own (`draw_mel` and others), for figur
 be legible at a width of 800 pixels, and colours to be told apart by the colour-blind (palette: Okabe and Ito 2008);
 where a colour says something, a shape says it too. matplotlib is imported when something is drawn.
 """
+
 from __future__ import annotations
 
 import os

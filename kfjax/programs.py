@@ -9,6 +9,7 @@ A file holds what `jax.export` serialises: StableHLO, no code of Python's. It be
 that tracing depends on: versions, kfjax's sources, settings, platform, constants, shapes. A file that does not fit, is
 cut short or can't be read is made anew. Its compiled form lies beside it, in jax's own compilation cache.
 """
+
 from __future__ import annotations
 
 import hashlib

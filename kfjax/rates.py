@@ -1,7 +1,8 @@
 """Seconds become lengths here and nowhere else.
 
-    lengths(8.0, Rates()): 353280 samples, 690 mel frames, 345 latents, 64 CLIP frames, 200 sync frames, 192 sync tokens
+lengths(8.0, Rates()): 353280 samples, 690 mel frames, 345 latents, 64 CLIP frames, 200 sync frames, 192 sync tokens
 """
+
 from __future__ import annotations
 
 import math
@@ -89,6 +90,4 @@ def sync_token_seconds(tokens: int, rates: Rates) -> list[float]:
     """Centre of every sync token in true time. Segments overlap by half, so times step back at each border."""
     per = rates.tokens_per_segment
     frames = rates.segment_frames / per
-    return [
-        (rates.segment_step * (k // per) + frames * (k % per) + frames / 2) / rates.sync_hz for k in range(tokens)
-    ]
+    return [(rates.segment_step * (k // per) + frames * (k % per) + frames / 2) / rates.sync_hz for k in range(tokens)]

@@ -11,6 +11,7 @@ parameters, optimiser state and averages, and the batch with them; "context" spl
 "tensor" splits the feed-forward layers' inner width. Models know no axis of it: a table of rules names the exceptions
 by path, everything else follows one default; a block calls `gathered` on its parameters and `pin` on its tokens.
 """
+
 from __future__ import annotations
 
 import math

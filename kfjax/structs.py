@@ -3,6 +3,7 @@
 Axes: b batch, n latents, d latent channels, f mel frames, m mel bins, t samples, c audio channels,
 v CLIP frames, s sync tokens, l text tokens, h width, k heads, e head dim.
 """
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Union

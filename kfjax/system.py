@@ -4,6 +4,7 @@ A model directory has `config.json` (a `SystemConfig`), `tokenizer.json`, for pe
 `model.safetensors` (names begin with the part: text, clip, sync, mmdit, vae, stereo, vocoder), or, for large systems,
 one `PART.safetensors` a part, each read when it is needed. `SHA256SUMS` has the digests that are checked on reading.
 """
+
 from __future__ import annotations
 
 import json
@@ -23,10 +24,12 @@ from kfjax.checkpoint import load_params, save_params, unflatten
 from kfjax.codec.configs import CodecConfig
 from kfjax.encoders.configs import CLIPTextConfig, CLIPVisionConfig, SynchformerConfig, T5Config
 from kfjax.encoders.tokenizer import Tokenizer
-from kfjax.mmdit.config import MMDiTConfig
+from kfjax.generators.mmdit.config import MMDiTConfig
 from kfjax.module import Params
 from kfjax.rates import Rates
 
+#: The parts that see and read, what a generation begins with.
+ENCODERS = ("clip", "sync", "text")
 #: What a model directory must hold.
 CONFIG, TOKENIZER = FILES = ("config.json", "tokenizer.json")
 WEIGHTS = "model.safetensors"
@@ -100,7 +103,7 @@ class SystemConfig:
         from kfjax.encoders.clip import CLIPText, CLIPVision
         from kfjax.encoders.synchformer import Synchformer
         from kfjax.encoders.t5 import T5Encoder
-        from kfjax.mmdit.mmdit import MMDiT
+        from kfjax.generators.mmdit.mmdit import MMDiT
 
         return {
             "text": (T5Encoder if isinstance(self.text, T5Config) else CLIPText, self.text),

@@ -2,6 +2,7 @@
 
 The environment is set before jax is first imported, and inherited by the commands that tests start.
 """
+
 import ctypes
 import gc
 import os

@@ -4,6 +4,7 @@
 
 Run as a script it is that process: `python hostile_files.py FOLDER KIND...`.
 """
+
 from __future__ import annotations
 
 import json
@@ -274,7 +275,7 @@ def measured(folder: Path, kinds: list[str], *, timeout_seconds: float) -> dict[
 def _main(folder: Path, kinds: list[str]) -> None:
     import resource
 
-    from kfjax.convert.files import read_state
+    from kfjax.convert.formats.files import read_state
 
     resource.setrlimit(resource.RLIMIT_AS, (4 * MEMORY, 4 * MEMORY))
     for kind in kinds:

@@ -1,7 +1,8 @@
 """Runs a notebook in a Jupyter kernel, as Colab does: its forms filled in, Colab's own module stood in for.
 
-    python tests/notebook_run.py colab/*.ipynb      runs them as they stand, and keeps what they show
+python tests/notebook_run.py colab/*.ipynb      runs them as they stand, and keeps what they show
 """
+
 import base64
 import io
 import os

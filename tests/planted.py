@@ -1,10 +1,11 @@
 """A gradient that is not finite where the loss is: only the objective of a task tells which tensor's."""
+
 import jax
 import jax.numpy as jnp
 
 from kfjax import module
 from kfjax.checkpoint import unflatten
-from kfjax.train.culprit import blame
+from kfjax.train.engine.nonfinite import blame
 
 
 @jax.custom_vjp

@@ -1,4 +1,5 @@
 """A model that makes silence at once, a studio that has it, and wishes for the demo's tests."""
+
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace

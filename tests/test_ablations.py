@@ -1,4 +1,5 @@
 """The ablations' bookkeeping: which runs there are, how sounds are scored, that READMEs say what results.json says."""
+
 import json
 import re
 import sys
@@ -14,9 +15,9 @@ import ablation_tables  # noqa: E402
 from ablation_data import RATE_HZ, level_db, score, silent_share  # noqa: E402
 from ablations import EXPERIMENTS, SEEDS, Experiment, Run, measured  # noqa: E402
 
-from kfjax.data.scenes import make_scene  # noqa: E402
-from kfjax.evals.scene_scores import struck_times  # noqa: E402
-from kfjax.train.tasks import abstract_params  # noqa: E402
+from kfjax.scenes import make_scene  # noqa: E402
+from kfjax.scenes.scores import struck_times  # noqa: E402
+from kfjax.train.tasks.make import abstract_params  # noqa: E402
 
 DONE = [e for e in EXPERIMENTS.values() if (e.folder / "results.json").exists()]
 
@@ -69,8 +70,13 @@ def test_levels_by_hand():
 def results(shift):
     """Three runs of two ways of 20 scenes; the second is worse by `shift` throughout."""
     scenes = np.random.default_rng(0).uniform(0.4, 0.6, (3, 20))
-    one = lambda f1: {"parameters": 1000, "steps": 5, "seconds": 7, "loss": float(f1.mean()),
-                      "lengths": {"4": {"f1": f1.tolist(), "floor": [0.1] * 20}}}
+    one = lambda f1: {
+        "parameters": 1000,
+        "steps": 5,
+        "seconds": 7,
+        "loss": float(f1.mean()),
+        "lengths": {"4": {"f1": f1.tolist(), "floor": [0.1] * 20}},
+    }
     runs = {f"a-{s}": one(scenes[s]) for s in SEEDS} | {f"b-{s}": one(scenes[s] - shift) for s in SEEDS}
     return {"true sound": {"4": {"scenes": list(range(20)), "f1": [0.9] * 20}}, "runs": runs}
 

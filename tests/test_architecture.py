@@ -1,4 +1,5 @@
 """The shape of the project, kept by tests: layers, file lengths, imports, configs that build, published sizes."""
+
 import ast
 import importlib.util
 import json
@@ -12,10 +13,10 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from kfjax.mmdit.mmdit import MMDiT
-from kfjax.mmdit.sizes import SIZES
+from kfjax.generators.mmdit.mmdit import MMDiT
+from kfjax.generators.mmdit.sizes import SIZES
 from kfjax.module import count, shapes
-from kfjax.train.tasks import abstract_params
+from kfjax.train.tasks.make import abstract_params
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = sorted((ROOT / "kfjax").rglob("*.py"))
@@ -26,13 +27,13 @@ CONFIGS = sorted((ROOT / "configs").glob("*.py")) + sorted((ROOT / "experiments"
 
 #: Modules of which only the named places of kfjax/ may know.
 HOMES = {
-    "torch": ("evals/clap.py",),
-    "transformers": ("evals/clap.py",),
+    "torch": ("evals/networks/clap.py",),
+    "transformers": ("evals/networks/clap.py",),
     "tensorflow": ("data/builders/",),
     "tensorflow_datasets": ("data/builders/",),
     "av": ("media/",),
-    "pymunk": ("data/",),
-    "cv2": ("data/",),
+    "pymunk": ("scenes/",),
+    "cv2": ("scenes/",),
 }
 #: Calls that run whatever a file contains.
 UNSAFE = {"eval", "exec", "pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads", "load(allow_pickle)"}

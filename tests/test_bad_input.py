@@ -1,4 +1,5 @@
 """What a user can get wrong: one clear line, exit code 2, nothing written. And odd input that must work."""
+
 import json
 from fractions import Fraction
 from pathlib import Path

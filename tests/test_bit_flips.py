@@ -1,4 +1,5 @@
 """One bit of a file on a disk turns over: whoever reads it is told, or gets what was written."""
+
 from collections import Counter
 
 import jax

@@ -1,4 +1,5 @@
 """Weights files and training states: exact, complete, and refused with everything that is wrong named at once."""
+
 import asyncio
 import os
 import resource
@@ -18,7 +19,7 @@ from kfjax.checkpoint import CheckpointError, StateStore, WeightsError, load_par
 from kfjax.module import flatten
 from kfjax.sharding import data_mesh, make_mesh, param_shardings, replicated
 from kfjax.structs import TrainState
-from kfjax.train.optim import OptimConfig, make_optimizer
+from kfjax.train.engine.optim import OptimConfig, make_optimizer
 
 
 def params(width=4):

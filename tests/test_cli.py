@@ -1,4 +1,5 @@
 """The command line on a tiny system: what it writes, what it says, how it ends."""
+
 import os
 import subprocess
 import sys
@@ -211,10 +212,15 @@ def test_a_backend_that_does_not_start(monkeypatch, capsys, model, clips, error,
         raise error
 
     monkeypatch.setattr(jax, "devices", fails)
-    line = f"JAX_PLATFORMS=cpu: got no device to compute on, expected a backend that starts ({why}); " \
-           "unset JAX_PLATFORMS, or install that backend"
-    for command in (["generate", "--prompt", "rain", "--model", model], ["extract", str(clips), "--output", "x"],
-                    ["evaluate", "built-in", "--benchmark", "scenes"]):
+    line = (
+        f"JAX_PLATFORMS=cpu: got no device to compute on, expected a backend that starts ({why}); "
+        "unset JAX_PLATFORMS, or install that backend"
+    )
+    for command in (
+        ["generate", "--prompt", "rain", "--model", model],
+        ["extract", str(clips), "--output", "x"],
+        ["evaluate", "built-in", "--benchmark", "scenes"],
+    ):
         assert main(command) == 2
         assert capsys.readouterr().err == f"kfjax: error: {line}\n"
     assert main(["doctor"]) == 2

@@ -1,4 +1,5 @@
 """The notebooks: pairs in step, few set-up cells, every cell run with a stand-in for Colab, lengths that are right."""
+
 import ast
 import base64
 import glob
@@ -88,8 +89,12 @@ def test_two_cells_set_up(script):
     assert len(tagged) <= 2
     for i, (kind, text) in enumerate(cells(script)):
         if kind == "code" and i not in tagged:
-            imports = {name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)
-                       for name in [getattr(node, "module", None) or node.names[0].name]}
+            imports = {
+                name
+                for node in ast.walk(ast.parse(text))
+                if isinstance(node, ast.Import | ast.ImportFrom)
+                for name in [getattr(node, "module", None) or node.names[0].name]
+            }
             assert imports <= {"google.colab"}
             assert "subprocess" not in text
 

@@ -1,4 +1,5 @@
 """What every command's parser and messages keep to."""
+
 import sys
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def test_addresses_are_refused_before_any_work(tmp_path, monkeypatch, capsys, ar
 
 def test_addresses_for_scenes(tmp_path, monkeypatch, capsys):
     pytest.importorskip("pymunk")
-    from kfjax.data.scenes.__main__ import main
+    from kfjax.scenes.__main__ import main
 
     monkeypatch.chdir(tmp_path)
     for arguments in (["gs://b/a.mp4"], ["--corpus", "gs://b"]):

@@ -1,4 +1,5 @@
 """Configurations are filled strictly and survive JSON."""
+
 import json
 import re
 from dataclasses import dataclass, field

@@ -1,4 +1,5 @@
 """The demo's studio: what is refused, what is kept for whom, who waits for whom, what is deleted."""
+
 import threading
 import time
 from fractions import Fraction

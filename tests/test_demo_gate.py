@@ -1,4 +1,5 @@
 """The demo's gate, and its command: what can be reached, and what is refused in one line."""
+
 import asyncio
 import json
 import os

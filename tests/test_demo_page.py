@@ -1,4 +1,5 @@
 """`kfjax demo` as its visitors see it: a real server, a real Chromium. What it takes is named where it is missing."""
+
 import importlib.util
 import json
 import os

@@ -1,4 +1,5 @@
 """The demo's page without a browser: what happens after what, and its server."""
+
 import asyncio
 import urllib.error
 import urllib.request

@@ -1,4 +1,5 @@
 """Digests beside the files: what `sha256sum` writes and checks, never one of another file, and no rename unsynced."""
+
 import hashlib
 import os
 import subprocess

@@ -1,4 +1,5 @@
 """Experiments: listed, described, and their results in files that can be read."""
+
 import importlib.util
 import json
 import re

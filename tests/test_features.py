@@ -1,4 +1,5 @@
 """Frames and captions become features: one place, one set of masks."""
+
 import dataclasses
 
 import jax

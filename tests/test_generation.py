@@ -3,6 +3,7 @@
 Of the light vocoder, which finds phases by iteration, only the spectrum can be compared: a difference of 1e-6 in the
 latents, which another order of summation makes, leads it to other phases.
 """
+
 from dataclasses import replace
 
 import jax
@@ -72,7 +73,7 @@ def test_a_vocoder_without_iterations_makes_the_same_samples(excerpt):
     """Sampled apart, decoded apart: BigVGAN's samples agree to rounding."""
     cfg = replace(CONFIG, codec=replace(CONFIG.codec, vocoder=BIGVGAN, stereo=None))
     params = dict(tiny_system().params) | {"vocoder": init(BigVGAN, BIGVGAN, jax.random.key(0))}
-    latents, waves = made(excerpt, [0, 1, 2], cfg, params)
+    _, waves = made(excerpt, [0, 1, 2], cfg, params)
     assert np.abs(waves).max() > 1e-3
     for row in range(3):
         alone = made(excerpt, [row], cfg, params)[1][0]

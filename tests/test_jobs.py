@@ -1,4 +1,5 @@
 """Which clips get sound, and where it goes: never onto an input, never two into one file."""
+
 import os
 from pathlib import Path
 

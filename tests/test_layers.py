@@ -1,4 +1,5 @@
 """Layers that every network shares: what computes them may differ, what they compute may not."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,5 @@
 """Excerpts from the middle of long sound files."""
+
 import math
 
 import media_files as files

@@ -1,4 +1,5 @@
 """What `--memory-report` promises, against what a process really takes: a public layout whose weights dominate."""
+
 import os
 import re
 import subprocess

@@ -1,4 +1,5 @@
 """Modules as functions: init, bind, stacked blocks."""
+
 import itertools
 from dataclasses import dataclass
 
@@ -102,9 +103,7 @@ def python_loop(params, x):
 
 
 def test_scanned_unrolled_and_looped_blocks_agree():
-    want = sum(
-        python_loop(PARAMS, X) @ head["kernel"] + head["bias"][None] for head in PARAMS["heads"].values()
-    )
+    want = sum(python_loop(PARAMS, X) @ head["kernel"] + head["bias"][None] for head in PARAMS["heads"].values())
     net = module.bind(Net, CFG, PARAMS)
     for unroll in (False, True):
         np.testing.assert_allclose(net(X, unroll=unroll), want, rtol=2e-6, atol=1e-6)

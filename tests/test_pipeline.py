@@ -1,4 +1,5 @@
 """The spine on a tiny system: exact lengths, what the sound depends on, what recompiles, what is written."""
+
 import os
 from pathlib import Path
 

@@ -1,4 +1,5 @@
 """What the pictures show: read from the axes of the figures that would be written."""
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgba

@@ -4,6 +4,7 @@ MMAudio's recipe: for CLIP 8 frames a second, brought to 384 × 384 whatever the
 for Synchformer 25 frames a second, the shorter side brought to 224, the middle 224 × 224 kept, then (x - 0.5) / 0.5.
 Both bicubic and antialiased; frame k is the first one shown at or after k / rate.
 """
+
 import math
 from fractions import Fraction
 

@@ -1,4 +1,5 @@
 """Programs and shapes that are kept for the next process: the same bits, made anew where a file does not fit."""
+
 import os
 import subprocess
 import sys

@@ -1,4 +1,5 @@
 """Seconds become lengths: the golden values of the design, and what is refused."""
+
 import math
 
 import pytest

@@ -1,4 +1,5 @@
 """Meshes, rules, placement; and that a step on any mesh is the step on one device."""
+
 import math
 import re
 import subprocess
@@ -19,8 +20,8 @@ from jax.sharding import PartitionSpec as P
 from tiny_system import CONFIG
 
 from kfjax import sharding
-from kfjax.mmdit.mmdit import MMDiT
-from kfjax.mmdit.sizes import SIZES
+from kfjax.generators.mmdit.mmdit import MMDiT
+from kfjax.generators.mmdit.sizes import SIZES
 from kfjax.module import count, flatten, shapes
 from kfjax.sharding import (
     AXES,
@@ -40,9 +41,9 @@ from kfjax.sharding import (
     training_hangs,
 )
 from kfjax.structs import FeatureBatch, Features, Given, Posterior, TrainState
-from kfjax.train import flow_step
-from kfjax.train.flow_step import FlowStepConfig
-from kfjax.train.optim import OptimConfig, make_optimizer
+from kfjax.train.engine.optim import OptimConfig, make_optimizer
+from kfjax.train.tasks import flow_step
+from kfjax.train.tasks.flow_step import FlowStepConfig
 
 MODEL = replace(CONFIG.mmdit, heads=4, joint_depth=1, single_depth=2, hidden_multiple=64)
 STEP = FlowStepConfig()
@@ -85,7 +86,10 @@ def make_batch(n: int = N) -> FeatureBatch:
         sync=normal(B, 16, MODEL.sync_dim),
         text=normal(B, L, MODEL.text_dim),
         given=Given(
-            np.ones((B, L), bool), np.zeros(B, np.float32), np.arange(B, dtype=np.float32), np.arange(B) % 3 > 0,
+            np.ones((B, L), bool),
+            np.zeros(B, np.float32),
+            np.arange(B, dtype=np.float32),
+            np.arange(B) % 3 > 0,
             np.arange(B) % 2 > 0,
         ),
     )
@@ -390,7 +394,6 @@ def test_fresh_parameters_are_made_in_parts_and_are_those_of_one_device():
     compiled = jax.jit(make, out_shardings=where).lower(jax.random.key(3)).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < made["w"].nbytes / 2
     assert "[4096,64]" not in compiled.as_text()
-
 
 
 def test_training_on_a_cpu_is_refused_where_it_hangs(monkeypatch):

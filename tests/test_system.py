@@ -1,4 +1,5 @@
 """The model directory: complete, checked, replaced only by a whole one."""
+
 import dataclasses
 import json
 

@@ -1,4 +1,5 @@
 """A process whose jax computes in 64 bits (JAX_ENABLE_X64): the programs are the same, in 32 bits."""
+
 import os
 import subprocess
 import sys
@@ -21,14 +22,14 @@ from kfjax.codec.vocoder import VocoderConfig
 from kfjax.codec.wave_discriminators import WaveDiscriminatorConfig
 from kfjax.rates import lengths
 from kfjax.structs import FlowBatch, Noise, Posterior, Video
-from kfjax.system import init_parts
-from kfjax.train import bigvgan_step, flow_step, stereo_step
-from kfjax.train.codec_step import CodecTraining, codec_task
-from kfjax.train.flow_step import FlowStepConfig
-from kfjax.train.loop import Task, init_state
-from kfjax.train.lora import LoRAConfig, init_lora
-from kfjax.train.optim import OptimConfig, make_optimizer
-from kfjax.train.vocoder_step import VocoderTraining, own_mel, vocoder_task
+from kfjax.system import ENCODERS, init_parts
+from kfjax.train.engine.loop import Task, init_state
+from kfjax.train.engine.optim import OptimConfig, make_optimizer
+from kfjax.train.tasks import bigvgan_step, flow_step, stereo_step
+from kfjax.train.tasks.codec_step import CodecTraining, codec_task
+from kfjax.train.tasks.flow_step import FlowStepConfig
+from kfjax.train.tasks.lora import LoRAConfig, init_lora
+from kfjax.train.tasks.vocoder_step import VocoderTraining, own_mel, vocoder_task
 
 ROOT = Path(__file__).parents[1]
 SIZE, KEY = lengths(1.0, CONFIG.rates), jax.random.key(0)
@@ -129,7 +130,7 @@ def test_training_the_generator(cfg):
     def init(key):
         if not cfg.lora.rank:
             return init_parts(CONFIG, flow_step.trained_parts(cfg), key) | flow_step.init_readouts(CONFIG, cfg)
-        frozen = init_parts(CONFIG, (*flow_step.ENCODERS, "mmdit"), key)
+        frozen = init_parts(CONFIG, (*ENCODERS, "mmdit"), key)
         words = frozen["text"]["embed"]["embedding"][-4:]
         return frozen | {"lora": init_lora(frozen["mmdit"], cfg.lora, key), "words": words}
 
@@ -143,7 +144,7 @@ def test_training_the_stereo():
     tx, loss = make_optimizer(OPTIM), stereo_step.make_loss(CONFIG)
     latents, mel = array(2, SIZE.latents, 8), array(2, SIZE.mel, 128)
     batch = FlowBatch(excerpt(), Posterior(latents, latents), mel, mel)
-    init = lambda key: init_parts(CONFIG, ("stereo", *flow_step.ENCODERS), key)
+    init = lambda key: init_parts(CONFIG, ("stereo", *ENCODERS), key)
     init_opt = lambda params: tx.init({"stereo": params["stereo"]})
     checked_step(init, init_opt, stereo_step.make_step(loss, OPTIM), batch)
 

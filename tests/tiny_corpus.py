@@ -1,11 +1,12 @@
 """A handful of short, small scenes, rendered in a second."""
+
 import shutil
 from pathlib import Path
 
 from tiny_system import CONFIG, tiny_system
 
-from kfjax.data.extract import encode_corpus
-from kfjax.data.scenes import Corpus, render_corpus
+from kfjax.scenes import Corpus, render_corpus
+from kfjax.scenes.encode import encode_corpus
 
 DURATIONS = {1.0: 10, 0.7: 6}
 

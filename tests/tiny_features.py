@@ -1,10 +1,11 @@
 """Folders of extracted features with random numbers in them, told apart by their ids."""
+
 from pathlib import Path
 
 import numpy as np
 
 from kfjax.data import records
-from kfjax.data.feature_input import example_shapes
+from kfjax.data.batches import example_shapes
 from kfjax.data.records import Example
 from kfjax.structs import Given
 

@@ -1,4 +1,5 @@
 """Public weights of the true layout at small sizes: every part of an MMAudio system, as files on disk."""
+
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +9,14 @@ import numpy as np
 
 from kfjax.codec.bigvgan import BigVGANConfig
 from kfjax.codec.vae import VAEConfig
-from kfjax.convert import bigvgan, clip, families, files, hub, mmaudio, synchformer, synchformer_whole, systems, vae
-from kfjax.convert.clip import CLIPConfig
+from kfjax.convert import families, hub, systems
+from kfjax.convert.formats import files
+from kfjax.convert.tables import bigvgan, clip, mmaudio, synchformer, synchformer_whole, vae
+from kfjax.convert.tables.clip import CLIPConfig
 from kfjax.encoders.clip import CLIPTextConfig, CLIPVisionConfig
-from kfjax.encoders.spectrogram_transformer import SpectrogramTransformerConfig
-from kfjax.encoders.sync_judge import SyncJudgeConfig
 from kfjax.encoders.synchformer import SynchformerConfig
+from kfjax.listeners.ast import SpectrogramTransformerConfig
+from kfjax.listeners.sync_scorer import SyncJudgeConfig
 
 VARIANT, NAME = "tiny_44k", "mmaudio-tiny-44k"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

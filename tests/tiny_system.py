@@ -1,4 +1,5 @@
 """A whole system, real in shape and tiny in size, with random weights that let every input matter."""
+
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from kfjax.encoders.clip import CLIPVisionConfig
 from kfjax.encoders.synchformer import SynchformerConfig
 from kfjax.encoders.t5 import T5Config
 from kfjax.encoders.tokenizer import Tokenizer
-from kfjax.mmdit.mmdit import MMDiTConfig
+from kfjax.generators.mmdit.mmdit import MMDiTConfig
 
 CAPTIONS = ["a ball bounces on wood", "rain on a roof", "a bell rings", "wind and footsteps"]
 

@@ -1,7 +1,8 @@
 """A run of the training loop in milliseconds: a linear map under dropout, with a real optimiser.
 
-    python tests/tiny_task.py WORKDIR STEPS SECONDS_A_BATCH
+python tests/tiny_task.py WORKDIR STEPS SECONDS_A_BATCH
 """
+
 import sys
 import time
 from pathlib import Path
@@ -11,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from kfjax.structs import TrainState
-from kfjax.train.loop import LoopConfig, Task, run
-from kfjax.train.optim import OptimConfig, ema, guarded_update, make_optimizer
+from kfjax.train.engine.loop import LoopConfig, Task, run
+from kfjax.train.engine.optim import OptimConfig, ema, guarded_update, make_optimizer
 
 WEIGHTS = np.arange(6.0, dtype=np.float32).reshape(3, 2)
 

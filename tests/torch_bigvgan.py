@@ -3,6 +3,7 @@
 Module names are the public state dict's keys; what it computes is written from the published description, in the
 straightforward way. It takes the same `BigVGANConfig`.
 """
+
 from __future__ import annotations
 
 import math

@@ -3,13 +3,14 @@
 Module names are the public state dict's keys; what it computes is written from the published description, with torch's
 own multi-head attention. It takes the same `ImageBindConfig`.
 """
+
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kfjax.encoders.imagebind import ImageBindAudioConfig, ImageBindConfig, ImageBindVisionConfig, TowerConfig
+from kfjax.listeners.imagebind import ImageBindAudioConfig, ImageBindConfig, ImageBindVisionConfig, TowerConfig
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -60,9 +61,7 @@ def trunk(cfg: TowerConfig, extra: bool) -> nn.Module:
 
 
 def head(cfg: TowerConfig) -> nn.Sequential:
-    return nn.Sequential(
-        nn.LayerNorm(cfg.width, cfg.eps), nn.Identity(), nn.Linear(cfg.width, cfg.out_dim, bias=False)
-    )
+    return nn.Sequential(nn.LayerNorm(cfg.width, cfg.eps), nn.Identity(), nn.Linear(cfg.width, cfg.out_dim, bias=False))
 
 
 class ImageBind(nn.Module):

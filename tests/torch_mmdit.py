@@ -3,6 +3,7 @@
 Module names are the public state dict's keys; what it computes is written from the published description, in the
 straightforward way. It takes the same `MMDiTConfig` (the parts that MMAudio knows).
 """
+
 from __future__ import annotations
 
 import math
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kfjax.mmdit.mmdit import MMDiTConfig
+from kfjax.generators.mmdit.mmdit import MMDiTConfig
 
 
 class Conv(nn.Conv1d):

@@ -3,6 +3,7 @@
 Module names are the public state dict's keys; what it computes is written from the published description. It takes the
 same `Cnn14Config`.
 """
+
 from __future__ import annotations
 
 from itertools import pairwise
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kfjax.encoders.panns import Cnn14Config
+from kfjax.listeners.panns import Cnn14Config
 
 
 class Transform(nn.Module):

@@ -1,4 +1,5 @@
 """State dicts of a known layout filled at random, and what an exact round trip means."""
+
 import numpy as np
 
 from kfjax.convert.rules import torch_shapes

@@ -3,15 +3,16 @@
 Module names are the public state dict's keys; what it computes is written from the published description, in the
 straightforward way (dense masks, torch's own encoder layer and STFT). It takes the same `SyncJudgeConfig`.
 """
+
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kfjax.encoders.spectrogram_transformer import SpectrogramTransformerConfig
-from kfjax.encoders.sync_judge import SyncJudgeConfig
 from kfjax.encoders.synchformer import SynchformerConfig
+from kfjax.listeners.ast import SpectrogramTransformerConfig
+from kfjax.listeners.sync_scorer import SyncJudgeConfig
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:

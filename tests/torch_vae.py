@@ -3,6 +3,7 @@
 Module names are the public state dict's keys; what it computes is written from the published description, channels
 second as there. It takes the same `VAEConfig`.
 """
+
 from __future__ import annotations
 
 import math

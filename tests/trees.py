@@ -1,4 +1,5 @@
 """What it means that two nested dicts of arrays are the same."""
+
 import jax
 import numpy as np
 

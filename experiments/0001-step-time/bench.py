@@ -4,6 +4,7 @@
 
 Both hold the same weights and sample from the same noise; their results must agree before anything is timed.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -50,7 +51,7 @@ def jax_sampler(cfg, params, features, noise, steps: int):
     from kfjax import module
     from kfjax.flow.sampler import Guidance, branch_features
     from kfjax.flow.sampler import sample as integrated
-    from kfjax.mmdit.mmdit import MMDiT
+    from kfjax.generators.mmdit.mmdit import MMDiT
     from kfjax.rates import Rates
     from kfjax.structs import Features, Given
 
@@ -77,7 +78,7 @@ def main() -> None:
     import torch
     from torch_mmdit import TorchMMDiT
 
-    from kfjax.convert.mmaudio import CONFIGS, from_torch
+    from kfjax.convert.tables.mmaudio import CONFIGS, from_torch
 
     torch.set_num_threads(args.threads)
     cfg = CONFIGS["small_44k"]

@@ -7,6 +7,7 @@ Also: peak memory, `kfjax --help`, and how many programs are compiled when setti
 `kfjax generate --example` here, in another checkout, and a bare `import jax` with one jitted call, in turn, and gives
 ratios: they hold where a machine's speed drifts.
 """
+
 import argparse
 import json
 import os

@@ -5,6 +5,7 @@
 
 The generator comes from ema.safetensors of its run, or, while it still trains, from its newest checkpoint.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -44,7 +45,7 @@ def run_config(folder: Path, spec: str):
     """The config that a run was made with."""
     from ml_collections import ConfigDict
 
-    from kfjax.train.__main__ import load_config
+    from kfjax.train.config import load_config
 
     path = folder / "config.json"
     return ConfigDict(json.loads(path.read_text())).lock() if path.exists() else load_config(spec)
@@ -131,11 +132,12 @@ def main(argv=None) -> None:
     losses = {dtype: rounding_loss(params, dtype) for dtype in ("float16", "bfloat16")}
     print("rounding: " + ", ".join(f"{dtype} {loss:.1e}" for dtype, loss in losses.items()))
     facts = {
-        "step": step, "before": args.before, "dtype": args.dtype,
+        "step": step,
+        "before": args.before,
+        "dtype": args.dtype,
         "parameters": {name: module.count(part) for name, part in params.items()},
-        "hours": {"generator": training_hours(args.flow)} | {
-            name: training_hours(path.parent) for name, path in files.items()
-        },
+        "hours": {"generator": training_hours(args.flow)}
+        | {name: training_hours(path.parent) for name, path in files.items()},
     }
     results = json.loads(args.results.read_text()) if args.results else None
     built = system.System(cfg, params, Tokenizer.load(args.tokenizer, cfg.text_tokens))

@@ -1,4 +1,5 @@
 """The model card: what the model is, what it was trained on, what was measured, what it cannot do."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -12,7 +13,7 @@ it is no model for real footage.
 
 ## Training
 
-On scenes that `kfjax.data.scenes` makes, and on nothing else: drawn films of impacts of wood, metal, glass, rubber and
+On scenes that `kfjax.scenes` makes, and on nothing else: drawn films of impacts of wood, metal, glass, rubber and
 stone, rolling and sliding, footsteps, a clock, a bell, a piano, rain, wind, fire, passing engines, mixtures, silence,
 with modal and noise synthesis for sound. No recorded sound, no photographed picture.
 Generator: {step} steps{before}{hours}.
@@ -80,6 +81,8 @@ def figures(results: dict[str, Any]) -> list[str]:
         body.append((words, f"{without:.2f} → {with_it:.2f}", "", ""))
     cell = lambda value: f"{value:.3f}" if isinstance(value, float) else str(value)
     lines = [f"| {' | '.join(map(cell, row))} |" for row in (("", "generated", "true sound", "another film's"), *body)]
-    intro = (f"{settings['scenes']} held-out scenes of {settings['seconds']:g} s, {settings['steps']} steps, guidance "
-             f"{settings['guidance']:g}; `experiments/0003-built-in-model/evaluate.py`.")
+    intro = (
+        f"{settings['scenes']} held-out scenes of {settings['seconds']:g} s, {settings['steps']} steps, guidance "
+        f"{settings['guidance']:g}; `experiments/0003-built-in-model/evaluate.py`."
+    )
     return [intro, "", lines[0], "|---|---|---|---|", *lines[1:]]

@@ -6,6 +6,7 @@
 Held-out scenes are rendered once into a folder, and so is the judge of sources; run again, they are read back.
 --quick takes a tenth of everything: enough to see where a training stands.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -18,13 +19,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from kfjax.evals.built_in import CORPUS_SEED, judge_file  # noqa: E402
+from kfjax.scenes.evaluation import CORPUS_SEED, judge_file  # noqa: E402
 
 COLUMNS = ("video and caption", "video", "caption", "floor", "ceiling", "codec ceiling")
 
 
 def arguments(argv=None) -> argparse.Namespace:
-    from kfjax.evals.built_in import MEASURES
+    from kfjax.scenes.evaluation import MEASURES
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -48,19 +49,25 @@ def arguments(argv=None) -> argparse.Namespace:
 
 
 def plan_of(args: argparse.Namespace):
-    from kfjax.evals.built_in import Plan
+    from kfjax.scenes.evaluation import Plan
 
     plan = Plan(scenes=args.scenes, seconds=args.seconds)
     if not args.quick:
         return plan
     share = lambda count: max(1, count // 10)
-    return Plan(scenes=share(args.scenes), seconds=args.seconds, other_scenes=share(plan.other_scenes),
-                judge_clips=4 * share(plan.judge_clips), codec_scenes=share(plan.codec_scenes), pairs=share(plan.pairs))
+    return Plan(
+        scenes=share(args.scenes),
+        seconds=args.seconds,
+        other_scenes=share(plan.other_scenes),
+        judge_clips=4 * share(plan.judge_clips),
+        codec_scenes=share(plan.codec_scenes),
+        pairs=share(plan.pairs),
+    )
 
 
 def held_out(folder: Path | None, plan, size: int):
     """The corpus in `folder`, else one rendered for the plan; a plain run and a quick one have a folder each."""
-    from kfjax.data.scenes import Corpus, render_corpus
+    from kfjax.scenes import Corpus, render_corpus
 
     if folder is not None and (folder / "corpus.json").exists():
         return Corpus(folder)
@@ -89,8 +96,8 @@ def plain(value):
 def main(argv=None) -> dict:
     args = arguments(argv)
     from kfjax import pipeline, system
-    from kfjax.evals.built_in import Evaluation
-    from kfjax.evals.scene_sounds import SceneSounds
+    from kfjax.scenes.evaluation import Evaluation
+    from kfjax.scenes.sounds import SceneSounds
 
     pipeline.use_program_cache()
     start, plan, model = time.monotonic(), plan_of(args), system.load(args.model)
@@ -99,16 +106,28 @@ def main(argv=None) -> dict:
     folder = next(iter(corpus.buckets.values())).folder.parent
     judge = judge_file(folder, plan, {name: model.params[name] for name in ("vae", "vocoder")})
     evaluation = Evaluation(sounds, corpus, plan, judge, judged=bool({"meaning", "negative"} & set(args.only)))
-    results = {"settings": {"model": model.cfg.name, "scenes": len(evaluation.scenes), "seconds": plan.seconds,
-                            "steps": sounds.steps, "guidance": sounds.guidance, "negative": sounds.negative,
-                            "seed": args.seed}}
+    results = {
+        "settings": {
+            "model": model.cfg.name,
+            "scenes": len(evaluation.scenes),
+            "seconds": plan.seconds,
+            "steps": sounds.steps,
+            "guidance": sounds.guidance,
+            "negative": sounds.negative,
+            "seed": args.seed,
+        }
+    }
     for name in args.only:
         extra = (recordings(args.wavs, evaluation.rate),) if name == "codec" else ()
         results[name] = plain(getattr(evaluation, name)(*extra))
         print(table(name, results[name]), flush=True)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        results["cost"] = {"seconds": round(time.monotonic() - start), "cpu_seconds": round(time.process_time()),
-                           "peak_gib": round(peak, 2), **evaluation.cost}
+        results["cost"] = {
+            "seconds": round(time.monotonic() - start),
+            "cpu_seconds": round(time.process_time()),
+            "peak_gib": round(peak, 2),
+            **evaluation.cost,
+        }
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(results, indent=1) + "\n")
     print(f"{results['cost']['seconds']} s, at most {results['cost']['peak_gib']} GiB; {args.output}")
@@ -129,27 +148,46 @@ def rows(header: list[str], body: list[list]) -> list[str]:
 
 def _synchrony(result: dict) -> list[str]:
     kinds = [kind for kind in COLUMNS if kind in result]
-    total = [[kind, f"{result[kind]['f1']:.3f} ± {result[kind]['error']:.3f}",
-              *(result[kind][name] for name in ("pooled", "precision", "recall", "scenes"))] for kind in kinds]
-    recipes = [[f"{name} ({n})", *(result[kind]["recipes"][name][0] for kind in kinds)]
-               for name, (_, n) in result["ceiling"]["recipes"].items()]
-    return [*rows(["onsets within ±50 ms", "mean F1", "pooled F1", "precision", "recall", "scenes"], total), "",
-            f"{100 * result['share of ceiling']:.1f} % of the ceiling.", "", *rows(["mean F1 of", *kinds], recipes)]
+    total = [
+        [
+            kind,
+            f"{result[kind]['f1']:.3f} ± {result[kind]['error']:.3f}",
+            *(result[kind][name] for name in ("pooled", "precision", "recall", "scenes")),
+        ]
+        for kind in kinds
+    ]
+    recipes = [
+        [f"{name} ({n})", *(result[kind]["recipes"][name][0] for kind in kinds)]
+        for name, (_, n) in result["ceiling"]["recipes"].items()
+    ]
+    return [
+        *rows(["onsets within ±50 ms", "mean F1", "pooled F1", "precision", "recall", "scenes"], total),
+        "",
+        f"{100 * result['share of ceiling']:.1f} % of the ceiling.",
+        "",
+        *rows(["mean F1 of", *kinds], recipes),
+    ]
 
 
 def _meaning(result: dict) -> list[str]:
     kinds = [kind for kind in COLUMNS if kind in result]
     body = [[f"all ({result['ceiling']['sounds']})", *(result[kind]["accuracy"] for kind in kinds)]]
     body += [[source, *(result[kind]["sources"][source] for kind in kinds)] for source in result["ceiling"]["sources"]]
-    wrong = [f"- {kind}: " + ", ".join(f"{pair} {n}" for pair, n in list(result[kind]["confusions"].items())[:6])
-             for kind in kinds if result[kind]["confusions"] and kind != "floor"]
+    wrong = [
+        f"- {kind}: " + ", ".join(f"{pair} {n}" for pair, n in list(result[kind]["confusions"].items())[:6])
+        for kind in kinds
+        if result[kind]["confusions"] and kind != "floor"
+    ]
     return [*rows(["right source", *kinds], body), "", "Most frequent mistakes (true > heard):", "", *wrong]
 
 
 def _negative(result: dict) -> list[str]:
     columns = ("named, without", "named, with", "other, without", "other, with")
-    body = [[f"{name}, {what} ({score[columns[0]]['sounds']})", *(score[column][key] for column in columns)]
-            for name, score in result.items() for what, key in (("present", "rate"), ("probability", "probability"))]
+    body = [
+        [f"{name}, {what} ({score[columns[0]]['sounds']})", *(score[column][key] for column in columns)]
+        for name, score in result.items()
+        for what, key in (("present", "rate"), ("probability", "probability"))
+    ]
     return rows(["source", *columns], body)
 
 
@@ -158,22 +196,35 @@ def _space(result: dict) -> list[str]:
 
 
 def _length(result: dict) -> list[str]:
-    body = [[f"{seconds} s", own["samples"], f"{own['f1']:.3f} ± {own['error']:.3f}",
-             *(own[name] for name in ("pooled", "ceiling", "relative", "scenes"))]
-            for seconds, own in sorted(result.items(), key=lambda item: float(item[0]))]
+    body = [
+        [
+            f"{seconds} s",
+            own["samples"],
+            f"{own['f1']:.3f} ± {own['error']:.3f}",
+            *(own[name] for name in ("pooled", "ceiling", "relative", "scenes")),
+        ]
+        for seconds, own in sorted(result.items(), key=lambda item: float(item[0]))
+    ]
     return rows(["length", "samples", "mean F1", "pooled F1", "ceiling", "relative", "scenes"], body)
 
 
 def _codec(result: dict) -> list[str]:
     ways = list(next(iter(result.values())))
     both = lambda score: f"{score['mel_l1']:.3f} / {score['stft']:.3f}"
-    body = [[f"{name} ({score[ways[0]]['sounds']})", *(both(score[way]) for way in ways)]
-            for name, score in result.items()]
+    body = [
+        [f"{name} ({score[ways[0]]['sounds']})", *(both(score[way]) for way in ways)] for name, score in result.items()
+    ]
     return rows(["mel L1 / STFT distance", *ways], body)
 
 
-TABLES = {"synchrony": _synchrony, "meaning": _meaning, "negative": _negative, "space": _space, "length": _length,
-          "codec": _codec}
+TABLES = {
+    "synchrony": _synchrony,
+    "meaning": _meaning,
+    "negative": _negative,
+    "space": _space,
+    "length": _length,
+    "codec": _codec,
+}
 
 if __name__ == "__main__":
     main()

@@ -4,6 +4,7 @@
 
 Prints for every caption how far its velocity at t = 0 lies from the mean of all, relative to its deviation.
 """
+
 from __future__ import annotations
 
 import sys
@@ -23,7 +24,7 @@ def main(directory: str) -> None:
     import numpy as np
 
     from kfjax import features, rates, system
-    from kfjax.mmdit.mmdit import MMDiT
+    from kfjax.generators.mmdit.mmdit import MMDiT
     from kfjax.module import bind
 
     model = system.load(directory)

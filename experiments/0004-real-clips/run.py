@@ -6,6 +6,7 @@ For every clip: sound of exactly the picture's length, two different ears, pictu
 seed gives the same bytes, another seed another sound. Writes a Markdown table, and NAME.png with frames, waveform and
 mel; red lines are the onsets of the clip's own sound, where it has one.
 """
+
 from __future__ import annotations
 
 import sys
@@ -16,7 +17,7 @@ import numpy as np
 
 import kfjax
 from kfjax import media, plot
-from kfjax.evals.metrics import detect_onsets, onset_f1
+from kfjax.metrics.onsets import detect_onsets, onset_f1
 
 HERE = Path(__file__).parent
 

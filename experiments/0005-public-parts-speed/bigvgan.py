@@ -5,6 +5,7 @@
 Both hold the same random weights, PyTorch's folded beforehand, and get the same mel; their waveforms must agree before
 anything is timed.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -36,7 +37,7 @@ def main() -> None:
     from torch_bigvgan import TorchBigVGAN
 
     from kfjax.codec.bigvgan import BigVGAN
-    from kfjax.convert.bigvgan import CONFIGS, from_torch
+    from kfjax.convert.tables.bigvgan import CONFIGS, from_torch
     from kfjax.module import bind
 
     torch.set_num_threads(args.threads)

@@ -5,6 +5,7 @@
 Prints a table of seconds a stage and of the whole clip. Where PyTorch with CUDA is there, the flow network, the VAE's
 decoder and the vocoder are also timed in PyTorch, eager and compiled, on the same card.
 """
+
 from __future__ import annotations
 
 import argparse

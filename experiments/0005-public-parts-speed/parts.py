@@ -5,6 +5,7 @@
 Both hold the same random weights and get the same input; their outputs must agree before anything is timed. Beside the
 VAE stands its floor: the matrix products of the decoder's convolutions, and nothing else.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -70,7 +71,7 @@ def synchformer_pair(seconds: float):
     import torch.nn.functional as F
     from torch_synchformer import Visual
 
-    from kfjax.convert import synchformer
+    from kfjax.convert.tables import synchformer
     from kfjax.encoders.synchformer import Synchformer
     from kfjax.module import bind
 
@@ -82,6 +83,7 @@ def synchformer_pair(seconds: float):
     own = {key.removeprefix(synchformer.VISUAL): torch.from_numpy(value) for key, value in state.items()}
     theirs.load_state_dict(own, strict=True)
     for block in theirs.blocks:
+
         def forward(x, *_, block=block):
             x = x + grouped_attention(block.timeattn, block.norm3(x), cfg, "time")
             x = x + grouped_attention(block.attn, block.norm1(x), cfg, "space")
@@ -106,7 +108,7 @@ def vae_pair(seconds: float):
     from torch_vae import VAE
 
     from kfjax.codec.vae import MelVAE
-    from kfjax.convert import vae
+    from kfjax.convert.tables import vae
     from kfjax.module import bind
 
     cfg = vae.CONFIGS["44k"]
@@ -132,7 +134,7 @@ def vae_floor(seconds: float):
     import numpy as np
 
     from kfjax.codec.vae import MelVAE
-    from kfjax.convert import vae
+    from kfjax.convert.tables import vae
     from kfjax.module import flatten, shapes
 
     latents = round(seconds * 44100 / 1024)

@@ -6,6 +6,7 @@ Writes features of full size (0.75 MB an excerpt) into a temporary folder, which
 as `kfjax train` does: with the files in the page cache and without, with and without joined excerpts, by 1 and by 2
 threads. Run it on an idle machine; `--cores` keeps it to some of many.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -34,7 +35,7 @@ def write(folder: Path, cfg, counts: dict[float, int]) -> None:
     import numpy as np
 
     from kfjax.data import records
-    from kfjax.data.feature_input import example_shapes
+    from kfjax.data.batches import example_shapes
     from kfjax.structs import Given
 
     rng = np.random.default_rng(0)
@@ -80,9 +81,9 @@ def main() -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     sys.path[:0] = [str(ROOT)]
+    from kfjax.data.batches import FeatureInput
     from kfjax.data.buckets import Buckets
-    from kfjax.data.feature_input import FeatureInput
-    from kfjax.mmdit.sizes import SIZES
+    from kfjax.generators.mmdit.sizes import SIZES
     from kfjax.system import SystemConfig
 
     cfg = SystemConfig(mmdit=SIZES["1.5b"])

@@ -6,6 +6,7 @@
 Needs the `plan` extra, up to 11 GB of memory and 3 to 20 minutes of two processors a try. Every try is
 written at once, refusals included; stop it at any time and start it again.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -51,13 +52,13 @@ def of_cell(tries: list[dict], size: str, topology: str) -> list[dict]:
 
 def fill(size: str, topology: str, most: int) -> None:
     """Try batches until the largest that fits is known."""
-    from kfjax.train import topology as machines
+    from kfjax.plan import topology as machines
 
     machines.leave_chips_alone(machines.find(topology))
     import jax
 
-    from kfjax.train.__main__ import load_config
-    from kfjax.train.plan import DoesNotFit, Planner, next_batch, report, to_json
+    from kfjax.plan.plan import DoesNotFit, Planner, next_batch, report, to_json
+    from kfjax.train.config import load_config
 
     config = load_config(f"{ROOT}/configs/flow.py:{size}")
     planner = Planner(config, f"flow.py:{size}", machines.find(topology))
@@ -79,7 +80,7 @@ def fill(size: str, topology: str, most: int) -> None:
 
 def table(tries: list[dict]) -> list[str]:
     """Markdown: the largest batch that fits, of every cell."""
-    from kfjax.train.flops import CHIPS
+    from kfjax.train.engine.flops import CHIPS
 
     rows = [
         "| model | chips | clips a chip | memory of a chip, GiB | state, GiB | sent into a chip a step, GiB "

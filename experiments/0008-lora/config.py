@@ -4,11 +4,12 @@
 
 Hardware: two CPU cores, see README.md for the time. Metric: share of held-out scenes in which the judge hears a frog.
 """
+
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from kfjax.train.__main__ import load_config
+from kfjax.train.config import load_config
 
 TARGETS = (r"(joint|joint_last|single)/.*/(qkv|out|w[123])/kernel", r"(clip|sync|text)_in/kernel")
 

@@ -3,21 +3,22 @@
 A frog sits on a lily pad; with every croak its throat swells and it rises a little. A croak is a quick series of damped
 pulses, deeper and slower the larger the frog.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from kfjax.data.scenes import Event, Scene
-from kfjax.data.scenes.backdrop import FAMILIES, make_backdrop
-from kfjax.data.scenes.draw import ROUND, Camera, Canvas, Colour, shade
-from kfjax.data.scenes.modal import STRUCK_PEAK, damped_sinusoids
-from kfjax.data.scenes.recipes import held_out_family, random_stream
-from kfjax.data.scenes.scene import WIDE_SIZES
-from kfjax.data.scenes.sound import render_sound
-from kfjax.data.scenes.space import place
-from kfjax.data.scenes.stage import Setting, Stage, heard
+from kfjax.scenes import Event, Scene
+from kfjax.scenes.world.backdrop import FAMILIES, make_backdrop
+from kfjax.scenes.world.draw import ROUND, Camera, Canvas, Colour, shade
+from kfjax.scenes.world.modal import STRUCK_PEAK, damped_sinusoids
+from kfjax.scenes.world.recipes import held_out_family, random_stream
+from kfjax.scenes.world.scene import WIDE_SIZES
+from kfjax.scenes.world.sound import render_sound
+from kfjax.scenes.world.space import place
+from kfjax.scenes.world.stage import Setting, Stage, heard
 
 FROG, RECIPE = "frog", "croaking"
 GREEN: Colour = (88.0, 176.0, 36.0)

@@ -6,6 +6,7 @@
 Run again after a stop, it goes on: corpora, judge, checkpoints and figures are kept in --workdir; another model needs
 another.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -109,7 +110,7 @@ class Clock:
 def render(folder: Path, sizes: Sizes, size: int) -> dict:
     """name -> corpus: frogs to train on, frogs and old scenes to train on, frogs before a background never trained on,
     and held-out old scenes."""
-    from kfjax.data.scenes import make_scene, render_corpus
+    from kfjax.scenes import make_scene, render_corpus
 
     kinds = {"train": ("train", make_frog_scene), "mixed": ("train", make_mixed_scene),
              "heldout": ("heldout", make_frog_scene), "old": ("heldout", make_scene)}  # fmt: skip
@@ -122,18 +123,18 @@ def render(folder: Path, sizes: Sizes, size: int) -> dict:
 
 def make_mixed_scene(seed: int, **how):
     """A frog where the seed is even, else a scene of the built-in world."""
-    from kfjax.data.scenes import make_scene
+    from kfjax.scenes import make_scene
 
     return make_scene(seed, **how) if seed % 2 else make_frog_scene(seed, **how)
 
 
 def learn_judge(base, sizes: Sizes, file: Path):
     """A judge of the old sources and frogs: each true sound is learnt as it is and as the codec gives it back."""
-    from kfjax.data.scenes import RECIPES, SOURCES, make_scene
-    from kfjax.data.scenes.corpus import scene_seed
-    from kfjax.evals.judges import SourceJudge
-    from kfjax.evals.metrics import band_levels_db
-    from kfjax.evals.scene_sounds import SceneSounds
+    from kfjax.metrics.onsets import band_levels_db
+    from kfjax.scenes import RECIPES, SOURCES, make_scene
+    from kfjax.scenes.corpus import scene_seed
+    from kfjax.scenes.sounds import SceneSounds
+    from kfjax.scenes.source_classifier import SourceJudge
 
     if file.exists():
         return SourceJudge.load(file)
@@ -144,8 +145,11 @@ def learn_judge(base, sizes: Sizes, file: Path):
         for i in range(sizes.judge + sizes.judge_frogs):
             old = i < sizes.judge
             seed = scene_seed(SEEDS["judge" if old else "judge frogs"], i)
-            scene = (make_scene(seed, duration_seconds=SECONDS, recipe=recipes[i % len(recipes)]) if old
-                     else make_frog_scene(seed, duration_seconds=SECONDS))
+            scene = (
+                make_scene(seed, duration_seconds=SECONDS, recipe=recipes[i % len(recipes)])
+                if old
+                else make_frog_scene(seed, duration_seconds=SECONDS)
+            )
             wave = scene.sound(rate)
             levels.append(band_levels_db(wave, rate).astype(np.float32))
             labels.append(scene.sources)
@@ -163,7 +167,7 @@ def measures(model, corpora: dict, judge, count: int) -> dict[str, Callable[[], 
     Args:
       count: sounds of a sentence without a film, all from the same noises.
     """
-    from kfjax.evals.scene_sounds import SceneSounds
+    from kfjax.scenes.sounds import SceneSounds
 
     sounds, rate = SceneSounds(model), model.cfg.rates.sample_rate_hz
     bucket, scenes = frogs_of(corpora["heldout"])
@@ -203,7 +207,7 @@ def old_scenes(corpus):
 
 def ceilings(base, corpora: dict, judge) -> dict:
     """The same of the true sounds, and of true frogs through the codec."""
-    from kfjax.evals.scene_sounds import SceneSounds
+    from kfjax.scenes.sounds import SceneSounds
 
     rate = base.cfg.rates.sample_rate_hz
     bucket, scenes = frogs_of(corpora["heldout"])
@@ -223,7 +227,7 @@ def frogs_of(corpus):
 
 def frogs_heard(waves, scenes, judge, rate: int) -> dict:
     """How often and how clearly the judge hears a frog above all else, and whether the croaks are in time."""
-    from kfjax.evals import scene_scores
+    from kfjax.scenes import scores as scene_scores
 
     heard = scene_scores.listen(waves, scenes, rate, judge)
     truth = [FROG] * len(scenes)
@@ -236,7 +240,7 @@ def frogs_heard(waves, scenes, judge, rate: int) -> dict:
 
 def old_heard(waves, scenes, judge, rate: int) -> dict:
     """Old scenes of one source: right answers, and how often a frog is heard that is not there."""
-    from kfjax.evals import scene_scores
+    from kfjax.scenes import scores as scene_scores
 
     heard = scene_scores.listen(waves, scenes, rate, judge)
     answers = scene_scores.meaning(heard.chances, [scene.sources[0] for scene in scenes])
@@ -261,9 +265,9 @@ def generate(tuned: Path, workdir: Path, judge) -> dict:
     """One held-out film through the command line, and what the judge hears in the file that comes out."""
     from kfjax import media
     from kfjax.cli import main as kfjax
-    from kfjax.data.scenes import write_mp4
-    from kfjax.evals import scene_scores
-    from kfjax.evals.metrics import detect_onsets
+    from kfjax.metrics.onsets import detect_onsets
+    from kfjax.scenes import scores as scene_scores
+    from kfjax.scenes import write_mp4
 
     scene = make_frog_scene(1, duration_seconds=5.0, split="heldout")
     silent, made = workdir / "frog.mp4", workdir / "frog_with_sound.mp4"
@@ -299,8 +303,11 @@ def table(results: dict) -> str:
         figures = [f"{read(results[column]):.3f}" for column in columns]
         lines.append(f"| {name} | {' | '.join(figures)} |")
 
-    words = {"accuracy": "a frog is heard above all else", "probability": "probability of a frog",
-             "f1": "croaks within ±50 ms, mean F1"}
+    words = {
+        "accuracy": "a frog is heard above all else",
+        "probability": "probability of a frog",
+        "f1": "croaks within ±50 ms, mean F1",
+    }
     for kind, names in (("video and caption", words), ("video", words), ("caption", ("accuracy",))):
         for name in names:
             row(f"{kind}: {words[name]}", lambda r, kind=kind, name=name: r[kind][name])

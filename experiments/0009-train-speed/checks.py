@@ -1,4 +1,5 @@
 """Does the device compute what it should? A small network's loss and gradients, and the ways of a layer compared."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -11,10 +12,10 @@ from convolution import WAYS
 from step import ROOT, Trainer, changed
 
 from kfjax import layers
+from kfjax.data.batches import SyntheticInput
 from kfjax.data.buckets import Buckets
-from kfjax.data.feature_input import SyntheticInput
 from kfjax.module import shapes
-from kfjax.train import flow_step
+from kfjax.train.tasks import flow_step
 
 SMALL = str(ROOT / "configs/flow.py:features-runlocal")
 #: Above what rounding makes: of bfloat16 through a whole network, of float32 on two machines, of one layer in float32.

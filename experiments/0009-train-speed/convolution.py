@@ -5,6 +5,7 @@
 All ways run in turn in one process, so that their ratios hold on a busy machine too. --step adds the whole training
 step of the network on features, with its blocks looped over and written out.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -21,7 +22,7 @@ from stopwatch import Call, both_ways, compiled, medians, seconds
 
 from kfjax import config as strict
 from kfjax import layers
-from kfjax.mmdit.mmdit import MMDiTConfig
+from kfjax.generators.mmdit.mmdit import MMDiTConfig
 from kfjax.rates import lengths
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,9 +94,7 @@ def line(row: dict[str, Any]) -> str:
     return f"| {shape['name']} | {shape['taps']} | {size} | {row['passes']} | {' | '.join(cells)} |"
 
 
-def steps(
-    spec: str, batch: int, excerpt_seconds: float, rounds: int, clock: Callable[[], float]
-) -> dict[str, float]:
+def steps(spec: str, batch: int, excerpt_seconds: float, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
     """Seconds of the network's whole training step, by way and by whether its blocks are looped over."""
     from step import Trainer, changed
 
@@ -124,7 +123,7 @@ def main() -> None:
     args = parser.parse_args()
 
     from kfjax.system import SystemConfig
-    from kfjax.train.__main__ import load_config
+    from kfjax.train.config import load_config
 
     config = load_config(args.config)
     system = strict.from_dict(SystemConfig, config.system.to_dict(), where="config.system")

@@ -1,4 +1,5 @@
 """A loss curve by kfjax's own training loop: metrics.jsonl and a picture of it."""
+
 from __future__ import annotations
 
 import json
@@ -8,8 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from kfjax.train import loop, tasks
-from kfjax.train.__main__ import apply, complete, load_config
+from kfjax.train.config import apply, complete, load_config
+from kfjax.train.engine import loop
+from kfjax.train.tasks import make as tasks
 
 
 def train(

@@ -8,6 +8,7 @@ Every stage is a process of its own with a time limit, so that one that hangs or
 nothing; what it has measured is in OUTPUT/results.json at once. All of it takes less than nine minutes; --curve,
 which uses what the first call found, as long again at most. The table is printed at the end, --table prints it anew.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -176,9 +177,7 @@ def convolutions(run: Run) -> None:
 
     system, size, _, dtype = _model(run)
     rows = []
-    for row in measure(
-        system.mmdit, size.latents, run.size.batch, dtype, rounds=run.size.rounds, least=run.size.least
-    ):
+    for row in measure(system.mmdit, size.latents, run.size.batch, dtype, rounds=run.size.rounds, least=run.size.least):
         rows.append(row)
         run.save({"rows": rows, "fastest": fastest(rows)})
 

@@ -1,4 +1,5 @@
 """What the parts of a block reach on their own, forward and backward, at the model's shapes, and what limits them."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -9,12 +10,12 @@ import jax.numpy as jnp
 from stopwatch import Card, both_ways, compiled, medians, roofline, seconds
 
 from kfjax import layers
+from kfjax.generators.mmdit.blocks import SingleBlock, Stream
+from kfjax.generators.mmdit.mmdit import MMDiTConfig
 from kfjax.layers import attention, modulate, rope
-from kfjax.mmdit.blocks import SingleBlock, Stream
-from kfjax.mmdit.mmdit import MMDiTConfig
 from kfjax.module import bind, init
 from kfjax.rates import Lengths
-from kfjax.train.flops import block_flops
+from kfjax.train.engine.flops import block_flops
 
 
 class Part(NamedTuple):

@@ -3,6 +3,7 @@
 A program tells what memory it needs once it is compiled, so most batches are tried without running them; what is
 reported has run. Running out of memory, in the compiler or on the device, is a result like another.
 """
+
 from __future__ import annotations
 
 import gc
@@ -16,16 +17,17 @@ import numpy as np
 from ml_collections import ConfigDict
 from stopwatch import Card, medians, roofline, seconds
 
+from kfjax.data.batches import SyntheticInput
 from kfjax.data.buckets import Buckets
-from kfjax.data.feature_input import SyntheticInput
 from kfjax.memory import Memory
+from kfjax.plan import hlo as program
+from kfjax.plan.plan import Planner, next_batch
+from kfjax.plan.topology import find
 from kfjax.sharding import put_batch, replicated, shard_init
-from kfjax.train import program, tasks
-from kfjax.train.__main__ import load_config
-from kfjax.train.flops import train_flops
-from kfjax.train.loop import init_state
-from kfjax.train.plan import Planner, next_batch
-from kfjax.train.topology import find
+from kfjax.train.config import load_config
+from kfjax.train.engine.flops import train_flops
+from kfjax.train.engine.loop import init_state
+from kfjax.train.tasks import make as tasks
 
 ROOT = Path(__file__).resolve().parents[2]
 

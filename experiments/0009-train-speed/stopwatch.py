@@ -1,4 +1,5 @@
 """Time and work of compiled functions: seconds in turn, operations and bytes, and which of the two is the limit."""
+
 from __future__ import annotations
 
 import math

@@ -5,11 +5,12 @@
 Base: configs/ablation.py, trained on 4 seconds. Metric: onset F1 at 2, 4 and 6 seconds. Variants: "aligned-0",
 "aligned-1", "aligned-2", "unscaled-0", "unscaled-1", "unscaled-2", "none-0", "none-1", "none-2".
 """
+
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from kfjax.train.__main__ import load_config
+from kfjax.train.config import load_config
 
 
 def get_config(variant: str = "aligned-0") -> ConfigDict:

@@ -6,11 +6,12 @@ Base: configs/ablation.py, but trained on 2.5 and 8 seconds. Metrics: level at t
 and 13 seconds. Variants: "discrete-0", "discrete-1", "discrete-2", "fourier-0", "fourier-1", "fourier-2", "none-0",
 "none-1", "none-2".
 """
+
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from kfjax.train.__main__ import load_config
+from kfjax.train.config import load_config
 
 
 def get_config(variant: str = "discrete-0") -> ConfigDict:

@@ -5,11 +5,12 @@
 Base: configs/ablation.py. Metric: onset F1. Variants: "with-0", "with-1", "with-2", "without-0", "without-1",
 "without-2".
 """
+
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from kfjax.train.__main__ import load_config
+from kfjax.train.config import load_config
 
 
 def get_config(variant: str = "with-0") -> ConfigDict:

@@ -5,11 +5,12 @@
 Base: configs/ablation.py. "linear" has more single blocks, until it has as many parameters. Metrics: onset F1, held-out
 loss. Variants: "conv3-0", "conv3-1", "conv3-2", "linear-0", "linear-1", "linear-2".
 """
+
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from kfjax.train.__main__ import load_config
+from kfjax.train.config import load_config
 
 CHANGES = {"conv3": {}, "linear": {"block_kernel": 1, "single_depth": 9}}
 

@@ -5,11 +5,12 @@
 Base: configs/ablation.py, which is "2to4"; depths are chosen for about as many parameters. Metrics: onset F1, held-out
 loss. Variants: "3to1-0", "3to1-1", "3to1-2", "2to4-0", "2to4-1", "2to4-2", "1to6-0", "1to6-1", "1to6-2".
 """
+
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from kfjax.train.__main__ import load_config
+from kfjax.train.config import load_config
 
 DEPTHS = {"3to1": (3, 1), "2to4": (2, 4), "1to6": (1, 6)}  # joint and single blocks
 

@@ -1,4 +1,5 @@
 """Tables and plots of experiment 15, from its results.json alone."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -92,8 +93,11 @@ def table(header: list[str], body: list[list[str]]) -> list[str]:
 def rows_of(results, cells: list[Cell], names: list[str], measures, baseline: str) -> list[list[str]]:
     """A row a cell: every measure, with p against the baseline behind those that are tested."""
     others = [cell for cell in cells if cell.name != baseline]
-    p = {m: dict(zip(others, p_values(results, [(c.name, baseline) for c in others], m), strict=True))
-         for m in measures if m in TESTED and others}
+    p = {
+        m: dict(zip(others, p_values(results, [(c.name, baseline) for c in others], m), strict=True))
+        for m in measures
+        if m in TESTED and others
+    }
     body = []
     for cell, name in zip(cells, names, strict=True):
         row = [name]
@@ -147,14 +151,18 @@ def caption_table(results) -> list[str]:
 
 
 def references_table(results) -> list[str]:
-    return table(["", *MEASURES.values()],
-                 [[name, *(shown(results, name, measure) for measure in MEASURES)] for name in (TRUE, CODEC, OTHER)])
+    return table(
+        ["", *MEASURES.values()],
+        [[name, *(shown(results, name, measure) for measure in MEASURES)] for name in (TRUE, CODEC, OTHER)],
+    )
 
 
 def steps_plot(results, path: Path) -> None:
     """Four measures over the number of evaluations of the network."""
-    lines = [(method, [c for c in STEPS if c.method == method], colour, marker)
-             for method, colour, marker in (("euler", BLUE, "o"), ("heun", VERMILION, "s"))]
+    lines = [
+        (method, [c for c in STEPS if c.method == method], colour, marker)
+        for method, colour, marker in (("euler", BLUE, "o"), ("heun", VERMILION, "s"))
+    ]
     figure, axes = _panels()
     for ax, measure in zip(axes, ("f1", "chance", "mel", "frechet"), strict=True):
         for label, cells, colour, marker in lines:
@@ -168,8 +176,12 @@ def steps_plot(results, path: Path) -> None:
 
 def guidance_plot(results, path: Path) -> None:
     """The same measures over the scales."""
-    lines = [("both", BOTH, BLUE, "o"), ("video, text 3", VIDEO, VERMILION, "s"), ("text, video 3", TEXT, GREEN, "^"),
-             ("caption alone", CAPTION, GREY, "D")]
+    lines = [
+        ("both", BOTH, BLUE, "o"),
+        ("video, text 3", VIDEO, VERMILION, "s"),
+        ("text, video 3", TEXT, GREEN, "^"),
+        ("caption alone", CAPTION, GREY, "D"),
+    ]
     figure, axes = _panels()
     for ax, measure in zip(axes, ("f1", "chance", "mel", "frechet"), strict=True):
         for k, (label, cells, colour, marker) in enumerate(lines):

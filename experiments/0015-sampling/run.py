@@ -5,6 +5,7 @@
 
 The held-out scenes and the judge of sources are those of experiment 3, rendered and trained at the first use.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -73,8 +74,8 @@ def measure(args: argparse.Namespace) -> None:
     from results import Results
 
     from kfjax import pipeline, system
-    from kfjax.evals.encoded_scenes import EncodedScenes
-    from kfjax.evals.scene_scores import struck_times
+    from kfjax.scenes.encoded import EncodedScenes
+    from kfjax.scenes.scores import struck_times
 
     pipeline.use_program_cache()
     model = system.load(args.model)
@@ -86,8 +87,10 @@ def measure(args: argparse.Namespace) -> None:
     results.notes |= {"true onsets": listener.onsets, "sources": [" ".join(s.sources) for s in listener.scenes]}
     references(results, listener, model, args.seconds)
     captions = [scene.caption for scene in listener.scenes]
-    encoded = {True: EncodedScenes(model, captions, args.seconds, films=(bucket, rows)),
-               False: EncodedScenes(model, captions, args.seconds)}
+    encoded = {
+        True: EncodedScenes(model, captions, args.seconds, films=(bucket, rows)),
+        False: EncodedScenes(model, captions, args.seconds),
+    }
     for group in GROUPS:
         for seed in range(args.seeds):
             for cell in dict.fromkeys(group):
@@ -115,8 +118,8 @@ def held_out(args: argparse.Namespace, model):
     """The scenes of the length asked for, and the judge of sources."""
     import evaluate
 
-    from kfjax.evals.built_in import Plan, judge_for
-    from kfjax.evals.scene_sounds import SceneSounds
+    from kfjax.scenes.evaluation import Plan, judge_for
+    from kfjax.scenes.sounds import SceneSounds
 
     plan = Plan()
     corpus = evaluate.held_out(args.corpus, plan, model.cfg.sync.size)
@@ -129,8 +132,8 @@ class Listener:
     """Scores of one sound a scene against the true ones."""
 
     def __init__(self, scenes, true, judge, sample_rate_hz: int = 44100):
-        from kfjax.evals.metrics import log_mel, merge_close
-        from kfjax.evals.scene_scores import struck_times
+        from kfjax.metrics.onsets import log_mel, merge_close
+        from kfjax.scenes.scores import struck_times
 
         self.scenes, self.judge, self.rate = scenes, judge, sample_rate_hz
         self.true = true
@@ -143,8 +146,8 @@ class Listener:
     def scores(self, waves) -> dict:
         """f1, matched, detected: onsets; right: the judge's clearest answer, of scenes with one source; chance: what
         the judge gives the true sources; mel: L1, natural log; frechet: of all sounds together."""
-        from kfjax.evals.distributions import frechet_distance
-        from kfjax.evals.metrics import detect_onsets, log_mel, onset_f1
+        from kfjax.metrics.distributions import frechet_distance
+        from kfjax.metrics.onsets import detect_onsets, log_mel, onset_f1
 
         rows = {name: [] for name in ("f1", "matched", "detected", "right", "chance", "mel")}
         for wave, scene, struck, mel in zip(waves, self.scenes, self._struck, self._mels, strict=True):
@@ -163,15 +166,15 @@ class Listener:
 
     def _frames(self, waves):
         """The Gaussian of band levels, 40 numbers in dB every 20 ms: how loud what is, whenever it is."""
-        from kfjax.evals.distributions import gaussian
-        from kfjax.evals.metrics import band_levels_db
+        from kfjax.metrics.distributions import gaussian
+        from kfjax.metrics.onsets import band_levels_db
 
         return gaussian(np.concatenate([np.maximum(band_levels_db(w, self.rate)[:, ::4].T, -70.0) for w in waves]))
 
 
 def references(results, listener: Listener, model, seconds: float) -> None:
     """The true sound, and what the codec leaves of it."""
-    from kfjax.evals.scene_sounds import SceneSounds
+    from kfjax.scenes.sounds import SceneSounds
 
     if not results.has(TRUE, 0):
         results.put(TRUE, 0, listener.scores(listener.true))

@@ -1,4 +1,5 @@
 """Table and plot of experiment 16, from its results.json alone."""
+
 from __future__ import annotations
 
 from pathlib import Path

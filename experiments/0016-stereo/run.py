@@ -6,6 +6,7 @@ when they are summed?
 
 The held-out scenes are those of experiment 3, rendered at the first use.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -23,7 +24,7 @@ sys.path[:0] = [str(HERE), str(ROOT), str(HERE.parent), str(HERE.parent / "0003-
 COHERENT, SEPARATE, COPIED, INDEPENDENT = "coherent", "separate", "copied", "independent"
 WAYS = (COHERENT, SEPARATE, COPIED, INDEPENDENT)
 TRUE = "true sound"
-#: Seconds from an onset over which the ears are compared, as in `kfjax.evals.metrics.stereo_correlation`.
+#: Seconds from an onset over which the ears are compared, as in `kfjax.scenes.scores.stereo_correlation`.
 WINDOW_SECONDS = 0.06
 #: Band levels further than this below the sound's loudest band and frame are not asked what the sum lost there.
 RANGE_DB = 40.0
@@ -41,9 +42,9 @@ def measure(args: argparse.Namespace) -> None:
     from results import Results
 
     from kfjax import pipeline, system
-    from kfjax.evals.built_in import Plan
-    from kfjax.evals.encoded_scenes import EncodedScenes
-    from kfjax.evals.scene_scores import struck_times
+    from kfjax.scenes.encoded import EncodedScenes
+    from kfjax.scenes.evaluation import Plan
+    from kfjax.scenes.scores import struck_times
 
     pipeline.use_program_cache()
     start, model = time.monotonic(), system.load(args.model)
@@ -104,7 +105,7 @@ def scores(waves, mels, scenes, cfg) -> dict[str, list]:
     """Of each scene: difference: the right ear's level over the left's at each event that stands alone, dB;
     coherence: of the ears, 0 to 1; and of their mean (left + right) / 2 against the mono mel [f, m] that it should
     have: lost: level that is missing, dB; comb: how unevenly over bands and frames, dB; mel: L1, natural log."""
-    from kfjax.evals.metrics import level_difference_db
+    from kfjax.metrics.onsets import level_difference_db
 
     rate = cfg.rates.sample_rate_hz
     rows = {name: [] for name in ("difference", "coherence", "lost", "comb", "mel")}

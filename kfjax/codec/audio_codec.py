@@ -2,6 +2,7 @@
 
 Public systems have no Mono2Stereo (`stereo=None`): both ears then hear the mono. Their vocoder is BigVGAN.
 """
+
 from __future__ import annotations
 
 import jax

@@ -1,4 +1,5 @@
 """The bands of a Slaney mel over the bins of a short-time spectrum, and back: numpy alone, nothing slow to import."""
+
 from __future__ import annotations
 
 from functools import lru_cache

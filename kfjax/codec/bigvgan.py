@@ -4,6 +4,7 @@ Transposed convolutions raise the rate step by step; after each, residual blocks
 side and are averaged. Every activation is a Snake between an x2 up- and an x2 down-sampling, so that the harmonics
 it makes do not alias. Attribute names and order of layers are those of the public weights.
 """
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,5 @@
 """Sizes of the codec's parts. Nothing here knows a network: a model whose programs are kept is loaded without them."""
+
 from __future__ import annotations
 
 import math
@@ -120,8 +121,10 @@ class CodecConfig:
         pairs = {"vae.bands": (self.vae.bands, mel.bands), "vocoder.bands": (vocoder.bands, mel.bands)}
         pairs["vocoder.hop"] = vocoder.hop, mel.hop
         if isinstance(vocoder, VocoderConfig):
-            pairs |= {f"vocoder.{name}": (getattr(vocoder, name), getattr(mel, name))
-                      for name in ("n_fft", "sample_rate_hz", "floor")}
+            pairs |= {
+                f"vocoder.{name}": (getattr(vocoder, name), getattr(mel, name))
+                for name in ("n_fft", "sample_rate_hz", "floor")
+            }
         if self.stereo is not None:
             pairs["stereo.bands"] = self.stereo.bands, mel.bands
             pairs["stereo.mel_hz"] = self.stereo.mel_hz, mel.sample_rate_hz / mel.hop

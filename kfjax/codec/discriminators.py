@@ -2,6 +2,7 @@
 
 After PatchGAN (Isola et al. 2017) and its multi-scale form (Wang et al. 2018); the paper names it without sizes.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

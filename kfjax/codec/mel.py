@@ -2,6 +2,7 @@
 
 The default is the input of BigVGAN-v2 44 kHz 128-band 512x: magnitudes, Slaney bands, natural logarithm.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -4,6 +4,7 @@
 
 Where a source stands cannot be heard in mono; without video the learned empty embedding leads to r near 0.
 """
+
 from __future__ import annotations
 
 import math

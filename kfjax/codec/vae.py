@@ -4,6 +4,7 @@ Two networks behind one interface: `plain`, the paper's stack of 1-D convolution
 magnitude-preserving one of the public MMAudio weights. Both see mels standardised per band and hand out
 latents normalised per channel; the four statistics live with the weights and no optimiser may touch them.
 """
+
 from __future__ import annotations
 
 from typing import Literal

@@ -9,6 +9,7 @@ time and frequency, and the phases are computed:
 2. rounds: the wave is brought to the magnitudes of each resolution in turn (Griffin and Lim 1984);
 3. end: the wave's own bands are scaled until its mel is the input.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -73,9 +74,7 @@ class Vocoder(nnx.Module):
             for r, head in zip(RATIOS, self.heads, strict=True)
         ]
         coarse = self._match(self._smooth(log_mel) * factors[0], log_mel)
-        finer = [
-            _finer(coarse, r, cfg.n_fft) * factor for r, factor in zip(RATIOS[1:], factors[1:], strict=True)
-        ]
+        finer = [_finer(coarse, r, cfg.n_fft) * factor for r, factor in zip(RATIOS[1:], factors[1:], strict=True)]
         return coarse, *finer
 
     def waveform(

@@ -4,6 +4,7 @@ Multi-period: HiFi-GAN (Kong et al., arXiv 2010.05646, section 2.3). Multi-resol
 2206.04658, section 3), after UnivNet (arXiv 2106.07889). Sizes, strides and slopes are those of the public
 implementations; a discriminator's output is what each of its layers says, the map of scores last.
 """
+
 from __future__ import annotations
 
 import math

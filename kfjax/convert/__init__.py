@@ -1,8 +1,9 @@
 """Public PyTorch weights in kfjax, and back: numerically the same, bit for bit on the way back.
 
-    kfjax.convert.from_torch("downloads/", "mmaudio")     # a file, or a folder of files, into a model directory
-    kfjax.convert.to_torch("mmaudio", "again/")           # the files as they were published
+kfjax.convert.from_torch("downloads/", "mmaudio")     # a file, or a folder of files, into a model directory
+kfjax.convert.to_torch("mmaudio", "again/")           # the files as they were published
 """
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -6,6 +6,7 @@
 Converted parts lie side by side as `PART.safetensors`; `sources.json` says what each came from. A flow network brings
 the `config.json` of its system, a vocabulary its `tokenizer.json`: with all parts there the directory can be loaded.
 """
+
 from __future__ import annotations
 
 import json
@@ -22,8 +23,9 @@ import numpy as np
 from kfjax import command, config, disk
 from kfjax.checkpoint import save_params, unflatten
 from kfjax.command import quoted
-from kfjax.convert import families, files, rules
+from kfjax.convert import families, rules
 from kfjax.convert.families import Family
+from kfjax.convert.formats import files
 from kfjax.convert.systems import SYSTEMS
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.module import Params, flatten
@@ -101,9 +103,7 @@ def _staged(target: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def read_parts(
-    path: Path, *, inside: str | None = None, say: Say = command.say
-) -> tuple[Found, dict[str, Params]]:
+def read_parts(path: Path, *, inside: str | None = None, say: Say = command.say) -> tuple[Found, dict[str, Params]]:
     """What a weights file is, and its parameters by part, dtypes kept.
 
     Raises:
@@ -140,8 +140,10 @@ def weight_files(source: Path) -> list[Path]:
     known = (*files.TORCH, files.SAFETENSORS, files.INDEX)
     found = [path for path in inside if path.name.endswith(known) and path not in shards and path.name[0] != "."]
     if not found and not _vocabulary(source):
-        raise ValueError(f"{source}: got a folder without weights, expected files in {', '.join(files.TORCH)} or "
-                         f"{files.SAFETENSORS}; give another")
+        raise ValueError(
+            f"{source}: got a folder without weights, expected files in {', '.join(files.TORCH)} or "
+            f"{files.SAFETENSORS}; give another"
+        )
     return found
 
 

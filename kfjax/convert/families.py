@@ -6,6 +6,7 @@
 
 A part's parameters may have an `unused` branch: what the public file holds and nothing here runs, for the way back.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -14,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kfjax.command import quoted
-from kfjax.convert import bigvgan, clip, imagebind, mmaudio, panns, rules, synchformer, synchformer_whole, t5, vae
+from kfjax.convert import rules
 from kfjax.convert.rules import Rule, Shape, State
+from kfjax.convert.tables import bigvgan, clip, imagebind, mmaudio, panns, synchformer, synchformer_whole, t5, vae
 from kfjax.module import Params
 
 UNUSED = "unused"

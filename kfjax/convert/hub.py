@@ -6,6 +6,7 @@ A part is downloaded with `huggingface_hub` (whose cache it stays in), checked, 
 that have it. File names and checksums: docs of the MMAudio repository; revisions and SHA-256: the hub's
 metadata.
 """
+
 from __future__ import annotations
 
 import difflib
@@ -66,20 +67,28 @@ CODECS = {
     ),
     "44k": (
         Source(MMAUDIO, "ext_weights/v1-44.pth", 1200, NC, "fab020275fa44c6589820ce025191600"),
-        Source(BIGVGAN, "bigvgan_generator.pt", 489, MIT,
-               "d9fe7ec6bd0b44ed9d66973d5012d8181c1570b01e5c72df51973e241dccd357"),
+        Source(
+            BIGVGAN,
+            "bigvgan_generator.pt",
+            489,
+            MIT,
+            "d9fe7ec6bd0b44ed9d66973d5012d8181c1570b01e5c72df51973e241dccd357",
+        ),
     ),
 }
 ENCODERS = (
     Source(MMAUDIO, "ext_weights/synchformer_state_dict.pth", 907, NC, "5b2f5594b0730f70e41e549b7c94390c"),
-    Source(DFN5B, "open_clip_pytorch_model.bin", 3947, APPLE,
-           "c07a17b547d461c60a3cce5062b26bf8545b13de602c4c59d8490361eb716033"),
+    Source(
+        DFN5B,
+        "open_clip_pytorch_model.bin",
+        3947,
+        APPLE,
+        "c07a17b547d461c60a3cce5062b26bf8545b13de602c4c59d8490361eb716033",
+    ),
     Source(CLIP_WORDS, "vocab.json", 1, MIT),
     Source(CLIP_WORDS, "merges.txt", 1, MIT),
 )
-MODELS = {
-    cfg.name: (FLOWS[variant], *CODECS[rate_of(variant)], *ENCODERS) for variant, cfg in SYSTEMS.items()
-}
+MODELS = {cfg.name: (FLOWS[variant], *CODECS[rate_of(variant)], *ENCODERS) for variant, cfg in SYSTEMS.items()}
 
 
 def fetch(name: str, cache: Path) -> Path:

@@ -7,6 +7,7 @@
 A rule moves and permutes values and never computes any, so the inverse is derived and exact in every dtype.
 `{i}` stands for a layer: the torch layout has one tensor a layer, ours one array with a leading layer axis.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
@@ -95,9 +96,7 @@ def torch_shapes(shapes: Params, rules: Sequence[Rule]) -> dict[str, Shape]:
     """
     flat = flatten(shapes)
     _check_paths(flat, rules)
-    return {
-        key: shape for rule in rules for key, shape in torch_shapes_of(rule, flat[rule.jax_path].shape).items()
-    }
+    return {key: shape for rule in rules for key, shape in torch_shapes_of(rule, flat[rule.jax_path].shape).items()}
 
 
 def torch_shapes_of(rule: Rule, shape: Shape) -> dict[str, Shape]:

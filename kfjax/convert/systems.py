@@ -1,11 +1,12 @@
 """The systems that public weights make up: MMAudio's five, each a flow network with the parts it was trained on."""
+
 from __future__ import annotations
 
 from dataclasses import replace
 
 from kfjax.codec.configs import CodecConfig
 from kfjax.codec.mel import MelConfig
-from kfjax.convert import bigvgan, clip, mmaudio, synchformer, vae
+from kfjax.convert.tables import bigvgan, clip, mmaudio, synchformer, vae
 from kfjax.rates import Rates
 from kfjax.system import Defaults, SystemConfig
 
@@ -17,7 +18,7 @@ CLIP = "dfn5b-vit-h-14-384"
 
 
 def rate_of(variant: str) -> str:
-    """"16k" or "44k"."""
+    """ "16k" or "44k"."""
     return "16k" if "16k" in variant else "44k"
 
 

@@ -1,4 +1,5 @@
 """Which duration a training step has: chosen by (seed, step) alone, so that all hosts agree without a word."""
+
 from __future__ import annotations
 
 import math
@@ -31,9 +32,7 @@ class Buckets:
             got = f"{batch_seconds:g} s a batch, a multiple of {multiple_of} examples"
             raise ValueError(f"data.batch_seconds, data.batch_multiple: got {got}, expected more than 0 and at least 1")
         self.seconds = tuple(sorted(weights))
-        self.sizes = tuple(
-            max(multiple_of, int(batch_seconds / s) // multiple_of * multiple_of) for s in self.seconds
-        )
+        self.sizes = tuple(max(multiple_of, int(batch_seconds / s) // multiple_of * multiple_of) for s in self.seconds)
         chance = np.array([weights[s] for s in self.seconds], np.float64)
         self._chance = tuple(chance / chance.sum())
         self._seed = seed

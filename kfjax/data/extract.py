@@ -1,116 +1,333 @@
-"""Sound to latents, once, ahead of training: posteriors and stereo mels beside the scenes they come from.
+"""`kfjax extract SOURCE --output FOLDER`: videos and sounds to features and latents, once, ahead of training.
 
-Files in a bucket's folder: `posterior.npy` (float16 [scenes, n, 2d], mean then std, normalised), `mels.npy` (float16
-[scenes, f, m, 2], log-mels of left and right) and `latents.json` (the codec's fingerprint and how many are done).
+A source's rows are dealt out to shards, the shards to processes. A shard is written as a whole or not at all, with a
+note of what was left out of it: run again, a killed extraction makes only the shards that are missing. Whoever finds
+all of them there closes the folder with its index (`data/records.py`). A clip that was bad is tried again once its
+file has changed or come: its whole shard is made anew.
+
+An excerpt is a clip of its own, as it is at generation: it starts at 0 s of as many seconds as it lasts.
 """
+
 from __future__ import annotations
 
-import hashlib
-import json
+import csv
+import io
+import math
 import os
-from typing import NamedTuple
+import sys
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import jax
-import numpy as np
-from tqdm import tqdm
+from kfjax import command, disk, rates
+from kfjax.data import records, sources
+from kfjax.data.sources import Cut, Row
 
-from kfjax.codec.configs import CodecConfig
-from kfjax.codec.mel import log_mel
-from kfjax.codec.vae import MelVAE
-from kfjax.data.scenes import Bucket, Corpus
-from kfjax.module import Params, bind, flatten
-from kfjax.rates import Lengths, Rates, lengths
+if TYPE_CHECKING:
+    from kfjax.data.encode import FeatureEncoder, Loaded
+    from kfjax.encoders.tokenizer import Unread
 
+PLAN = "extraction.json"
+BAD = "bad.csv"
+ROWS_PER_SHARD = 256
 
-class Latents(NamedTuple):
-    """An encoded bucket, memory-mapped; `count` scenes of it are encoded."""
-
-    posterior: np.ndarray  # f16 [scenes, n, 2d]
-    mels: np.ndarray  # f16 [scenes, f, m, 2]
-    count: int
-
-
-def fingerprint(vae: Params) -> str:
-    """Short hash of what makes latents (all of a VAE but its decoder): they must not train a generator for another."""
-    digest = hashlib.sha256()
-    encoder = {name: part for name, part in vae.items() if name != "decoder"}
-    for name, leaf in sorted(flatten(encoder).items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(leaf, np.float32).tobytes())
-    return digest.hexdigest()[:16]
+A, B = TypeVar("A", Row, Cut), TypeVar("B")
+#: Bytes and time of change of a clip's files; None for one that is not there.
+Stamps = list[list[int] | None]
 
 
-def encode_corpus(corpus: Corpus, cfg: CodecConfig, vae: Params, rates: Rates, *, batch: int = 8) -> None:
-    """Encode every rendered scene, `batch` at a time. Resumes; latents of another VAE are replaced.
+@dataclass
+class Tally:
+    """What was left out of a shard."""
 
-    A corpus may be encoded while it is still being rendered, and again when more is there.
-    """
-    mark = fingerprint(vae)
-    for bucket in corpus.buckets.values():
-        _encode_bucket(bucket, cfg, vae, rates, mark, batch)
+    bad: list[tuple[str, str]] = field(default_factory=list)  # (id of a clip or excerpt, reason)
+    files: dict[str, Stamps] = field(default_factory=dict)  # of the bad clips, by id
+    tail_seconds: float = 0.0  # at the ends of clips
+    full_captions: int = 0  # cut at the last token
+    unread_captions: int = 0  # with words outside the vocabulary
+    words: dict[str, int] = field(default_factory=dict)  # outside the vocabulary -> captions that have it
+
+    def add_caption(self, unread: Unread) -> None:
+        """Count what a caption loses."""
+        self.full_captions += bool(unread.beyond)
+        self.unread_captions += bool(unread.unknown)
+        for word in unread.unknown:
+            self.words[word] = self.words.get(word, 0) + 1
 
 
-def open_latents(bucket: Bucket, mark: str) -> Latents:
-    """Open what `encode_corpus` wrote.
+def main(argv: Sequence[str]) -> int:
+    """Extract, or go on with it.
 
     Raises:
-      ValueError: not encoded yet, or by another VAE.
+      ValueError: nothing to extract, no such model, a folder that holds another extraction.
     """
-    note = _note(bucket)
-    if note.get("fingerprint") != mark or not note["done"]:
-        got = f"latents of codec {note['fingerprint']}" if note.get("done") else "no latents"
-        raise ValueError(f"{bucket.folder}: got {got}, expected those of codec {mark}; encode the corpus")
-    arrays = (np.load(bucket.folder / f"{name}.npy", mmap_mode="r") for name in ("posterior", "mels"))
-    return Latents(*arrays, note["done"])
+    args = _parser().parse_args(argv)
+    process, processes = _share(args.process)
+    for name in ("shards", "batch", "workers"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise ValueError(f"--{name}: got {value}, expected at least 1")
+    buckets = tuple(sorted(set(args.seconds)))
+    for seconds in buckets:
+        rates.check_seconds(seconds)
+    rows = _rows(args.source, args.manual_dir)
+
+    from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for
+    from kfjax.data.encode import FeatureEncoder
+
+    pipeline.start()
+    encoder = FeatureEncoder(pipeline.load_system(args.model), args.batch)
+    of = args.shards or math.ceil(len(rows) / ROWS_PER_SHARD)
+    _agree(args.output, {
+        "schema": records.SCHEMA, "fingerprint": encoder.fingerprint, "seconds": list(buckets),
+        "source": sources.digest(rows), "rows": len(rows), "shards": of,
+    })  # fmt: skip
+    extract(rows, buckets, args.output, encoder, shards=range(process, of, processes), of=of, workers=args.workers)
+    _close(args.output, of)
+    return 0
 
 
-def _encode_bucket(
-    bucket: Bucket, cfg: CodecConfig, vae: Params, rates: Rates, mark: str, batch: int
+def _parser() -> command.Parser:
+    parser = command.Parser(prog="kfjax extract", description="Clips to features and latents; run again to go on.")
+    add = parser.add_argument
+    add(
+        "source",
+        type=command.local,
+        metavar="SOURCE",
+        help="a folder of videos and sounds; a CSV file with the "
+        f"columns {', '.join(sources.COLUMNS)} (video or audio or both; the others may be missing); or a public "
+        "corpus, tfds:NAME[:SPLIT], e.g. tfds:vggsound:test (default: train)",
+    )
+    add(
+        "--manual-dir",
+        type=command.local_path,
+        metavar="DIR",
+        help="where the recordings and tables of a tfds corpus are",
+    )
+    add("--output", type=command.local_path, required=True, metavar="FOLDER", help="where the features go")
+    add(
+        "--model",
+        type=command.local,
+        default="built-in",
+        metavar="NAME|FOLDER",
+        help="whose encoders and codec; `kfjax models` lists names (default: the built-in)",
+    )
+    add(
+        "--seconds",
+        type=float,
+        nargs="+",
+        default=[8.0],
+        metavar="S",
+        help="lengths of excerpts: a clip is cut into "
+        "the longest that fit, what remains at its end is left out (default 8)",
+    )
+    add("--shards", type=int, metavar="N", help=f"files per length (default: one for {ROWS_PER_SHARD} clips)")
+    add("--process", default="0/1", metavar="I/N", help="this is process I, counted from 0, of N (default 0/1)")
+    add("--batch", type=int, default=16, metavar="N", help="excerpts encoded at once (default 16)")
+    add("--workers", type=int, default=os.cpu_count(), metavar="N", help="threads that decode (default: all cores)")
+    return parser
+
+
+def _rows(source: str, manual_dir: Path | None) -> list[Row]:
+    corpus = source.removeprefix("tfds:")
+    if corpus == source:
+        if manual_dir is not None:
+            raise ValueError(f"--manual-dir: got {manual_dir} with {source}, which is no tfds corpus; leave it out")
+        return sources.read_rows(source)
+    from kfjax.data import builders
+
+    name, _, split = corpus.partition(":")
+    return builders.read_rows(name, split or "train", manual_dir=manual_dir)
+
+
+def _share(text: str) -> tuple[int, int]:
+    process, _, processes = text.partition("/")
+    if not (process.isdecimal() and processes.isdecimal() and int(process) < int(processes)):
+        raise ValueError(f"--process: got {text}, expected I/N with I from 0 to N - 1, e.g. 0/4")
+    return int(process), int(processes)
+
+
+def _agree(folder: Path, plan: dict[str, Any]) -> None:
+    """Note what is extracted into the folder. Raises ValueError if that is something else than what is there."""
+    if not (folder / PLAN).exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(f"{folder}: is not empty and holds no extraction; give a new or empty folder")
+        records.write_json(folder / PLAN, plan)
+    before = records.read_json(folder / PLAN)
+    differing = [f"{key} was {before.get(key, 'not set')}, is {value}" for key, value in plan.items()
+                 if before.get(key, ...) != value]  # fmt: skip
+    if differing:
+        advice = "give the same arguments, or another --output"
+        raise ValueError(f"{folder}: holds another extraction: {'; '.join(differing)}; {advice}")
+
+
+def extract(
+    rows: Sequence[Row],
+    buckets: Sequence[float],
+    folder: Path,
+    encoder: FeatureEncoder,
+    *,
+    shards: Iterable[int],
+    of: int,
+    workers: int,
 ) -> None:
-    size = lengths(bucket.seconds, rates)
-    rendered = len(bucket)
-    arrays, done = _open(bucket, cfg, size, mark)
-    encode = jax.jit(lambda wave: _encode(vae, cfg, wave))
-    for first in tqdm(range(done, rendered, batch), unit="batch", desc=f"encode {bucket.seconds:g} s", mininterval=5.0):
-        rows = np.arange(first, min(first + batch, rendered))
-        wave = np.zeros((batch, size.samples, 2), np.float32)
-        sound = bucket.sound[rows][np.arange(batch) % len(rows)]  # a short last batch repeats itself: one compile
-        wave[:, : sound.shape[1]] = sound[:, : size.samples].astype(np.float32) / 32767.0
-        for array, made in zip(arrays, encode(wave), strict=True):
-            array[rows] = np.asarray(made)[: len(rows)]
-        last = rows[-1] == rendered - 1
-        if last or first // batch % 20 == 0:
-            for array in arrays:
-                array.flush()
-            _write_note(bucket, mark, int(rows[-1]) + 1)
+    """Make those of `shards` (numbers below `of`) that are not in the folder yet, or left out a clip that has been
+    mended since; shard k is every of-th row from k on.
+
+    Raises:
+      ValueError: another process is at the same shard; no room to write.
+    """
+    from tqdm import tqdm
+
+    notes = {int(name.partition("-of-")[0]): note for name, note in records.notes(folder).items()}
+    todo = [k for k in shards if not records.is_done(folder, k, of) or _mended(notes[k], rows[k::of])]
+    bar = tqdm(total=sum(len(rows[k::of]) for k in todo), unit="clip", disable=None)
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for k in todo:
+            with records.ShardWriter(folder, k, of, encoder.fingerprint) as shard:
+                tally = _fill(shard, _counted(bar, rows[k::of]), buckets, encoder, partial(_ahead, pool, 2 * workers))
+                shard.remember = asdict(tally)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        bar.close()
 
 
-def _open(bucket: Bucket, cfg: CodecConfig, size: Lengths, mark: str) -> tuple[list[np.ndarray], int]:
-    """The bucket's arrays to write to, with room for all its scenes, and how many of them hold what `mark` makes."""
-    room = len(bucket.frames)
-    shapes = {"posterior": (room, size.latents, 2 * cfg.vae.latent_dim), "mels": (room, size.mel, cfg.mel.bands, 2)}
-    note = _note(bucket)
-    done = note["done"] if note.get("fingerprint") == mark else 0
-    if not done:
-        _write_note(bucket, mark, 0)  # first: what is emptied below must not be taken for another codec's latents
-        for name, shape in shapes.items():
-            np.lib.format.open_memmap(bucket.folder / f"{name}.npy", "w+", np.float16, shape)
-    return [np.load(bucket.folder / f"{name}.npy", mmap_mode="r+") for name in shapes], done
+def _counted(bar: Any, rows: Sequence[Row]) -> Iterator[Row]:
+    for row in rows:
+        yield row
+        bar.update()
 
 
-def _encode(vae: Params, cfg: CodecConfig, wave):
-    """[b t 2] -> (mean and std [b n 2d], log-mels [b f m 2]); the latents are of the mono mix."""
-    channels = [log_mel(wave[..., c], cfg.mel) for c in range(2)]
-    posterior = bind(MelVAE, cfg.vae, vae).encode(log_mel(wave.mean(-1), cfg.mel))
-    return jax.numpy.concatenate(posterior, -1), jax.numpy.stack(channels, -1)
+def _fill(shard: records.ShardWriter, rows: Iterable[Row], buckets, encoder: FeatureEncoder, ahead) -> Tally:
+    """Write all excerpts of the rows."""
+    tally = Tally()
+    waiting: dict[tuple[float, bool], list[Loaded]] = defaultdict(list)
+    counted = None
+    for loaded in _good(ahead, encoder.load, _cuts(ahead, rows, buckets, tally), tally):
+        if loaded.cut.row.id != counted:  # a clip's excerpts come together, and share its caption
+            tally.add_caption(loaded.unread)
+            counted = loaded.cut.row.id
+        batch = waiting[loaded.cut.seconds, loaded.cut.row.video is None]
+        batch.append(loaded)
+        if len(batch) == encoder.batch:
+            _write(shard, encoder, batch, tally)
+            batch.clear()
+    for batch in filter(None, waiting.values()):
+        _write(shard, encoder, batch, tally)
+    return tally
 
 
-def _note(bucket: Bucket) -> dict:
-    path = bucket.folder / "latents.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+def _cuts(ahead, rows: Iterable[Row], buckets: Sequence[float], tally: Tally) -> Iterator[Cut]:
+    for made, tail_seconds in _good(ahead, partial(sources.cuts, buckets=buckets), rows, tally):
+        tally.tail_seconds += tail_seconds
+        yield from made
 
 
-def _write_note(bucket: Bucket, mark: str, done: int) -> None:
-    temporary = bucket.folder / "latents.json.tmp"
-    temporary.write_text(json.dumps({"fingerprint": mark, "done": done}))
-    os.replace(temporary, bucket.folder / "latents.json")
+def _write(shard: records.ShardWriter, encoder: FeatureEncoder, batch: Sequence[Loaded], tally: Tally) -> None:
+    for loaded, example in zip(batch, encoder(batch), strict=True):
+        if wrong := records.not_finite(example):
+            reason = f"the encoders make NaN or infinite values of it ({', '.join(wrong)})"
+            _leave_out(loaded.cut, reason, tally)
+        else:
+            shard.add(loaded.cut.seconds, example)
+
+
+def _good(ahead, function: Callable[[A], B], items: Iterable[A], tally: Tally) -> Iterator[B]:
+    """What `function` makes of the items, in order; those that it refuses go to the tally."""
+
+    def attempt(item: A) -> tuple[A, B | None, str]:
+        try:
+            return item, function(item), ""
+        except (ValueError, OSError) as error:
+            return item, None, command.reason(error)
+
+    for item, made, reason in ahead(attempt, items):
+        if made is not None:
+            yield made
+            continue
+        _leave_out(item, reason, tally)
+
+
+def _leave_out(item: Row | Cut, reason: str, tally: Tally) -> None:
+    row = item if isinstance(item, Row) else item.row
+    tally.bad.append((item.id, reason))
+    tally.files[row.id] = _stamps(row)
+
+
+def _stamps(row: Row) -> Stamps:
+    found = [path.stat() if path.exists() else None for path in (row.video, row.audio) if path is not None]
+    return [stat and [stat.st_size, stat.st_mtime_ns] for stat in found]
+
+
+def _mended(note: Mapping[str, Any], rows: Sequence[Row]) -> bool:
+    """Whether a file of a clip that a shard left out is another now."""
+    files = note.get("files", {})  # earlier versions did not write them down
+    return any(_stamps(row) != files[row.id] for row in rows if row.id in files)
+
+
+def _ahead(pool: ThreadPoolExecutor, depth: int, function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """`map`, in order, working at most `depth` items ahead."""
+    running: deque = deque()
+    for item in items:
+        running.append(pool.submit(function, item))
+        if len(running) > depth:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
+
+
+def _close(folder: Path, of: int) -> None:
+    """Say what there is; with all shards there, write the index.
+
+    Raises:
+      ValueError: all is there, and it is nothing.
+    """
+    notes = [*records.notes(folder).values()]
+    bad = [entry for note in notes for entry in note["bad"]]
+    if bad:
+        _write_bad(folder / BAD, bad)
+    else:
+        (folder / BAD).unlink(missing_ok=True)  # all are mended
+    counts: dict[float, int] = defaultdict(int)
+    for note in notes:
+        for bucket in note["buckets"]:
+            counts[bucket["seconds"]] += bucket["count"]
+    made = ", ".join(f"{count} excerpts of {seconds:g} s" for seconds, count in sorted(counts.items())) or "no excerpts"
+    tail_seconds = sum(note["tail_seconds"] for note in notes)
+    left = [f"{len(bad)} bad ({folder / BAD})"] if bad else []
+    left += [f"{tail_seconds:.0f} s at the ends of clips left out"] if tail_seconds >= 0.5 else []
+    if unread := _unread(notes):
+        left.append(unread)
+    command.say("; ".join([made, *left]))
+    if len(notes) < of:
+        command.say(f"{of - len(notes)} of {of} shards are still to be made, by other processes or another run")
+    elif not counts:
+        raise ValueError(f"{folder}: nothing could be extracted; {BAD} says why")
+    else:
+        records.write_index(folder)
+        records.Folder(folder)
+
+
+def _unread(notes: Iterable[Mapping[str, Any]]) -> str:
+    """What is lost of the captions, in one line. Earlier versions wrote no words down."""
+    from kfjax.encoders.tokenizer import captions_line
+
+    words: Counter[str] = Counter()
+    for note in notes:
+        words.update(note.get("words", {}))
+    unread, full = (sum(note.get(key, 0) for note in notes) for key in ("unread_captions", "full_captions"))
+    return captions_line(words, unread, full)
+
+
+def _write_bad(path: Path, bad: Sequence[Sequence[str]]) -> None:
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows([("id", "reason"), *bad])
+    disk.write_text(path, table.getvalue(), noted=False)
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main, sys.argv[1:]))

@@ -3,6 +3,7 @@
 Cache: `recordings_{rate}.pcm` (int16, one file after the other, mono) and `recordings_{rate}.jsonl`, a line of name and
 samples for each file that is wholly in it: an interrupted decoding goes on behind the last whole line.
 """
+
 from __future__ import annotations
 
 import json
@@ -33,15 +34,26 @@ class Recordings:
       ValueError: nothing there is as long as a crop.
     """
 
-    def __init__(self, folder: str | Path, cache: str | Path, sample_rate_hz: int, *, batch: int, samples: int,
-                 gain_db: float, seed: int):
+    def __init__(
+        self,
+        folder: str | Path,
+        cache: str | Path,
+        sample_rate_hz: int,
+        *,
+        batch: int,
+        samples: int,
+        gain_db: float,
+        seed: int,
+    ):
         stem, paths = Path(cache) / f"recordings_{sample_rate_hz}", _sounds(Path(folder))
         names, lengths = _decode_all(paths, stem, sample_rate_hz)
         wanted = np.isin(names, [str(path) for path in paths])  # the cache may know other folders too
         self._crops = np.where(wanted, np.maximum(0, np.array(lengths) - samples + 1), 0)
         if not self._crops.sum():
-            raise ValueError(f"{folder}: got {wanted.sum()} sounds, none as long as {samples} samples at "
-                             f"{sample_rate_hz} Hz; give longer ones")
+            raise ValueError(
+                f"{folder}: got {wanted.sum()} sounds, none as long as {samples} samples at "
+                f"{sample_rate_hz} Hz; give longer ones"
+            )
         self._starts = np.cumsum([0, *lengths[:-1]])
         self._pcm = np.memmap(stem.with_suffix(".pcm"), np.int16, "r")
         self._batch, self._samples, self._gain_db, self._seed = batch, samples, gain_db, seed

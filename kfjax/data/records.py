@@ -16,6 +16,7 @@ presence, and dtype, shape and offset of every array), and the arrays, raw and l
 Features that a presence mask hides are not stored; they read as zeros. Only numpy here: readers run in processes that
 must not touch an accelerator.
 """
+
 from __future__ import annotations
 
 import bisect
@@ -319,7 +320,7 @@ def write_index(folder: Path) -> None:
     missing = [name for name in (_name(k, total) for k in range(total)) if name not in found]
     if missing:
         raise ValueError(f"{folder}: {len(missing)} of {total} shards are missing: {_some(missing)}; extract them too")
-    (schema, fingerprint), = marks
+    ((schema, fingerprint),) = marks
     merged: dict[float, dict[str, Any]] = {}
     for k in range(total):
         for part in found[_name(k, total)]["buckets"]:
@@ -441,8 +442,10 @@ class Shard:
             raise ValueError(f"{self.path}: got {found} records, expected {self.count}; copy or extract it again")
         mark = _header(reader.read([0])[0])[0].get("fingerprint")
         if mark != self.fingerprint:
-            raise ValueError(f"{self.path}: got features of encoders {mark}, expected those of {self.fingerprint}, "
-                             "as in the rest of its folder; extract it again")
+            raise ValueError(
+                f"{self.path}: got features of encoders {mark}, expected those of {self.fingerprint}, "
+                "as in the rest of its folder; extract it again"
+            )
         return reader
 
 

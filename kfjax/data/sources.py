@@ -1,4 +1,5 @@
 """Where training clips come from: a folder or a table becomes rows, and a row the excerpts it is cut into."""
+
 from __future__ import annotations
 
 import codecs
@@ -200,7 +201,10 @@ def _records(table: Path, text: str, delimiter: str) -> Iterator[tuple[int, list
 
 
 def _places(
-    table: Path, header: list[str], records: Sequence[tuple[int, list[str]]], columns: Sequence[str],
+    table: Path,
+    header: list[str],
+    records: Sequence[tuple[int, list[str]]],
+    columns: Sequence[str],
     same: Mapping[str, str],
 ) -> dict[str, int]:
     """Which column stands where. Raises ValueError for one that is unknown or there twice."""

@@ -1,4 +1,5 @@
 """`kfjax demo [--model NAME|FOLDER] [--port N]`: the page at http://127.0.0.1:7860, until Ctrl-C."""
+
 from __future__ import annotations
 
 import os
@@ -44,8 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
     parser = command.Parser(prog="kfjax demo", description=TEXT, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model", type=command.local, default="built-in", metavar="NAME|FOLDER", help="a published model's name "
-        "(`kfjax models` lists them) or a model directory; default: the small built-in model")
+    add(
+        "--model",
+        type=command.local,
+        default="built-in",
+        metavar="NAME|FOLDER",
+        help="a published model's name "
+        "(`kfjax models` lists them) or a model directory; default: the small built-in model",
+    )
     add("--dtype", choices=("float32", "bfloat16"), help="of encoders and generator; default: bfloat16 on accelerators")
     add("--host", default="127.0.0.1", help="address to listen on; default 127.0.0.1: this machine alone")
     add("--port", type=int, default=PORT, help=f"default {PORT}; 0: any free one")

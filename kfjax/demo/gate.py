@@ -4,6 +4,7 @@ An ASGI application around another. It lets through the page's own routes; files
 requests only if every file they name lies there; bodies only of a stated size; and tells the browser to load nothing
 from elsewhere, so that the page works offline and nobody learns that it was opened.
 """
+
 from __future__ import annotations
 
 import json

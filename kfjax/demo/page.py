@@ -2,6 +2,7 @@
 
 Gradio draws it and carries the requests; every decision is the studio's. Nothing here asks another host for anything.
 """
+
 from __future__ import annotations
 
 import html
@@ -51,9 +52,7 @@ PROGRESS = gr.Progress()
 FORM_BYTES = 10_000
 
 
-def build(
-    studio: Studio, *, title: str, knows: str, card: str, examples: list[tuple[Path | None, str]]
-) -> gr.Blocks:
+def build(studio: Studio, *, title: str, knows: str, card: str, examples: list[tuple[Path | None, str]]) -> gr.Blocks:
     """The page of a studio.
 
     Args:
@@ -95,9 +94,7 @@ def serving(page: gr.Blocks, studio: Studio, listener: socket.socket) -> Iterato
       ValueError: the server did not start.
     """
     most_bytes = int(studio.limits.megabytes * MEGABYTE)
-    gate = Middleware(
-        Gate, folder=studio.folder, max_upload_bytes=most_bytes + FORM_BYTES, has_room=studio.has_room
-    )
+    gate = Middleware(Gate, folder=studio.folder, max_upload_bytes=most_bytes + FORM_BYTES, has_room=studio.has_room)
     off = {"docs_url": None, "redoc_url": None}
     app = gr.mount_gradio_app(
         FastAPI(middleware=[gate], openapi_url=None, **off), page, "/", theme=THEME, css=CSS, footer_links=[],

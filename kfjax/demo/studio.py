@@ -4,6 +4,7 @@ A *visitor* is one open page, a *wish* what it asks for, a *take* one sound that
 temporary folder: uploads where the server put them, takes in a folder of the visitor's own with a name that can't be
 guessed. When a page is closed its files are deleted, when the server ends all of them.
 """
+
 from __future__ import annotations
 
 import math

@@ -6,6 +6,7 @@
 Names and layouts follow open_clip: every kernel is the transposed torch weight, the rows of `in_proj` are
 (3, head, e), the patch kernel's rows are (y, x, colour), `proj` is stored as it is.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable

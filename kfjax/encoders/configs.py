@@ -1,4 +1,5 @@
 """Sizes of the encoders. Nothing here knows a network: a model whose programs are kept is loaded without them."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -3,6 +3,7 @@
 One matrix per 16 × 16 pixels, as in a ViT, learns next to nothing from a few thousand small films; early
 convolutions do (arXiv 2106.14881). They are matrix products over folded squares: no convolution is differentiated.
 """
+
 from __future__ import annotations
 
 from math import prod

@@ -9,6 +9,7 @@ one encoder layer sums up each time step. Everything is a matrix product: no 3-D
 Names and layouts follow the public weights: every kernel is the transposed torch weight, the rows of `qkv` and
 `in_proj` are (3, head, e), the tubelet kernel's rows are (frame, y, x, colour).
 """
+
 from __future__ import annotations
 
 from typing import Literal

@@ -5,6 +5,7 @@
 The matrices q, k, v, o, wi, wo are those of the public checkpoints, transposed; `relative_bias` is the first
 layer's table of relative positions, which all layers share.
 """
+
 from __future__ import annotations
 
 import math

@@ -1,9 +1,10 @@
 """Captions <-> token ids, by the `tokenizers` library and one `tokenizer.json`.
 
-    tokenizer = Tokenizer.load("tokenizer.json", length=77)
-    ids, mask = tokenizer.encode(["a dog barks", ""])      # i32 [2 77], bool [2 77]
-    tokenizer.unread("a dog barks").unknown                # (): every word is in the vocabulary
+tokenizer = Tokenizer.load("tokenizer.json", length=77)
+ids, mask = tokenizer.encode(["a dog barks", ""])      # i32 [2 77], bool [2 77]
+tokenizer.unread("a dog barks").unknown                # (): every word is in the vocabulary
 """
+
 from __future__ import annotations
 
 import json

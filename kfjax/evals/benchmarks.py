@@ -3,6 +3,7 @@
 A public corpus is read from the reader's own copy, a folder or a table stands for one, and the scenes are rendered:
 for them nothing has to be downloaded.
 """
+
 from __future__ import annotations
 
 import re
@@ -19,12 +20,12 @@ from scipy.signal import resample_poly
 
 from kfjax import media
 from kfjax.data import sources
-from kfjax.data.scenes import Bucket, Scene, make_scene, render_corpus
-from kfjax.data.scenes.corpus import SAMPLE_RATE_HZ
 from kfjax.data.sources import SOUND_SUFFIXES, Row
-from kfjax.evals.built_in import CORPUS_SEED, Plan
-from kfjax.evals.scene_scores import struck_times
 from kfjax.media import FILM_SUFFIXES, VIDEO_SUFFIXES, FrameSpec, is_clip
+from kfjax.scenes import Bucket, Scene, make_scene, render_corpus
+from kfjax.scenes.corpus import SAMPLE_RATE_HZ
+from kfjax.scenes.evaluation import CORPUS_SEED, Plan
+from kfjax.scenes.scores import struck_times
 
 
 @dataclass(frozen=True)

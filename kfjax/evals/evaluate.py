@@ -1,4 +1,5 @@
 """`kfjax evaluate MODEL|FOLDER --benchmark NAME`: the command. The work is done in `evaluation.py`."""
+
 from __future__ import annotations
 
 from argparse import Namespace, RawDescriptionHelpFormatter
@@ -48,18 +49,40 @@ def main(argv: Sequence[str]) -> int:
 def _parse(argv: Sequence[str]) -> Namespace:
     parser = command.Parser(prog="kfjax evaluate", description=TEXT, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("target", type=command.local, metavar="MODEL|FOLDER", help="a model's name (`kfjax models` lists them) or a "
-        "model directory; or a folder of generated sounds or videos")
-    add("--benchmark", required=True, metavar="NAME", help="scenes, vggsound, audiocaps, kling-audio-eval, or folder: "
-        "clips of one's own")
-    add("--references", type=command.local_path, metavar="FOLDER|CSV", help="the clips with their true sound, as "
+    add(
+        "target",
+        type=command.local,
+        metavar="MODEL|FOLDER",
+        help="a model's name (`kfjax models` lists them) or a "
+        "model directory; or a folder of generated sounds or videos",
+    )
+    add(
+        "--benchmark",
+        required=True,
+        metavar="NAME",
+        help="scenes, vggsound, audiocaps, kling-audio-eval, or folder: clips of one's own",
+    )
+    add(
+        "--references",
+        type=command.local_path,
+        metavar="FOLDER|CSV",
+        help="the clips with their true sound, as "
         "`kfjax extract` reads them (columns video, audio, caption, start, seconds); for scenes where they are "
-        "rendered")
-    add("--manual-dir", type=command.local_path, metavar="DIR",
-        help="where the recordings and tables of a public corpus are")
+        "rendered",
+    )
+    add(
+        "--manual-dir",
+        type=command.local_path,
+        metavar="DIR",
+        help="where the recordings and tables of a public corpus are",
+    )
     add("--metrics", metavar="A,B", help="groups of measures; default: all that the benchmark has")
-    add("--weights", type=command.local_path, metavar="FOLDER",
-        help="of the measuring networks (default: metrics/ in kfjax's cache)")
+    add(
+        "--weights",
+        type=command.local_path,
+        metavar="FOLDER",
+        help="of the measuring networks (default: metrics/ in kfjax's cache)",
+    )
     add("--limit", type=int, metavar="N", help="the first N clips (default: all; of scenes 200)")
     add("--seconds", type=float, metavar="S", help="of each clip; default: the benchmark's")
     add("--seed", type=int, default=0, help="of the noise (default 0)")

@@ -3,6 +3,7 @@
 A model first generates what is not there yet; a folder of sounds is measured as it is. results.json is the same for the
 same sounds, to the digit.
 """
+
 from __future__ import annotations
 
 import math
@@ -16,11 +17,11 @@ from kfjax.convert import hub
 from kfjax.data import records
 from kfjax.evals import benchmarks, generation, measures, report
 from kfjax.evals.benchmarks import BENCHMARKS, Benchmark, Example, Matching
-from kfjax.evals.built_in import Plan, judge_file, judge_for
-from kfjax.evals.judges import SourceJudge
 from kfjax.evals.measures import SAMPLE_RATE_HZ, Figures, Pair, Score
-from kfjax.evals.scene_scores import Heard, following, listen, meaning, struck_times, synchrony
-from kfjax.evals.scene_sounds import SceneSounds
+from kfjax.scenes.evaluation import Plan, judge_file, judge_for
+from kfjax.scenes.scores import Heard, following, listen, meaning, struck_times, synchrony
+from kfjax.scenes.sounds import SceneSounds
+from kfjax.scenes.source_classifier import SourceJudge
 from kfjax.system import SystemConfig
 
 #: Groups of measures that need the scenes' ground truth.
@@ -201,8 +202,9 @@ def _clips(pairs: Sequence[Pair], groups: Sequence[str]) -> tuple[dict[str, Figu
     return own, unreadable
 
 
-def _scores(order: Order, groups: Sequence[str], pairs: Sequence[Pair], own: Mapping[str, Figures]
-            ) -> tuple[dict[str, Score], str, dict[str, str]]:
+def _scores(
+    order: Order, groups: Sequence[str], pairs: Sequence[Pair], own: Mapping[str, Figures]
+) -> tuple[dict[str, Score], str, dict[str, str]]:
     """Figure -> score, the names of the networks that were asked, and group -> why it was not measured."""
     first = next(iter(own.values()))
     scores = {name: measures.mean_score(figures[name] for figures in own.values()) for name in first}

@@ -3,6 +3,7 @@
 A clip's noise comes from the seed and from the clip itself: its sound is the same whatever else is generated, and a run
 that was stopped goes on with the clips that have none yet.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -18,7 +19,7 @@ from kfjax.command import say
 from kfjax.convert import hub
 from kfjax.data import records
 from kfjax.evals.benchmarks import Example, SceneExample
-from kfjax.evals.scene_sounds import SceneSounds
+from kfjax.scenes.sounds import SceneSounds
 from kfjax.structs import Video
 from kfjax.system import System, SystemConfig
 

@@ -3,6 +3,7 @@
 Most groups need nothing but the sounds and give figures clip by clip. Those in `NETWORKS` listen with a network.
 A figure that does not apply to a clip (onsets where nothing is struck, position of mono) is NaN and does not count.
 """
+
 from __future__ import annotations
 
 import importlib.util
@@ -19,11 +20,11 @@ from tqdm import tqdm
 
 from kfjax import media
 from kfjax.command import install
-from kfjax.evals import distributions, levels, reconstruction
 from kfjax.evals.benchmarks import Example
-from kfjax.evals.metrics import detect_onsets, onset_f1
-from kfjax.evals.networks import AudioClassifier, SyncJudge, TextAudioSpace, Unavailable, VideoAudioSpace
-from kfjax.evals.synchrony import desync_seconds
+from kfjax.evals.networks.base import AudioClassifier, SyncJudge, TextAudioSpace, Unavailable, VideoAudioSpace
+from kfjax.evals.networks.synchrony import desync_seconds
+from kfjax.metrics import distributions, levels, reconstruction
+from kfjax.metrics.onsets import detect_onsets, onset_f1
 
 #: Everything that needs no network is measured at this rate.
 SAMPLE_RATE_HZ = 44100
@@ -185,7 +186,7 @@ def load_network(group: str, folder: Path):
     Raises:
       Unavailable: they are not there.
     """
-    from kfjax.evals import clap, desync, embedders
+    from kfjax.evals.networks import clap, desync, embedders
 
     loaders = {"panns": embedders.load_panns, "imagebind": embedders.load_imagebind, "desync": desync.load,
                "clap": clap.load}  # fmt: skip

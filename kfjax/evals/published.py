@@ -5,6 +5,7 @@ the paper's own row and MMAudio's as measured there, quoted in public notes on i
 not quoted. Kling-Audio-Eval is the paper's benchmark, but the paper has no comparison on it
 (github.com/klingfoley/Kling-Foley, issue 2).
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,4 +1,5 @@
 """An evaluation for people: report.md with our figures beside published ones and the protocol, files.csv, pictures."""
+
 from __future__ import annotations
 
 import csv
@@ -13,9 +14,9 @@ import numpy as np
 from kfjax import disk, media, plot
 from kfjax.evals.benchmarks import Example
 from kfjax.evals.measures import COLUMNS, SAMPLE_RATE_HZ, Figures, Pair
-from kfjax.evals.metrics import detect_onsets, merge_close, onset_f1
 from kfjax.evals.published import PUBLISHED
 from kfjax.media import FrameSpec
+from kfjax.metrics.onsets import detect_onsets, merge_close, onset_f1
 
 #: Figures that published tables have, in their order.
 FIELD = ("fd_panns", "kl_panns", "is_panns", "ib", "desync_seconds", "clap", "sdr_db", "mcd_db")
@@ -142,8 +143,10 @@ def published(key: str, target: str, scores: Mapping[str, Any]) -> list[str]:
     body = [[row.system, *(cell(row.figures.get(name)) for name in FIELD), row.source] for row in PUBLISHED[key]]
     own = [scores[name]["value"] if name in scores else None for name in FIELD]
     body.append([f"**{target}**", *map(cell, own), "this report"])
-    note = ("Figures of other sources were made by their protocols: compare clips, seconds and networks before ranks. "
-            "FD falls with the number of clips: that of a part is not that of the whole.")
+    note = (
+        "Figures of other sources were made by their protocols: compare clips, seconds and networks before ranks. "
+        "FD falls with the number of clips: that of a part is not that of the whole."
+    )
     return [*rows(header, body), "", note]
 
 

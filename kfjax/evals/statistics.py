@@ -7,6 +7,7 @@ Two things could have been otherwise: which scenes were asked, and how each trai
 alone would call any two trainings different, and three seeds alone can show large effects only; both are given, and
 `Comparison.p` is the larger. Numpy and scipy only.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,4 +1,5 @@
 """Conditional flow matching on straight paths (paper eq. 1): x0 is noise at t = 0, x1 data at t = 1."""
+
 from __future__ import annotations
 
 import jax
@@ -16,9 +17,7 @@ def interpolate(
     return (1 - t) * x0 + t * x1, x1 - x0
 
 
-def expected_velocity(
-    x: Float[Array, "b n d"], t: Float[Array, " b"], posterior: Posterior
-) -> Float[Array, "b n d"]:
+def expected_velocity(x: Float[Array, "b n d"], t: Float[Array, " b"], posterior: Posterior) -> Float[Array, "b n d"]:
     """E[x1 - x0 | x_t] where x1 is Gaussian with the codec's posterior: the training target without its noise.
 
     Regressing on it has the same minimum as regressing on x1 - x0 (the tower rule), with less variance: what the

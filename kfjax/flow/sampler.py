@@ -7,6 +7,7 @@ The guided velocity is a weighted sum of conditional branches, evaluated in one 
 s_v = s_t = s with s_n = 0 is ordinary guidance. Which branches exist is static (`Guidance.branches`); their weights,
 the number of steps and the noise are traced, so changing them compiles nothing anew.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -57,9 +58,7 @@ class Guidance:
         return {branch: weight for branch, weight in weights.items() if weight != 0.0}
 
 
-def branch_features(
-    features: Features, branches: tuple[Branch, ...], negative: Features | None = None
-) -> Features:
+def branch_features(features: Features, branches: tuple[Branch, ...], negative: Features | None = None) -> Features:
     """Stack the branches along the batch: [branches * b, ...]. Presence masks make the difference.
 
     Raises:

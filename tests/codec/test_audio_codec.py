@@ -86,6 +86,4 @@ def test_shapes_agree_with_init(params):
 
 def test_parts_that_disagree_are_named_together():
     with pytest.raises(ValueError, match=r"vae\.bands: got 21, expected 20.*vocoder\.hop: got 64, expected 128"):
-        dataclasses.replace(
-            CFG, vae=VAEConfig(bands=21), vocoder=dataclasses.replace(CFG.vocoder, hop=64)
-        )
+        dataclasses.replace(CFG, vae=VAEConfig(bands=21), vocoder=dataclasses.replace(CFG.vocoder, hop=64))

@@ -3,6 +3,7 @@
 The latter lies outside the repository: in the folder that the environment variable KFJAX_SHARED names, else in
 `shared` beside the repository. Where it is absent that test does not run.
 """
+
 import importlib.util
 import os
 from functools import partial
@@ -15,7 +16,7 @@ import pytest
 
 from kfjax import module
 from kfjax.codec.bigvgan import FILTER, AntiAliasedSnake, BigVGAN, BigVGANConfig, sin_squared
-from kfjax.convert.bigvgan import CONFIGS, from_torch, to_torch
+from kfjax.convert.tables.bigvgan import CONFIGS, from_torch, to_torch
 
 FIXTURES = Path(os.environ.get("KFJAX_SHARED", Path(__file__).parents[3] / "shared")) / "fixtures"
 TOLERANCE = 1e-5  # relative L2, at small size

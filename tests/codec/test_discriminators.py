@@ -1,4 +1,5 @@
 """The mel discriminator: its convolution, its scales, its patches."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

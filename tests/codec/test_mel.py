@@ -1,4 +1,5 @@
 """The log-mel: against librosa, against the public converter (its reference output is optional), inverted."""
+
 import os
 from pathlib import Path
 

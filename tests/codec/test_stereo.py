@@ -6,7 +6,7 @@ import pytest
 from kfjax import module
 from kfjax.codec.mel import MelConfig
 from kfjax.codec.stereo import Mono2Stereo, StereoConfig, at_mel_times, pan, split
-from kfjax.train.stereo_step import stereo_loss
+from kfjax.train.tasks.stereo_step import stereo_loss
 
 CFG = StereoConfig(bands=20, width=16, depth=2, clip_dim=6)
 MEL = MelConfig(sample_rate_hz=16000, n_fft=512, hop=128, bands=20, fmax_hz=8000.0)

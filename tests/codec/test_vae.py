@@ -1,4 +1,5 @@
 """The Mel-VAE: lengths, the two latent spaces, locality, sizes."""
+
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch_states import assert_same_bytes
 
 from kfjax import module
 from kfjax.codec.vae import MelVAE, MPConv, VAEConfig, convolve
-from kfjax.convert.vae import CONFIGS, from_torch, to_torch
+from kfjax.convert.tables.vae import CONFIGS, from_torch, to_torch
 
 SMALL = VAEConfig(bands=16, latent_dim=5, width=24, mel_blocks=1, latent_blocks=2)
 EDM2 = VAEConfig(variant="edm2", bands=16, latent_dim=5, width=8)

@@ -1,4 +1,5 @@
 """Discriminators of waveforms against plain PyTorch ones, written from the papers' descriptions."""
+
 from itertools import pairwise
 
 import jax
@@ -28,9 +29,7 @@ def torch_conv(torch, *args, **settings):
 def torch_period(torch, width):
     """Table 2 of HiFi-GAN's appendix: kernels (5, 1), four strides of (3, 1)."""
     widths = [1, width, 4 * width, 16 * width, 32 * width]
-    layers = [
-        torch_conv(torch, i, o, (5, 1), stride=(3, 1), padding=(2, 0)) for i, o in pairwise(widths)
-    ]
+    layers = [torch_conv(torch, i, o, (5, 1), stride=(3, 1), padding=(2, 0)) for i, o in pairwise(widths)]
     layers.append(torch_conv(torch, 32 * width, 32 * width, (5, 1), padding=(2, 0)))
     return torch.nn.ModuleList([*layers, torch_conv(torch, 32 * width, 1, (3, 1), padding=(1, 0))])
 

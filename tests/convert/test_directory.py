@@ -1,4 +1,5 @@
 """From public files to a model that makes sound, and back to the files."""
+
 import json
 import re
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -10,7 +11,8 @@ import tiny_public as public
 
 import kfjax
 from kfjax import cli, disk, jobs, media, system
-from kfjax.convert import directory, families, files, hub
+from kfjax.convert import directory, families, hub
+from kfjax.convert.formats import files
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 """The two-way table: exact in every dtype, and all complaints in one message."""
+
 import ml_dtypes
 import numpy as np
 import pytest

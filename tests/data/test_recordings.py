@@ -1,4 +1,5 @@
 """Crops of recordings: decoded once, gone on with after a stop, no crop across two files."""
+
 import json
 
 import numpy as np

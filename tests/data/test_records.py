@@ -1,4 +1,5 @@
 """Feature records: what is written is read, at once and without copies; what is not whole is refused in one line."""
+
 import json
 import os
 import pickle
@@ -136,7 +137,11 @@ def test_renames_are_on_the_disk_before_the_shard_counts(tmp_path, monkeypatch):
         shard.add(1.0, example(0))
     name = "00000-of-00001"
     assert [re.sub(r"\d+\.tmp", "tmp", path) for path in synced] == [
-        f"1s/{name}.array_record.tmp", "1s", ".", f"shards/{name}.json.tmp", "shards"
+        f"1s/{name}.array_record.tmp",
+        "1s",
+        ".",
+        f"shards/{name}.json.tmp",
+        "shards",
     ]
 
 
@@ -162,8 +167,10 @@ def test_a_bucket_goes_to_another_process(folder):
 
 
 def test_readers_touch_no_accelerator(folder):
-    code = ("import sys; from kfjax.data.records import Folder, parse; "
-            f"assert len(parse(Folder({str(folder)!r}).buckets[1.0][0]).id); assert 'jax' not in sys.modules")
+    code = (
+        "import sys; from kfjax.data.records import Folder, parse; "
+        f"assert len(parse(Folder({str(folder)!r}).buckets[1.0][0]).id); assert 'jax' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 

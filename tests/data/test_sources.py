@@ -1,4 +1,5 @@
 """Rows of folders and tables, and the excerpts they are cut into."""
+
 import csv
 import io
 import math
@@ -74,7 +75,7 @@ def test_a_folder_is_read_by_name_with_what_is_below(tmp_path):
 
 
 def test_a_table_is_read(tmp_path):
-    rows = read_rows(table(tmp_path, "\ufeffvideo,caption,start\na.mp4,\"rain, wind\",2\na.mp4,,\n"))
+    rows = read_rows(table(tmp_path, '\ufeffvideo,caption,start\na.mp4,"rain, wind",2\na.mp4,,\n'))
     assert rows == [
         Row("a.mp4", tmp_path / "a.mp4", None, "rain, wind", 2.0, math.inf),
         Row("a.mp4#2", tmp_path / "a.mp4", None, "", 0.0, math.inf),

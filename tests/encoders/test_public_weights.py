@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from torch_states import assert_same_bytes
 
-from kfjax.convert import clip, synchformer
+from kfjax.convert.tables import clip, synchformer
 from kfjax.encoders.clip import CLIPText, CLIPVision
 from kfjax.encoders.synchformer import Synchformer
 from kfjax.module import bind

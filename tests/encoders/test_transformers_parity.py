@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kfjax.convert import clip, t5
+from kfjax.convert.tables import clip, t5
 from kfjax.encoders.clip import (
     PIXEL_MEAN,
     PIXEL_STD,

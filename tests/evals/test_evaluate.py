@@ -1,4 +1,5 @@
 """The command from its arguments to its report: matching, measures with and without networks, reproducibility."""
+
 import csv
 import functools
 import json
@@ -10,11 +11,12 @@ from tiny_system import write_model
 
 from kfjax import cli, media, pipeline
 from kfjax.data import builders, sources
-from kfjax.evals import benchmarks, distributions, evaluation, generation, measures, report
+from kfjax.evals import benchmarks, evaluation, generation, measures, report
 from kfjax.evals.evaluation import Order, evaluate, plain
 from kfjax.evals.measures import COLUMNS, Score, mean_score
-from kfjax.evals.networks import Tags, Unavailable
+from kfjax.evals.networks.base import Tags, Unavailable
 from kfjax.media import FrameSpec
+from kfjax.metrics import distributions
 
 RATE = 44100
 NO_NETWORK = "onsets,stereo,levels,codec"

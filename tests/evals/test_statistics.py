@@ -1,4 +1,5 @@
 """Tests of difference: values worked out by hand, and scipy's where it has the same test."""
+
 import numpy as np
 import pytest
 from scipy import stats

@@ -1,4 +1,5 @@
 """Straight paths, the times at which they are seen, and the loss."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,5 @@
 """Guidance weighs only the branches that are needed; integration is exact where it should be and compiles once."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -2,6 +2,7 @@
 
 Prints what `culprit` and `Validation` say.
 """
+
 import sys
 
 import jax
@@ -9,8 +10,8 @@ import jax.numpy as jnp
 from tiny_task import make_batch
 
 from kfjax.sharding import make_mesh, param_shardings
-from kfjax.train.culprit import culprit
-from kfjax.train.validation import Validation
+from kfjax.train.engine.nonfinite import culprit
+from kfjax.train.engine.validation import Validation
 
 
 def weights():

@@ -5,6 +5,7 @@
 Appends what it loads to WORKDIR/rows-PROCESS.txt: a step, then the numbers of its rows in the global batch of twelve.
 From FIRST_BAD_STEP on, counted from 0, the last row of the batch is not finite.
 """
+
 import sys
 import time
 from pathlib import Path
@@ -14,8 +15,8 @@ import numpy as np
 from tiny_task import make_batch, make_task
 
 from kfjax import command
-from kfjax.train.distributed import join
-from kfjax.train.loop import LoopConfig, run
+from kfjax.train.engine.distributed import join
+from kfjax.train.engine.loop import LoopConfig, run
 
 ROWS, DEVICES = 12, 6
 

@@ -5,6 +5,7 @@ Elsewhere, with what they are about: shards that are missing, cut off or of othe
 clips without sound, silent, of other rates, with endless captions (data/test_extract_videos.py); a batch that is known
 not to fit before anything runs (test_plan.py).
 """
+
 import json
 import os
 import re
@@ -19,9 +20,10 @@ from kfjax import config as strict
 from kfjax.cli import main
 from kfjax.memory import Memory
 from kfjax.sharding import put_batch, shard_init
-from kfjax.train import loop, tasks
-from kfjax.train.lock import Lock
-from kfjax.train.loop import LoopConfig, run
+from kfjax.train.engine import loop
+from kfjax.train.engine.lock import Lock
+from kfjax.train.engine.loop import LoopConfig, run
+from kfjax.train.tasks import make as tasks
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -81,8 +83,7 @@ def test_a_step_that_does_not_fit(train, tmp_path, capsys):
 
 
 def test_a_step_that_does_not_fit_says_what_would(train, capsys, monkeypatch):
-    """Where memory has a limit. Of a batch as large as said the step needs no more than that; of a larger one it does.
-    """
+    """Where memory has a limit. Of a batch as large as said the step needs no more than that; of a larger one it does."""
     rows, wide = 256, lambda rows: {"x": np.ones((rows, 3), np.float32), "y": np.ones((rows, 4096), np.float32)}
     task, real = make_task(lambda step: wide(rows), width=4096), loop._compiled
 

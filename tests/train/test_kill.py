@@ -1,4 +1,5 @@
 """A run that is killed at any moment goes on, and loses nothing but the steps since the last save."""
+
 import contextlib
 import json
 import os
@@ -16,9 +17,9 @@ from tiny_task import make_batch, make_task
 
 from kfjax.checkpoint import StateStore
 from kfjax.structs import TrainState
-from kfjax.train.__main__ import load_config
-from kfjax.train.loop import LoopConfig, Task, init_state, run
-from kfjax.train.tasks import make_task as make_real_task
+from kfjax.train.config import load_config
+from kfjax.train.engine.loop import LoopConfig, Task, init_state, run
+from kfjax.train.tasks.make import make_task as make_real_task
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "configs/flow.py:features-runlocal"

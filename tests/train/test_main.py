@@ -1,4 +1,5 @@
 """`kfjax train`: reading and changing configs, and what a working folder will take."""
+
 import json
 import os
 import shutil
@@ -15,10 +16,11 @@ from tiny_task import make_task
 
 from kfjax.cli import main
 from kfjax.config import from_dict
-from kfjax.train import __main__ as command
-from kfjax.train import distributed, loop, tasks
-from kfjax.train.lock import Lock
-from kfjax.train.log import LogConfig
+from kfjax.train import config as command
+from kfjax.train.engine import distributed, loop
+from kfjax.train.engine.lock import Lock
+from kfjax.train.engine.log import LogConfig
+from kfjax.train.tasks import make as tasks
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -110,7 +112,7 @@ def test_train(config, runs, tmp_path):
     work = tmp_path / "run"
     changes = ["--set", "optim.learning_rate=2", "loop.seed=4"]
     assert main(["train", f"{config}:short", "--workdir", str(work), *changes]) == 0
-    (task, workdir, settings), = runs
+    ((task, workdir, settings),) = runs
     assert (workdir, settings) == (work, "settings")
     written = json.loads((work / "config.json").read_text())
     assert written["loop"] == json.loads(json.dumps(asdict(loop.LoopConfig(steps=2, seed=4))))
@@ -156,7 +158,7 @@ def test_a_run_of_a_version_that_lacked_a_setting_goes_on_as_it_was(config, runs
     assert "joined" not in json.loads((tmp_path / "run" / "config.json").read_text())["data"]
     assert main(["train", str(config), *work]) == 0
     assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["joined"] == 0.0
-    config.write_text(CONFIG.replace('1e-3}', '1e-3, "b1": 0.5}'))  # which had a default all the time
+    config.write_text(CONFIG.replace("1e-3}", '1e-3, "b1": 0.5}'))  # which had a default all the time
     assert main(["train", str(config), *work]) == 2
     assert "optim.b1 was not set, is 0.5" in capsys.readouterr().err
     assert len(runs) == 2

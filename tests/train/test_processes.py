@@ -1,4 +1,5 @@
 """Real processes that train together: they agree, they stop together, and another number of them goes on."""
+
 import json
 import os
 import re

@@ -1,4 +1,5 @@
 """The generator's own step on a preset's mesh, through the loop: stopped, it goes on without compiling more."""
+
 import json
 from dataclasses import replace
 
@@ -7,14 +8,14 @@ import numpy as np
 import pytest
 from tiny_system import CONFIG
 
+from kfjax.data.batches import SyntheticInput
 from kfjax.data.buckets import Buckets
-from kfjax.data.feature_input import SyntheticInput
 from kfjax.module import flatten
 from kfjax.sharding import PRESETS
 from kfjax.system import init_parts
-from kfjax.train import flow_step
-from kfjax.train.loop import LoopConfig, Task, run
-from kfjax.train.optim import OptimConfig, make_optimizer
+from kfjax.train.engine.loop import LoopConfig, Task, run
+from kfjax.train.engine.optim import OptimConfig, make_optimizer
+from kfjax.train.tasks import flow_step
 
 SYSTEM = replace(CONFIG, mmdit=replace(CONFIG.mmdit, heads=4, joint_depth=2, single_depth=2, hidden_multiple=64))
 MESH = ",".join(f"{axis}={size}" for axis, size in PRESETS["v5p-256"].shrunk().axes.items())
@@ -32,8 +33,13 @@ def task(traced: list[int]) -> Task:
         return step(state, batch, key)
 
     init = lambda key: init_parts(SYSTEM, ("mmdit",), key)
-    return Task(init, lambda params: TX.init(flow_step.trained(params, STEP)), seen,
-                SyntheticInput(SYSTEM, BUCKETS, seed=1), export=lambda params, folder: None)
+    return Task(
+        init,
+        lambda params: TX.init(flow_step.trained(params, STEP)),
+        seen,
+        SyntheticInput(SYSTEM, BUCKETS, seed=1),
+        export=lambda params, folder: None,
+    )
 
 
 def losses(workdir) -> list[float]:

@@ -1,4 +1,5 @@
 """experiments/0009-train-speed: what it measures with, and that all of it runs at tiny sizes."""
+
 import json
 import os
 import subprocess

@@ -13,6 +13,7 @@ has got more recordings is made again, which takes as long as listing its files.
 The only place for tensorflow_datasets, which comes with the extra `builders`. Reading and writing ArrayRecord needs no
 tensorflow.
 """
+
 from __future__ import annotations
 
 import contextlib

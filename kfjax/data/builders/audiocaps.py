@@ -1,4 +1,5 @@
 """AudioCaps: ten-second clips of AudioSet, described in people's words."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,4 +1,5 @@
 """AudioSet: ten-second YouTube clips under an ontology of 527 sounds."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping

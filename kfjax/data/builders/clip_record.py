@@ -1,4 +1,5 @@
 """One clip of a corpus: the features that all builders have in common, and which clips of a table become examples."""
+
 from __future__ import annotations
 
 import itertools

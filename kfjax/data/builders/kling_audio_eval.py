@@ -1,4 +1,5 @@
 """Kling-Audio-Eval: the benchmark of Kling-Foley, videos with separate words for what is seen and what is heard."""
+
 from __future__ import annotations
 
 import csv

@@ -1,4 +1,5 @@
 """Recordings on disk, found by the names under which corpora are passed on."""
+
 from __future__ import annotations
 
 import os

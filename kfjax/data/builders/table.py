@@ -1,4 +1,5 @@
 """Tables in CSV as corpora publish them: with and without a header, with comments, with blanks after commas."""
+
 from __future__ import annotations
 
 import csv

@@ -1,4 +1,5 @@
 """VGGSound: 200,000 ten-second YouTube clips of 309 kinds whose sound source is seen."""
+
 from __future__ import annotations
 
 import functools

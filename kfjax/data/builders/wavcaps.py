@@ -1,4 +1,5 @@
 """WavCaps: sounds of four collections, described by a language model from their owners' notes."""
+
 from __future__ import annotations
 
 import json

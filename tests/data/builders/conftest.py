@@ -1,4 +1,5 @@
 """Small corpora in the layouts of the true ones: tables as published, recordings as files of a few bytes."""
+
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -71,8 +72,7 @@ def audioset(folder: Path) -> None:
         '-offline-00, 0.000, 10.000, "/m/012xff"\n'
     )
     (folder / "eval_segments.csv").write_text(
-        comments + '--4gqARaEJE, 0.000, 10.000, "/m/068hy,/m/0bt9lr"\n'
-        '--BfvyPmVMo, 20.000, 23.500, ""\n'
+        comments + '--4gqARaEJE, 0.000, 10.000, "/m/068hy,/m/0bt9lr"\n--BfvyPmVMo, 20.000, 23.500, ""\n'
     )
     (folder / "class_labels_indices.csv").write_text(
         "index,mid,display_name\n"

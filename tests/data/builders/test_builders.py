@@ -1,4 +1,5 @@
 """Corpora of the true layouts, small: what becomes a clip, with what words, and what is left out."""
+
 import csv
 import json
 import subprocess

@@ -1,4 +1,5 @@
 """From a corpus to features: recordings that can be decoded, through the datasets, to an extraction."""
+
 import functools
 from fractions import Fraction
 
@@ -8,7 +9,8 @@ import pytest
 from tiny_system import write_model
 
 from kfjax import media
-from kfjax.data import builders, extract_videos, sources
+from kfjax.data import builders, sources
+from kfjax.data import extract as extract_videos
 from kfjax.data.records import Folder, parse
 
 pytest.importorskip("tensorflow_datasets", reason="no tensorflow_datasets: pip install '.[builders]'")

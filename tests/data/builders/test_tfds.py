@@ -2,6 +2,7 @@
 
 They need tensorflow, which kfjax itself never does: pip install tensorflow-cpu dill.
 """
+
 import unittest
 
 import pytest

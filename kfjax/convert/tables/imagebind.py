@@ -1,0 +1,98 @@
+"""ImageBind's file in kfjax's two towers, and back.
+
+    tree = from_torch(state_dict, CONFIGS["huge"])
+    vectors = bind(ImageBindAudio, cfg.audio, tree["audio"])(spectrograms)
+    vectors = bind(ImageBindVision, cfg.vision, tree["vision"])(pairs)
+    state_dict = to_torch(tree, CONFIGS["huge"])
+
+The public file (imagebind_huge.pth, dl.fbaipublicfiles.com/imagebind) holds six towers; only those for pictures and
+sound are read, from a file of all six or of these two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from kfjax import module
+from kfjax.convert import rules
+from kfjax.convert.rules import TRANSPOSE, How, Rule, dense, leading, norm
+from kfjax.listeners.imagebind import (
+    ImageBindAudio,
+    ImageBindConfig,
+    ImageBindVision,
+    ImageBindVisionConfig,
+)
+
+CONFIGS = {"huge": ImageBindConfig()}
+
+#: The towers that nothing here reads; the second part of a key names its tower.
+OTHERS = ("text", "depth", "thermal", "imu")
+
+
+def from_torch(state: Mapping[str, np.ndarray], cfg: ImageBindConfig) -> module.Params:
+    """`{"vision": of ImageBindVision(cfg.vision), "audio": of ImageBindAudio(cfg.audio)}` from a public state dict.
+
+    Raises:
+      ValueError: names every missing, unused and misshapen key at once.
+    """
+    state = {key: value for key, value in state.items() if tower_of(key) not in OTHERS}
+    return rules.to_jax(state, table(cfg), shapes(cfg))
+
+
+def to_torch(params: module.Params, cfg: ImageBindConfig) -> rules.State:
+    """The public state dict of the two towers: the exact inverse of `from_torch`.
+
+    Raises:
+      ValueError: parameters of another tree.
+    """
+    return rules.to_torch(params, table(cfg))
+
+
+def tower_of(key: str) -> str:
+    """The tower that a key belongs to: "audio" of "modality_trunks.audio.blocks.0.norm_1.weight"."""
+    return key.partition(".")[2].partition(".")[0]
+
+
+def shapes(cfg: ImageBindConfig) -> module.Params:
+    """Shapes of the tree that the table fills."""
+    return {"vision": module.shapes(ImageBindVision, cfg.vision), "audio": module.shapes(ImageBindAudio, cfg.audio)}
+
+
+def table(cfg: ImageBindConfig) -> list[Rule]:
+    """The whole correspondence for one file."""
+    return [
+        Rule("modality_preprocessors.vision.rgbt_stem.proj.1.weight", "vision/patch_embed/kernel", _pairs(cfg.vision)),
+        *norm("modality_trunks.vision.pre_transformer_layer.0", "vision/norm_pre"),
+        *_trunk("vision", extra=False),
+        Rule("modality_preprocessors.audio.rgbt_stem.proj.weight", "audio/patch_embed/kernel", TRANSPOSE),
+        *norm("modality_preprocessors.audio.rgbt_stem.norm_layer", "audio/patch_norm"),
+        *_trunk("audio", extra=True),
+        Rule("modality_postprocessors.audio.1.log_logit_scale", "audio/log_scale"),
+    ]
+
+
+def _pairs(cfg: ImageBindVisionConfig) -> How:
+    """A convolution that does not overlap, [out, colour, frame, y, x] <-> the matrix [(frame, y, x, colour), out]."""
+    taps = (cfg.frames, cfg.patch, cfg.patch, 3)
+    return TRANSPOSE.then(How(lambda x: x.reshape(-1, x.shape[-1]), lambda x: x.reshape(*taps, x.shape[-1])))
+
+
+def _trunk(tower: str, *, extra: bool) -> list[Rule]:
+    layer, block = f"modality_trunks.{tower}.blocks.{{i}}", f"{tower}/trunk/blocks"
+    made = [
+        Rule(f"modality_preprocessors.{tower}.cls_token", f"{tower}/trunk/cls_token", leading(2)),
+        Rule(f"modality_preprocessors.{tower}.pos_embedding_helper.pos_embed", f"{tower}/trunk/pos_embed", leading(1)),
+        *norm(f"{layer}.norm_1", f"{block}/norm_1"),
+        *norm(f"{layer}.norm_2", f"{block}/norm_2"),
+        Rule(f"{layer}.attn.in_proj_weight", f"{block}/attn/in_proj/kernel", TRANSPOSE),
+        Rule(f"{layer}.attn.in_proj_bias", f"{block}/attn/in_proj/bias"),
+        *dense(f"{layer}.attn.out_proj", f"{block}/attn/out_proj"),
+        *dense(f"{layer}.mlp.fc1", f"{block}/fc1"),
+        *dense(f"{layer}.mlp.fc2", f"{block}/fc2"),
+        *norm(f"modality_heads.{tower}.0", f"{tower}/trunk/norm"),
+        Rule(f"modality_heads.{tower}.2.weight", f"{tower}/trunk/proj/kernel", TRANSPOSE),
+    ]
+    seen_by_all = [Rule(f"{layer}.attn.{name}", f"{block}/attn/{name}", leading(2)) for name in ("bias_k", "bias_v")]
+    return made + seen_by_all if extra else made

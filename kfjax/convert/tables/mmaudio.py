@@ -1,0 +1,141 @@
+"""MMAudio's flow networks (five public variants) in kfjax's MMDiT, and back.
+
+    params, statistics = from_torch(state_dict, CONFIGS["large_44k_v2"])
+    state_dict = to_torch(params, statistics, CONFIGS["large_44k_v2"])
+
+The public file also holds the latents' mean and deviation. Here they belong to the codec, so they come apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kfjax import module
+from kfjax.convert import rules
+from kfjax.convert.rules import TRANSPOSE, Rule, dense, interleaved, leading
+from kfjax.generators.mmdit.mmdit import MMDiT, MMDiTConfig
+
+#: Rotation and frequency tables that older files carry and nobody reads.
+BUFFERS = ("latent_rot", "clip_rot", "t_embed.freqs")
+
+
+class LatentStatistics(NamedTuple):
+    """Per-channel mean and standard deviation of the codec's latents over the training set."""
+
+    mean: np.ndarray  # [d]
+    std: np.ndarray  # [d]
+
+
+def _config(heads: int, joint_depth: int, single_depth: int, latent_dim: int, *, v2: bool = False) -> MMDiTConfig:
+    return MMDiTConfig(
+        width=64 * heads,
+        heads=heads,
+        joint_depth=joint_depth,
+        single_depth=single_depth,
+        latent_dim=latent_dim,
+        clip_dim=1024,
+        text_dim=1024,
+        empty_text_tokens=77,
+        duration="none",
+        final_cond="global",
+        activation="silu" if v2 else "selu",
+        timestep_features=None if v2 else 256,
+        timestep_scale=1e4 if v2 else 1.0,
+    )
+
+
+CONFIGS = {
+    "small_16k": _config(7, 4, 8, 20),
+    "small_44k": _config(7, 4, 8, 40),
+    "medium_44k": _config(14, 4, 8, 40),
+    "large_44k": _config(14, 7, 14, 40),
+    "large_44k_v2": _config(14, 7, 14, 40, v2=True),
+}
+
+
+def from_torch(state: Mapping[str, np.ndarray], cfg: MMDiTConfig) -> tuple[module.Params, LatentStatistics]:
+    """Parameters of `MMDiT(cfg)` and the latents' statistics from a public state dict.
+
+    Raises:
+      ValueError: names every missing, unused and misshapen key at once.
+    """
+    state = {key: value for key, value in state.items() if key not in BUFFERS}
+    tree = rules.to_jax(state, table(cfg), shapes(cfg))
+    return tree["flow"], LatentStatistics(**tree["latent"])
+
+
+def to_torch(params: module.Params, statistics: LatentStatistics, cfg: MMDiTConfig) -> rules.State:
+    """The public state dict: the exact inverse of `from_torch`."""
+    return rules.to_torch({"flow": params, "latent": statistics._asdict()}, table(cfg))
+
+
+def shapes(cfg: MMDiTConfig) -> module.Params:
+    """Shapes of the tree that the table fills: `flow` (the network) and `latent` (mean, std)."""
+    channel = jax.ShapeDtypeStruct((cfg.latent_dim,), jnp.float32)
+    return {"flow": module.shapes(MMDiT, cfg), "latent": {"mean": channel, "std": channel}}
+
+
+def table(cfg: MMDiTConfig) -> list[Rule]:
+    """The whole correspondence for one variant."""
+    # In v2 an activation sits between the clip and text projections' two maps, and takes an index.
+    second = 2 if cfg.activation == "silu" else 1
+    last = cfg.joint_depth - 1
+    network = [
+        *dense("audio_input_proj.0", "audio_in"),
+        *_swiglu("audio_input_proj.2", "audio_mlp"),
+        *dense("clip_input_proj.0", "clip_in"),
+        *_swiglu(f"clip_input_proj.{second}", "clip_mlp"),
+        *dense("sync_input_proj.0", "sync_in"),
+        *_swiglu("sync_input_proj.2", "sync_mlp"),
+        *dense("text_input_proj.0", "text_in"),
+        *_swiglu(f"text_input_proj.{second}", "text_mlp"),
+        Rule("sync_pos_emb", "sync_position", leading(2)),
+        Rule("empty_clip_feat", "empty_clip", leading(1)),
+        Rule("empty_sync_feat", "empty_sync", leading(1)),
+        Rule("empty_string_feat", "empty_text"),
+        *dense("clip_cond_proj", "clip_pool"),
+        *dense("text_cond_proj", "text_pool"),
+        *_swiglu("global_cond_mlp", "pool_mlp"),
+        *dense("t_embed.mlp.0", "timestep/inner"),
+        *dense("t_embed.mlp.2", "timestep/outer"),
+        *(_joint("joint_blocks.{i}", "joint", cfg) if last else ()),
+        *_joint(f"joint_blocks.{last}", "joint_last", cfg, last=True),
+        *_stream("fused_blocks.{i}", "single/audio", cfg),
+        *dense("final_layer.adaLN_modulation.1", "final/modulation"),
+        *dense("final_layer.conv", "final/conv"),
+    ]
+    statistics = [
+        Rule("latent_mean", "latent/mean", leading(2)),
+        Rule("latent_std", "latent/std", leading(2)),
+    ]
+    return [rule._replace(jax_path=f"flow/{rule.jax_path}") for rule in network] + statistics
+
+
+def _swiglu(torch_key: str, jax_path: str) -> list[Rule]:
+    return [Rule(f"{torch_key}.{w}.weight", f"{jax_path}/{w}/kernel", TRANSPOSE) for w in ("w1", "w2", "w3")]
+
+
+def _stream(torch_key: str, jax_path: str, cfg: MMDiTConfig, *, keys_only: bool = False) -> list[Rule]:
+    made = [
+        *dense(f"{torch_key}.attn.qkv", f"{jax_path}/qkv", interleaved(cfg.heads)),
+        Rule(f"{torch_key}.attn.q_norm.weight", f"{jax_path}/q_norm/scale"),
+        Rule(f"{torch_key}.attn.k_norm.weight", f"{jax_path}/k_norm/scale"),
+        *dense(f"{torch_key}.adaLN_modulation.1", f"{jax_path}/modulation"),
+    ]
+    if not keys_only:
+        made += dense(f"{torch_key}.linear1", f"{jax_path}/out")
+        made += _swiglu(f"{torch_key}.ffn", f"{jax_path}/mlp")
+    return made
+
+
+def _joint(torch_key: str, jax_path: str, cfg: MMDiTConfig, *, last: bool = False) -> list[Rule]:
+    return [
+        *_stream(f"{torch_key}.latent_block", f"{jax_path}/audio", cfg),
+        *_stream(f"{torch_key}.clip_block", f"{jax_path}/clip", cfg, keys_only=last),
+        *_stream(f"{torch_key}.text_block", f"{jax_path}/text", cfg, keys_only=last),
+    ]

@@ -1,0 +1,273 @@
+"""Batches of extracted features, each a pure function of (seed, step): training that runs no encoder.
+
+All processes mean the same batch, however many they are: which excerpts it has follows from the seed and the step, and
+each process reads only the rows that it feeds. Reading is threads over numpy: no other process is started, so none can
+touch an accelerator.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import grain
+import numpy as np
+
+from kfjax.data import records
+from kfjax.data.buckets import Buckets
+from kfjax.data.records import BFLOAT16, Example, Folder, arrays_of
+from kfjax.encoders.configs import CLIPTextConfig
+from kfjax.rates import lengths
+from kfjax.structs import FeatureBatch, Features, Given, Posterior
+from kfjax.system import SystemConfig
+
+
+class Place(NamedTuple):
+    """Where an excerpt is."""
+
+    corpus: int
+    seconds: float
+    record: int
+
+
+class FeatureInput:
+    """Excerpts of several corpora, with video, with a caption or with both, mixed in every batch.
+
+    Within a duration every corpus is gone through in an order of its own, all of it before anything comes again. One
+    that has no excerpts of a duration leaves its share there to the others.
+
+    Args:
+      cfg: the system that trains; features of other shapes are refused.
+      corpora: (folder of `kfjax extract`, share of the examples).
+      fingerprint: of the encoders that the features must come from; empty: whichever made the first corpus.
+      joined: share of the examples that are two excerpts of half the duration, one after the other. The frames that
+        the sync encoder would see across the cut are in neither, so they go without video: sound and both captions.
+      threads: that read.
+
+    Attributes:
+      buckets: the schedule of durations.
+      fingerprint: of the encoders that made the features.
+
+    Raises:
+      ValueError: bad shares; folders that `records.Folder` refuses, of different encoders, or without a duration that
+        was asked for; features of other shapes. On reading: damaged records.
+    """
+
+    def __init__(
+        self,
+        cfg: SystemConfig,
+        corpora: Sequence[tuple[str | Path, float]],
+        buckets: Buckets,
+        *,
+        seed: int,
+        fingerprint: str = "",
+        joined: float = 0.0,
+        threads: int = min(8, os.cpu_count() or 1),
+    ):
+        _check_shares(cfg, corpora, joined)
+        self.buckets, self._seed, self._joined = buckets, seed, joined
+        self._folders: list[Folder] = []
+        for path, _ in corpora:
+            self._folders.append(Folder(path, fingerprint=fingerprint or None))
+            fingerprint = self.fingerprint = self._folders[0].fingerprint
+        weights = [weight for _, weight in corpora]
+        self._order = {s: _order(self._folders, weights, s, (seed, 0)) for s in buckets.seconds}
+        halves = [s / 2 for s in buckets.seconds] if joined else []
+        self._halves = {s: _order(self._folders, weights, s, (seed, 1)) for s in halves}
+        self._shapes = {s: example_shapes(cfg, s) for s in (*self._order, *self._halves)}
+        self._check_folders()
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="features")
+
+    def __call__(self, step: int) -> FeatureBatch:
+        """The global batch."""
+        return self.runs(step, (0,), 1)
+
+    def runs(self, step: int, numbers: Sequence[int], of: int) -> FeatureBatch:
+        """Of the global batch cut into `of` equal runs of rows those with these `numbers`, one after another."""
+        which, _ = self.buckets.of(step)
+        rows = _rows(self.buckets.sizes[which], numbers, of)
+        return self._read(self.buckets.seconds[which], self.places(step, rows))
+
+    def places(self, step: int, rows: Sequence[int] | None = None) -> list[tuple[Place, ...]]:
+        """What some rows (or all) of the step's global batch hold: one excerpt each, or two that are joined."""
+        which, nth = self.buckets.of(step)
+        seconds, size = self.buckets.seconds[which], self.buckets.sizes[which]
+        joined = np.random.default_rng((self._seed, step)).random(size) < self._joined
+
+        def place(row: int) -> tuple[Place, ...]:
+            number = nth * size + row
+            if joined[row]:
+                half = self._halves[seconds / 2]
+                return half[2 * number], half[2 * number + 1]
+            return (self._order[seconds][number],)
+
+        return [place(row) for row in (range(size) if rows is None else rows)]
+
+    def _read(self, seconds: float, places: Sequence[tuple[Place, ...]]) -> FeatureBatch:
+        batch = _empty(len(places), seconds, self._shapes[seconds])
+
+        def fill(row: int) -> None:
+            parts = [self._example(place) for place in places[row]]
+            _put(batch, row, parts[0] if len(parts) == 1 else join(*parts, seconds, self._shapes[seconds]))
+
+        list(self._threads.map(fill, range(len(places))))
+        return batch
+
+    def _example(self, place: Place) -> Example:
+        folder = self._folders[place.corpus]
+        record = folder.buckets[place.seconds][place.record]
+        try:
+            example = records.parse(record)
+            _check_example(example, self._shapes[place.seconds])
+        except ValueError as error:
+            raise ValueError(f"{folder.path}, excerpt {place.record} of {place.seconds:g} s: {error}") from None
+        return example
+
+    def _check_folders(self) -> None:
+        """By their indices, before anything is read."""
+        for folder in self._folders:
+            if not folder.shapes.keys() & self._shapes.keys():
+                got, want = (f"{sorted(seconds)} s" for seconds in (folder.shapes, self._shapes))
+                raise ValueError(f"{folder.path}: got excerpts of {got}, expected some of {want}; see data.buckets")
+        wrong = [
+            f"{folder.path}: {name} of {seconds:g} s is {folder.shapes[seconds][name]}, the system's is {shape}"
+            for folder in self._folders
+            for seconds, shapes in self._shapes.items()
+            if seconds in folder.shapes
+            for name, shape in shapes.items()
+            if folder.shapes[seconds][name] != shape
+        ]
+        if wrong:
+            raise ValueError(f"features of another system: {'; '.join(wrong[:4])}; extract them with this one's parts")
+
+
+class SyntheticInput:
+    """Random batches of the right shapes, from no data at all: to measure the speed of training.
+
+    Every step of a duration has the same batch, made once, so that nothing is measured but the step.
+    """
+
+    def __init__(self, cfg: SystemConfig, buckets: Buckets, *, seed: int):
+        self.buckets, self._cfg, self._seed = buckets, cfg, seed
+        self._made: dict[tuple[int, ...], FeatureBatch] = {}
+
+    def __call__(self, step: int) -> FeatureBatch:
+        return self.runs(step, (0,), 1)
+
+    def runs(self, step: int, numbers: Sequence[int], of: int) -> FeatureBatch:
+        """See `FeatureInput.runs`."""
+        which, _ = self.buckets.of(step)
+        key = which, of, *numbers
+        if key not in self._made:
+            self._made[key] = self._make(self.buckets.seconds[which], _rows(self.buckets.sizes[which], numbers, of))
+        return self._made[key]
+
+    def _make(self, seconds: float, rows: Sequence[int]) -> FeatureBatch:
+        shapes = example_shapes(self._cfg, seconds)
+        batch = _empty(len(rows), seconds, shapes)
+        for k, row in enumerate(rows):
+            rng = np.random.default_rng((self._seed, row))
+            arrays = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+            given = Given(np.ones_like(arrays.pop("text_mask"), bool), 0.0, seconds, has_video=True, has_text=True)
+            _put(batch, k, Example("", given=given, **arrays | {"std": 0.1 * np.abs(arrays["std"])}))
+        return batch
+
+
+def example_shapes(cfg: SystemConfig, seconds: float) -> dict[str, tuple[int, ...]]:
+    """Name of an `Example`'s array -> its shape."""
+    size = lengths(seconds, cfg.rates)
+    return {
+        "clip": (size.clip, cfg.mmdit.clip_dim),
+        "sync": (size.sync, cfg.mmdit.sync_dim),
+        "text": (cfg.text_tokens, cfg.mmdit.text_dim),
+        "text_mask": (cfg.text_tokens,),
+        "mean": (size.latents, cfg.mmdit.latent_dim),
+        "std": (size.latents, cfg.mmdit.latent_dim),
+    }
+
+
+def join(first: Example, second: Example, seconds: float, shapes: Mapping[str, tuple[int, ...]]) -> Example:
+    """Two excerpts of half of `seconds` in one: the second's sound follows the first's, and so do the captions' words.
+
+    Without video (see `FeatureInput`), and without caption where one has none or both together are too long.
+    """
+    words = np.concatenate([part.text[part.given.text_mask] for part in (first, second)])
+    has_text = bool(first.given.has_text and second.given.has_text and len(words) <= len(first.text))
+    text = np.zeros(shapes["text"], BFLOAT16)
+    text[: len(words)] = words[: len(text)]
+    latents = shapes["mean"][0]
+    return Example(
+        id=f"{first.id}+{second.id}",
+        clip=np.zeros(shapes["clip"], BFLOAT16),
+        sync=np.zeros(shapes["sync"], BFLOAT16),
+        text=text,
+        given=Given(np.arange(len(text)) < len(words), 0.0, seconds, has_video=False, has_text=has_text),
+        mean=np.concatenate([first.mean, second.mean])[:latents],  # each half's latents are rounded up
+        std=np.concatenate([first.std, second.std])[:latents],
+    )
+
+
+def _order(
+    folders: Sequence[Folder], weights: Sequence[float], seconds: float, seed: tuple[int, int]
+) -> grain.MapDataset:
+    """An endless sequence of places, every corpus shuffled anew each time it is through."""
+    having = [k for k, folder in enumerate(folders) if len(folder.buckets.get(seconds, ()))]
+    if not having:
+        found = sorted({s for folder in folders for s in folder.buckets})
+        raise ValueError(f"no features of {seconds:g} s in any corpus; there are some of {found} s")
+
+    def places(k: int) -> grain.MapDataset:
+        own = int(np.random.default_rng((*seed, k)).integers(1 << 32))
+        count = len(folders[k].buckets[seconds])
+        return grain.MapDataset.range(count).shuffle(seed=own).map(lambda i: Place(k, seconds, i)).repeat()
+
+    return grain.MapDataset.mix([places(k) for k in having], [weights[k] for k in having])
+
+
+def _rows(size: int, numbers: Sequence[int], of: int) -> list[int]:
+    """Rows of some of the `of` runs that a batch is cut into."""
+    if size % of:
+        raise ValueError(f"a batch of {size} examples does not divide by {of}; set data.batch_multiple to {of}")
+    each = size // of
+    return [row for number in numbers for row in range(number * each, (number + 1) * each)]
+
+
+def _empty(rows: int, seconds: float, shapes: Mapping[str, tuple[int, ...]]) -> FeatureBatch:
+    dtypes = dict.fromkeys(shapes, BFLOAT16) | {"text_mask": np.dtype(bool)}
+    array = {name: np.empty((rows, *shape), dtypes[name]) for name, shape in shapes.items()}
+    features = Features(array["clip"], array["sync"], array["text"], Given.whole(array["text_mask"], seconds))
+    return FeatureBatch(features, Posterior(array["mean"], array["std"]))
+
+
+def _put(batch: FeatureBatch, row: int, example: Example) -> None:
+    for part, own in ((batch.features, example), (batch.posterior, example), (batch.features.given, example.given)):
+        for name, array in part._asdict().items():
+            if name != "given":
+                array[row] = getattr(own, name)
+
+
+def _check_example(example: Example, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    arrays = arrays_of(example)
+    for name, shape in shapes.items():
+        if (got := arrays[name].shape) != shape:  # must not be broadcast into the batch
+            raise ValueError(f"{name} is {got}, expected {shape}; extract the features again")
+
+
+def _check_shares(cfg: SystemConfig, corpora: Sequence[tuple[str | Path, float]], joined: float) -> None:
+    if not corpora or not all(_is_share(pair) for pair in corpora):
+        raise ValueError(f"data.corpora: got {tuple(corpora)}, expected pairs of a folder and a weight above 0")
+    if not 0 <= joined <= 1:
+        raise ValueError(f"data.joined: got {joined:g}, expected a share from 0 to 1")
+    if joined and isinstance(cfg.text, CLIPTextConfig):
+        raise ValueError(f"data.joined: got {joined:g} with a CLIP text tower, which marks no word's end; set it to 0")
+
+
+def _is_share(pair: object) -> bool:
+    """Whether it is a folder and a weight; it may be anything that a user wrote."""
+    if not (isinstance(pair, tuple | list) and len(pair) == 2):
+        return False
+    path, weight = pair
+    return isinstance(path, str | Path) and isinstance(weight, int | float) and weight > 0

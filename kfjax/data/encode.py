@@ -1,0 +1,148 @@
+"""Excerpts of video and sound files to records, a batch at a time, on all devices of this process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from kfjax import checkpoint, config, features, media, rates, sharding
+from kfjax.codec import audio_codec
+from kfjax.data import sources
+from kfjax.data.records import Example
+from kfjax.data.sources import Cut
+from kfjax.encoders.tokenizer import Unread
+from kfjax.module import Params
+from kfjax.rates import Lengths
+from kfjax.structs import Excerpt, Features, Posterior, Video
+from kfjax.system import ENCODERS, System, SystemConfig
+
+#: A sound whose peak stays below this (-60 dB of full scale) is silence.
+SILENT_PEAK = 1e-3
+#: The parts of a system that make features and latents.
+_PARTS = (*ENCODERS, "vae")
+
+
+class Loaded(NamedTuple):
+    """An excerpt ready to be encoded."""
+
+    cut: Cut
+    excerpt: Excerpt  # a batch of one
+    wave: np.ndarray  # f32 [t], mono
+    unread: Unread  # of the caption
+
+
+def fingerprint(system: System) -> str:
+    """Short hash of all that decides features and latents: weights of the encoders and of the codec's way in, their
+    configuration, how frames, sound and captions are prepared. Not the precision of the computation."""
+    cfg = system.cfg
+    parts = [config.to_dict(part) for part in (cfg.clip, cfg.sync, cfg.text, cfg.codec.vae, cfg.codec.mel)]
+    parts[2].pop("kind")  # features that were stored before configurations had it stay valid
+    settings = {
+        "parts": parts,
+        "rates": config.to_dict(cfg.rates),
+        "frames": [cfg.clip_resize, cfg.sync_resize],
+        "text_tokens": cfg.text_tokens,
+        "weights": {name: checkpoint.fingerprint(system.params[name]) for name in _PARTS},
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "tokenizer.json")
+        system.tokenizer.save(path)
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class FeatureEncoder:
+    """A system's encoders and codec, on all devices of this process.
+
+    Args:
+      batch: excerpts at once; rounded up to a multiple of the devices.
+
+    Attributes:
+      fingerprint: see `fingerprint`.
+    """
+
+    def __init__(self, system: System, batch: int):
+        devices = jax.local_devices()
+        self.fingerprint = fingerprint(system)
+        self.cfg, self.tokenizer = system.cfg, system.tokenizer
+        self.batch = -(-batch // len(devices)) * len(devices)
+        self._mesh = sharding.make_mesh({"data": len(devices)}, devices)
+        self._params = {name: self._placed(name, system.params[name]) for name in _PARTS}
+
+    def _placed(self, name: str, params: Params) -> Params:
+        # The codec's sums stay whole: they would be heard to be rounded.
+        dtype = jnp.float32 if name == "vae" or jax.default_backend() == "cpu" else jnp.bfloat16
+        cast = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+        return jax.device_put(jax.tree.map(cast, params), sharding.replicated(self._mesh))
+
+    def load(self, cut: Cut) -> Loaded:
+        """Decode an excerpt; touches no device.
+
+        Raises:
+          ValueError: files that don't decode, sound that is silent or ends early.
+        """
+        row, size = cut.row, rates.lengths(cut.seconds, self.cfg.rates)
+        wave = self._sound(cut, size)
+        video = None
+        if row.video is not None:
+            counts, specs = (size.clip, size.sync_frames), features.frame_specs(self.cfg)
+            frames, _ = media.read_frames(row.video, specs, start_seconds=cut.start_seconds, counts=counts)
+            video = Video(*frames, seconds=cut.seconds)
+        else:
+            size = rates.lengths(rates.MIN_SECONDS, self.cfg.rates)  # blank frames that nothing looks at: a few
+        excerpt = features.make_excerpt(self.cfg, self.tokenizer, size, cut.seconds, video, [row.caption])
+        return Loaded(cut, excerpt, wave, self.tokenizer.unread(row.caption))
+
+    def _sound(self, cut: Cut, size: Lengths) -> Float[np.ndarray, " t"]:
+        """Mono, as much as the codec wants; silent beyond the end of the file."""
+        path, hz = cut.row.sound, self.cfg.rates.sample_rate_hz
+        wave = media.read_audio(path, hz, 1, size.samples / hz, cut.start_seconds)[:, 0]
+        where = f"{cut.seconds:g} seconds from {cut.start_seconds:g}"
+        if len(wave) < (cut.seconds - sources.SHORT_SECONDS) * hz - 1:
+            raise media.MediaError(f"{path}: has {len(wave) / hz:.2f} seconds of sound of the {where}; cut it there")
+        if not np.abs(wave).max() >= SILENT_PEAK:
+            raise media.MediaError(f"{path}: is silent in the {where}; there is nothing to learn")
+        return np.pad(wave, (0, size.samples - len(wave)))
+
+    def __call__(self, loaded: Sequence[Loaded]) -> list[Example]:
+        """Encode up to `batch` excerpts of one length, all with pictures or all without."""
+        cut = loaded[0].cut
+        whole = [loaded[i % len(loaded)] for i in range(self.batch)]  # a short batch repeats itself: one compile
+        excerpt = jax.tree.map(lambda *parts: np.concatenate(parts), *(one.excerpt for one in whole))
+        inputs = sharding.put_batch((excerpt, np.stack([one.wave for one in whole])), self._mesh)
+        blank = None if cut.row.video is not None else rates.lengths(cut.seconds, self.cfg.rates)
+        encoded, posterior = jax.tree.map(np.asarray, _encode(self._params, self.cfg, *inputs, blank=blank))
+        arrays = encoded._asdict() | posterior._asdict()
+        rows = [jax.tree.map(lambda x, i=i: x[i], arrays) for i in range(len(loaded))]
+        return [Example(one.cut.id, **row) for one, row in zip(loaded, rows, strict=True)]
+
+
+@partial(jax.jit, static_argnames=("cfg", "blank"))
+def _encode(
+    params: Params, cfg: SystemConfig, excerpt: Excerpt, wave: Float[Array, "b t"], *, blank: Lengths | None
+) -> tuple[Features, Posterior]:
+    """Features and latents in bfloat16. With `blank`, of sound alone: zeros of these lengths for what isn't seen."""
+    posterior = audio_codec.encode(params, cfg.codec, wave)
+    if blank is None:
+        encoded = features.encode(params, cfg, excerpt)
+    else:
+        text, mask = features.encode_text(params["text"], cfg, excerpt.text_ids, excerpt.given.text_mask)
+        encoded = Features(
+            clip=jnp.zeros((len(wave), blank.clip, cfg.clip.out_dim), jnp.bfloat16),
+            sync=jnp.zeros((len(wave), blank.sync, cfg.sync.width), jnp.bfloat16),
+            text=text,
+            given=excerpt.given._replace(text_mask=mask),
+        )
+    rounded = lambda x: x.astype(jnp.bfloat16) if x.ndim == 3 else x
+    return jax.tree.map(rounded, encoded), jax.tree.map(rounded, posterior)

@@ -1,0 +1,170 @@
+"""The generator: a multimodal diffusion transformer that predicts the flow's velocity on audio latents.
+
+    conditions = bind(MMDiT, cfg, params).prepare(features, latents=345)     # once per sampling
+    velocity = bind(MMDiT, cfg, params)(x, t, conditions)                    # every step
+
+Source: Kling-Foley (arXiv 2506.19774) §3; where the paper is silent, MMAudio's public network.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from kfjax.generators.mmdit.blocks import FinalLayer, JointBlock, SingleBlock
+from kfjax.generators.mmdit.config import MMDiTConfig
+from kfjax.layers import MLP, ConvMLP, conv, linear, rope
+from kfjax.module import scan_blocks, stack
+from kfjax.rates import Rates, sync_token_seconds
+from kfjax.sharding import pin
+from kfjax.structs import Conditions, Features
+
+SECONDS_ROWS = 513  # learned rows of the discrete duration embedding: 0 to 512 seconds
+
+
+class TimestepEmbedding(nnx.Module):
+    """cos and sin of t at geometric frequencies, then two dense layers."""
+
+    def __init__(self, cfg: MMDiTConfig, *, rngs: nnx.Rngs):
+        self.features, self.scale = cfg.timestep_features or cfg.width, cfg.timestep_scale
+        normal = nnx.initializers.normal(0.02)
+        self.inner = nnx.Linear(self.features, cfg.width, kernel_init=normal, rngs=rngs)
+        self.outer = nnx.Linear(cfg.width, cfg.width, kernel_init=normal, rngs=rngs)
+
+    def __call__(self, t: Float[Array, " b"]) -> Float[Array, "b h"]:
+        # Float64 on the host: one ulp of a frequency near 1e4 is visible in the output.
+        index = np.arange(0, self.features, 2, dtype=np.float64) / self.features
+        frequencies = jnp.asarray(self.scale * 1e4**-index, jnp.float32)
+        angle = t.astype(jnp.float32)[:, None] * frequencies[None]
+        embedding = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
+        return self.outer(jax.nn.silu(self.inner(embedding.astype(self.inner.kernel[...].dtype))))
+
+
+class DurationEmbedding(nnx.Module):
+    """Where the excerpt starts and how long the whole is, in seconds -> a global vector (paper §3.5).
+
+    discrete: one learned row per whole second, clamped; fourier: fixed sinusoids of the real number.
+    """
+
+    def __init__(self, cfg: MMDiTConfig, *, rngs: nnx.Rngs):
+        self.kind, self.width = cfg.duration, cfg.width
+        if self.kind == "discrete":
+            table = nnx.initializers.normal(0.02)
+            self.start = nnx.Param(table(rngs.params(), (SECONDS_ROWS, cfg.width)))
+            self.total = nnx.Param(table(rngs.params(), (SECONDS_ROWS, cfg.width)))
+        self.mlp = MLP(2 * cfg.width, cfg.hidden, cfg.width, rngs=rngs)
+
+    def __call__(self, start: Float[Array, " b"], total: Float[Array, " b"]) -> Float[Array, "b h"]:
+        if self.kind == "discrete":
+            row = lambda x: jnp.clip(jnp.round(x).astype(jnp.int32), 0, SECONDS_ROWS - 1)
+            parts = self.start[...][row(start)], self.total[...][row(total)]
+        else:
+            frequencies = 1e3 ** -(jnp.arange(self.width // 2, dtype=jnp.float32) / (self.width // 2))
+            angles = (x.astype(jnp.float32)[:, None] * frequencies[None] for x in (start, total))
+            parts = [jnp.concatenate([jnp.cos(a), jnp.sin(a)], -1) for a in angles]
+            parts = [p.astype(self.mlp.w1.kernel[...].dtype) for p in parts]
+        return self.mlp(jnp.concatenate(parts, -1))
+
+
+class MMDiT(nnx.Module):
+    """Velocity network on latents [b n d] under video, text and duration conditions."""
+
+    def __init__(self, cfg: MMDiTConfig, *, rngs: nnx.Rngs):
+        self.cfg = cfg
+        h, hidden = cfg.width, cfg.hidden
+        self.audio_in, self.audio_mlp = conv(cfg.latent_dim, h, 7, rngs), ConvMLP(h, hidden, 7, rngs=rngs)
+        self.clip_in, self.clip_mlp = linear(cfg.clip_dim, h, rngs), ConvMLP(h, hidden, 3, rngs=rngs)
+        self.sync_in, self.sync_mlp = conv(cfg.sync_dim, h, 7, rngs), ConvMLP(h, hidden, 3, rngs=rngs)
+        self.text_in, self.text_mlp = linear(cfg.text_dim, h, rngs), MLP(h, hidden, h, rngs=rngs)
+        zeros = lambda *shape: nnx.Param(jnp.zeros(shape))
+        self.sync_position = zeros(8, cfg.sync_dim)
+        self.empty_clip, self.empty_sync = zeros(cfg.clip_dim), zeros(cfg.sync_dim)
+        self.empty_text = zeros(cfg.empty_text_tokens, cfg.text_dim)
+        self.clip_pool, self.text_pool = linear(h, h, rngs), linear(h, h, rngs)
+        self.pool_mlp = MLP(h, hidden, h, rngs=rngs)
+        if cfg.duration != "none":
+            self.duration = DurationEmbedding(cfg, rngs=rngs)
+        self.timestep = TimestepEmbedding(cfg, rngs=rngs)
+        if cfg.joint_depth > 1:
+            self.joint = stack(lambda r: JointBlock(cfg, rngs=r), cfg.joint_depth - 1, rngs)
+        self.joint_last = JointBlock(cfg, rngs=rngs, last=True)
+        self.single = stack(lambda r: SingleBlock(cfg, rngs=r), cfg.single_depth, rngs)
+        self.final = FinalLayer(cfg, rngs=rngs)
+
+    def prepare(self, features: Features, latents: int, rates: Rates) -> Conditions:
+        """Everything that depends on neither x nor t. Masked features are replaced by the learned empty ones.
+
+        Args:
+          latents: length of what is generated.
+          rates: the system's, in which sync tokens and latents have their times.
+        """
+        given = features.given
+        video, text = given.has_video[:, None, None], given.has_text[:, None, None]
+        words = text & given.text_mask[..., None]
+        clip = jnp.where(video, features.clip, self.empty_clip[None, None])
+        heeded = video & (self.cfg.sync == "seen")
+        sync = jnp.where(heeded, features.sync, self.empty_sync[None, None])
+        text = jnp.where(words, features.text, self.empty_text[None])
+        segments = sync.reshape(sync.shape[0], -1, *self.sync_position.shape)
+        sync = (segments + self.sync_position[None, None]).reshape(sync.shape)
+
+        inner, outer = (jax.nn.silu, jax.nn.silu) if self.cfg.activation == "silu" else (jax.nn.selu, lambda x: x)
+        clip = self.clip_mlp(outer(self.clip_in(clip)))
+        sync = self.sync_mlp(inner(self.sync_in(sync)))
+        text = self.text_mlp(outer(self.text_in(text)))
+        pooled = self.pool_mlp(self.clip_pool(clip.mean(1)) + self.text_pool(text.mean(1)))
+        if self.cfg.duration != "none":
+            pooled = pooled + self.duration(given.seconds_start, given.seconds_total)
+        return Conditions(clip, text, align(sync, latents, self.cfg.sync_align, rates), pooled)
+
+    def __call__(
+        self, x: Float[Array, "b n d"], t: Float[Array, " b"], conditions: Conditions
+    ) -> Float[Array, "b n d"]:
+        """Velocity at (x, t), t in [0, 1]: 0 is noise, 1 is data."""
+        cfg, clip, text = self.cfg, conditions.clip, conditions.text
+        pooled = pin((self.timestep(t) + conditions.pooled)[:, None], "b _ h")
+        extended = pin(pooled + conditions.align, "b n h")
+        tables = self._tables(x.shape[1], clip.shape[1])
+        # silu once, outside the scan: inside it would be recomputed, and resharded, by every block.
+        pooled_act, extended_act = jax.nn.silu(pooled), jax.nn.silu(extended)
+
+        audio_act = jax.nn.silu if cfg.activation == "silu" else jax.nn.selu
+        streams = tuple(pin(s, "b n h") for s in (self.audio_mlp(audio_act(self.audio_in(x))), clip, text))
+        if cfg.joint_depth > 1:
+            joint = lambda block, s: block(s, extended_act, pooled_act, tables)
+            streams = scan_blocks(self.joint, streams, joint, remat=cfg.remat, unroll=cfg.unroll)
+        h = self.joint_last(streams, extended_act, pooled_act, tables)[0]
+        h = scan_blocks(self.single, h, lambda b, h: b(h, extended_act, tables[0]), remat=cfg.remat, unroll=cfg.unroll)
+        return self.final(h, extended if cfg.final_cond == "extended" else pooled)
+
+    def _tables(self, n: int, v: int) -> tuple[Array | None, Array | None]:
+        """Rotation tables of the audio and clip streams; aligned RoPE puts both on one time axis."""
+        if self.cfg.rope == "none":
+            return None, None
+        dim = self.cfg.width // self.cfg.heads
+        return rope(n, dim), rope(v, dim, scale=n / v if self.cfg.rope == "aligned" else 1.0)
+
+
+def align(sync: Float[Array, "b s h"], latents: int, how: str, rates: Rates) -> Float[Array, "b n h"]:
+    """Bring the sync tokens to the latents' rate.
+
+    uniform: nearest-exact upsampling that spreads the tokens evenly, as the public weights expect.
+    timed: every latent takes the tokens nearest in true time. Segments overlap by half, so evenly spread tokens sit
+    up to half a second away from their frames; see docs/decisions.
+    """
+    tokens = sync.shape[1]
+    if how == "uniform":
+        # float32 on purpose: exact arithmetic picks other sources at ties.
+        step = np.float32(tokens / latents)
+        index = np.floor((np.arange(latents, dtype=np.float32) + np.float32(0.5)) * step).astype(np.int32)
+        return sync[:, np.minimum(index, tokens - 1)]
+    token_time = np.array(sync_token_seconds(tokens, rates))
+    latent_time = (np.arange(latents) + 0.5) / rates.latent_hz
+    # Soft nearest neighbour, half a token wide: both segments that saw a moment are averaged.
+    score = -(((latent_time[:, None] - token_time[None]) / 0.04) ** 2)
+    weight = np.exp(score - score.max(1, keepdims=True))
+    weight = (weight / weight.sum(1, keepdims=True)).astype(np.float32)
+    return jnp.einsum("ns,bsh->bnh", weight.astype(sync.dtype), sync)

@@ -1,0 +1,131 @@
+"""Batches for training, each a pure function of (seed, step): resuming needs the step and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+
+import grain
+import numpy as np
+
+from kfjax.command import say
+from kfjax.data.buckets import Buckets
+from kfjax.encoders.tokenizer import Tokenizer
+from kfjax.rates import lengths
+from kfjax.scenes import Bucket, Corpus
+from kfjax.scenes.encode import open_latents
+from kfjax.structs import Excerpt, Given, Posterior
+from kfjax.system import SystemConfig
+
+
+class SceneInput:
+    """Excerpts, latents and stereo mels of an encoded corpus, one duration bucket a step.
+
+    Args:
+      fingerprint: of the codec that the latents must come from (`extract.fingerprint`).
+      flip: mirror half of the pictures, and with them the ears.
+      duration_jitter: largest relative error of the total duration that the model is told. Durations between the
+        buckets have rows of their own in the discrete embedding, which would stay random without it.
+      emphasis: recipe -> how many times its scenes come in one pass over the corpus; 1 where it is not named.
+
+    Raises:
+      ValueError: no such bucket, frames of another size than the encoders see, more words than the text encoder has.
+    """
+
+    def __init__(
+        self,
+        cfg: SystemConfig,
+        tokenizer: Tokenizer,
+        corpus: Corpus,
+        buckets: Buckets,
+        *,
+        seed: int,
+        fingerprint: str,
+        flip: bool = True,
+        duration_jitter: float = 0.0,
+        emphasis: Mapping[str, int] | None = None,
+    ):
+        _check(cfg, tokenizer, corpus, buckets)
+        self.buckets, self._seed, self._flip, self._jitter = buckets, seed, flip, duration_jitter
+        self._encoded = [
+            _Encoded(cfg, tokenizer, corpus.buckets[s], fingerprint, size, seed, emphasis or {})
+            for s, size in zip(buckets.seconds, buckets.sizes, strict=True)
+        ]
+        if unread := tokenizer.unread_captions(chain.from_iterable(bucket.captions for bucket in self._encoded)):
+            say(f"{corpus.folder}: {unread}")
+
+    def __call__(self, step: int) -> tuple[Excerpt, Posterior, np.ndarray, np.ndarray]:
+        which, nth = self.buckets.of(step)
+        bucket = self._encoded[which]
+        indices = bucket.indices(nth)
+        rng = np.random.default_rng((self._seed, step))
+        flips = rng.random(len(indices)) < 0.5 if self._flip else np.zeros(len(indices), bool)
+        excerpt, *rest = bucket.examples(indices, flips)
+        told = excerpt.given.seconds_total * (1 + self._jitter * rng.uniform(-1, 1, len(indices)))
+        return excerpt._replace(given=excerpt.given._replace(seconds_total=told.astype(np.float32))), *rest
+
+
+def _check(cfg: SystemConfig, tokenizer: Tokenizer, corpus: Corpus, buckets: Buckets) -> None:
+    missing = [s for s in buckets.seconds if s not in corpus.buckets]
+    if missing:
+        raise ValueError(f"no scenes of {missing} s in the corpus; it has {sorted(corpus.buckets)}")
+    size = corpus.order["size"]
+    if not size == cfg.clip.size == cfg.sync.size:
+        raise ValueError(
+            f"the corpus has frames of {size} pixels, the encoders see {cfg.clip.size} (clip) and {cfg.sync.size} "
+            "(sync); render the corpus at that size"
+        )
+    if tokenizer.vocab > cfg.text.vocab:
+        raise ValueError(f"the tokenizer has {tokenizer.vocab} words, text.vocab is {cfg.text.vocab}; make it larger")
+
+
+class _Encoded:
+    """One bucket with its latents, mels and token ids."""
+
+    def __init__(self, cfg, tokenizer, bucket: Bucket, fingerprint: str, batch: int, seed, emphasis):
+        self.cfg, self.bucket, self.seconds = cfg, bucket, bucket.seconds
+        self.latents = open_latents(bucket, fingerprint)
+        self.count, self.batch = self.latents.count, batch
+        self.captions = [bucket.scene(i).caption for i in range(self.count)]
+        self._ids, self._mask = tokenizer.encode(self.captions)
+        scenes = [i for i in range(self.count) for _ in range(emphasis.get(bucket.scene(i).recipe, 1))]
+        self._order = grain.MapDataset.source(scenes).shuffle(seed=seed).repeat()
+
+    @cached_property
+    def _clip_index(self) -> np.ndarray:
+        """Sync frame that each clip frame is: the first at or after its time."""
+        wanted = np.arange(lengths(self.seconds, self.cfg.rates).clip) / self.cfg.rates.clip_hz
+        return np.ceil(wanted * self.cfg.rates.sync_hz - 1e-6).astype(int)
+
+    def indices(self, nth: int) -> list[int]:
+        return [int(self._order[nth * self.batch + i]) for i in range(self.batch)]
+
+    def examples(self, indices: list[int], flips: np.ndarray):
+        sides = [-1 if flip else 1 for flip in flips]
+        frames = np.stack([self.bucket.frames[i][:, :, ::side] for i, side in zip(indices, sides, strict=True)])
+        mels = np.stack([self.latents.mels[i][..., ::side] for i, side in zip(indices, sides, strict=True)])
+        mean, std = np.split(np.stack([self.latents.posterior[i] for i in indices]).astype(np.float32), 2, -1)
+        excerpt = Excerpt(
+            clip_frames=frames[:, self._clip_index],
+            sync_frames=frames,
+            text_ids=self._ids[indices],
+            given=Given.whole(self._mask[indices], self.seconds),
+        )
+        return excerpt, Posterior(mean, std), mels[..., 0].astype(np.float32), mels[..., 1].astype(np.float32)
+
+
+def tokenizer_from(corpus: Corpus, length: int, path: Path) -> Tokenizer:
+    """The corpus's own small tokenizer: read from `path`, or trained on the captions and written there."""
+    if path.exists():
+        return Tokenizer.load(path, length)
+    tokenizer = Tokenizer.train(captions(corpus), vocab_size=512, length=length)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(path)
+    return tokenizer
+
+
+def captions(corpus: Corpus) -> list[str]:
+    """Of all its scenes."""
+    return [bucket.scene(i).caption for bucket in corpus.buckets.values() for i in range(len(bucket))]

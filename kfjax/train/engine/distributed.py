@@ -1,0 +1,109 @@
+"""Processes that train together: how they meet, and how each ends when another one is gone.
+
+    join("10.0.0.1:8476,0,2", heartbeat_seconds=300)
+    with together():
+        ...
+
+A collective then fails with an exception, or waits for ever; for the second case jax's coordination service has
+heartbeats, and aborts the process with fifty lines of its own. Both become the same one line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+
+_ADVICE = "Run the same commands again to go on from the newest checkpoint"
+_LOST = re.compile(
+    r"Gloo.*(failed|closed)|remote process exited|heartbeat|coordination service|(Connection|Socket) (closed|reset)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def join(where: str, heartbeat_seconds: int) -> None:
+    """Connect to the other processes, by HOST:PORT of the first one, this one's number from 0, and how many there are.
+
+    Args:
+      where: "" where the cluster says all of it.
+      heartbeat_seconds: a process without a sign of life for so long counts as dead.
+
+    Raises:
+      ValueError: none of the clusters that jax knows, and nothing given instead; the others can't be reached.
+    """
+    address, _, numbers = where.partition(",")
+    given = numbers.split(",")
+    if where and not (":" in address and len(given) == 2 and all(n.isdigit() for n in given)):
+        raise ValueError(f"--distributed: got {where!r}, expected HOST:PORT,PROCESS,PROCESSES, e.g. 10.0.0.1:8476,0,2")
+    if heartbeat_seconds < 1:
+        raise ValueError(f"--heartbeat-timeout: got {heartbeat_seconds}, expected 1 second or more")
+    place = [address, int(given[1]), int(given[0])] if where else []
+    _shorten_native_errors()
+    try:
+        jax.distributed.initialize(*place, heartbeat_timeout_seconds=heartbeat_seconds)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"--distributed: {str(error).splitlines()[0]}; give HOST:PORT,PROCESS,PROCESSES") from error
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Where a collective of the block fails since another process is gone, this one ends too: at once, in one line.
+
+    It does not return, since whoever waits for the other process, as a save that has begun, would wait for long.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:  # jax raises both
+        if jax.process_count() == 1 or not _LOST.search(str(error)):
+            raise
+        os.write(2, f"kfjax: error: another process is gone; this one ends too. {_ADVICE}\n".encode())
+        os._exit(1)
+
+
+def _shorten_native_errors() -> None:
+    """What jaxlib itself writes to stderr goes through another process from now on, which makes one line of its abort.
+
+    jax has no way to be told: its callback for a missed heartbeat can't be a Python function (std::bad_cast).
+    """
+    sys.stderr.flush()
+    ours = os.dup(2)
+    command = [sys.executable, "-I", "-S", "-c", _FILTER, _ADVICE]
+    watch = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=ours, start_new_session=True)
+    os.dup2(watch.stdin.fileno(), 2)
+    watch.stdin.close()
+    sys.stderr = os.fdopen(ours, "w", buffering=1, errors="backslashreplace")
+
+
+#: Passes lines on, but of those about a dead process none: instead of the abort that they end with, one line.
+_FILTER = r"""
+import re, sys
+
+record = re.compile(rb"[IWEF]\d{4} [\d:.]+ +\d+ ([\w.]+:\d+)\] ")
+out, held, holding = sys.stdout.buffer, [], False
+for line in sys.stdin.buffer:
+    if begins := record.match(line):
+        holding = b"coordination" in begins[1] or b"distributed service" in line
+    if line.startswith(b"kfjax: error:"):
+        held = [line]
+        break
+    elif holding and line.startswith(b"F"):
+        text = b"".join([*held, line, sys.stdin.buffer.read()])
+        dead = re.search(rb"[Tt]ask (\d+) heartbeat|unhealthy[^\n]*\n(\d+)", text)
+        number = b"0" if b"leader task" in text else dead and (dead[1] or dead[2])
+        who = b"process " + number + b" is gone" if number else b"another process is gone or can't be reached"
+        held = [b"\nkfjax: error: ", who, b"; this one ends too. ", sys.argv[1].encode(), b"\n"]
+        break
+    elif holding:
+        held.append(line)
+    else:
+        out.write(line)
+        out.flush()
+out.write(b"".join(held))
+out.flush()
+sys.stdin.buffer.read()
+"""

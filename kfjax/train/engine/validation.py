@@ -1,0 +1,108 @@
+"""The loss on held-out examples under fixed noise and times: a curve that moves only when the model does.
+
+A training loss is one draw of examples, noise and times a step, and its scatter hides what the model gains in a
+thousand steps. Here every visit, of this run, of a resumed one or of another run with the same seed, sees the same
+examples, noise and times, so that two figures are a paired comparison.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Float
+
+from kfjax.sharding import replicated
+from kfjax.system import SystemConfig
+from kfjax.train.engine.prefetch import placed
+from kfjax.train.tasks import flow_step
+from kfjax.train.tasks.flow_step import Draws, FlowStepConfig
+
+#: (parameters, batch, key) -> means over the batch by name; pure. NAME_count: of how many examples NAME is the mean.
+Figures = Callable[[Any, Any, jax.Array], dict[str, jax.Array]]
+
+
+class Validation:
+    """(averaged parameters, step) -> figures, for `Task.validate`. Every process of a run calls it.
+
+    The parameters are used where they lie, whole or split over a mesh; each shape of batch is compiled once.
+
+    Args:
+      figures: what is measured of a batch, such as `flow_figures`.
+      batch: number -> the global batch of held-out examples, as `Task.batch`.
+      batches: how many of them, from 0 on.
+      seed: of noise and times.
+
+    Raises:
+      ValueError: no batches.
+    """
+
+    def __init__(self, figures: Figures, batch: Callable[[int], Any], batches: int, *, seed: int = 0):
+        if batches < 1:
+            raise ValueError(f"validation: got {batches} batches, expected 1 or more")
+        self._figures, self._batch, self._batches, self._seed = figures, batch, batches, seed
+        self._compiled: dict[Mesh | None, Figures] = {}
+
+    def __call__(self, params: Any, step: int) -> dict[str, float]:
+        """Means over all batches; `step` does not matter, which is the point."""
+        mesh = _mesh(params)
+        if mesh not in self._compiled:
+            everywhere = None if mesh is None else replicated(mesh)
+            self._compiled[mesh] = jax.jit(self._figures, out_shardings=everywhere)
+        figures, clips = [], []
+        for i in range(self._batches):
+            batch = self._batch(i) if mesh is None else placed(self._batch, i, mesh)
+            clips.append(jax.tree.leaves(batch)[0].shape[0])
+            figures.append(self._compiled[mesh](params, batch, jax.random.fold_in(jax.random.key(self._seed), i)))
+        return _means(jax.device_get(figures), clips)
+
+
+def _mesh(params: Any) -> Mesh | None:
+    shardings = (getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(params))
+    return next((sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)), None)
+
+
+def _means(figures: list[dict[str, Any]], clips: list[int]) -> dict[str, float]:
+    """Each figure's mean over the batches, by its counts where it has some, else by the batches' sizes."""
+    total, count = defaultdict(float), defaultdict(float)
+    for batch, size in zip(figures, clips, strict=True):
+        for name in (name for name in batch if not name.endswith("_count")):
+            weight = float(batch.get(f"{name}_count", size))
+            total[name] += weight * float(batch[name]) if weight else 0.0
+            count[name] += weight
+    return {name: total[name] / count[name] for name in total if count[name]}
+
+
+def flow_figures(system: SystemConfig, cfg: FlowStepConfig) -> Figures:
+    """The flow step's loss and its parts by time and conditions, for a `FlowBatch` or a `FeatureBatch`.
+
+    Nothing is dropped. Every example has one noise and one time, and a batch's times are spread evenly over the path,
+    whichever of them training prefers: so "loss" compares runs with one another, while with the training's own loss
+    its parts by time compare ("loss_t0" to "loss_t9").
+    """
+    cfg = replace(cfg, draws=1, accumulate=1)
+
+    def figures(params: Any, batch: flow_step.Batch, key: jax.Array) -> dict[str, jax.Array]:
+        return flow_step.loss_of(params, batch, _draws(key, batch.posterior.mean.shape), system, cfg)[1]
+
+    return figures
+
+
+def _draws(key: jax.Array, shape: tuple[int, int, int]) -> Draws:
+    posterior, noise, time = jax.random.split(key, 3)
+    b, n, d = shape
+    normal = lambda key: jax.random.normal(key, (b, 1, n, d), jnp.float32)
+    kept = jnp.ones((b, 1), bool)
+    return Draws(normal(posterior), normal(noise), spread_times(time, b)[:, None], kept, kept)
+
+
+def spread_times(key: jax.Array, count: int) -> Float[Array, " b"]:
+    """Times in [0, 1), one in each of `count` equal intervals, in random order."""
+    order, place = jax.random.split(key)
+    shuffled = jnp.argsort(jax.random.uniform(order, (count,), jnp.float32))
+    return (shuffled + jax.random.uniform(place, (count,), jnp.float32)) / count

@@ -1,0 +1,284 @@
+"""Training BigVGAN against discriminators of periods and resolutions; generator and discriminators in one step.
+
+Source: BigVGAN (Lee et al., arXiv 2206.04658) with its multi-period and multi-resolution discriminators, least-squares
+losses and feature matching (HiFi-GAN, arXiv 2010.05646, eq. 1-7); the mel loss is that of several scales, which the
+second version of the public code brought. That version's constant-Q discriminator is not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from kfjax import config as strict
+from kfjax import module
+from kfjax.checkpoint import load_params, save_params
+from kfjax.codec.bigvgan import BigVGAN, BigVGANConfig
+from kfjax.codec.mel import MelConfig, log_mel
+from kfjax.codec.vae import MelVAE, VAEConfig
+from kfjax.codec.wave_discriminators import Layers, WaveDiscriminatorConfig, WaveDiscriminators
+from kfjax.module import Params
+from kfjax.structs import TrainState
+from kfjax.system import UNUSED
+from kfjax.train.engine.loop import LoopConfig, Task
+from kfjax.train.engine.optim import OptimConfig, ema, guarded_update, make_optimizer
+from kfjax.train.engine.validation import Figures, Validation
+from kfjax.train.tasks.vocoder_step import Reading, crops, decoded_mel, own_mel, render_pool
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+Batch = dict[str, Array]
+#: AdamW as both networks are published with; the schedule is ours (`optim.inverse_lr`).
+_OPTIM = OptimConfig(learning_rate=1e-4, b1=0.8, b2=0.99, weight_decay=0.01, clip_norm=500.0)
+
+
+@dataclass(frozen=True)
+class BigVGANTraining:
+    """One run.
+
+    Attributes:
+      mel: what the generator reads.
+      mel_scales: (window, bands) of the mels that are compared; hops of a quarter window.
+      mel_weight, feature_weight: beside the adversarial loss, whose weight is 1.
+      batch, frames: crops a step, mel frames a crop.
+      gain_db, pieces, piece_seconds, seed: of the sounds (`vocoder_step.crops`, `vocoder_step.render_pool`).
+
+    Raises:
+      ValueError: a generator of other bands or another hop than the mel's.
+    """
+
+    vocoder: BigVGANConfig = field(default_factory=BigVGANConfig)
+    discriminator: WaveDiscriminatorConfig = field(default_factory=WaveDiscriminatorConfig)
+    mel: MelConfig = field(default_factory=MelConfig)
+    mel_scales: tuple[tuple[int, int], ...] = (
+        (32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320),
+    )  # fmt: skip
+    mel_weight: float = 15.0
+    feature_weight: float = 2.0
+    optim: OptimConfig = _OPTIM
+    discriminator_optim: OptimConfig = _OPTIM
+    batch: int = 32
+    frames: int = 128
+    gain_db: float = 20.0
+    pieces: int = 2000
+    piece_seconds: float = 2.0
+    seed: int = 0
+
+    def __post_init__(self):
+        got, want = (self.vocoder.bands, self.vocoder.hop), (self.mel.bands, self.mel.hop)
+        if got != want:
+            raise ValueError(
+                f"vocoder: got {got[0]} bands and {got[1]} samples a frame, expected the mel's {want[0]} and {want[1]};"
+                " change vocoder.bands or vocoder.rates, whose product is the hop"
+            )
+
+
+def init_params(cfg: BigVGANTraining, key: Array, start: Params | None = None) -> Params:
+    """{"gen": the generator, drawn or `start`, "disc": the discriminators, drawn}; what does not train is not here."""
+    gen_key, disc_key = jax.random.split(key)
+    gen = module.init(BigVGAN, cfg.vocoder, gen_key) if start is None else jax.tree.map(jnp.asarray, start)
+    return {"gen": gen, "disc": module.init(WaveDiscriminators, cfg.discriminator, disc_key)}
+
+
+def init_opt(cfg: BigVGANTraining, params: Params) -> Params:
+    """State of the two optimisers, {"gen", "disc"}."""
+    return {
+        "gen": make_optimizer(cfg.optim).init(params["gen"]),
+        "disc": make_optimizer(cfg.discriminator_optim).init(params["disc"]),
+    }
+
+
+def make_step(cfg: BigVGANTraining, reading: Reading) -> Callable[[TrainState, Batch, Array], Any]:
+    """(state, batch, key) -> (state, metrics): one update of the discriminators, then one of the generator.
+
+    The batch has "wave" [b, f · hop] in [-1, 1]. The generator runs once: the discriminators learn from what it made,
+    and its own loss is then taken with the better ones. A non-finite loss or gradient of either leaves both as they
+    were.
+    """
+    tx, disc_tx = make_optimizer(cfg.optim), make_optimizer(cfg.discriminator_optim)
+
+    def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:
+        del key  # nothing here is drawn
+        gen, disc, wave = state.params["gen"], state.params["disc"], batch["wave"]
+        read = reading.mel(state.params, wave)
+        made, pull_back = jax.vjp(lambda gen: module.bind(BigVGAN, cfg.vocoder, gen)(read), gen)
+        disc_loss, disc_grads = jax.value_and_grad(discriminator_loss)(disc, wave, made, cfg)
+        new_disc, disc_opt, disc_finite, disc_norm = guarded_update(
+            disc_tx, disc_grads, disc, state.opt_state["disc"], disc_loss
+        )
+        (loss, parts), slope = jax.value_and_grad(generator_loss, has_aux=True)(made, wave, new_disc, cfg)
+        (grads,) = pull_back(slope)
+        new_gen, gen_opt, finite, norm = guarded_update(tx, grads, gen, state.opt_state["gen"], loss)
+
+        finite &= disc_finite
+        keep = partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
+        params = keep({"gen": new_gen, "disc": new_disc}, {"gen": gen, "disc": disc})
+        opt_state = keep({"gen": gen_opt, "disc": disc_opt}, state.opt_state)
+        # A young average forgets its random start quickly.
+        decay = jnp.where(finite, jnp.minimum(cfg.optim.ema_decay, (1.0 + state.step) / (10.0 + state.step)), 1.0)
+        averaged = {"gen": ema(state.ema["gen"], params["gen"], decay), "disc": params["disc"]}
+        skipped = jnp.where(finite, 0, state.skipped + 1)
+        metrics = {"loss": loss, **parts, "disc": disc_loss, "gradient_norm": norm, "disc_gradient_norm": disc_norm}
+        state = TrainState(state.step + 1, state.params | params, opt_state, state.ema | averaged, skipped)
+        return state, metrics | {"skipped": skipped}
+
+    return step
+
+
+def generator_loss(
+    made: Float[Array, "b t"], wave: Float[Array, "b t"], disc: Params, cfg: BigVGANTraining
+) -> tuple[Array, dict[str, Array]]:
+    """What a made wave costs its maker, and the parts, unweighted."""
+    judge = module.bind(WaveDiscriminators, cfg.discriminator, disc)
+    fake = judge(made)
+    parts = {
+        "mel": mel_distance(made, wave, cfg),
+        "adversarial": fooled(fake),
+        "feature": feature_distance(judge(wave), fake),
+    }
+    loss = cfg.mel_weight * parts["mel"] + parts["adversarial"] + cfg.feature_weight * parts["feature"]
+    return loss, parts
+
+
+def make_objective(cfg: BigVGANTraining, reading: Reading):
+    """(state, batch, key) -> (what both updates of the step minimise, its terms), for `Task.objective`.
+
+    The generator's loss is taken with the discriminators as they were before their update.
+    """
+
+    def objective(state: TrainState, batch: Batch, key: Array) -> tuple[Array, Batch]:
+        del key  # nothing here is drawn
+        gen, disc, wave = state.params["gen"], state.params["disc"], batch["wave"]
+        made = module.bind(BigVGAN, cfg.vocoder, gen)(reading.mel(state.params, wave))
+        told = discriminator_loss(disc, wave, jax.lax.stop_gradient(made), cfg)
+        loss, parts = generator_loss(made, wave, jax.lax.stop_gradient(disc), cfg)
+        return loss + told, parts | {"disc": told}
+
+    return objective
+
+
+def make_figures(cfg: BigVGANTraining, reading: Reading) -> Figures:
+    """The generator's mel loss, for `validation.Validation`."""
+
+    def figures(params: Params, batch: Batch, key: Array) -> dict[str, Array]:
+        del key  # nothing here is drawn
+        made = module.bind(BigVGAN, cfg.vocoder, params["gen"])(reading.mel(params, batch["wave"]))
+        return {"mel": mel_distance(made, batch["wave"], cfg)}
+
+    return figures
+
+
+def discriminator_loss(
+    disc: Params, wave: Float[Array, "b t"], made: Float[Array, "b t"], cfg: BigVGANTraining
+) -> Float[Array, ""]:
+    """Least squares: scores of true waves should be 1, of made ones 0; mean over each map, summed over maps."""
+    judge = module.bind(WaveDiscriminators, cfg.discriminator, disc)
+    return told_apart(judge(wave), judge(made))
+
+
+def told_apart(real: Sequence[Layers], fake: Sequence[Layers]) -> Float[Array, ""]:
+    """The least squares of `discriminator_loss` (arXiv 2010.05646, eq. 1)."""
+    return sum(jnp.mean(jnp.square(1 - r[-1])) + jnp.mean(jnp.square(f[-1])) for r, f in zip(real, fake, strict=True))
+
+
+def fooled(fake: Sequence[Layers]) -> Float[Array, ""]:
+    """Squared distance of made waves' scores from 1: mean over each map, summed over discriminators (eq. 2)."""
+    return sum(jnp.mean(jnp.square(1 - f[-1])) for f in fake)
+
+
+def feature_distance(real: Sequence[Layers], fake: Sequence[Layers]) -> Float[Array, ""]:
+    """Mean absolute difference of every layer's map, scores included, summed over layers and discriminators (eq. 4)."""
+    return sum(jnp.mean(jnp.abs(a - b)) for r, f in zip(real, fake, strict=True) for a, b in zip(r, f, strict=True))
+
+
+def mel_distance(made: Float[Array, "b t"], wave: Float[Array, "b t"], cfg: BigVGANTraining) -> Float[Array, ""]:
+    """Mean absolute difference of decadic log-mels up to half the sample rate, summed over `mel_scales`."""
+    rate = cfg.mel.sample_rate_hz
+    scales = [
+        MelConfig(rate, window, window // 4, bands, 0.0, rate / 2, "log10", cfg.mel.floor)
+        for window, bands in cfg.mel_scales
+    ]
+    return sum(jnp.mean(jnp.abs(log_mel(made, scale) - log_mel(wave, scale))) for scale in scales)
+
+
+def training_of(config: ConfigDict, loop: LoopConfig | None = None) -> BigVGANTraining:
+    """`config.training` as a dataclass; with `loop`, schedules that decay over the run's end know where it is."""
+    cfg = strict.from_dict(BigVGANTraining, config.training.to_dict(), where="config.training")
+    if loop is None:
+        return cfg
+    ends = {name: replace(getattr(cfg, name), total_steps=loop.steps) for name in ("optim", "discriminator_optim")}
+    return replace(cfg, **ends)
+
+
+def abstract_bigvgan(config: ConfigDict) -> Params:
+    """Shapes of the parameters that a configuration trains; allocates nothing and reads no data."""
+    cfg = training_of(config)
+    return jax.eval_shape(lambda: init_params(cfg, jax.random.key(0)))
+
+
+def bigvgan_task(config: ConfigDict, loop: LoopConfig) -> Task:
+    """The task that `config` describes; exports the averaged generator as vocoder.safetensors.
+
+    `data.sounds` is a folder of recordings or of rendered scenes, or "" for sounds made from nothing; `data.start` a
+    directory of converted parts, or a weights file, whose vocoder is the start; with `data.vae` (the same, of a VAE)
+    the generator reads the mels that this VAE gives back. `data.heldout` is as `data.sounds`, or "" for no validation.
+
+    Raises:
+      ValueError: an unknown key; data or weights that are not there or do not fit.
+    """
+    cfg = training_of(config, loop)
+    shapes = module.shapes(BigVGAN, cfg.vocoder)
+    start = _weights(config.data.start, "vocoder", shapes) if config.data.start else None
+    data, reading = config.data, _reading(config, cfg)
+    validate = None
+    if data.heldout:
+        sounds = _sounds(data.heldout, data.folder, cfg)
+        validate = Validation(make_figures(cfg, reading), sounds, data.validation_batches)
+    return Task(
+        init=lambda key: init_params(cfg, key, start) | jax.tree.map(jnp.asarray, reading.frozen),
+        init_opt=partial(init_opt, cfg),
+        step=make_step(cfg, reading),
+        objective=make_objective(cfg, reading),
+        batch=_sounds(data.sounds, data.folder, cfg),
+        validate=validate,
+        export=lambda ema, workdir: save_params(workdir / "vocoder.safetensors", ema["gen"]),
+    )
+
+
+def _reading(config: ConfigDict, cfg: BigVGANTraining) -> Reading:
+    """The wave's own log-mel; with `data.vae` the one that this VAE gives back."""
+    if not config.data.vae:
+        return own_mel(cfg.mel)
+    vae = strict.from_dict(VAEConfig, config.vae.to_dict(), where="config.vae")
+    return decoded_mel(cfg.mel, vae, _weights(config.data.vae, "vae", module.shapes(MelVAE, vae)))
+
+
+def _sounds(sounds: str, folder: str, cfg: BigVGANTraining) -> Callable[[int], dict[str, np.ndarray]]:
+    """step -> {"wave": f32 [b, frames · hop]}; in `folder` lies what is made or decoded once."""
+    from kfjax.data.recordings import Recordings
+    from kfjax.scenes import Corpus
+    from kfjax.scenes.crops import SoundInput
+
+    samples = cfg.frames * cfg.mel.hop
+    if not sounds:
+        return partial(crops, render_pool(Path(folder), cfg), cfg)
+    if Path(sounds, "corpus.json").exists():
+        return SoundInput(Corpus(sounds), batch=cfg.batch, samples=samples, seed=cfg.seed)
+    return Recordings(
+        sounds, folder, cfg.mel.sample_rate_hz, batch=cfg.batch, samples=samples, gain_db=cfg.gain_db, seed=cfg.seed
+    )
+
+
+def _weights(path: str, part: str, shapes: Params) -> Params:
+    """A part's weights, from a file of their own or from a directory of converted parts."""
+    file = Path(path, f"{part}.safetensors") if Path(path).is_dir() else Path(path)
+    return load_params(file, shapes, skip=UNUSED)

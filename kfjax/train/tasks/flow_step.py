@@ -1,0 +1,370 @@
+"""The generator's training step: encoders (where they train), masks, a point on the path, the velocity, the update.
+
+    step = jax.jit(make_step(system, FlowStepConfig(), tx), donate_argnums=0)
+    state, metrics = step(state, batch, key)
+
+Under `jax.set_mesh(mesh)` the same step runs on a mesh (`sharding.py`): its results are those of one device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kfjax import features
+from kfjax.flow import matching
+from kfjax.generators.mmdit.mmdit import MMDiT
+from kfjax.layers import layer_norm
+from kfjax.module import Params, bind
+from kfjax.sharding import axis_size, pin, scattered
+from kfjax.structs import Conditions, FeatureBatch, Features, FlowBatch, Posterior, TrainState
+from kfjax.system import ENCODERS, SystemConfig
+from kfjax.train.engine.optim import ema, guarded_update
+from kfjax.train.tasks.lora import LoRAConfig, merge, with_words
+from kfjax.train.tasks.stereo_step import stereo_loss
+
+TIME_BINS = 10  # of equal width, for the loss by t
+Metrics = dict[str, jax.Array]
+Batch = FlowBatch | FeatureBatch
+
+
+@dataclass(frozen=True)
+class FlowStepConfig:
+    """Switches of the step.
+
+    Attributes:
+      draws: noise and time draws per example; the encoders run once for all of them.
+      early_times: share of the times drawn that lie at the start of the path (`matching.sample_times`).
+      drop_video, drop_text: probability of masking a modality, drawn per noise draw (classifier-free guidance).
+      train_encoders: gradients reach the encoders; False freezes them.
+      stereo_weight: weight of the Mono2Stereo loss that trains along; 0 = not trained.
+      align_weight: weight of a linear read-out of the latents' mean from the align features alone; 0 = none. Encoders
+        that start from nothing find the moments of events by it long before the flow asks for them.
+      caption_weight: weight of a linear read-out of the caption's words from the clip's mean feature alone, in place of
+        CLIP's contrast with text; 0 = none. An image tower that starts from nothing sees what is there by it.
+      sound_weight: weight of a linear read-out of the latents' mean and deviation over time from the caption's mean
+        feature alone; 0 = none. Where film and caption come together a young text encoder is never needed, and sinks to
+        a constant; by this it tells rain from a bell.
+      ema_decay: of the averaged weights.
+      lora: where its rank is not 0, LoRA's pairs (and rows of new words) are all that trains, on a frozen network.
+      accumulate: micro-batches that a batch is cut into; gradients are summed over them, one after the other. What is
+        drawn, the loss and its gradients are those of the whole batch at once, but for the read-outs' and the stereo
+        loss, which are means over the examples that have what they need: each micro-batch then has its own mean.
+      compute_dtype: of activations and of the copy of the weights that computes. Weights, their average, the optimiser,
+        gradients' sums, norms, softmax, the path and the losses are float32 either way.
+
+    Raises:
+      ValueError: LoRA together with anything else that trains; no micro-batch.
+    """
+
+    draws: int = 1
+    early_times: float = 0.0
+    drop_video: float = 0.1
+    drop_text: float = 0.1
+    train_encoders: bool = False
+    stereo_weight: float = 0.0
+    align_weight: float = 0.0
+    caption_weight: float = 0.0
+    sound_weight: float = 0.0
+    ema_decay: float = 0.999
+    lora: LoRAConfig = field(default_factory=lambda: LoRAConfig(rank=0))
+    accumulate: int = 1
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self):
+        if self.accumulate < 1:
+            raise ValueError(f"step: got accumulate {self.accumulate}, expected 1 or more")
+        others = ("train_encoders", "stereo_weight", "align_weight", "caption_weight", "sound_weight")
+        both = [f"{name} {getattr(self, name)}" for name in others if getattr(self, name)]
+        if self.lora.rank and both:
+            raise ValueError(f"step: got lora.rank {self.lora.rank}, {', '.join(both)}; LoRA trains alone, unset them")
+
+
+def trained_parts(cfg: FlowStepConfig) -> tuple[str, ...]:
+    """Parts whose own parameters the step updates."""
+    if cfg.lora.rank:
+        return ()
+    return (*(ENCODERS if cfg.train_encoders else ()), "mmdit", *(("stereo",) if cfg.stereo_weight else ()))
+
+
+def init_readouts(system: SystemConfig, cfg: FlowStepConfig) -> Params:
+    """The linear read-outs that the step asks for, at zero. They help to train and are no part of the system."""
+    zeros = lambda *shape: jnp.zeros(shape, jnp.float32)
+    readout = lambda inputs, outputs: {"kernel": zeros(inputs, outputs), "bias": zeros(outputs)}
+    readouts = {}
+    if cfg.align_weight:
+        readouts["readout"] = readout(system.mmdit.width, system.mmdit.latent_dim)
+    if cfg.caption_weight:
+        readouts["caption"] = readout(system.clip.out_dim, system.text.vocab)
+    if cfg.sound_weight:
+        readouts["sound"] = readout(system.text.width, 2 * system.mmdit.latent_dim)
+    return readouts
+
+
+def trained(params: Params, cfg: FlowStepConfig) -> Params:
+    """The parameters that have gradients, an optimiser state and an average; the others never change."""
+    if cfg.lora.rank:
+        return {name: params[name] for name in ("lora", "words") if name in params}
+    weights = {"readout": cfg.align_weight, "caption": cfg.caption_weight, "sound": cfg.sound_weight}
+    readouts = (name for name, weight in weights.items() if weight)
+    return {name: params[name] for name in (*trained_parts(cfg), *readouts)}
+
+
+def merged(params: Params, cfg: FlowStepConfig) -> Params:
+    """The parameters with the system's parts as they run: what LoRA trains is in the network and the table of words."""
+    if not cfg.lora.rank:
+        return params
+    text = {"text": with_words(params["text"], params["words"])} if "words" in params else {}
+    return params | text | {"mmdit": merge(params["mmdit"], params["lora"], cfg.lora)}
+
+
+class Draws(NamedTuple):
+    """All that is random in a step: r draws for each example of the batch."""
+
+    posterior: jax.Array  # f32 [b r n d], standard normal
+    noise: jax.Array  # f32 [b r n d], the path's start x0
+    time: jax.Array  # f32 [b r]
+    keep_video: jax.Array  # bool [b r]
+    keep_text: jax.Array  # bool [b r]
+
+
+def draw(key: jax.Array, shape: tuple[int, int, int], cfg: FlowStepConfig) -> Draws:
+    """Noise, times and masks for latents of `shape` (b, n, d), each example on its own, video and text apart."""
+    posterior, noise, time, drop = jax.random.split(key, 4)
+    video, text = jax.random.split(drop)
+    b, n, d = shape
+    rows = (b, cfg.draws)
+    draws = Draws(
+        posterior=jax.random.normal(posterior, (*rows, n, d), jnp.float32),
+        noise=jax.random.normal(noise, (*rows, n, d), jnp.float32),
+        time=matching.sample_times(time, b * cfg.draws, start=cfg.early_times).reshape(rows),
+        keep_video=~jax.random.bernoulli(video, jnp.float32(cfg.drop_video), rows),
+        keep_text=~jax.random.bernoulli(text, jnp.float32(cfg.drop_text), rows),
+    )
+    return jax.tree.map(_split_over_batch, draws)
+
+
+def encode(params: Params, batch: Batch, system: SystemConfig, cfg: FlowStepConfig) -> Features:
+    """What the generator reads: from the encoders, or as it was extracted.
+
+    Raises:
+      ValueError: features extracted beforehand for a step that needs what they were extracted from.
+    """
+    if isinstance(batch, FlowBatch):
+        encoded = features.encode(params, system, batch.excerpt)
+    else:
+        lacks = {"train_encoders": "frames", "stereo_weight": "mels of both ears", "caption_weight": "token ids"}
+        lacking = [f"{name} {getattr(cfg, name)} needs {what}" for name, what in lacks.items() if getattr(cfg, name)]
+        if lacking:
+            raise ValueError(
+                f"step: got a batch of extracted features, but {', '.join(lacking)}; unset, or train on clips"
+            )
+        encoded = batch.features
+    clip, sync, text = (jnp.asarray(x, cfg.compute_dtype) for x in (encoded.clip, encoded.sync, encoded.text))
+    return encoded._replace(clip=clip, sync=sync, text=text)
+
+
+def loss(
+    params: Params, batch: Batch, key: jax.Array, system: SystemConfig, cfg: FlowStepConfig
+) -> tuple[jax.Array, Metrics]:
+    """`loss_of` with what is drawn from `key`."""
+    return loss_of(params, batch, draw(key, batch.posterior.mean.shape, cfg), system, cfg)
+
+
+def loss_of(
+    params: Params, batch: Batch, draws: Draws, system: SystemConfig, cfg: FlowStepConfig
+) -> tuple[jax.Array, Metrics]:
+    """Flow-matching loss (paper eq. 1) and, where asked for, the stereo loss and the read-outs', mean over the batch.
+
+    Args:
+      params: of the three encoders (where the batch is not encoded yet), "mmdit", with a stereo weight "stereo", with
+        LoRA "lora" and perhaps "words", and the read-outs.
+
+    Returns:
+      What is minimised, and figures: "loss" is the flow's part alone; see `by_kind` for its parts.
+    """
+    params, dtype = merged(computing(params, cfg), cfg), cfg.compute_dtype
+    encoded = encode(params, batch, system, cfg)
+    repeat = lambda tree: jax.tree.map(lambda x: jnp.repeat(x, cfg.draws, 0), tree)
+    drawn = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), draws)
+
+    posterior = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), repeat(batch.posterior))
+    x1, t = posterior.mean + posterior.std * drawn.posterior, drawn.time
+    x, _ = matching.interpolate(drawn.noise, x1, t)
+    velocity = matching.expected_velocity(x, t, posterior)
+    kept = repeat(encoded)
+    given = kept.given
+    kept = kept._replace(
+        given=given._replace(has_video=given.has_video & drawn.keep_video, has_text=given.has_text & drawn.keep_text)
+    )
+    mmdit = bind(MMDiT, system.mmdit, params["mmdit"])
+    conditions = mmdit.prepare(kept, x.shape[1], system.rates)
+    per_sample = matching.loss(mmdit(pin(jnp.asarray(x, dtype), "b n d"), t, conditions), velocity)
+    flow = per_sample.mean()
+    others = {
+        "stereo": (cfg.stereo_weight, lambda: _stereo(params, batch, encoded, system)),
+        "align": (cfg.align_weight, lambda: _align(params, conditions, posterior, kept)),
+        "caption": (cfg.caption_weight, lambda: _caption(params, batch, encoded, system)),
+        "sound": (cfg.sound_weight, lambda: _sound(params, batch, encoded)),
+    }
+    figures = {name: value() for name, (weight, value) in others.items() if weight}
+    total = flow + sum(others[name][0] * value for name, value in figures.items())
+    return total, {"loss": flow} | figures | by_kind(per_sample, t, kept.given.has_video, kept.given.has_text)
+
+
+def computing(params: Params, cfg: FlowStepConfig) -> Params:
+    """The weights in the dtype that computes. They are cast where they lie, so that half as much is gathered."""
+    dtype = jnp.dtype(cfg.compute_dtype)
+    if all(x.dtype == dtype for x in jax.tree.leaves(params)):
+        return params
+    return scattered(jax.tree.map(lambda x: jnp.asarray(x, dtype), params))
+
+
+def by_kind(per_sample: jax.Array, t: jax.Array, has_video: jax.Array, has_text: jax.Array) -> Metrics:
+    """The mean loss in each tenth of t ("loss_t0" to "loss_t9") and with each set of conditions ("loss_video_text" ..).
+
+    Beside each NAME stands NAME_count, the number of examples it is the mean of; where that is 0, NAME is 0.
+    """
+    bins = jnp.clip(jnp.floor(t * TIME_BINS), 0, TIME_BINS - 1)
+    kinds = {f"loss_t{i}": bins == i for i in range(TIME_BINS)} | {
+        "loss_video_text": has_video & has_text,
+        "loss_video": has_video & ~has_text,
+        "loss_text": ~has_video & has_text,
+        "loss_no_condition": ~has_video & ~has_text,
+    }
+    member = jnp.stack(list(kinds.values()))
+    count = member.sum(1).astype(jnp.float32)
+    mean = jnp.where(member, per_sample[None], 0).sum(1) / jnp.maximum(count, 1)
+    return dict(zip(kinds, mean, strict=True)) | dict(zip((f"{k}_count" for k in kinds), count, strict=True))
+
+
+def gradients(
+    new: Params, params: Params, batch: Batch, key: jax.Array, system: SystemConfig, cfg: FlowStepConfig
+) -> tuple[tuple[jax.Array, Metrics], Params]:
+    """((what is minimised, figures), float32 gradients) by the parameters in `new`, which replace those of `params`.
+
+    Raises:
+      ValueError: a batch that does not divide into `cfg.accumulate` micro-batches, or these not over the mesh.
+    """
+    _check_divides(*batch.posterior.mean.shape[:2], cfg.accumulate)
+    draws = draw(key, batch.posterior.mean.shape, cfg)
+    new, params = computing(new, cfg), computing(params, cfg)  # once, not in every micro-batch
+    objective = lambda new, batch, draws: loss_of(params | new, batch, draws, system, cfg)
+    gradient = jax.value_and_grad(objective, has_aux=True)
+    exact = lambda grads: scattered(jax.tree.map(lambda g: jnp.asarray(g, jnp.float32), grads))
+    if cfg.accumulate == 1:
+        result, grads = gradient(new, batch, draws)
+        return result, exact(grads)
+
+    def add(total, micro):
+        result, grads = gradient(new, *jax.tree.map(_split_over_batch, micro))
+        return jax.tree.map(jnp.add, total, exact(grads)), result
+
+    zeros = scattered(jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), new))
+    total, (values, figures) = jax.lax.scan(add, zeros, _micro_batches((batch, draws), cfg.accumulate))
+    mean = scattered(jax.tree.map(lambda g: g / cfg.accumulate, total))
+    return (values.mean(), _mean_figures(figures)), mean
+
+
+def make_step(system: SystemConfig, cfg: FlowStepConfig, tx: optax.GradientTransformation):
+    """(state, batch, key) -> (state, metrics). The optimiser state is that of `trained(params, cfg)`."""
+
+    def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        old = trained(state.params, cfg)
+        (value, metrics), grads = gradients(old, state.params, batch, key, system, cfg)
+        new, opt_state, finite, norm = guarded_update(tx, grads, old, state.opt_state, value)
+        # A young average forgets its random start quickly.
+        decay = jnp.minimum(cfg.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        averaged = ema(trained(state.ema, cfg), new, jnp.where(finite, decay, 1.0))
+        skipped = jnp.where(finite, 0, state.skipped + 1)
+        metrics |= {"gradient_norm": norm, "skipped": skipped}
+        return TrainState(state.step + 1, state.params | new, opt_state, state.ema | averaged, skipped), metrics
+
+    return step
+
+
+def _check_divides(batch: int, latents: int, accumulate: int) -> None:
+    data, fsdp, context = (axis_size(axis) for axis in ("data", "fsdp", "context"))
+    if batch % (least := data * fsdp * accumulate):
+        raise ValueError(
+            f"batch of {batch} in {accumulate} micro-batches on data {data} x fsdp {fsdp}: expected a multiple of "
+            f"{least}; change data.batch or step.accumulate"
+        )
+    if latents % context:
+        raise ValueError(
+            f"{latents} latents: context {context} does not divide them; change loop.mesh, or the buckets to durations "
+            "whose latents divide"
+        )
+
+
+def _micro_batches(tree: Any, parts: int) -> Any:
+    """[b ..] -> [parts, b / parts, ..]: every parts-th row, so that each device cuts up the rows that it has."""
+    return jax.tree.map(lambda x: jnp.swapaxes(jnp.reshape(x, (-1, parts, *x.shape[1:])), 0, 1), tree)
+
+
+def _mean_figures(figures: Metrics) -> Metrics:
+    """Of figures [parts] of micro-batches: means, by their counts where they have some; counts are summed."""
+    merged = {}
+    for name, values in figures.items():
+        counts = figures.get(f"{name}_count")
+        if name.endswith("_count"):
+            merged[name] = values.sum()
+        elif counts is None:
+            merged[name] = values.mean()
+        else:
+            merged[name] = (values * counts).sum() / jnp.maximum(counts.sum(), 1)
+    return merged
+
+
+def _split_over_batch(x: jax.Array) -> jax.Array:
+    return pin(x, " ".join(("b", *"_" * (x.ndim - 1))))
+
+
+def _stereo(params: Params, batch: FlowBatch, encoded: Features, system: SystemConfig) -> jax.Array:
+    left, right = batch.mel_left, batch.mel_right
+    mono = jnp.logaddexp(left, right) - jnp.log(2.0)  # the channels' mean, as the split defines it
+    seen = features.seen_by_stereo(system, encoded, batch.posterior.mean.shape[1])
+    return stereo_loss(params["stereo"], system.codec.stereo, mono, left, right, seen, encoded.given.has_video)
+
+
+def _align(params: Params, conditions: Conditions, posterior: Posterior, kept: Features) -> jax.Array:
+    readout = _linear(params["readout"], layer_norm(conditions.align))
+    return _mean_where(matching.loss(readout, posterior.mean), kept.given.has_video)
+
+
+def _caption(params: Params, batch: FlowBatch, encoded: Features, system: SystemConfig) -> jax.Array:
+    words = caption_words(batch.excerpt.text_ids, batch.excerpt.given.text_mask, system.text.vocab)
+    logits = _linear(params["caption"], layer_norm(encoded.clip.mean(1))).astype(jnp.float32)
+    missed = optax.sigmoid_binary_cross_entropy(logits, words).mean(-1) * system.text.vocab / words.sum(-1).mean()
+    return _mean_where(missed, encoded.given.has_video & encoded.given.has_text)
+
+
+def _sound(params: Params, batch: Batch, encoded: Features) -> jax.Array:
+    heard = _linear(params["sound"], layer_norm(_mean_of_words(encoded.text, encoded.given.text_mask)))
+    mean = jnp.asarray(batch.posterior.mean, jnp.float32)
+    missed = jnp.square(heard - jnp.concatenate([mean.mean(1), mean.std(1)], -1)).mean(-1)
+    return _mean_where(missed, encoded.given.has_text)
+
+
+def caption_words(ids: jax.Array, mask: jax.Array, vocab: int) -> jax.Array:
+    """1 for every word of the vocabulary that the caption has, else 0. ids, mask [b l] -> [b vocab]"""
+    return jnp.max(jax.nn.one_hot(ids, vocab, dtype=jnp.float32) * mask[..., None], axis=1)
+
+
+def _mean_of_words(text: jax.Array, mask: jax.Array) -> jax.Array:
+    """[b l h], [b l] -> [b h]"""
+    weight = mask[..., None].astype(text.dtype)
+    return (text * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
+
+
+def _linear(params: Params, x: jax.Array) -> jax.Array:
+    y = x @ params["kernel"]
+    return y + jnp.broadcast_to(params["bias"], y.shape)
+
+
+def _mean_where(x: jax.Array, mask: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.where(mask, x, 0)) / jnp.maximum(mask.sum(), 1)

@@ -1,0 +1,169 @@
+"""Training the vocoder: the magnitudes of true waveforms at its three resolutions. No adversary, no waveform made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from kfjax import module
+from kfjax.checkpoint import save_params
+from kfjax.codec.mel import MelConfig, log_mel, stft
+from kfjax.codec.vae import MelVAE, VAEConfig
+from kfjax.codec.vocoder import Vocoder, VocoderConfig
+from kfjax.scenes.waves import training_wave
+from kfjax.structs import TrainState
+from kfjax.train.engine.loop import Task
+from kfjax.train.engine.optim import OptimConfig, ema, guarded_update, make_optimizer
+from kfjax.train.engine.validation import Validation
+
+#: Spectral magnitudes below this count as silence in the loss (a full-scale sine is n_fft / 4).
+_QUIET = 1e-4
+#: Held-out training sounds have seeds from here on.
+HELD_OUT = 10**6
+VALIDATION_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class VocoderTraining:
+    """What one vocoder run does."""
+
+    vocoder: VocoderConfig = field(default_factory=VocoderConfig)
+    mel: MelConfig = field(default_factory=MelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    batch: int = 8
+    frames: int = 64
+    gain_db: float = 40.0
+    pieces: int = 2000
+    piece_seconds: float = 2.0
+    seed: int = 0
+
+
+class Reading(NamedTuple):
+    """What a vocoder in training reads of a wave.
+
+    Attributes:
+      frozen: parts that it takes, which do not train: they are with the vocoder's own in the state, where they are an
+        argument of the step's program and split like all else. A constant would be written out in it.
+      mel: (those parts, wave [b t]) -> log-mel [b f m].
+    """
+
+    frozen: module.Params
+    mel: Callable[[module.Params, Float[Array, "b t"]], Float[Array, "b f m"]]
+
+
+def own_mel(cfg: MelConfig) -> Reading:
+    """The wave's own log-mel."""
+    return Reading({}, lambda frozen, wave: log_mel(wave, cfg))
+
+
+def decoded_mel(cfg: MelConfig, vae: VAEConfig, params: module.Params) -> Reading:
+    """The log-mel that a VAE gives back."""
+
+    def mel(frozen: module.Params, wave: Float[Array, "b t"]) -> Float[Array, "b f m"]:
+        network = module.bind(MelVAE, vae, frozen["vae"])
+        return network.decode(network.encode(log_mel(wave, cfg)).mean)
+
+    return Reading({"vae": params}, mel)
+
+
+def vocoder_loss(
+    params: module.Params, cfg: VocoderTraining, wave: Float[Array, "b t"], mel: Float[Array, "b f m"]
+) -> tuple[Array, dict[str, Array]]:
+    """Mean `magnitude_loss` over the vocoder's resolutions, and its parts.
+
+    Args:
+      wave: what should be heard, t = f * hop.
+      mel: what is read of it.
+    """
+    made = module.bind(Vocoder, cfg.vocoder, params).magnitudes(mel)
+    parts = {
+        f"window_{n_fft}": magnitude_loss(magnitude, jnp.abs(stft(wave, n_fft, hop)))
+        for magnitude, (n_fft, hop) in zip(made, cfg.vocoder.grids, strict=True)
+    }
+    loss = jnp.mean(jnp.stack(list(parts.values())))
+    return loss, {"loss": loss, **parts}
+
+
+def magnitude_loss(made: Float[Array, "b f k"], target: Float[Array, "b f k"]) -> Float[Array, ""]:
+    """Spectral convergence plus mean absolute log-magnitude difference (arXiv:1910.11480, eq. 3-5).
+
+    Convergence is taken per item, so that quiet sounds weigh as much as loud ones.
+    """
+    made, target = made + _QUIET, target + _QUIET
+    error = jnp.sum(jnp.square(made - target), (1, 2)) / jnp.sum(jnp.square(target), (1, 2))
+    return jnp.mean(jnp.sqrt(error + 1e-8)) + jnp.mean(jnp.abs(jnp.log(made / target)))
+
+
+def vocoder_task(cfg: VocoderTraining, folder: str | Path, reading: Reading | None = None) -> Task:
+    """The task for `train.loop.run`; the training sounds are rendered into `folder` once, and a few to validate on.
+
+    Args:
+      reading: default: the wave's own log-mel.
+    """
+    tx, reading = make_optimizer(cfg.optim), reading or own_mel(cfg.mel)
+    pool, unseen = render_pool(Path(folder), cfg), render_pool(Path(folder), cfg, held_out=True)
+
+    def objective(params: module.Params, batch: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+        return vocoder_loss(params["vocoder"], cfg, batch["wave"], reading.mel(params, batch["wave"]))
+
+    def step(state: TrainState, batch, key):
+        del key  # nothing here is drawn
+        own = {"vocoder": state.params["vocoder"]}
+        loss_of = lambda own: objective(state.params | own, batch)
+        (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(own)
+        own, opt_state, finite, norm = guarded_update(tx, grads, own, state.opt_state, loss)
+        decay = jnp.minimum(cfg.optim.ema_decay, (1 + state.step) / (10 + state.step))
+        averaged = ema({"vocoder": state.ema["vocoder"]}, own, decay)
+        skipped = jnp.where(finite, 0, state.skipped + 1)
+        state = TrainState(state.step + 1, state.params | own, opt_state, state.ema | averaged, skipped)
+        return state, {**parts, "gradient_norm": norm}
+
+    def init(key: Array) -> module.Params:
+        return {"vocoder": module.init(Vocoder, cfg.vocoder, key)} | jax.tree.map(jnp.asarray, reading.frozen)
+
+    figures = lambda params, batch, key: objective(params, batch)[1]
+    return Task(
+        init=init,
+        init_opt=lambda params: tx.init({"vocoder": params["vocoder"]}),
+        step=step,
+        objective=lambda state, batch, key: objective(state.params, batch),
+        batch=partial(crops, pool, cfg),
+        validate=Validation(figures, partial(crops, unseen, cfg), VALIDATION_BATCHES),
+        export=lambda ema, workdir: save_params(workdir / "vocoder.safetensors", ema["vocoder"]),
+    )
+
+
+def render_pool(folder: Path, cfg: VocoderTraining, *, held_out: bool = False) -> np.ndarray:
+    """float16 [pieces, samples], rendered at the first call and read from the file after it; of held-out sounds as many
+    as a batch has."""
+    first, pieces, name = (HELD_OUT, cfg.batch, "heldout") if held_out else (0, cfg.pieces, "waves")
+    path = folder / f"{name}_{pieces}x{cfg.piece_seconds:g}s_{cfg.mel.sample_rate_hz}.npy"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        shape = (pieces, round(cfg.piece_seconds * cfg.mel.sample_rate_hz))
+        unfinished = path.with_suffix(".part")
+        pool = np.lib.format.open_memmap(unfinished, "w+", np.float16, shape)
+        for i in range(pieces):
+            pool[i] = training_wave(first + i, cfg.piece_seconds, cfg.mel.sample_rate_hz)
+        pool.flush()
+        unfinished.rename(path)
+    return np.load(path, mmap_mode="r")
+
+
+def crops(pool: np.ndarray, cfg: VocoderTraining, step: int) -> dict[str, np.ndarray]:
+    """Batch `step`: random crops of random pieces at random levels down to -`gain_db`, {"wave": f32 [b t]}."""
+    rng = np.random.default_rng((cfg.seed, step))
+    size = cfg.frames * cfg.vocoder.hop
+    pieces = rng.integers(0, len(pool), cfg.batch)
+    starts = rng.integers(0, pool.shape[1] - size + 1, cfg.batch)
+    waves = np.stack([pool[i, start : start + size] for i, start in zip(pieces, starts, strict=True)])
+    gains = 10 ** (-rng.uniform(0, cfg.gain_db, (cfg.batch, 1)) / 20)
+    return {"wave": (waves * gains).astype(np.float32)}

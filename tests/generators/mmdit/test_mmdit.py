@@ -1,0 +1,222 @@
+"""Properties of the generator at small size, every weight random (at its own start it answers zero everywhere)."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kfjax import rates
+from kfjax.generators.mmdit.mmdit import SECONDS_ROWS, MMDiT, MMDiTConfig, align
+from kfjax.module import bind, init, shapes
+from kfjax.structs import Features, Given
+
+CFG = MMDiTConfig(
+    width=32,
+    heads=2,
+    joint_depth=3,
+    single_depth=2,
+    latent_dim=4,
+    clip_dim=6,
+    sync_dim=5,
+    text_dim=7,
+    hidden_multiple=16,
+    timestep_scale=100.0,
+)
+LATENTS, CLIP, SYNC, TEXT = 21, 4, 16, 5
+
+
+def draw(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def random_params(cfg=CFG):
+    """Random values in every leaf, small enough for sane activations."""
+    leaves, tree = jax.tree.flatten(shapes(MMDiT, cfg))
+    return jax.tree.unflatten(tree, [0.2 * draw(i, *leaf.shape) for i, leaf in enumerate(leaves)])
+
+
+def features(**changes):
+    whole = Features(
+        clip=draw(1, 2, CLIP, CFG.clip_dim),
+        sync=draw(2, 2, SYNC, CFG.sync_dim),
+        text=draw(3, 2, TEXT, CFG.text_dim),
+        given=Given.whole(np.ones((2, TEXT), bool), 8.0),
+    )
+    given = {name: changes.pop(name) for name in Given._fields if name in changes}
+    return whole._replace(given=whole.given._replace(**given), **changes)
+
+
+@partial(jax.jit, static_argnums=0)
+def forward(cfg, params, f, x, t):
+    model = bind(MMDiT, cfg, params)
+    return model(x, t, model.prepare(f, x.shape[1], rates.Rates()))
+
+
+def run(cfg=CFG, params=None, f=None, x=None):
+    x = draw(4, 2, LATENTS, CFG.latent_dim) if x is None else x
+    return np.asarray(forward(cfg, params or random_params(cfg), f or features(), x, np.array([0.2, 0.7], np.float32)))
+
+
+def distance(got, want):
+    return np.linalg.norm(got - want) / np.linalg.norm(want)
+
+
+def test_answers_zero_at_the_start():
+    assert not run(params=init(MMDiT, CFG, jax.random.key(0))).any()
+
+
+def test_absent_features_do_not_matter():
+    off = np.array([False, True])
+    without = features(has_video=off, has_text=~off)
+    clip, sync, text = (np.array(leaf) for leaf in without[:3])
+    clip[0], sync[0], text[1] = 100.0, -3.0, 7.0
+    np.testing.assert_array_equal(run(f=without), run(f=without._replace(clip=clip, sync=sync, text=text)))
+    assert distance(run(f=without), run()) > 0.05
+
+
+def test_masked_words_do_not_matter():
+    mask = np.arange(TEXT)[None] < np.array([[2], [TEXT]])
+    cut = features(text_mask=mask)
+    np.testing.assert_array_equal(run(f=cut), run(f=cut._replace(text=np.where(mask[..., None], cut.text, 50.0))))
+    assert distance(run(f=cut)[:1], run()[:1]) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["clip", "sync", "text"])
+def test_present_features_matter_to_their_own_sample_only(name):
+    changed = np.array(getattr(features(), name))
+    changed[0] = changed[0, ::-1] + 1
+    got, before = run(f=features(**{name: changed})), run()
+    assert distance(got[:1], before[:1]) > 1e-3
+    np.testing.assert_allclose(got[1:], before[1:], atol=1e-5)
+
+
+def test_discrete_durations_clamp_and_round():
+    both = lambda value: np.full(2, value, np.float32)
+    at = lambda start, total: run(f=features(seconds_start=both(start), seconds_total=both(total)))
+    last = SECONDS_ROWS - 1
+    np.testing.assert_array_equal(at(-5, 1e6), at(0, last))
+    np.testing.assert_array_equal(at(0, 8.4), at(0, 8))
+    assert distance(at(0, 9), at(0, 8)) > 1e-4
+    assert distance(at(1, 8), at(0, 8)) > 1e-4
+
+
+def test_kinds_of_duration():
+    later = features(seconds_total=np.full(2, 8.4, np.float32))
+    for kind, seen in {"fourier": True, "none": False}.items():
+        cfg = dataclasses.replace(CFG, duration=kind)
+        params = random_params(cfg)
+        assert np.array_equal(run(cfg, params, later), run(cfg, params)) != seen
+
+
+def test_kinds_of_rotation():
+    """Aligned rotation puts latents and frames on one time axis: nothing to scale where there are as many of both."""
+    made = {kind: run(dataclasses.replace(CFG, rope=kind), random_params()) for kind in ("aligned", "unscaled", "none")}
+    assert distance(made["unscaled"], made["aligned"]) > 1e-4
+    assert distance(made["none"], made["aligned"]) > 1e-3
+    assert distance(made["none"], made["unscaled"]) > 1e-3
+    x = draw(4, 2, CLIP, CFG.latent_dim)
+    same = [run(dataclasses.replace(CFG, rope=kind), random_params(), x=x) for kind in ("aligned", "unscaled")]
+    np.testing.assert_array_equal(*same)
+
+
+def test_hidden_sync_features_do_not_matter():
+    """The film's pictures still do."""
+    hidden = dataclasses.replace(CFG, sync="hidden")
+    other = features(sync=features().sync + 1)
+    np.testing.assert_array_equal(run(hidden, f=other), run(hidden))
+    assert distance(run(hidden), run()) > 1e-2
+    assert distance(run(hidden, f=features(clip=features().clip + 1)), run(hidden)) > 1e-3
+    assert jax.tree.map(lambda x: x.shape, shapes(MMDiT, hidden)) == jax.tree.map(lambda x: x.shape, shapes(MMDiT, CFG))
+
+
+@pytest.mark.parametrize("kernel", [3, 1])
+def test_kernel_of_the_blocks(kernel):
+    """Kernel 1 leaves the mixing over time to attention; text has dense layers either way."""
+    cfg = dataclasses.replace(CFG, block_kernel=kernel)
+    made = shapes(MMDiT, cfg)
+    dims = {3: 4, 1: 3}[kernel]  # [layer, taps, in, out] or [layer, in, out]
+    for stream in (made["single"]["audio"], made["joint"]["audio"], made["joint"]["clip"]):
+        for layer in (stream["out"], *(stream["mlp"][name] for name in ("w1", "w2", "w3"))):
+            assert len(layer["kernel"].shape) == dims
+    assert len(made["joint"]["text"]["out"]["kernel"].shape) == 3
+    assert len(made["audio_mlp"]["w1"]["kernel"].shape) == 3  # the ways in keep theirs
+
+
+def test_dense_blocks_without_sync_features_train():
+    """A few steps of gradient descent on one batch."""
+    cfg = dataclasses.replace(CFG, block_kernel=1, sync="hidden")
+    x, t, target = draw(4, 2, LATENTS, CFG.latent_dim), np.array([0.2, 0.7], np.float32), draw(5, 2, LATENTS, 4)
+    loss = lambda p: jnp.square(forward(cfg, p, features(), x, t) - target).mean()
+    step = jax.jit(lambda p: jax.tree.map(lambda a, g: a - 0.1 * g, p, jax.grad(loss)(p)))
+    params = init(MMDiT, cfg, jax.random.key(0))
+    before = loss(params)
+    for _ in range(10):
+        params = step(params)
+    assert loss(params) < 0.95 * before
+    block = params["single"]["audio"]["modulation"]["kernel"]
+    assert np.abs(block).max() > 0  # it began at zero: the gradient has come through the blocks
+
+
+def test_condition_of_the_final_layer():
+    params = random_params()
+    made = [run(dataclasses.replace(CFG, final_cond=kind), params) for kind in ("extended", "global")]
+    assert distance(*made) > 1e-2
+
+
+def test_uniform_alignment_is_nearest_exact():
+    """Values of torch's float32 nearest-exact; exact arithmetic reads 32 and 96 at the two ties."""
+    source = np.asarray(align(jnp.eye(192)[None], 345, "uniform", rates.Rates()))[0].argmax(1)
+    assert (source[57], source[172]) == (31, 95)
+    assert (source[0], source[344]) == (0, 191)
+    assert (np.diff(source) >= 0).all()
+
+
+@pytest.mark.parametrize("seconds", [2.5, 8.0, 13.0])
+def test_timed_alignment_brings_tokens_back_at_their_own_time(seconds):
+    clock = rates.Rates()
+    lengths = rates.lengths(seconds, clock)
+    weight = np.asarray(align(jnp.eye(lengths.sync)[None], lengths.latents, "timed", clock))[0]  # [latent, token]
+    np.testing.assert_allclose(weight.sum(1), 1, rtol=1e-5)
+    token_time = np.array(rates.sync_token_seconds(lengths.sync, clock))
+    latent_time = (np.arange(lengths.latents) + 0.5) / clock.latent_hz
+    inside = latent_time < token_time.max()
+    # What every latent reads happened then, within half a token.
+    assert np.abs(weight @ token_time - latent_time)[inside].max() < 0.041
+    # And what every token saw comes back when it happened (the first and last are held to the ends).
+    back = latent_time @ weight / weight.sum(0)
+    held = (token_time > token_time.min()) & (token_time < token_time.max())
+    assert np.abs(back - token_time)[held].max() < 0.02
+
+
+def test_half_precision():
+    half = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), tree)
+    f, x = features(), draw(4, 2, LATENTS, CFG.latent_dim)
+    leaves, tree = jax.tree.flatten(init(MMDiT, CFG, jax.random.key(0)))
+    # Weights of a usual size, none of them zero.
+    params = jax.tree.unflatten(tree, [leaf + 0.05 * draw(i, *leaf.shape) for i, leaf in enumerate(leaves)])
+    half_f = f._replace(clip=half(f.clip), sync=half(f.sync), text=half(f.text))
+    got = forward(CFG, half(params), half_f, half(x), jnp.array([0.2, 0.7]))
+    assert got.dtype == jnp.bfloat16
+    assert distance(np.asarray(got, np.float32), run(params=params)) < 3.5e-2
+
+
+@pytest.mark.parametrize("changes", [{"remat": "blocks"}, {"remat": "dots"}, {"unroll": True}])
+def test_ways_to_run_the_blocks_agree(changes):
+    x, t, f, params = draw(4, 2, LATENTS, CFG.latent_dim), np.array([0.2, 0.7], np.float32), features(), random_params()
+    loss = lambda cfg, p: jnp.square(forward(cfg, p, f, x, t)).mean()
+    expected = jax.value_and_grad(partial(loss, CFG))(params)
+    got = jax.value_and_grad(partial(loss, dataclasses.replace(CFG, **changes)))(params)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)
+
+
+def test_no_silent_broadcasting():
+    x, t = jnp.zeros((2, LATENTS, CFG.latent_dim)), jnp.zeros(2)
+    for kind in ("discrete", "fourier", "none"):
+        cfg = dataclasses.replace(CFG, duration=kind)
+        with jax.numpy_rank_promotion("raise"):
+            out = jax.eval_shape(lambda p, cfg=cfg: forward(cfg, p, features(), x, t), shapes(MMDiT, cfg))
+        assert out.shape == x.shape

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+
+from kfjax.metrics.onsets import band_levels_db
+from kfjax.scenes.source_classifier import SourceJudge, alter
+from kfjax.scenes.world.event import Event
+from kfjax.scenes.world.sound import render_sound
+
+RATE = 44100
+HEARD = ("wood", "glass", "piano", "rain", "engine")
+
+
+def clip(sources, seed):
+    rng = np.random.default_rng(seed)
+    events = []
+    for source in sources:
+        if source in ("rain", "engine"):
+            events.append(Event(0.0, source, "weather", 0.0, rng.uniform(0.3, 0.8), 2.0))
+        else:
+            times = np.sort(rng.uniform(0.1, 1.8, 4))
+            events += [Event(t, source, "impact", rng.uniform(-1, 1), rng.uniform(0.3, 1)) for t in times]
+    return render_sound(events, 2.0, seed)
+
+
+@pytest.fixture(scope="module")
+def judge():
+    labels = [{source} for source in HEARD] * 4 + [{"wood", "rain"}, {"glass", "engine"}, {"piano", "rain"}, set()] * 4
+    return SourceJudge.fit([clip(heard, seed) for seed, heard in enumerate(labels)], labels, seed=0, copies=2)
+
+
+@pytest.mark.parametrize("source", HEARD)
+def test_single_sources_are_named(judge, source):
+    assert judge.predict(clip({source}, 1000)) == source
+    assert judge.predict(clip({source}, 1001)[:, 0]) == source
+
+
+def test_mixtures_and_silence(judge):
+    both = judge.probabilities(clip({"wood", "rain"}, 1002))
+    alone = judge.probabilities(clip({"wood"}, 1003))
+    assert both["rain"] > 0.5 > alone["rain"] and both["wood"] > 0.5 < alone["wood"]
+    assert max(judge.probabilities(render_sound([], 2.0, 0)).values()) < 0.5
+    assert all(np.isfinite(list(judge.probabilities(np.zeros((RATE, 2))).values())))
+
+
+def test_fit_is_repeatable_and_survives_saving(judge, tmp_path):
+    judge.save(tmp_path / "judge.npz")
+    wave = clip({"glass"}, 1004)
+    assert SourceJudge.load(tmp_path / "judge.npz").probabilities(wave) == judge.probabilities(wave)
+    few = [clip({"wood"}, 0), clip({"rain"}, 1)]
+    once, again = (SourceJudge.fit(few, ["wood", "rain"], seed=3, copies=1) for _ in range(2))
+    np.testing.assert_array_equal(once.weights, again.weights)
+
+
+def test_a_judge_of_other_sources(tmp_path):
+    waves = [clip({source}, seed) for seed in range(3) for source in ("wood", "rain")]
+    judge = SourceJudge.fit(waves, ["knock", "water"] * 3, seed=0, copies=1, sources=("water", "knock"))
+    judge.save(tmp_path / "judge.npz")
+    loaded = SourceJudge.load(tmp_path / "judge.npz")
+    assert loaded.sources == ("water", "knock")
+    assert [loaded.predict(wave) for wave in waves[:2]] == ["knock", "water"]
+    with pytest.raises(ValueError, match="label 'wood': expected sources among water, knock"):
+        SourceJudge.fit(waves[:1], ["wood"], seed=0, sources=("water", "knock"))
+
+
+def test_altered_levels_stay_levels():
+    levels = band_levels_db(clip({"wood"}, 5), RATE)
+    altered = alter(levels, np.random.default_rng(0))
+    assert altered.shape == levels.shape and np.isfinite(altered).all() and not np.allclose(altered, levels)
+
+
+def test_unknown_label():
+    with pytest.raises(ValueError, match="trombone"):
+        SourceJudge.fit([np.zeros(RATE)], ["trombone"], seed=0)
