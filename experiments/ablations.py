@@ -107,7 +107,7 @@ def prepare(args: argparse.Namespace, _: list[Experiment]) -> None:
 
 
 def run(args: argparse.Namespace, chosen: list[Experiment]) -> None:
-    """Train and listen, run by run; seed after seed, so that a stop leaves comparisons of fewer seeds, not fewer ways."""
+    """Train and listen, run by run; seed after seed: a stop leaves comparisons of fewer seeds, not of fewer ways."""
     from kfjax import pipeline
     from kfjax.train.__main__ import main as train
 

@@ -1,4 +1,4 @@
-"""What a compiled step takes of a chip's memory, and of how many examples one would fit, by the compiler's own account."""
+"""Memory of a compiled program, and the largest batch that fits, from the compiler's memory analysis."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_a_step_that_does_not_fit(train, tmp_path, capsys):
 
 
 def test_a_step_that_does_not_fit_says_what_would(train, capsys, monkeypatch):
-    """Where memory has a limit. Of a batch as large as said the step needs no more than that; of a larger one it does."""
+    """Where memory has a limit: a batch as large as said needs no more than that, a larger one does."""
     rows, wide = 256, lambda rows: {"x": np.ones((rows, 3), np.float32), "y": np.ones((rows, 4096), np.float32)}
     task, real = make_task(lambda step: wide(rows), width=4096), loop._compiled
 
