@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,11 @@ class OptimConfig:
     ema_decay: float = 0.999
     decay_steps: int = 0  # linear decay to the final rate over the last steps of a run of `total_steps`; 0 = none
     total_steps: int = 0
+
+
+def over(cfg: OptimConfig, steps: int) -> OptimConfig:
+    """The settings for a run of `steps`: a schedule that decays over a run's end must know where the end is."""
+    return replace(cfg, total_steps=steps)
 
 
 def inverse_lr(cfg: OptimConfig) -> optax.Schedule:

@@ -7,9 +7,10 @@ and the discriminator go on. The stage is a function of the step number, so the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,15 +18,19 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from kfjax import config as strict
 from kfjax import module
+from kfjax.checkpoint import save_params
 from kfjax.codec.discriminators import DiscriminatorConfig, MelDiscriminator
 from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.module import Params
+from kfjax.scenes import Corpus
+from kfjax.scenes.crops import SoundInput
 from kfjax.structs import TrainState
-from kfjax.train.engine.loop import Task
-from kfjax.train.engine.optim import OptimConfig, ema, guarded_update, make_optimizer
-from kfjax.train.engine.validation import Figures
+from kfjax.train.engine.loop import LoopConfig, Task
+from kfjax.train.engine.optim import OptimConfig, ema, guarded_update, make_optimizer, over
+from kfjax.train.engine.validation import Figures, Validation
 from kfjax.train.tasks import losses
 
 #: The parts of the VAE that an optimiser may touch; all else in its parameters is measured.
@@ -112,6 +117,64 @@ class CodecTraining:
             raise ValueError(
                 f"codec: got {self.vae.bands} bands in vae, expected the mel's {self.mel.bands}; make them equal"
             )
+
+
+@dataclass(frozen=True)
+class CodecData:
+    """What a run reads.
+
+    Attributes:
+      folder, heldout: rendered corpora of scenes, to train on and to validate on ("" = no validation).
+      validation_batches: batches of a validation.
+      batch, frames: crops a step, mel frames a crop.
+      survey_batches: batches from which the statistics of mels and latents are taken.
+    """
+
+    folder: str
+    heldout: str = ""
+    validation_batches: int = 8
+    batch: int = 16
+    frames: int = 172
+    survey_batches: int = 20
+
+
+@dataclass(frozen=True)
+class CodecRun:
+    """The config of a run."""
+
+    task: Literal["codec"]
+    data: CodecData
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    training: CodecTraining = field(default_factory=CodecTraining)
+
+
+#: nested dicts -> `CodecRun`
+read = partial(strict.from_dict, CodecRun)
+
+
+def abstract_params(run: CodecRun) -> Params:
+    """Shapes of the parameters that train; allocates nothing and reads no data."""
+    zeros = np.zeros(run.training.mel.bands, np.float32)
+    return jax.eval_shape(lambda: init_params(run.training, jax.random.key(0), (zeros, zeros + 1)))
+
+
+def make_task(run: CodecRun) -> Task:
+    """The task for `train.loop.run`, on the corpus's sound; exports vae.safetensors with its latent statistics."""
+    data, cfg = run.data, replace(run.training, optim=over(run.training.optim, run.loop.steps))
+    size = data.frames * cfg.mel.hop
+    sound = lambda folder: SoundInput(Corpus(folder), batch=data.batch, samples=size, seed=run.loop.seed)
+    batch = sound(data.folder)
+    mel = jax.jit(lambda wave: log_mel(wave, cfg.mel))
+    # Held apart from training batches: steps that no run reaches.
+    survey = lambda: (np.asarray(mel(batch(10**9 + i)["wave"])) for i in range(data.survey_batches))
+
+    def export(ema: Params, workdir: Path) -> None:
+        gen = ema["gen"]
+        mean, std = latent_statistics(gen, cfg.vae, survey())
+        save_params(workdir / "vae.safetensors", gen | {"latent_mean": mean, "latent_std": std})
+
+    look = Validation(codec_figures(cfg), sound(data.heldout), data.validation_batches) if data.heldout else None
+    return codec_task(cfg, batch, mel_statistics(survey()))._replace(export=export, validate=look)
 
 
 def codec_task(
