@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,8 @@ from kfjax.scenes.crops import SoundInput
 from kfjax.structs import TrainState
 from kfjax.system import UNUSED
 from kfjax.train.engine.loop import LoopConfig, Task
-from kfjax.train.engine.optim import OptimConfig, ema, guarded_update, make_optimizer, over
+from kfjax.train.engine.optim import OptimConfig, make_optimizer, over
+from kfjax.train.engine.update import Step, advance, apply_gradients
 from kfjax.train.engine.validation import Figures, Validation
 from kfjax.train.tasks.vocoder_step import Reading, crops, decoded_mel, own_mel, render_pool
 
@@ -97,7 +98,7 @@ def init_opt(cfg: BigVGANTraining, params: Params) -> Params:
     }
 
 
-def make_step(cfg: BigVGANTraining, reading: Reading) -> Callable[[TrainState, Batch, Array], Any]:
+def make_step(cfg: BigVGANTraining, reading: Reading) -> Step:
     """(state, batch, key) -> (state, metrics): one update of the discriminators, then one of the generator.
 
     The batch has "wave" [b, f · hop] in [-1, 1]. The generator runs once: the discriminators learn from what it made,
@@ -112,24 +113,17 @@ def make_step(cfg: BigVGANTraining, reading: Reading) -> Callable[[TrainState, B
         read = reading.mel(state.params, wave)
         made, pull_back = jax.vjp(lambda gen: module.bind(BigVGAN, cfg.vocoder, gen)(read), gen)
         disc_loss, disc_grads = jax.value_and_grad(discriminator_loss)(disc, wave, made, cfg)
-        new_disc, disc_opt, disc_finite, disc_norm = guarded_update(
-            disc_tx, disc_grads, disc, state.opt_state["disc"], disc_loss
-        )
-        (loss, parts), slope = jax.value_and_grad(generator_loss, has_aux=True)(made, wave, new_disc, cfg)
+        new_disc = apply_gradients(disc_tx, disc_grads, disc, state.opt_state["disc"], disc_loss)
+        (loss, parts), slope = jax.value_and_grad(generator_loss, has_aux=True)(made, wave, new_disc.params, cfg)
         (grads,) = pull_back(slope)
-        new_gen, gen_opt, finite, norm = guarded_update(tx, grads, gen, state.opt_state["gen"], loss)
+        new_gen = apply_gradients(tx, grads, gen, state.opt_state["gen"], loss)
 
-        finite &= disc_finite
-        keep = partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
-        params = keep({"gen": new_gen, "disc": new_disc}, {"gen": gen, "disc": disc})
-        opt_state = keep({"gen": gen_opt, "disc": disc_opt}, state.opt_state)
-        # A young average forgets its random start quickly.
-        decay = jnp.where(finite, jnp.minimum(cfg.optim.ema_decay, (1.0 + state.step) / (10.0 + state.step)), 1.0)
-        averaged = {"gen": ema(state.ema["gen"], params["gen"], decay), "disc": params["disc"]}
-        skipped = jnp.where(finite, 0, state.skipped + 1)
-        metrics = {"loss": loss, **parts, "disc": disc_loss, "gradient_norm": norm, "disc_gradient_norm": disc_norm}
-        state = TrainState(state.step + 1, state.params | params, opt_state, state.ema | averaged, skipped)
-        return state, metrics | {"skipped": skipped}
+        params = {"gen": new_gen.params, "disc": new_disc.params}
+        opt_state = {"gen": new_gen.opt_state, "disc": new_disc.opt_state}
+        finite = new_gen.finite & new_disc.finite
+        state = advance(state, params, opt_state, finite, cfg.optim.ema_decay, copied=("disc",))
+        norms = {"gradient_norm": new_gen.norm, "disc_gradient_norm": new_disc.norm}
+        return state, {"loss": loss, **parts, "disc": disc_loss, **norms, "skipped": state.skipped}
 
     return step
 

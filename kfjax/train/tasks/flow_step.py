@@ -22,9 +22,9 @@ from kfjax.generators.mmdit.mmdit import MMDiT
 from kfjax.layers import layer_norm
 from kfjax.module import Params, bind
 from kfjax.sharding import axis_size, pin, scattered
-from kfjax.structs import Conditions, FeatureBatch, Features, FlowBatch, Posterior, TrainState
+from kfjax.structs import Conditions, FeatureBatch, Features, FlowBatch, Posterior
 from kfjax.system import ENCODERS, SystemConfig
-from kfjax.train.engine.optim import ema, guarded_update
+from kfjax.train.engine import update
 from kfjax.train.engine.validation import Figures
 from kfjax.train.tasks.lora import LoRAConfig, merge, with_words
 from kfjax.train.tasks.stereo_step import stereo_loss
@@ -276,21 +276,14 @@ def gradients(
     return (values.mean(), _mean_figures(figures)), mean
 
 
-def make_step(system: SystemConfig, cfg: FlowStepConfig, tx: optax.GradientTransformation):
+def make_step(system: SystemConfig, cfg: FlowStepConfig, tx: optax.GradientTransformation) -> update.Step:
     """(state, batch, key) -> (state, metrics). The optimiser state is that of `trained(params, cfg)`."""
-
-    def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
-        old = trained(state.params, cfg)
-        (value, metrics), grads = gradients(old, state.params, batch, key, system, cfg)
-        new, opt_state, finite, norm = guarded_update(tx, grads, old, state.opt_state, value)
-        # A young average forgets its random start quickly.
-        decay = jnp.minimum(cfg.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-        averaged = ema(trained(state.ema, cfg), new, jnp.where(finite, decay, 1.0))
-        skipped = jnp.where(finite, 0, state.skipped + 1)
-        metrics |= {"gradient_norm": norm, "skipped": skipped}
-        return TrainState(state.step + 1, state.params | new, opt_state, state.ema | averaged, skipped), metrics
-
-    return step
+    return update.make_step(
+        lambda new, params, batch, key: gradients(new, params, batch, key, system, cfg),
+        tx,
+        lambda params: trained(params, cfg),
+        cfg.ema_decay,
+    )
 
 
 def flow_figures(system: SystemConfig, cfg: FlowStepConfig) -> Figures:

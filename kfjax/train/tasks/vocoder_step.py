@@ -22,9 +22,9 @@ from kfjax.codec.vocoder import Vocoder, VocoderConfig
 from kfjax.scenes import Corpus
 from kfjax.scenes.crops import SoundInput
 from kfjax.scenes.waves import training_wave
-from kfjax.structs import TrainState
 from kfjax.train.engine.loop import LoopConfig, Task
-from kfjax.train.engine.optim import OptimConfig, ema, guarded_update, make_optimizer, over
+from kfjax.train.engine.optim import OptimConfig, make_optimizer, over
+from kfjax.train.engine.update import gradients_of, make_step
 from kfjax.train.engine.validation import Validation
 
 #: Spectral magnitudes below this count as silence in the loss (a full-scale sine is n_fft / 4).
@@ -114,30 +114,21 @@ def vocoder_task(cfg: VocoderTraining, folder: str | Path, reading: Reading | No
     tx, reading = make_optimizer(cfg.optim), reading or own_mel(cfg.mel)
     pool, unseen = render_pool(Path(folder), cfg), render_pool(Path(folder), cfg, held_out=True)
 
-    def objective(params: module.Params, batch: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
-        return vocoder_loss(params["vocoder"], cfg, batch["wave"], reading.mel(params, batch["wave"]))
+    own = lambda params: {"vocoder": params["vocoder"]}
 
-    def step(state: TrainState, batch, key):
+    def loss(params: module.Params, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
         del key  # nothing here is drawn
-        own = {"vocoder": state.params["vocoder"]}
-        loss_of = lambda own: objective(state.params | own, batch)
-        (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(own)
-        own, opt_state, finite, norm = guarded_update(tx, grads, own, state.opt_state, loss)
-        decay = jnp.minimum(cfg.optim.ema_decay, (1 + state.step) / (10 + state.step))
-        averaged = ema({"vocoder": state.ema["vocoder"]}, own, decay)
-        skipped = jnp.where(finite, 0, state.skipped + 1)
-        state = TrainState(state.step + 1, state.params | own, opt_state, state.ema | averaged, skipped)
-        return state, {**parts, "gradient_norm": norm}
+        return vocoder_loss(params["vocoder"], cfg, batch["wave"], reading.mel(params, batch["wave"]))
 
     def init(key: Array) -> module.Params:
         return {"vocoder": module.init(Vocoder, cfg.vocoder, key)} | jax.tree.map(jnp.asarray, reading.frozen)
 
-    figures = lambda params, batch, key: objective(params, batch)[1]
+    figures = lambda params, batch, key: loss(params, batch, key)[1]
     return Task(
         init=init,
-        init_opt=lambda params: tx.init({"vocoder": params["vocoder"]}),
-        step=step,
-        objective=lambda state, batch, key: objective(state.params, batch),
+        init_opt=lambda params: tx.init(own(params)),
+        step=make_step(gradients_of(loss), tx, own, cfg.optim.ema_decay),
+        objective=lambda state, batch, key: loss(state.params, batch, key),
         batch=partial(crops, pool, cfg),
         validate=Validation(figures, partial(crops, unseen, cfg), VALIDATION_BATCHES),
         export=lambda ema, workdir: save_params(workdir / "vocoder.safetensors", ema["vocoder"]),
