@@ -9,11 +9,14 @@ import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from kfjax.command import quoted
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 #: Of JSON that is read whole: the index of the largest public models takes half. In memory it grows up to thirtyfold.
 MAX_JSON_BYTES = 16 * 2**20
@@ -82,8 +85,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if value is None and type(None) in typing.get_args(hint):
             return None
         hint = _option(options, value, where)
-    if dataclasses.is_dataclass(hint):
-        return value if isinstance(value, hint) else from_dict(hint, value, where=where)
+    if _is_dataclass(hint):
+        return value if isinstance(value, hint) else from_dict(hint, typing.cast(Any, value), where=where)
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
         choices = typing.get_args(hint)
@@ -125,7 +128,7 @@ def _option(options: list[Any], value: Any, where: str) -> Any:
     return nearest[0]
 
 
-def _is_dataclass(hint: Any) -> bool:
+def _is_dataclass(hint: Any) -> TypeGuard[type[DataclassInstance]]:
     return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 

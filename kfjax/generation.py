@@ -88,7 +88,7 @@ def generate(
     cfg: SystemConfig,
     excerpt: Excerpt,
     noise: Noise,
-    guidance: dict[sampler.Branch, Float[Array, ""]],
+    guidance: dict[sampler.Branch, Float[Array, ""]] | dict[sampler.Branch, float],
     steps: Int[Array, ""] | int,
     latents: int,
     *,

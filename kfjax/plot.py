@@ -51,8 +51,8 @@ class Onsets(NamedTuple):
     """
 
     name: str
-    true: Sequence[float]
-    detected: Sequence[float]
+    true: Sequence[float] | np.ndarray
+    detected: Sequence[float] | np.ndarray
     pairs: Sequence[tuple[int, int]]
 
 

@@ -101,8 +101,8 @@ class FeatureInput:
             number = nth * size + row
             if joined[row]:
                 half = self._halves[seconds / 2]
-                return half[2 * number], half[2 * number + 1]
-            return (self._order[seconds][number],)
+                return _at(half, 2 * number), _at(half, 2 * number + 1)
+            return (_at(self._order[seconds], number),)
 
         return [place(row) for row in (range(size) if rows is None else rows)]
 
@@ -110,8 +110,8 @@ class FeatureInput:
         batch = _empty(len(places), seconds, self._shapes[seconds])
 
         def fill(row: int) -> None:
-            parts = [self._example(place) for place in places[row]]
-            _put(batch, row, parts[0] if len(parts) == 1 else join(*parts, seconds, self._shapes[seconds]))
+            first, *rest = (self._example(place) for place in places[row])
+            _put(batch, row, join(first, rest[0], seconds, self._shapes[seconds]) if rest else first)
 
         list(self._threads.map(fill, range(len(places))))
         return batch
@@ -171,7 +171,7 @@ class SyntheticInput:
         for k, row in enumerate(rows):
             rng = np.random.default_rng((self._seed, row))
             arrays = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
-            given = Given(np.ones_like(arrays.pop("text_mask"), bool), 0.0, seconds, has_video=True, has_text=True)
+            given = _given(np.ones_like(arrays.pop("text_mask"), bool), seconds, has_video=True, has_text=True)
             _put(batch, k, Example("", given=given, **arrays | {"std": 0.1 * np.abs(arrays["std"])}))
         return batch
 
@@ -204,7 +204,7 @@ def join(first: Example, second: Example, seconds: float, shapes: Mapping[str, t
         clip=np.zeros(shapes["clip"], BFLOAT16),
         sync=np.zeros(shapes["sync"], BFLOAT16),
         text=text,
-        given=Given(np.arange(len(text)) < len(words), 0.0, seconds, has_video=False, has_text=has_text),
+        given=_given(np.arange(len(text)) < len(words), seconds, has_video=False, has_text=has_text),
         mean=np.concatenate([first.mean, second.mean])[:latents],  # each half's latents are rounded up
         std=np.concatenate([first.std, second.std])[:latents],
     )
@@ -225,6 +225,18 @@ def _order(
         return grain.MapDataset.range(count).shuffle(seed=own).map(lambda i: Place(k, seconds, i)).repeat()
 
     return grain.MapDataset.mix([places(k) for k in having], [weights[k] for k in having])
+
+
+def _at(places: grain.MapDataset, index: int) -> Place:
+    place = places[index]
+    assert isinstance(place, Place)  # nothing is filtered out
+    return place
+
+
+def _given(text_mask: np.ndarray, seconds: float, *, has_video: bool, has_text: bool) -> Given:
+    """Of one example."""
+    start, total = np.zeros((), np.float32), np.asarray(seconds, np.float32)
+    return Given(text_mask, start, total, np.asarray(has_video), np.asarray(has_text))
 
 
 def _rows(size: int, numbers: Sequence[int], of: int) -> list[int]:

@@ -35,7 +35,8 @@ PLAN = "extraction.json"
 BAD = "bad.csv"
 ROWS_PER_SHARD = 256
 
-A, B = TypeVar("A", Row, Cut), TypeVar("B")
+A = TypeVar("A", Row, Cut)
+B = TypeVar("B")
 #: Bytes and time of change of a clip's files; None for one that is not there.
 Stamps = list[list[int] | None]
 

@@ -111,7 +111,7 @@ def not_finite(example: Example) -> list[str]:
 
 def arrays_of(example: Example) -> dict[str, np.ndarray]:
     """Name -> array, of all that a record stores as such."""
-    named = example._asdict() | {"text_mask": example.given.text_mask}
+    named: dict[str, Any] = example._asdict() | {"text_mask": example.given.text_mask}
     return {name: named[name] for name in _ARRAYS}
 
 
@@ -213,8 +213,9 @@ class ShardWriter:
             self._discard()
             raise
         finally:
-            os.unlink(self._lock.name)
-            self._lock.close()
+            if self._lock is not None:
+                os.unlink(self._lock.name)
+                self._lock.close()
 
     def _complete(self) -> None:
         for file in self._files.values():
@@ -394,7 +395,7 @@ class Bucket(Sequence[bytes]):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def __getitem__(self, index: int) -> bytes:
+    def __getitem__(self, index: int) -> bytes:  # pyright: ignore[reportIncompatibleMethodOverride]  # no slices
         index = int(index)
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
@@ -402,7 +403,7 @@ class Bucket(Sequence[bytes]):
         return self.shards[which][index - self._ends[which] + len(self.shards[which])]
 
     def __iter__(self) -> Iterator[bytes]:
-        return itertools.chain.from_iterable(self.shards)
+        return (shard[i] for shard in self.shards for i in range(len(shard)))
 
 
 class Shard:
@@ -451,7 +452,7 @@ class Shard:
 
 def _array_record() -> ModuleType:
     try:
-        from array_record.python import array_record_module
+        from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]  # compiled
     except ModuleNotFoundError as missing:
         raise ValueError(f"features: got no package {missing.name}; {install('data')}") from missing
     return array_record_module

@@ -41,7 +41,9 @@ class Row(NamedTuple):
 
     @property
     def sound(self) -> Path:
-        return self.audio or self.video
+        path = self.audio or self.video
+        assert path is not None  # a row has one of them
+        return path
 
 
 class Cut(NamedTuple):

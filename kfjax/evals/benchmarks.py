@@ -65,10 +65,17 @@ class Example(Protocol):
       positions: (seconds, x) of what is struck, each by itself; x from -1 (left) to 1.
     """
 
-    name: str
-    caption: str
-    seconds: float
-    has_video: bool
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def caption(self) -> str: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+    @property
+    def has_video(self) -> bool: ...
 
     @property
     def times(self) -> Sequence[float] | None: ...
@@ -78,9 +85,11 @@ class Example(Protocol):
 
     def sound(self, sample_rate_hz: int) -> np.ndarray:
         """The true sound, f32 [t, 2], at most `seconds` long."""
+        ...
 
     def frames(self, specs: Sequence[FrameSpec]) -> list[np.ndarray]:
         """For each spec u8 [int(rate · seconds), size, size, 3], as `media.read_frames` has them; the last is held."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,7 @@ class FileExample:
         return media.read_audio(self.row.sound, sample_rate_hz, 2, seconds, self.row.start_seconds)
 
     def frames(self, specs: Sequence[FrameSpec]) -> list[np.ndarray]:
+        assert self.row.video is not None  # nobody asks for the frames of a clip without video
         counts = [max(1, int(spec.rate_hz * self.seconds + 1e-6)) for spec in specs]
         return media.read_frames(self.row.video, specs, start_seconds=self.row.start_seconds,
                                  duration_seconds=self.seconds, counts=counts)[0]  # fmt: skip
@@ -153,8 +163,9 @@ class SceneExample:
     def _frames(self, spec: FrameSpec) -> np.ndarray:
         scene, size = self.scene, spec.size
         shorter = min(scene.size)
-        drawn = (size, size) if spec.resize == "stretch" else [size * side // shorter for side in scene.size]
-        frames = scene.frames(tuple(drawn))
+        width, height = scene.size
+        drawn = (size, size) if spec.resize == "stretch" else (size * width // shorter, size * height // shorter)
+        frames = scene.frames(drawn)
         times = np.arange(max(1, int(spec.rate_hz * self.seconds + 1e-6))) / spec.rate_hz
         shown = np.minimum(np.ceil(times * scene.fps - 1e-6).astype(int), len(frames) - 1)
         squares = []

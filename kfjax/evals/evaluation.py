@@ -16,7 +16,7 @@ from kfjax import __version__, command, media, pipeline, rates, system
 from kfjax.convert import hub
 from kfjax.data import records
 from kfjax.evals import benchmarks, generation, measures, report
-from kfjax.evals.benchmarks import BENCHMARKS, Benchmark, Example, Matching
+from kfjax.evals.benchmarks import BENCHMARKS, Benchmark, Example, Matching, SceneExample
 from kfjax.evals.measures import SAMPLE_RATE_HZ, Figures, Pair, Score
 from kfjax.scenes.evaluation import Plan, judge_file, judge_for
 from kfjax.scenes.scores import Heard, following, listen, meaning, struck_times, synchrony
@@ -98,15 +98,16 @@ def chosen_groups(order: Order) -> list[str]:
     if order.metrics is None:
         return known
     asked = [name.strip() for name in order.metrics.split(",") if name.strip()]
-    if not asked or (unknown := [name for name in asked if name not in known]):
-        got = unknown[0] if asked else "nothing"
+    unknown = [name for name in asked if name not in known]
+    if unknown or not asked:
+        got = unknown[0] if unknown else "nothing"
         raise ValueError(f"--metrics: got {got}, expected some of {', '.join(known)}")
     return [name for name in known if name in asked]
 
 
 def scene_figures(pairs: Sequence[Pair], judge: SourceJudge | None) -> dict[str, Any]:
     """The scores of `scene_scores`, of generated sound beside ceiling (the true sound) and floor (the next scene's)."""
-    scenes = [example.scene for example, _ in pairs]
+    scenes = [example.scene for example, _ in pairs if isinstance(example, SceneExample)]
     hear = lambda waves: listen(waves, scenes, SAMPLE_RATE_HZ, judge)
     made = hear(media.read_audio(path, SAMPLE_RATE_HZ)[: len(example.sound(SAMPLE_RATE_HZ))] for example, path in pairs)
     true = hear(example.sound(SAMPLE_RATE_HZ) for example, _ in pairs)
@@ -136,8 +137,8 @@ def built_in_judge() -> SourceJudge:
 
 def plain(value: Any) -> Any:
     """For JSON: named tuples as dicts, numbers to four decimals, what is not finite as null."""
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        value = value._asdict()
+    if isinstance(value, tuple) and (fields := getattr(value, "_asdict", None)):
+        value = fields()
     if isinstance(value, Mapping):
         return {key: plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -170,10 +171,11 @@ def _is_model(target: str) -> bool:
     raise ValueError(f"got {target}, expected a folder of generated sounds, or a model: {hub.no_model(target)}")
 
 
-def _examples(order: Order, benchmark: Benchmark, modelled: bool) -> tuple[list[Example], list[Example]]:
+def _examples(order: Order, benchmark: Benchmark, modelled: bool) -> tuple[Sequence[Example], Sequence[Example]]:
     """The clips to measure, and those of the benchmark beyond the limit."""
     if order.benchmark == "scenes":
         count, size = order.limit or benchmark.clips, _SCENE_SIZE
+        assert count is not None  # this benchmark has a number of its own
         if modelled:
             size = pipeline.load_system(order.target).cfg.sync.size
         own = pipeline.cache_folder() / "scenes" / f"heldout-{count}x{benchmark.seconds:g}-{size}"

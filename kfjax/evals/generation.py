@@ -56,7 +56,8 @@ def generate(settings: Settings, examples: Sequence[Example], folder: Path) -> t
     if all(isinstance(example, SceneExample) for example in examples):
         loaded = pipeline.load_system(settings.model)
         tokenizer = loaded.tokenizer
-        made, cfg = _scene_sounds(loaded, settings, todo), loaded.cfg
+        scenes = [example for example in todo if isinstance(example, SceneExample)]
+        made, cfg = _scene_sounds(loaded, settings, scenes), loaded.cfg
     else:
         model = pipeline.load(settings.model)
         tokenizer = model.tokenizer

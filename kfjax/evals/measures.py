@@ -49,7 +49,7 @@ class Score(NamedTuple):
 
     value: float
     error: float
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]  # tuple's own is not needed
 
 
 COLUMNS = {

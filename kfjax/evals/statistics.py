@@ -47,10 +47,10 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     Raises:
       ValueError: no values.
     """
-    values = np.asarray(values, float)
-    if not len(values):
+    x = np.asarray(values, float)
+    if not len(x):
         raise ValueError("mean: got no values, expected at least one")
-    return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+    return float(x.mean()), float(x.std(ddof=1)) if len(x) > 1 else float("nan")
 
 
 def compare(a: np.ndarray, b: np.ndarray, *, seed: int = 0) -> Comparison:
@@ -104,9 +104,9 @@ def student_p(differences: Sequence[float]) -> float:
 
 def holm(p: Sequence[float]) -> list[float]:
     """The values adjusted for there being several (Holm 1979), in the order given."""
-    p = np.asarray(p, float)
-    order = np.argsort(p, kind="stable")
-    raised = np.minimum(1.0, p[order] * (len(p) - np.arange(len(p))))
-    adjusted = np.empty(len(p))
+    x = np.asarray(p, float)
+    order = np.argsort(x, kind="stable")
+    raised = np.minimum(1.0, x[order] * (len(x) - np.arange(len(x))))
+    adjusted = np.empty(len(x))
     adjusted[order] = np.maximum.accumulate(raised)
     return adjusted.tolist()

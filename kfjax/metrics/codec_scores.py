@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def griffin_lim(log_mel: np.ndarray, cfg: MelConfig, iterations: int = 60) -> np
     import librosa  # slow to import
 
     parameters = inspect.signature(librosa.griffinlim).parameters
-    seed = {"rng" if "rng" in parameters else "random_state": 0}  # its name until librosa 1.0
+    seed: dict[str, Any] = {"rng" if "rng" in parameters else "random_state": 0}  # its name until librosa 1.0
     mel = np.exp(np.asarray(log_mel, np.float32).T * (np.log(10) if cfg.log == "log10" else 1.0))
     magnitude = librosa.feature.inverse.mel_to_stft(
         mel, sr=cfg.sample_rate_hz, n_fft=cfg.n_fft, power=1.0, fmin=cfg.fmin_hz, fmax=cfg.fmax_hz

@@ -77,10 +77,10 @@ def _weighted(x: Float[np.ndarray, "c t"], rate: int) -> Float[np.ndarray, "c t"
     gain, root = 10 ** (3.999843853973347 / 20), 10 ** (3.999843853973347 * 0.4996667741545416 / 20)
     k, q = np.tan(np.pi * 1681.974450955533 / rate), 0.7071752369554196
     shelf = [gain + root * k / q + k**2, 2 * (k**2 - gain), gain - root * k / q + k**2]
-    x = lfilter(shelf, [1 + k / q + k**2, 2 * (k**2 - 1), 1 - k / q + k**2], x)
+    x = np.asarray(lfilter(shelf, [1 + k / q + k**2, 2 * (k**2 - 1), 1 - k / q + k**2], x))
     k, q = np.tan(np.pi * 38.13547087602444 / rate), 0.5003270373238773
     poles = np.array([1 + k / q + k**2, 2 * (k**2 - 1), 1 - k / q + k**2])
-    return lfilter([1, -2, 1], poles / poles[0], x)
+    return np.asarray(lfilter([1, -2, 1], poles / poles[0], x))
 
 
 def _frame_levels_db(wave: np.ndarray, rate: int) -> Float[np.ndarray, "c frames"]:

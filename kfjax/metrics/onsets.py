@@ -40,6 +40,10 @@ class OnsetDetector:
     late_seconds: float = 0.001
 
 
+#: Seconds.
+Times = Sequence[float] | np.ndarray
+
+
 @dataclass(frozen=True)
 class OnsetScore:
     """Detected onsets against true ones.
@@ -98,25 +102,25 @@ def band_levels_db(wave: np.ndarray, sample_rate_hz: int) -> np.ndarray:
     return 10 * np.log10(_mel_filters(sample_rate_hz, window) @ power.T + 1e-12)
 
 
-def onset_f1(detected: Sequence[float], true: Sequence[float], tolerance_seconds: float = 0.05) -> OnsetScore:
+def onset_f1(detected: Times, true: Times, tolerance_seconds: float = 0.05) -> OnsetScore:
     """Match detected to true times one to one, as many as can be and then as near as can be.
 
     True times closer than 50 ms to the first of their group are one event: nobody hears them apart.
     """
-    detected, true = np.asarray(detected, float), np.asarray(true, float)
-    kept = merge_close(true, 0.05)
-    if len(detected) == 0 or len(kept) == 0:
-        right = float(len(detected) == len(kept))
+    heard, times = np.asarray(detected, float), np.asarray(true, float)
+    kept = merge_close(times, 0.05)
+    if len(heard) == 0 or len(kept) == 0:
+        right = float(len(heard) == len(kept))
         return OnsetScore(right, right, right, ())
-    distance = np.abs(detected[:, None] - true[kept][None, :])
+    distance = np.abs(heard[:, None] - times[kept][None, :])
     cost = np.where(distance <= tolerance_seconds, distance, 1e3)
     pairs = [(int(i), int(kept[j])) for i, j in zip(*linear_sum_assignment(cost), strict=True) if cost[i, j] < 1e3]
-    precision, recall = len(pairs) / len(detected), len(pairs) / len(kept)
-    f1 = 2 * len(pairs) / (len(detected) + len(kept))
+    precision, recall = len(pairs) / len(heard), len(pairs) / len(kept)
+    f1 = 2 * len(pairs) / (len(heard) + len(kept))
     return OnsetScore(precision, recall, f1, tuple(pairs))
 
 
-def merge_close(times: Sequence[float], apart_seconds: float) -> np.ndarray:
+def merge_close(times: Times, apart_seconds: float) -> np.ndarray:
     """Indices of the times that begin a group; a group holds all within `apart_seconds` of its first."""
     kept: list[int] = []
     for index in np.argsort(times, kind="stable"):

@@ -103,7 +103,7 @@ def pesq_score(made: Float[np.ndarray, " t"], true: Float[np.ndarray, " t"]) -> 
     Raises:
       ModuleNotFoundError: the package `pesq` (extra `eval`) is not installed.
     """
-    from pesq import BufferTooShortError, NoUtterancesError, pesq
+    from pesq import BufferTooShortError, NoUtterancesError, pesq  # pyright: ignore[reportMissingImports]  # an extra
 
     made, true = (np.asarray(wave, np.float32) for wave in (made, true))
     if not (np.any(true) and np.any(made)):

@@ -55,7 +55,7 @@ class Sent(NamedTuple):
     """
 
     kind: str
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]  # tuple's own is not needed
     bytes: float
     wire_bytes: float
     groups: tuple[int, ...]
@@ -108,7 +108,8 @@ def _trips(loop: Instruction, found: Computations) -> int:
     if known := re.search(r'known_trip_count[\\":={\s]+n[\\":=\s]+(\d+)', loop.rest):
         return int(known[1])
     condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
-    bounds = [int(i.rest.split(")")[0]) for i in found[condition[1]] if i.operation == "constant" and "32[]" in i.shape]
+    body = found[condition[1]] if condition else ()
+    bounds = [int(i.rest.split(")")[0]) for i in body if i.operation == "constant" and "32[]" in i.shape]
     if len(bounds) != 1:
         raise ValueError(f"program: the loop {loop.name} does not say how often it turns")
     return bounds[0]
@@ -124,7 +125,8 @@ def collectives(hlo: str) -> list[Sent]:
       ValueError: no program of XLA's, or a loop without a number of turns.
     """
     entry, found = computations(hlo)
-    counts, sizes, wire, groups = Counter(), Counter(), Counter(), defaultdict(set)
+    counts: Counter[str] = Counter()
+    sizes, wire, groups = defaultdict(float), defaultdict(float), defaultdict(set)
     for name, times in turns(entry, found).items():
         for instruction in found.get(name, ()):
             for kind, size, members in _collective(name, instruction):

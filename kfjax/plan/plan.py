@@ -33,10 +33,10 @@ _GIB = 2.0**30
 #: Of a chip's memory, what the compiler gives to programs: libtpu keeps some back, jax preallocates less on a GPU.
 USABLE = {"tpu": 0.975, "cuda": 0.9, "here": 0.9}
 #: A CPU's plan ends with what is partitioned and fused; most of the compiler's time goes into what comes after that.
-_NO_MACHINE_CODE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+_NO_MACHINE_CODE: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 #: Without a GPU XLA can't try tilings for matrix kernels of its own, and stops where its guess has none that fits; the
 #: libraries' kernels are found without one.
-_NO_TRIED_KERNELS = {"xla_gpu_enable_triton_gemm": False}
+_NO_TRIED_KERNELS: dict[str, Any] = {"xla_gpu_enable_triton_gemm": False}
 #: The search for the largest batch begins here.
 FIRST_BATCH = 16
 
@@ -202,16 +202,18 @@ class Planner:
         """
         tried: dict[int, float] = {}
         plans: dict[int, Plan] = {}
+        refusals: list[DoesNotFit] = []
         while (batch := next_batch(tried, self.capacity)) is not None:
             try:
                 plans[batch] = self.plan(batch)
                 tried[batch] = plans[batch].memory.peak
             except DoesNotFit as error:
-                tried[batch], refusal = max(error.needed_bytes, 1.01 * self.capacity), error
+                tried[batch] = max(error.needed_bytes, 1.01 * self.capacity)
+                refusals.append(error)
             verdict = "fits" if batch in plans else "does not fit"
             say(f"{batch} a chip: {tried[batch] / _GIB:.1f} GiB, {verdict}")
         if not plans:
-            raise refusal
+            raise refusals[-1]
         return plans[max(plans)]
 
     @property
@@ -279,7 +281,10 @@ class Planner:
         from kfjax.structs import FeatureBatch, Features, Given, Posterior
 
         cfg, size, words = self.system.mmdit, self.lengths, self.system.text_tokens
-        array = lambda *shape, dtype=jnp.bfloat16: jax.ShapeDtypeStruct((rows, *shape), dtype)
+
+        def array(*shape: int, dtype: Any = jnp.bfloat16) -> Any:
+            return jax.ShapeDtypeStruct((rows, *shape), dtype)
+
         features = Features(
             clip=array(size.clip, cfg.clip_dim),
             sync=array(size.sync, cfg.sync_dim),
@@ -315,7 +320,7 @@ class Planner:
         from kfjax.plan import hlo as program
         from kfjax.train.engine.flops import chip, train_flops
 
-        known, text = chip(self.kind), compiled.as_text()
+        known, text = chip(self.kind), compiled.as_text() or ""
         batch, words = self.rows(batch_per_chip), self.system.text_tokens
         recomputes = self.system.mmdit.remat in (True, "blocks")
         flops = lambda hardware: train_flops(

@@ -86,7 +86,7 @@ def leave_chips_alone(topology: Topology) -> None:
     os.environ |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}
 
 
-def devices(topology: Topology) -> list[jax.Device]:
+def devices(topology: Topology) -> list[jax.Device]:  # pyright: ignore[reportInvalidTypeForm]  # jax's class is a variable
     """Devices to compile for; but for "here" they can run nothing.
 
     Raises:

@@ -62,9 +62,10 @@ class SceneInput:
         indices = bucket.indices(nth)
         rng = np.random.default_rng((self._seed, step))
         flips = rng.random(len(indices)) < 0.5 if self._flip else np.zeros(len(indices), bool)
-        excerpt, *rest = bucket.examples(indices, flips)
+        excerpt, posterior, left, right = bucket.examples(indices, flips)
         told = excerpt.given.seconds_total * (1 + self._jitter * rng.uniform(-1, 1, len(indices)))
-        return excerpt._replace(given=excerpt.given._replace(seconds_total=told.astype(np.float32))), *rest
+        given = excerpt.given._replace(seconds_total=told.astype(np.float32))
+        return excerpt._replace(given=given), posterior, left, right
 
 
 def _check(cfg: SystemConfig, tokenizer: Tokenizer, corpus: Corpus, buckets: Buckets) -> None:
@@ -100,7 +101,8 @@ class _Encoded:
         return np.ceil(wanted * self.cfg.rates.sync_hz - 1e-6).astype(int)
 
     def indices(self, nth: int) -> list[int]:
-        return [int(self._order[nth * self.batch + i]) for i in range(self.batch)]
+        found = (self._order[nth * self.batch + i] for i in range(self.batch))
+        return [int(index) for index in found if index is not None]  # nothing is filtered out
 
     def examples(self, indices: list[int], flips: np.ndarray):
         sides = [-1 if flip else 1 for flip in flips]

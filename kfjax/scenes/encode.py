@@ -28,7 +28,7 @@ class Latents(NamedTuple):
 
     posterior: np.ndarray  # f16 [scenes, n, 2d]
     mels: np.ndarray  # f16 [scenes, f, m, 2]
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]  # tuple's own is not needed
 
 
 def encode_corpus(corpus: Corpus, cfg: CodecConfig, vae: Params, rates: Rates, *, batch: int = 8) -> None:
@@ -51,8 +51,8 @@ def open_latents(bucket: Bucket, mark: str) -> Latents:
     if note.get("fingerprint") != mark or not note["done"]:
         got = f"latents of codec {note['fingerprint']}" if note.get("done") else "no latents"
         raise ValueError(f"{bucket.folder}: got {got}, expected those of codec {mark}; encode the corpus")
-    arrays = (np.load(bucket.folder / f"{name}.npy", mmap_mode="r") for name in ("posterior", "mels"))
-    return Latents(*arrays, note["done"])
+    posterior, mels = (np.load(bucket.folder / f"{name}.npy", mmap_mode="r") for name in ("posterior", "mels"))
+    return Latents(posterior, mels, note["done"])
 
 
 def _encode_bucket(bucket: Bucket, cfg: CodecConfig, vae: Params, rates: Rates, mark: str, batch: int) -> None:
@@ -74,7 +74,7 @@ def _encode_bucket(bucket: Bucket, cfg: CodecConfig, vae: Params, rates: Rates, 
             _write_note(bucket, mark, int(rows[-1]) + 1)
 
 
-def _open(bucket: Bucket, cfg: CodecConfig, size: Lengths, mark: str) -> tuple[list[np.ndarray], int]:
+def _open(bucket: Bucket, cfg: CodecConfig, size: Lengths, mark: str) -> tuple[list[np.memmap], int]:
     """The bucket's arrays to write to, with room for all its scenes, and how many of them hold what `mark` makes."""
     room = len(bucket.frames)
     shapes = {"posterior": (room, size.latents, 2 * cfg.vae.latent_dim), "mels": (room, size.mel, cfg.mel.bands, 2)}

@@ -55,7 +55,7 @@ class EncodedScenes:
         encoders = {name: self._params[name] for name in ENCODERS}
         self._batches: list[tuple[Features, Int[np.ndarray, " b"], int]] = []
         for rows, kept in generation.batches(len(prompts), _BATCH):
-            chosen = [prompts[i] for i in rows]
+            chosen = [prompts[int(i)] for i in rows]
             if films is None:
                 excerpt = features.make_excerpt(self.cfg, system.tokenizer, self._lengths, seconds, None, chosen)
             else:

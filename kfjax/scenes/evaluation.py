@@ -67,7 +67,7 @@ class Plan:
     pairs: int = len(TEXT_PAIRS)
 
     @property
-    def durations(self) -> dict[float, float]:
+    def durations(self) -> dict[float, int]:
         """Seconds -> scenes: what a corpus for this plan holds."""
         return {s: self.other_scenes for s in self.other_lengths} | {self.seconds: self.scenes}
 
@@ -128,11 +128,12 @@ class Evaluation:
         "scenes": held-out scenes of two sources with film and caption; "text": prompts that name two sources.
         """
         result, seconds = {}, self.plan.seconds
-        if rows := [i for i, scene in enumerate(self.scenes) if pair_of(scene)]:
+        if both := {i: pair for i, scene in enumerate(self.scenes) if (pair := pair_of(scene))}:
+            rows = list(both)
             captions = [self.scenes[i].caption for i in rows]
             films = self.corpus.buckets[seconds], rows
             make = lambda avoided: self.sounds.generate(captions, seconds, films=films, negatives=avoided)
-            result["scenes"] = self._avoidance("scenes", [pair_of(self.scenes[i]) for i in rows], make)
+            result["scenes"] = self._avoidance("scenes", list(both.values()), make)
         if pairs := TEXT_PAIRS[: self.plan.pairs]:
             prompts = [f"{words_for(front)} and {words_for(back)}" for front, back in pairs]
             make = lambda avoided: self.sounds.generate(prompts, seconds, negatives=avoided)

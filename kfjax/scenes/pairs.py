@@ -39,8 +39,13 @@ def pair_of(scene: Scene) -> tuple[Part, Part] | None:
     subject, recipe, _ = scene.combination.split("|")
     if recipe != "several":
         return None
-    front, back = (tuple(part.split(":")) for part in subject.split("+"))
+    front, back = (_part(words) for words in subject.split("+"))
     return (front, back) if {source_of(front), source_of(back)} == set(scene.sources) else None
+
+
+def _part(words: str) -> Part:
+    recipe, subject = words.split(":")
+    return recipe, subject
 
 
 def source_of(part: Part) -> str:

@@ -7,7 +7,7 @@ all scenes are drawn as one raster, the first scenes in full: true sound, genera
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -84,8 +84,8 @@ def flow_panel(
             stem = folder / f"{step:07d}-{k}"
             media.write_wav(stem.with_suffix(".wav"), wave, rate)
             plot.comparison(
-                stem.with_suffix(".png"), wave, rate, true=truth[k], frames=excerpt.clip_frames[k],
-                marks=rows[k].true, onsets=[rows[k]], positions=positions(held[k]), title=held[k].caption,
+                stem.with_suffix(".png"), wave, rate, true=truth[k], frames=np.asarray(excerpt.clip_frames[k]),
+                marks=list(rows[k].true), onsets=[rows[k]], positions=positions(held[k]), title=held[k].caption,
             )  # fmt: skip
         named = [row._replace(name=scene.recipe) for row, scene in zip(rows, held, strict=True)]
         plot.raster(folder / f"{step:07d}-onsets.png", named, seconds, title=f"step {step}, mean F1 {f1:.3f}")
@@ -110,7 +110,7 @@ def _generate(
     return generation.generate(params, cfg, excerpt, noise, weights, steps, latents)
 
 
-def _heard(name: str, waves: Sequence[np.ndarray], scenes: Sequence[Scene], rate: int) -> tuple[float, list[Onsets]]:
+def _heard(name: str, waves: Iterable[np.ndarray], scenes: Sequence[Scene], rate: int) -> tuple[float, list[Onsets]]:
     """Mean F1 of the onsets heard, and a row of the raster for each sound; events that nobody hears apart are one."""
     rows, scores = [], []
     for wave, scene in zip(waves, scenes, strict=True):

@@ -87,7 +87,7 @@ class SceneSounds:
         avoided = self._tokenizer.encode(list(negatives)) if negatives and self.negative else None
         batches = list(generation.batches(len(prompts), _batch_size(seconds)))
         for rows, kept in tqdm(batches, f"batches of {seconds:g} s", mininterval=5.0, leave=False):
-            chosen = [prompts[i] for i in rows]
+            chosen = [prompts[int(i)] for i in rows]
             if films is None:
                 excerpt = features.make_excerpt(self.cfg, self._tokenizer, lengths, seconds, None, chosen)
             else:

@@ -119,8 +119,8 @@ class SourceJudge:
     def load(cls, path: str | Path) -> SourceJudge:
         """Read what `save` wrote."""
         with np.load(path) as arrays:
-            learnt = (arrays[name] for name in ("mean", "scale", "weights", "biases"))
-            return cls(*learnt, tuple(map(str, arrays["sources"])) if "sources" in arrays else SOURCES)
+            sources = tuple(map(str, arrays["sources"])) if "sources" in arrays else SOURCES
+            return cls(arrays["mean"], arrays["scale"], arrays["weights"], arrays["biases"], sources)
 
 
 def scene_judge(count: int = 900, seed: int = 0) -> SourceJudge:

@@ -229,7 +229,7 @@ def additive(
 def _band_noise(rng: np.random.Generator, size: int, band_hz: tuple[float, float], sample_rate_hz: int) -> np.ndarray:
     low, high = band_hz[0], min(band_hz[1], 0.45 * sample_rate_hz)
     sos = butter(2, (min(low, 0.8 * high), high), "bandpass", fs=sample_rate_hz, output="sos")
-    wave = sosfilt(sos, rng.standard_normal(size))
+    wave = np.asarray(sosfilt(sos, rng.standard_normal(size)))
     return (wave / max(wave.std(), 1e-6)).astype(np.float32)
 
 

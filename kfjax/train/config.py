@@ -39,7 +39,7 @@ def load_config(spec: str) -> ConfigDict:
         own = ", ".join(f"configs/{path.name}" for path in sorted(SHIPPED.glob("*.py")))
         raise ValueError(f"config: no file {name}; give the path of a Python file with get_config, or one of {own}")
     module_spec = importlib.util.spec_from_file_location("config", path)
-    if module_spec is None:
+    if module_spec is None or module_spec.loader is None:
         raise ValueError(f"config: got {name}, expected a Python file that ends in .py")
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
@@ -57,7 +57,7 @@ def complete(config: ConfigDict) -> None:
     """Settings of the loop that the config leaves out, at their defaults: all of them can be set."""
     from kfjax.train.engine.loop import LoopConfig
 
-    given = config.loop.to_dict()
+    given = config.to_dict()["loop"]
     with config.unlocked():
         config.loop = asdict(LoopConfig()) | given
 
@@ -77,7 +77,7 @@ def apply(config: ConfigDict, assignment: str) -> None:
 
 def check_addresses(config: ConfigDict) -> None:
     """Raises ValueError for an address in the settings that name files."""
-    for key, value in flat(config.data.to_dict(), "data."):
+    for key, value in flat(config.to_dict()["data"], "data."):
         try:
             for text in _texts(value):
                 command.local(text)
@@ -135,8 +135,8 @@ def stored(workdir: Path) -> dict[str, Any]:
 
 def fix_multiple(config: ConfigDict, number: int) -> None:
     """Put the number in place of a `data.batch_multiple` of 0."""
-    if config.data.get("batch_multiple") == 0:
-        config.data.batch_multiple = number
+    if dict(flat(config.to_dict())).get(MULTIPLE) == 0:
+        config.update_from_flattened_dict({MULTIPLE: number})
 
 
 def check_workdir(workdir: Path, config: ConfigDict, own: Mapping[str, Any]) -> None:

@@ -51,7 +51,8 @@ def read_rows(
     if not count:
         known = ", ".join(sorted(builder.info.splits))
         raise ValueError(f"{name}: got split {split!r}, which has no clips; expected {known} or a part of one")
-    rows = [_row(ClipRecord.decode(example)) for example in builder.as_data_source(split=split)]
+    source = builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]  # its decorator hides its arguments
+    rows = [_row(ClipRecord.decode(example)) for example in source]
     one = rows[0].sound
     if not one.exists() or (manual_dir is not None and not one.is_relative_to(Path(manual_dir).absolute())):
         raise ValueError(f"{name}: was made of other recordings ({one}); delete {builder.data_dir} to make it anew")

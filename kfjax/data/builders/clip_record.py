@@ -34,7 +34,9 @@ class ClipRecord(NamedTuple):
         """From what a data source gives, where text is bytes."""
         texts = {name: example[name].decode() for name in ("id", "video", "audio", "video_caption")}
         lists = {name: tuple(text.decode() for text in example[name]) for name in ("captions", "labels")}
-        return cls(**texts, **lists, **{name: float(example[name]) for name in ("start_seconds", "seconds")})
+        numbers = {name: float(example[name]) for name in ("start_seconds", "seconds")}
+        fields: dict[str, Any] = {**texts, **lists, **numbers}
+        return cls(**fields)
 
 
 def features():
@@ -61,7 +63,7 @@ def manual_folder(builder, dl_manager, *names: str) -> Path:
     except AssertionError as missing:  # in two lines, and no ValueError
         raise ValueError(" ".join(f"{builder.name}: {missing}".split())) from None
     if names and not any((folder / name).is_file() for name in names):
-        what = f"neither {' nor '.join(names)}" if len(names) > 1 else f"no {names[0]}"
+        what = f"neither {' nor '.join(names)}" if len(names) > 1 else f"no {' '.join(names)}"
         raise ValueError(f"{folder}: got {what}; {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
     return folder
 

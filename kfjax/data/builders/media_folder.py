@@ -34,10 +34,11 @@ class MediaFolder:
 
     def find(self, *names: str) -> tuple[str, str]:
         """(path of a video, path of a sound), each under the first of the names that has one; "" where none has."""
-        return tuple(
+        video, sound = (
             next((self._paths[sound, name] for name in names if (sound, name) in self._paths), "")
             for sound in (False, True)
         )
+        return video, sound
 
 
 class YouTubeFolder:

@@ -61,7 +61,8 @@ class WavCaps(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager):
         lists = [f"json_files/{folder}/{name}" for folder, name in COLLECTIONS.values()]
         folder = clip_record.manual_folder(self, dl_manager, *lists)
-        tested = _tested(folder / "json_files/blacklist") if self.builder_config.name == "train" else frozenset()
+        trains = self.builder_config is not None and self.builder_config.name == "train"
+        tested = _tested(folder / "json_files/blacklist") if trains else frozenset()
         clips = {
             split: _clips(folder, collection, name, tested)
             for split, (collection, name) in COLLECTIONS.items()

@@ -43,7 +43,7 @@ def load(folder: str | Path) -> Clap:
     except (OSError, ImportError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise Unavailable(f"{path}: got no whole CLAP model ({reason}); {_get(path)}") from None
-    if model.config.audio_config.enable_fusion:
+    if getattr(model.config.audio_config, "enable_fusion", False):
         raise Unavailable(f"{path}: got a CLAP with fusion, expected one without; {_get(path)}")
     return Clap(path.name, model, processor)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from kfjax.scenes.world.draw import Canvas, Colour, shade
+from kfjax.scenes.world.draw import Canvas, Colour, rgb, shade
 
 FAMILIES = ("plain", "gradient", "noise", "stripes", "room", "outdoor", "tiles")
 MARGIN = 0.15  # world units painted beyond every edge, for the camera to move in
@@ -107,7 +107,7 @@ _MIX = {
 def make_backdrop(family: str, floor: float, avoid: list[Colour], rng: np.random.Generator) -> Backdrop:
     """A random backdrop whose colours stay away from `avoid` (what must be seen in front of it)."""
     wall = _colour(avoid, rng)
-    second = tuple(np.clip(np.array(wall) + rng.uniform(-45, 45) + rng.uniform(-18, 18, 3), 8, 247))
+    second = rgb(np.clip(np.array(wall) + rng.uniform(-45, 45) + rng.uniform(-18, 18, 3), 8, 247))
     if family == "outdoor":
         wall, second = _away((150.0, 195.0, 235.0), avoid, rng), _away((215.0, 225.0, 235.0), avoid, rng)
     ground = _colour(avoid, rng)
@@ -119,10 +119,11 @@ def make_backdrop(family: str, floor: float, avoid: list[Colour], rng: np.random
 
 
 def _colour(avoid: list[Colour], rng: np.random.Generator) -> Colour:
-    best, best_distance = (200.0, 200.0, 200.0), -1.0
+    best: Colour = (200.0, 200.0, 200.0)
+    best_distance = -1.0
     for _ in range(6):
         value = rng.uniform(0.7, 0.97) if rng.uniform() < 0.7 else rng.uniform(0.12, 0.35)
-        colour = tuple(255 * c for c in colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.03, 0.35), value))
+        colour = rgb(255 * c for c in colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.03, 0.35), value))
         distance = min((_distance(colour, other) for other in avoid), default=999.0)
         if distance > 130:
             return colour
@@ -132,7 +133,7 @@ def _colour(avoid: list[Colour], rng: np.random.Generator) -> Colour:
 
 
 def _away(colour: Colour, avoid: list[Colour], rng: np.random.Generator) -> Colour:
-    varied = shade(tuple(np.array(colour) + rng.uniform(-15, 15, 3)), rng.uniform(0.8, 1.05))
+    varied = shade(rgb(np.array(colour) + rng.uniform(-15, 15, 3)), rng.uniform(0.8, 1.05))
     near = min((_distance(varied, other) for other in avoid), default=999.0)
     return varied if near > 70 else shade(varied, 0.5 if sum(varied) > 300 else 1.8)
 

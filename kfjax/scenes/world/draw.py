@@ -6,7 +6,7 @@ stretched over it, so the same scene can be drawn at its own size or directly at
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -134,15 +134,21 @@ def box(width: float, height: float) -> np.ndarray:
 
 def thick_line(start: Sequence[float], end: Sequence[float], width: float) -> np.ndarray:
     """Corners [4, 2] of a straight bar."""
-    start, end = np.asarray(start, float), np.asarray(end, float)
-    along = end - start
+    a, b = np.asarray(start, float), np.asarray(end, float)
+    along = b - a
     side = np.array([-along[1], along[0]]) / max(float(np.hypot(*along)), 1e-9) * width / 2
-    return np.array([start + side, end + side, end - side, start - side])
+    return np.array([a + side, b + side, b - side, a - side])
+
+
+def rgb(values: Iterable[float]) -> Colour:
+    """Three numbers as a colour."""
+    red, green, blue = values
+    return float(red), float(green), float(blue)
 
 
 def shade(colour: Colour, factor: float) -> Colour:
     """Darker (factor < 1) or lighter (factor > 1) colour."""
-    return tuple(float(min(255.0, max(0.0, c * factor))) for c in colour)
+    return rgb(min(255.0, max(0.0, c * factor)) for c in colour)
 
 
 ROUND = regular_polygon(22)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kfjax.scenes.world.draw import Canvas, Sprite, box, regular_polygon
+from kfjax.scenes.world.draw import Canvas, Sprite, box, regular_polygon, rgb
 from kfjax.scenes.world.event import Event
 from kfjax.scenes.world.materials import LOOKS, sprite
 from kfjax.scenes.world.physics import STEPS_A_SECOND, Impact, Solid, Surface, Track, simulate
@@ -132,7 +132,7 @@ def bouncing(material: str, setting: Setting, rng: np.random.Generator) -> Act:
 
 
 def _walls(setting: Setting, rng: np.random.Generator) -> Actor:
-    colour = tuple(float(c) for c in rng.uniform(90, 150) + rng.uniform(-12, 12, 3))
+    colour = rgb(rng.uniform(90, 150) + rng.uniform(-12, 12, 3))
 
     def draw(canvas: Canvas, time_seconds: float) -> None:
         canvas.rectangle(setting.left - 0.02, -0.2, setting.left + 0.02, setting.floor, colour)
@@ -276,7 +276,7 @@ def sliding(material: str, setting: Setting, rng: np.random.Generator) -> Act:
 
 def _plank(ends: list[tuple[float, float]], width: float, rng: np.random.Generator) -> Actor:
     """A bar under the line between `ends`."""
-    colour = tuple(float(c) for c in rng.uniform(100, 165) + rng.uniform(-12, 12, 3))
+    colour = rgb(rng.uniform(100, 165) + rng.uniform(-12, 12, 3))
     start, end = (np.array(p) for p in sorted(ends))
     below = np.array([-(end - start)[1], (end - start)[0]]) / np.hypot(*(end - start)) * width
     outline = np.array([start, end, end + below, start + below])
@@ -301,7 +301,7 @@ def moving_contact(track: Track, setting: Setting, source: str, kind: str, mater
         length = float(times[high - 1] - times[low])
         if length >= 0.2:
             samples = np.stack([times, x, loudness], axis=1)[low:high]
-            path = tuple(tuple(float(value) for value in sample) for sample in samples)
+            path = tuple((float(time), float(place), float(level)) for time, place, level in samples)
             events.append(
                 Event(
                     float(times[low]),

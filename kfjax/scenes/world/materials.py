@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kfjax.scenes.world.draw import ROUND, Colour, Part, Sprite, shade, thick_line
+from kfjax.scenes.world.draw import ROUND, Colour, Part, Sprite, rgb, shade, thick_line
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ LOOKS = {
 def tint(material: str, rng: np.random.Generator) -> Colour:
     """The material's colour with a small variation in brightness and hue."""
     colour = np.array(LOOKS[material].colour) * rng.uniform(0.88, 1.1) + rng.uniform(-8, 8, 3)
-    return tuple(float(c) for c in np.clip(colour, 0, 255))
+    return rgb(np.clip(colour, 0, 255))
 
 
 def sprite(material: str, outline: np.ndarray | None, radius: float, rng: np.random.Generator) -> Sprite:

@@ -164,4 +164,4 @@ def _level(make: Callable[..., np.ndarray], what: str, sample_rate_hz: int) -> n
 
 @cache
 def _band(low_hz: float, high_hz: float, sample_rate_hz: int) -> np.ndarray:
-    return butter(1, (low_hz, high_hz), "bandpass", fs=sample_rate_hz, output="sos")
+    return np.asarray(butter(1, (low_hz, high_hz), "bandpass", fs=sample_rate_hz, output="sos"))

@@ -144,7 +144,8 @@ def combination_of(seed: int, split: str, recipe: str | None = None) -> Combinat
 def colours(combination: Combination) -> list[Colour]:
     """Colours that must be told from the background."""
     if combination.recipe == "several":
-        parts = [Combination(*part.split(":"), combination.family) for part in combination.subject.split("+")]
-        return [colour for part in parts for colour in colours(part)]
+        parts = (part.split(":") for part in combination.subject.split("+"))
+        own = [Combination(recipe, subject, combination.family) for recipe, subject in parts]
+        return [colour for part in own for colour in colours(part)]
     own = [LOOKS[combination.subject].colour] if combination.subject in LOOKS else []
     return own + list(RECIPES[combination.recipe].colours)

@@ -62,6 +62,7 @@ class Scene:
             stage = make_scene(
                 self.seed, duration_seconds=self.duration_seconds, split=self.split, recipe=self.recipe
             ).stage
+            assert stage is not None
         return stage.frames(self.frame_count, width, height)
 
     def sound(self, sample_rate_hz: int = 44100) -> np.ndarray:

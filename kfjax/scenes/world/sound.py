@@ -73,8 +73,8 @@ def _sustained(event: Event, rng: np.random.Generator, sample_rate_hz: int) -> n
     match event.source:
         case "rain" | "wind":
             weather = texture.rain if event.source == "rain" else texture.wind
-            ears = [level * weather(size, ear_rng, sample_rate_hz) for ear_rng in rng.spawn(2)]
-            return space.place_wide(*ears, event.x)
+            left, right = (level * weather(size, ear_rng, sample_rate_hz) for ear_rng in rng.spawn(2))
+            return space.place_wide(left, right, event.x)
         case "fire":
             mono = texture.fire(size, rng, sample_rate_hz)
         case "engine":

@@ -27,7 +27,7 @@ def rain(size: int, rng: np.random.Generator, sample_rate_hz: int) -> np.ndarray
     """A bright hiss and a dense patter of small drops; mono float32 [size], RMS about 1."""
     hiss = _noise(size, (3000, 12000), rng, sample_rate_hz)
     drops = _sprinkle(size, 90.0, 2.0, rng, sample_rate_hz)
-    patter = sosfilt(_band((1800, 5000), sample_rate_hz), drops)
+    patter = _filtered((1800, 5000), drops, sample_rate_hz)
     return _blend((1.0, hiss), (0.5, patter))
 
 
@@ -46,7 +46,7 @@ def fire(size: int, rng: np.random.Generator, sample_rate_hz: int) -> np.ndarray
     """
     rumble = _noise(size, (40, 140), rng, sample_rate_hz)
     sizzle = _noise(size, (1200, 3800), rng, sample_rate_hz)
-    crackle = sosfilt(_band((1200, 3800), sample_rate_hz), _sprinkle(size, 130.0, 2.5, rng, sample_rate_hz))
+    crackle = _filtered((1200, 3800), _sprinkle(size, 130.0, 2.5, rng, sample_rate_hz), sample_rate_hz)
     return _blend((0.9, rumble), (0.25, sizzle), (0.65, crackle))
 
 
@@ -109,7 +109,7 @@ def _speed(x: np.ndarray, sample_rate_hz: int) -> np.ndarray:
 def _noise(size: int, band_hz: tuple[float, float], rng: np.random.Generator, sample_rate_hz: int) -> np.ndarray:
     """Band-passed Gaussian noise of RMS about 1."""
     noise = rng.standard_normal(size, dtype=np.float32)
-    return sosfilt(_band(band_hz, sample_rate_hz), noise) * np.float32(_unit_gain(band_hz, sample_rate_hz))
+    return _filtered(band_hz, noise, sample_rate_hz) * np.float32(_unit_gain(band_hz, sample_rate_hz))
 
 
 def _slow(size: int, rate_hz: float, rng: np.random.Generator, sample_rate_hz: int) -> np.ndarray:
@@ -129,18 +129,24 @@ def _sprinkle(size: int, rate_hz: float, sigma: float, rng: np.random.Generator,
 
 
 def _blend(*parts: tuple[float, np.ndarray]) -> np.ndarray:
-    return sum(np.float32(gain) * part.astype(np.float32) for gain, part in parts)
+    first, *rest = (np.float32(gain) * part.astype(np.float32) for gain, part in parts)
+    return sum(rest, first)
 
 
 @cache
 def _band(band_hz: tuple[float, float], sample_rate_hz: int) -> np.ndarray:
     high = min(band_hz[1], 0.45 * sample_rate_hz)
     low = min(band_hz[0], 0.5 * high)
-    return butter(2, (low, high), "bandpass", fs=sample_rate_hz, output="sos").astype(np.float32)
+    return np.asarray(butter(2, (low, high), "bandpass", fs=sample_rate_hz, output="sos")).astype(np.float32)
+
+
+def _filtered(band_hz: tuple[float, float], wave: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+    return np.asarray(sosfilt(_band(band_hz, sample_rate_hz), wave))
 
 
 @cache
 def _unit_gain(band_hz: tuple[float, float], sample_rate_hz: int) -> float:
     impulse = np.zeros(1 << 15)
     impulse[0] = 1.0
-    return float(1 / np.sqrt(np.sum(sosfilt(_band(band_hz, sample_rate_hz).astype(float), impulse) ** 2)))
+    response = np.asarray(sosfilt(_band(band_hz, sample_rate_hz).astype(float), impulse))
+    return float(1 / np.sqrt(np.sum(response**2)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kfjax.scenes.world.draw import ROUND, Canvas, Colour, Part, Sprite, shade
+from kfjax.scenes.world.draw import ROUND, Canvas, Colour, Part, Sprite, rgb, shade
 from kfjax.scenes.world.event import Event
 from kfjax.scenes.world.stage import Act, Actor, Setting
 
@@ -82,7 +82,7 @@ def footsteps(surface: str, setting: Setting, rng: np.random.Generator) -> Act:
         0.045 + 0.06 * weight,
         setting.floor,
         rng.uniform(0.62, 0.72),
-        tuple(255 * c for c in hue),
+        rgb(255 * c for c in hue),
     )
     ground = _ground(surface, setting, rng)
     events = [
@@ -142,7 +142,7 @@ def engine(subject: str, setting: Setting, rng: np.random.Generator) -> Act:
     """A car or a truck passes, once or more often; the nearer to the middle, the louder."""
     thing = str(rng.choice(["car", "truck"]))
     heavy = thing == "truck"
-    colour = tuple(255 * c for c in colorsys.hsv_to_rgb(rng.uniform(0.15, 0.9), rng.uniform(0.5, 0.85), 0.8))
+    colour = rgb(255 * c for c in colorsys.hsv_to_rgb(rng.uniform(0.15, 0.9), rng.uniform(0.5, 0.85), 0.8))
     size = rng.uniform(0.5, 0.62) if heavy else rng.uniform(0.4, 0.5)
     actors, events, start = [], [], float(rng.uniform(-0.8, 0.5))
     while start < setting.duration_seconds - 0.6:

@@ -74,6 +74,7 @@ def _shorten_native_errors() -> None:
     ours = os.dup(2)
     command = [sys.executable, "-I", "-S", "-c", _FILTER, _ADVICE]
     watch = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=ours, start_new_session=True)
+    assert watch.stdin is not None
     os.dup2(watch.stdin.fileno(), 2)
     watch.stdin.close()
     sys.stderr = os.fdopen(ours, "w", buffering=1, errors="backslashreplace")

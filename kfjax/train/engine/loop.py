@@ -162,10 +162,9 @@ def run(task: Task, workdir: str | Path, cfg: LoopConfig, *, claim: Callable[[],
     workdir, mesh = Path(workdir), mesh_of(cfg.mesh)
     lock = Lock(workdir) if jax.process_index() == 0 else nullcontext()
     with lock, _Stop() as stop, jax.set_mesh(mesh), together():
-        if jax.process_index() == 0:
-            before = entries(workdir)
-            if claim is not None:
-                claim()
+        before = entries(workdir) if jax.process_index() == 0 else {}
+        if jax.process_index() == 0 and claim is not None:
+            claim()
         checkpoints = StateStore(workdir / "checkpoints", keep=cfg.keep, keep_every=cfg.keep_every)
         with checkpoints as store, together():  # before the store waits for a save that can't end
             state = _train(task, _start(task, store, mesh, cfg), store, stop, mesh, workdir, cfg)
@@ -288,10 +287,11 @@ def _read(unread: deque[tuple[int, jax.Array]], left: int) -> tuple[bool, int, i
 
 def _why(task: Task, step_fn: Callable[..., Any], state: TrainState, step: int, mesh: Mesh, cfg: LoopConfig) -> str:
     """What is not finite in `step`, which is run once more; `state`, of a few steps later at most, is used up."""
-    objective = None
-    if task.objective is not None:
+    given, objective = task.objective, None
+    if given is not None:
         key = jax.random.fold_in(jax.random.key(cfg.seed), step)
-        objective = lambda state, batch: task.objective(state, batch, key)
+        objective = lambda state, batch: given(state, batch, key)
+    assert isinstance(state.step, jax.Array)
     state = state._replace(step=jax.device_put(np.int32(step - 1), state.step.sharding))
     batch = placed(task.batch, step - 1, mesh)
     try:

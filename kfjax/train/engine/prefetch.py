@@ -54,8 +54,8 @@ def placed(batch: Callable[[int], Any], step: int, mesh: Mesh) -> Any:
     if jax.process_count() == 1:
         return put_batch(batch(step), mesh)
     numbers, of = batch_runs(mesh)
-    if hasattr(batch, "runs"):
-        return put_batch(batch.runs(step, numbers, of), mesh)
+    if (runs := getattr(batch, "runs", None)) is not None:
+        return put_batch(runs(step, numbers, of), mesh)
     return put_batch(jax.tree.map(lambda x: _held(np.asarray(x), numbers, of), batch(step)), mesh)
 
 

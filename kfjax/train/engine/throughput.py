@@ -10,7 +10,7 @@ import os
 import resource
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,7 +58,8 @@ class Throughput:
 
     def _begin(self) -> None:
         self._start = self._free = self._clock()
-        self._steps, self._work, self._waits = 0, Work(0), Counter()
+        self._steps, self._work = 0, Work(0)
+        self._waits: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def waiting(self, what: Wait) -> Iterator[None]:
@@ -86,7 +87,9 @@ class Throughput:
             self._begin()
             return
         self._steps += 1
-        self._work = Work(*(a + b for a, b in zip(self._work, work, strict=True)))
+        done = self._work
+        seconds, flops = done.audio_seconds + work.audio_seconds, done.flops + work.flops
+        self._work = Work(done.clips + work.clips, seconds, flops)
         self._free = self._clock()
 
     def figures(self) -> dict[str, float]:
@@ -114,7 +117,8 @@ class Throughput:
 
 
 def _done(pending: Any) -> bool:
-    return all(leaf.is_ready() for leaf in jax.tree.leaves(pending) if isinstance(leaf, jax.Array))
+    arrays = (leaf for leaf in jax.tree.leaves(pending) if isinstance(leaf, jax.Array))
+    return all(leaf.is_ready() for leaf in arrays)  # pyright: ignore[reportAttributeAccessIssue]  # undeclared
 
 
 def _utilisation(flops: float, seconds: float) -> dict[str, float]:

@@ -16,7 +16,7 @@ import optax
 from kfjax.module import Params
 from kfjax.structs import TrainState
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]
 #: (parameters that train, all parameters, batch, key) -> ((what is minimised, figures), gradients by the first).
 Gradients = Callable[[Params, Params, Any, jax.Array], tuple[tuple[jax.Array, Metrics], Params]]
 #: (state, batch, key) -> (state, figures)
@@ -54,7 +54,7 @@ def gradients_of(loss: Callable[[Params, Any, jax.Array], tuple[jax.Array, Metri
 class Applied(NamedTuple):
     """One optimiser step; where it is not `finite`, `advance` undoes it."""
 
-    params: Params
+    params: Any
     opt_state: Any
     finite: jax.Array  # bool [], the loss and the norm
     norm: jax.Array  # f32 [], of the gradients before they are clipped

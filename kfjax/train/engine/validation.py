@@ -58,7 +58,8 @@ class Validation:
 
 def _mesh(params: Any) -> Mesh | None:
     shardings = (getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(params))
-    return next((sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)), None)
+    meshes = (sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding))
+    return next((mesh for mesh in meshes if isinstance(mesh, Mesh)), None)
 
 
 def _means(figures: list[dict[str, Any]], clips: list[int]) -> dict[str, float]:

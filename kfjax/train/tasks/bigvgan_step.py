@@ -33,8 +33,9 @@ from kfjax.structs import TrainState
 from kfjax.system import UNUSED
 from kfjax.train.engine.loop import LoopConfig, Task
 from kfjax.train.engine.optim import OptimConfig, make_optimizer, over
-from kfjax.train.engine.update import Step, advance, apply_gradients
+from kfjax.train.engine.update import Metrics, Step, advance, apply_gradients
 from kfjax.train.engine.validation import Figures, Validation
+from kfjax.train.tasks.losses import total
 from kfjax.train.tasks.vocoder_step import Reading, crops, decoded_mel, own_mel, render_pool
 
 Batch = dict[str, Array]
@@ -107,7 +108,7 @@ def make_step(cfg: BigVGANTraining, reading: Reading) -> Step:
     """
     tx, disc_tx = make_optimizer(cfg.optim), make_optimizer(cfg.discriminator_optim)
 
-    def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:
+    def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         del key  # nothing here is drawn
         gen, disc, wave = state.params["gen"], state.params["disc"], batch["wave"]
         read = reading.mel(state.params, wave)
@@ -181,17 +182,17 @@ def discriminator_loss(
 
 def told_apart(real: Sequence[Layers], fake: Sequence[Layers]) -> Float[Array, ""]:
     """The least squares of `discriminator_loss` (arXiv 2010.05646, eq. 1)."""
-    return sum(jnp.mean(jnp.square(1 - r[-1])) + jnp.mean(jnp.square(f[-1])) for r, f in zip(real, fake, strict=True))
+    return total(jnp.mean(jnp.square(1 - r[-1])) + jnp.mean(jnp.square(f[-1])) for r, f in zip(real, fake, strict=True))
 
 
 def fooled(fake: Sequence[Layers]) -> Float[Array, ""]:
     """Squared distance of made waves' scores from 1: mean over each map, summed over discriminators (eq. 2)."""
-    return sum(jnp.mean(jnp.square(1 - f[-1])) for f in fake)
+    return total(jnp.mean(jnp.square(1 - f[-1])) for f in fake)
 
 
 def feature_distance(real: Sequence[Layers], fake: Sequence[Layers]) -> Float[Array, ""]:
     """Mean absolute difference of every layer's map, scores included, summed over layers and discriminators (eq. 4)."""
-    return sum(jnp.mean(jnp.abs(a - b)) for r, f in zip(real, fake, strict=True) for a, b in zip(r, f, strict=True))
+    return total(jnp.mean(jnp.abs(a - b)) for r, f in zip(real, fake, strict=True) for a, b in zip(r, f, strict=True))
 
 
 def mel_distance(made: Float[Array, "b t"], wave: Float[Array, "b t"], cfg: BigVGANTraining) -> Float[Array, ""]:
@@ -201,7 +202,7 @@ def mel_distance(made: Float[Array, "b t"], wave: Float[Array, "b t"], cfg: BigV
         MelConfig(rate, window, window // 4, bands, 0.0, rate / 2, "log10", cfg.mel.floor)
         for window, bands in cfg.mel_scales
     ]
-    return sum(jnp.mean(jnp.abs(log_mel(made, scale) - log_mel(wave, scale))) for scale in scales)
+    return total(jnp.mean(jnp.abs(log_mel(made, scale) - log_mel(wave, scale))) for scale in scales)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kfjax import config as strict
@@ -34,6 +35,7 @@ from kfjax.train.engine.update import Step, advance, apply_gradients
 from kfjax.train.engine.validation import Figures, Validation
 from kfjax.train.tasks import losses
 
+Mels = Float[Array | np.ndarray, "b f m"]
 #: The parts of the VAE that an optimiser may touch; all else in its parameters is measured.
 TRAINED = ("encoder", "decoder")
 
@@ -80,7 +82,7 @@ class StageWeights(NamedTuple):
     disc_trains: Array  # bool
 
 
-def weights_at(step: int | Array, stages: Stages) -> StageWeights:
+def weights_at(step: ArrayLike, stages: Stages) -> StageWeights:
     """Weights of step `step`, counted from 0 (paper, Algorithm 2).
 
     A ramp is linear over its stage and reaches the upper weight on the stage's last step. In stage 4 no trained
@@ -90,7 +92,7 @@ def weights_at(step: int | Array, stages: Stages) -> StageWeights:
     gan_start = kl_start + stages.kl_steps
     decoder_start = gan_start + stages.gan_steps
     step = jnp.asarray(step, jnp.int32)
-    stage = 1 + sum((step >= start).astype(jnp.int32) for start in (kl_start, gan_start, decoder_start))
+    stage = 1 + losses.total((step >= start).astype(jnp.int32) for start in (kl_start, gan_start, decoder_start))
     ramp = lambda start, steps: jnp.clip((step - start + 1).astype(jnp.float32) / max(steps, 1), 0.0, 1.0)
     return StageWeights(
         stage=stage,
@@ -335,7 +337,7 @@ def standardise(mel: Float[Array, "b f m"], gen: Params) -> Float[Array, "b f m"
     return (mel - gen["mel_mean"][None, None]) / gen["mel_std"][None, None]
 
 
-def mel_statistics(mels: Iterable[Float[Array, "b f m"]], smallest: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
+def mel_statistics(mels: Iterable[Mels], smallest: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation per band over everything in `mels`; the latter at least `smallest`, so that a
     band which hardly ever sounds is not blown up.
     """
@@ -343,9 +345,7 @@ def mel_statistics(mels: Iterable[Float[Array, "b f m"]], smallest: float = 0.1)
     return mean, np.maximum(np.sqrt(variance), smallest).astype(np.float32)
 
 
-def latent_statistics(
-    params: Params, cfg: VAEConfig, mels: Iterable[Float[Array, "b f m"]]
-) -> tuple[np.ndarray, np.ndarray]:
+def latent_statistics(params: Params, cfg: VAEConfig, mels: Iterable[Mels]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation per channel of the raw latents that the posteriors of `mels` draw.
 
     They go into the VAE's `latent_mean` and `latent_std` once its encoder is final. Mels of one shape compile once.
@@ -356,9 +356,9 @@ def latent_statistics(
     return mean, np.sqrt(variance).astype(np.float32)
 
 
-def _moments(chunks: Iterable[tuple[np.ndarray, np.ndarray | float]]) -> tuple[np.ndarray, np.ndarray]:
+def _moments(chunks: Iterable[tuple[Array | np.ndarray, np.ndarray | float]]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance over all but the last axis, of values that each have a mean and a variance."""
-    count, total, square = 0, 0.0, 0.0
+    count, total, square = 0, np.zeros(()), np.zeros(())
     for mean, variance in chunks:
         mean = np.asarray(mean, np.float64)
         axes = tuple(range(mean.ndim - 1))

@@ -22,12 +22,12 @@ from kfjax.generators.mmdit.mmdit import MMDiT
 from kfjax.layers import layer_norm
 from kfjax.module import Params, bind
 from kfjax.sharding import axis_size, pin, scattered
-from kfjax.structs import Conditions, FeatureBatch, Features, FlowBatch, Posterior
+from kfjax.structs import Array, Conditions, FeatureBatch, Features, FlowBatch, Posterior
 from kfjax.system import ENCODERS, SystemConfig
 from kfjax.train.engine import update
 from kfjax.train.engine.validation import Figures
 from kfjax.train.tasks.lora import LoRAConfig, merge, with_words
-from kfjax.train.tasks.stereo_step import stereo_loss
+from kfjax.train.tasks.stereo_step import batch_loss
 
 TIME_BINS = 10  # of equal width, for the loss by t
 Metrics = dict[str, jax.Array]
@@ -134,7 +134,7 @@ class Draws(NamedTuple):
     keep_text: jax.Array  # bool [b r]
 
 
-def draw(key: jax.Array, shape: tuple[int, int, int], cfg: FlowStepConfig) -> Draws:
+def draw(key: jax.Array, shape: tuple[int, ...], cfg: FlowStepConfig) -> Draws:
     """Noise, times and masks for latents of `shape` (b, n, d), each example on its own, video and text apart."""
     posterior, noise, time, drop = jax.random.split(key, 4)
     video, text = jax.random.split(drop)
@@ -212,9 +212,9 @@ def loss_of(
     per_sample = matching.loss(mmdit(pin(jnp.asarray(x, dtype), "b n d"), t, conditions), velocity)
     flow = per_sample.mean()
     others = {
-        "stereo": (cfg.stereo_weight, lambda: _stereo(params, batch, encoded, system)),
+        "stereo": (cfg.stereo_weight, lambda: batch_loss(params, _clips(batch), encoded, system)),
         "align": (cfg.align_weight, lambda: _align(params, conditions, posterior, kept)),
-        "caption": (cfg.caption_weight, lambda: _caption(params, batch, encoded, system)),
+        "caption": (cfg.caption_weight, lambda: _caption(params, _clips(batch), encoded, system)),
         "sound": (cfg.sound_weight, lambda: _sound(params, batch, encoded)),
     }
     figures = {name: value() for name, (weight, value) in others.items() if weight}
@@ -256,7 +256,8 @@ def gradients(
     Raises:
       ValueError: a batch that does not divide into `cfg.accumulate` micro-batches, or these not over the mesh.
     """
-    _check_divides(*batch.posterior.mean.shape[:2], cfg.accumulate)
+    rows, latents, _ = batch.posterior.mean.shape
+    _check_divides(rows, latents, cfg.accumulate)
     draws = draw(key, batch.posterior.mean.shape, cfg)
     new, params = computing(new, cfg), computing(params, cfg)  # once, not in every micro-batch
     objective = lambda new, batch, draws: loss_of(params | new, batch, draws, system, cfg)
@@ -267,7 +268,8 @@ def gradients(
         return result, exact(grads)
 
     def add(total, micro):
-        result, grads = gradient(new, *jax.tree.map(_split_over_batch, micro))
+        batch, draws = jax.tree.map(_split_over_batch, micro)
+        result, grads = gradient(new, batch, draws)
         return jax.tree.map(jnp.add, total, exact(grads)), result
 
     zeros = scattered(jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), new))
@@ -301,7 +303,7 @@ def flow_figures(system: SystemConfig, cfg: FlowStepConfig) -> Figures:
     return figures
 
 
-def _fixed_draws(key: jax.Array, shape: tuple[int, int, int]) -> Draws:
+def _fixed_draws(key: jax.Array, shape: tuple[int, ...]) -> Draws:
     posterior, noise, time = jax.random.split(key, 3)
     b, n, d = shape
     normal = lambda key: jax.random.normal(key, (b, 1, n, d), jnp.float32)
@@ -353,16 +355,14 @@ def _split_over_batch(x: jax.Array) -> jax.Array:
     return pin(x, " ".join(("b", *"_" * (x.ndim - 1))))
 
 
-def _stereo(params: Params, batch: FlowBatch, encoded: Features, system: SystemConfig) -> jax.Array:
-    left, right = batch.mel_left, batch.mel_right
-    mono = jnp.logaddexp(left, right) - jnp.log(2.0)  # the channels' mean, as the split defines it
-    seen = features.seen_by_stereo(system, encoded, batch.posterior.mean.shape[1])
-    return stereo_loss(params["stereo"], system.codec.stereo, mono, left, right, seen, encoded.given.has_video)
+def _clips(batch: Batch) -> FlowBatch:
+    assert isinstance(batch, FlowBatch)  # `encode` refuses others
+    return batch
 
 
 def _align(params: Params, conditions: Conditions, posterior: Posterior, kept: Features) -> jax.Array:
-    readout = _linear(params["readout"], layer_norm(conditions.align))
-    return _mean_where(matching.loss(readout, posterior.mean), kept.given.has_video)
+    readout = _linear(params["readout"], layer_norm(jnp.asarray(conditions.align)))
+    return _mean_where(matching.loss(readout, jnp.asarray(posterior.mean)), kept.given.has_video)
 
 
 def _caption(params: Params, batch: FlowBatch, encoded: Features, system: SystemConfig) -> jax.Array:
@@ -379,12 +379,12 @@ def _sound(params: Params, batch: Batch, encoded: Features) -> jax.Array:
     return _mean_where(missed, encoded.given.has_text)
 
 
-def caption_words(ids: jax.Array, mask: jax.Array, vocab: int) -> jax.Array:
+def caption_words(ids: Array, mask: Array, vocab: int) -> jax.Array:
     """1 for every word of the vocabulary that the caption has, else 0. ids, mask [b l] -> [b vocab]"""
     return jnp.max(jax.nn.one_hot(ids, vocab, dtype=jnp.float32) * mask[..., None], axis=1)
 
 
-def _mean_of_words(text: jax.Array, mask: jax.Array) -> jax.Array:
+def _mean_of_words(text: Array, mask: Array) -> jax.Array:
     """[b l h], [b l] -> [b h]"""
     weight = mask[..., None].astype(text.dtype)
     return (text * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
@@ -395,5 +395,5 @@ def _linear(params: Params, x: jax.Array) -> jax.Array:
     return y + jnp.broadcast_to(params["bias"], y.shape)
 
 
-def _mean_where(x: jax.Array, mask: jax.Array) -> jax.Array:
+def _mean_where(x: jax.Array, mask: Array) -> jax.Array:
     return jnp.sum(jnp.where(mask, x, 0)) / jnp.maximum(mask.sum(), 1)

@@ -40,12 +40,13 @@ def lora_task(task: Task, frozen: Params, run: FlowRun, tokenizer: Tokenizer | N
         save_params(workdir / "lora.safetensors", new.pop("lora") | new)
         save_params(workdir / "ema.safetensors", tuned)
         if Path(start).is_dir():
-            added = tokenizer.words(system.text.vocab - free) if free else []
+            added = tokenizer.words(system.text.vocab - free) if tokenizer and free else []
             parts = {name: tuned[name] for name in ("mmdit", *(("text",) if added else ()))}
             about = card(system.name, _settings(run), added)
             save_tuned(start, workdir / "model", parts, card=about, tokenizer=tokenizer if added else None)
 
-    look = task.panel and (lambda ema, number, folder: task.panel(whole(ema), number, folder))
+    panel = task.panel
+    look = panel and (lambda ema, number, folder: panel(whole(ema), number, folder))
     return task._replace(init=init, panel=look, export=export)
 
 

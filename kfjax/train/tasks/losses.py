@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -31,18 +31,24 @@ def kl_margin(posterior: Posterior, margin: float) -> Float[Array, ""]:
     return jax.nn.relu(kl(posterior) - margin)
 
 
+def total(terms: Iterable[Array]) -> Array:
+    """The sum of one or more arrays."""
+    first, *rest = terms
+    return sum(rest, first)
+
+
 def hinge_discriminator(real: Scores, fake: Scores) -> Float[Array, ""]:
     """Hinge loss of a discriminator: mean over patches and batch of each scale, then over scales (paper eq. 6).
 
     The equation as printed compares with the input; it means D(input), as here.
     """
     losses = [jnp.mean(jax.nn.relu(1 - r)) + jnp.mean(jax.nn.relu(1 + f)) for r, f in zip(real, fake, strict=True)]
-    return sum(losses) / len(losses)
+    return total(losses) / len(losses)
 
 
 def hinge_generator(fake: Scores) -> Float[Array, ""]:
     """-D(fake): mean over patches and batch of each scale, then over scales."""
-    return -sum(jnp.mean(f) for f in fake) / len(fake)
+    return -total(jnp.mean(f) for f in fake) / len(fake)
 
 
 def r1(discriminator: Callable[[Float[Array, "b f m"]], Scores], real: Float[Array, "b f m"]) -> Float[Array, ""]:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from kfjax import features, module
 from kfjax.codec.stereo import Mono2Stereo, StereoConfig
-from kfjax.structs import FlowBatch
+from kfjax.structs import Features, FlowBatch
 from kfjax.system import SystemConfig
 from kfjax.train.engine import update
 from kfjax.train.engine.optim import OptimConfig, make_optimizer
@@ -38,15 +38,21 @@ def stereo_loss(
     return jnp.sum(weight * jnp.abs(r - target)) / jnp.sum(weight)
 
 
+def batch_loss(params: module.Params, batch: FlowBatch, encoded: Features, system: SystemConfig) -> Array:
+    """`stereo_loss` of a batch whose features are `encoded`, by the parameters of "stereo" in `params`."""
+    assert system.codec.stereo is not None
+    seen = jnp.asarray(features.seen_by_stereo(system, encoded, batch.posterior.mean.shape[1]))
+    left, right = jnp.asarray(batch.mel_left), jnp.asarray(batch.mel_right)
+    mono = jnp.logaddexp(left, right) - jnp.log(2.0)  # the channels' mean, as the split defines it
+    has_video = jnp.asarray(encoded.given.has_video)
+    return stereo_loss(params["stereo"], system.codec.stereo, mono, left, right, seen, has_video)
+
+
 def make_loss(system: SystemConfig) -> Callable[[module.Params, FlowBatch], Array]:
     """(parameters of "stereo" and of the frozen encoders, batch) -> the loss of Mono2Stereo alone."""
 
     def loss(params: module.Params, batch: FlowBatch) -> Array:
-        encoded = features.encode(params, system, batch.excerpt)
-        seen = features.seen_by_stereo(system, encoded, batch.posterior.mean.shape[1])
-        left, right = batch.mel_left, batch.mel_right
-        mono = jnp.logaddexp(left, right) - jnp.log(2.0)  # the channels' mean, as the split defines it
-        return stereo_loss(params["stereo"], system.codec.stereo, mono, left, right, seen, encoded.given.has_video)
+        return batch_loss(params, batch, features.encode(params, system, batch.excerpt), system)
 
     return loss
 

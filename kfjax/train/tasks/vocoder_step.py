@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,9 @@ from kfjax.train.engine.loop import LoopConfig, Task
 from kfjax.train.engine.optim import OptimConfig, make_optimizer, over
 from kfjax.train.engine.update import gradients_of, make_step
 from kfjax.train.engine.validation import Validation
+
+if TYPE_CHECKING:
+    from kfjax.train.tasks.bigvgan_step import BigVGANTraining
 
 #: Spectral magnitudes below this count as silence in the loss (a full-scale sine is n_fft / 4).
 _QUIET = 1e-4
@@ -187,7 +190,7 @@ def make_task(run: VocoderRun) -> Task:
     )
 
 
-def render_pool(folder: Path, cfg: VocoderTraining, *, held_out: bool = False) -> np.ndarray:
+def render_pool(folder: Path, cfg: VocoderTraining | BigVGANTraining, *, held_out: bool = False) -> np.ndarray:
     """float16 [pieces, samples], rendered at the first call and read from the file after it; of held-out sounds as many
     as a batch has."""
     first, pieces, name = (HELD_OUT, cfg.batch, "heldout") if held_out else (0, cfg.pieces, "waves")
@@ -204,7 +207,7 @@ def render_pool(folder: Path, cfg: VocoderTraining, *, held_out: bool = False) -
     return np.load(path, mmap_mode="r")
 
 
-def crops(pool: np.ndarray, cfg: VocoderTraining, step: int) -> dict[str, np.ndarray]:
+def crops(pool: np.ndarray, cfg: VocoderTraining | BigVGANTraining, step: int) -> dict[str, np.ndarray]:
     """Batch `step`: random crops of random pieces at random levels down to -`gain_db`, {"wave": f32 [b t]}."""
     rng = np.random.default_rng((cfg.seed, step))
     size = cfg.frames * cfg.vocoder.hop
