@@ -149,12 +149,12 @@ def test_defects_keep_their_traceback(clips, model, monkeypatch):
         main(["generate", str(clips), "--output", "out", "--model", model])
 
 
-def test_a_missing_extra_is_named(here, clips, model):
-    """Extracting features needs a library that making sound does not."""
-    program = "import sys; sys.modules['array_record'] = None; from kfjax.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", program, "extract", str(clips), "--output", "out", "--model", model]
+def test_a_missing_extra_is_named(here, model):
+    """Scenes need libraries that making sound does not."""
+    program = "import sys; sys.modules['cv2'] = None; from kfjax.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "evaluate", model, "--benchmark", "scenes", "--output", "out"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": ROOT})
-    assert (ended.returncode, ended.stderr) == (2, f"kfjax: error: array_record is not installed; {HINT.format('data')}\n")
+    assert (ended.returncode, ended.stderr) == (2, f"kfjax: error: cv2 is not installed; {HINT.format('data')}\n")
 
 
 def test_words_that_are_not_read_are_said(here, clips, model, capsys):
