@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from kfjax import features, generation, limits, media, memory, rates, sharding, system
+from kfjax import checkpoint, features, generation, limits, media, memory, rates, sharding, system
 from kfjax.command import local_path
 from kfjax.flow import sampler
 from kfjax.limits import MAX_PROMPT_CHARACTERS as MAX_PROMPT_CHARACTERS
@@ -272,6 +272,8 @@ class Model:
         for own, part in zip(weights, parts, strict=True):
             used = memory.Memory.of(part.begun.compiled.result())
             working = used.arguments - own + used.temporaries + used.outputs
+            if jax.default_backend() == "cpu" and not self._resident:
+                working = max(working, checkpoint.reading_bytes(part.weights))
             yield own, working, (sum(weights) if self._resident else own) + working
 
     def _scales(self, guidance, video, text, negative, negative_prompt: str) -> sampler.Guidance:
@@ -289,9 +291,8 @@ class Model:
         """What the generator reads, [1, ...]: of the clip, and of the negative prompt where there is one."""
         encoders = self._parts(*ENCODERS)
         made = self._features(encoders, video, prompt, lengths, seconds)
-        if negative is None:
-            return made, None
-        return made, self._features(encoders, None, negative, lengths, seconds)
+        avoided = None if negative is None else self._features(encoders, None, negative, lengths, seconds)
+        return jax.block_until_ready((made, avoided))  # the next part is read when these are let go
 
     def _features(
         self, encoders: Mapping[str, Params], video: Video | None, prompt: str, lengths: rates.Lengths, seconds: float
