@@ -23,8 +23,8 @@ from kfjax.metrics.onsets import detect_onsets, onset_f1
 from kfjax.scenes import Bucket, Corpus, Scene, render_corpus
 from kfjax.scenes.scores import following, struck_times
 from kfjax.scenes.sounds import SceneSounds, scene_excerpt
-from kfjax.train.engine.validation import Validation, flow_figures
-from kfjax.train.tasks.flow_step import FlowStepConfig
+from kfjax.train.engine.validation import Validation
+from kfjax.train.tasks.flow_step import FlowStepConfig, flow_figures
 
 #: Of the corpus that experiments/0003-built-in-model/retrain.sh renders.
 TRAINED_SECONDS = (2.5, 4.0, 8.0, 13.0)

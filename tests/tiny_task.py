@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kfjax.structs import TrainState
 from kfjax.train.engine.loop import LoopConfig, Task, run
-from kfjax.train.engine.optim import OptimConfig, ema, guarded_update, make_optimizer
+from kfjax.train.engine.optim import OptimConfig, make_optimizer
+from kfjax.train.engine.update import gradients_of, make_step
 
 WEIGHTS = np.arange(6.0, dtype=np.float32).reshape(3, 2)
 
@@ -29,17 +29,12 @@ def make_task(batch=make_batch, width: int = 2, **rest) -> Task:
     def init(key):
         return {"layers": {0: {"w": jax.random.normal(key, (3, width))}}, "b": jnp.zeros(width)}
 
-    def loss_of(params, batch, key):
+    def loss(params, batch, key):
         x = batch["x"] * jax.random.bernoulli(key, 0.8, batch["x"].shape)
-        return jnp.mean(jnp.square(x @ params["layers"][0]["w"] + params["b"][None] - batch["y"]))
+        value = jnp.mean(jnp.square(x @ params["layers"][0]["w"] + params["b"][None] - batch["y"]))
+        return value, {"loss": value}
 
-    def step(state: TrainState, batch, key):
-        loss, grads = jax.value_and_grad(loss_of)(state.params, batch, key)
-        params, opt_state, finite, norm = guarded_update(tx, grads, state.params, state.opt_state, loss)
-        averaged = ema(state.ema, params, jnp.where(finite, 0.9, 1.0))
-        skipped = jnp.where(finite, 0, state.skipped + 1)
-        return TrainState(state.step + 1, params, opt_state, averaged, skipped), {"loss": loss, "norm": norm}
-
+    step = make_step(gradients_of(loss), tx, lambda params: params, 0.9)
     return Task(init, tx.init, step, batch, **rest)
 
 

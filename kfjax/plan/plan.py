@@ -168,16 +168,13 @@ class Planner:
         from kfjax import config as strict
         from kfjax.rates import lengths
         from kfjax.sharding import PRESETS, make_mesh
-        from kfjax.system import SystemConfig
-        from kfjax.train.engine.optim import OptimConfig
-        from kfjax.train.tasks.flow_step import FlowStepConfig
+        from kfjax.train.tasks.flow_config import FlowRun
 
         if config.task != "flow":
             raise ValueError(f"plan: got a config of task {config.task!r}, expected flow; see configs/flow.py")
         self.name, self.topology, self.seconds = name, topology, seconds
-        self.system = strict.from_dict(SystemConfig, config.system.to_dict(), where="config.system")
-        self.step = strict.from_dict(FlowStepConfig, config.step.to_dict(), where="config.step")
-        self.optim = strict.from_dict(OptimConfig, config.optim.to_dict(), where="config.optim")
+        run = strict.from_dict(FlowRun, config.to_dict())
+        self.system, self.step, self.optim = run.system, run.step, run.optim
         self.lengths = lengths(seconds, self.system.rates)
         chips = devices(topology)
         self.mesh = make_mesh(_sizes(axes) if axes else PRESETS.get(topology.name, {"data": len(chips)}), chips)

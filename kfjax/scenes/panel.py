@@ -7,17 +7,15 @@ all scenes are drawn as one raster, the first scenes in full: true sound, genera
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from kfjax import config as strict
 from kfjax import generation, media, plot
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.flow import sampler
@@ -31,66 +29,66 @@ from kfjax.structs import Excerpt, Noise
 from kfjax.system import SystemConfig
 
 
-@dataclass(frozen=True)
-class PanelConfig:
-    """How much is looked at. `seconds` names the bucket of the held-out corpus."""
-
-    scenes: int = 24
-    seconds: float = 4.0
-    steps: int = 20
-    guidance: float = 3.0
-    sounds: int = 2
-
-
 def flow_panel(
-    cfg: SystemConfig, tokenizer: Tokenizer, frozen: Mapping[str, Params], corpus: Corpus, panel: Mapping[str, Any]
-):
+    cfg: SystemConfig,
+    tokenizer: Tokenizer,
+    frozen: Mapping[str, Params],
+    corpus: Corpus,
+    *,
+    scenes: int,
+    seconds: float,
+    steps: int,
+    guidance: float,
+    sounds: int,
+) -> Callable[[Params, int, Path], dict[str, float]]:
     """(averaged parameters, step, folder) -> figures; sounds and pictures of the first scenes go into the folder.
 
     Args:
       frozen: the parts that the run does not hold: "vae" and "vocoder", and where it trains on features that were
         extracted beforehand also "text", "clip" and "sync".
       corpus: held-out scenes.
-      panel: of a `PanelConfig`.
+      scenes, seconds: how many of them are taken, from the corpus's bucket of that duration.
+      steps, guidance: of the sampler.
+      sounds: how many are written as sound and picture.
 
     Raises:
       ValueError: no scenes of that duration, or none with an impact; films of another size than the encoders see.
     """
-    options = strict.from_dict(PanelConfig, panel, where="config.panel")
     if cfg.clip.size != cfg.sync.size:
         sizes = f"{cfg.clip.size} and {cfg.sync.size}"
         raise ValueError(f"panel: the encoders see frames of {sizes} pixels, expected one size: scenes have no other")
-    if options.seconds not in corpus.buckets:
-        raise ValueError(f"panel: no held-out scenes of {options.seconds:g} s; there are {sorted(corpus.buckets)} s")
-    bucket = corpus.buckets[options.seconds]
-    chosen = [i for i in range(len(bucket)) if any(e.struck for e in bucket.scene(i).events)][: options.scenes]
+    if seconds not in corpus.buckets:
+        raise ValueError(f"panel: no held-out scenes of {seconds:g} s; there are {sorted(corpus.buckets)} s")
+    bucket = corpus.buckets[seconds]
+    chosen = [i for i in range(len(bucket)) if any(e.struck for e in bucket.scene(i).events)][:scenes]
     if not chosen:
         raise ValueError(f"panel: none of {len(bucket)} held-out scenes has an impact; render more")
-    scenes, rate = [bucket.scene(i) for i in chosen], cfg.rates.sample_rate_hz
-    excerpt = scene_excerpt(cfg, tokenizer, bucket, chosen, [scene.caption for scene in scenes])
+    held, rate = [bucket.scene(i) for i in chosen], cfg.rates.sample_rate_hz
+    excerpt = scene_excerpt(cfg, tokenizer, bucket, chosen, [scene.caption for scene in held])
     shuffled = excerpt._replace(
         clip_frames=np.roll(excerpt.clip_frames, 1, 0), sync_frames=np.roll(excerpt.sync_frames, 1, 0)
     )
     truth = [bucket.waveform(i) for i in chosen]
-    ceiling, _ = _heard("true", truth, scenes, rate)
+    ceiling, _ = _heard("true", truth, held, rate)
     noise = Noise(np.zeros(len(chosen), np.uint32), np.array(chosen, np.uint32))
-    generate = jax.jit(partial(_generate, noise=noise, cfg=cfg, options=options))
+    latents = lengths(seconds, cfg.rates).latents
+    generate = jax.jit(partial(_generate, noise=noise, cfg=cfg, steps=steps, guidance=guidance, latents=latents))
 
     def look(params: Params, step: int, folder: Path) -> dict[str, float]:
         parts = dict(frozen) | params  # sent along each time: on the device they would be in the training's way
         waves, floor = (np.asarray(generate(parts, seen))[:, : len(truth[0])] for seen in (excerpt, shuffled))
-        f1, rows = _heard("generated", waves, scenes, rate)
-        f1_shuffled, _ = _heard("shuffled", floor, scenes, rate)
+        f1, rows = _heard("generated", waves, held, rate)
+        f1_shuffled, _ = _heard("shuffled", floor, held, rate)
         folder.mkdir(parents=True, exist_ok=True)
-        for k, wave in enumerate(waves[: options.sounds]):
+        for k, wave in enumerate(waves[:sounds]):
             stem = folder / f"{step:07d}-{k}"
             media.write_wav(stem.with_suffix(".wav"), wave, rate)
             plot.comparison(
                 stem.with_suffix(".png"), wave, rate, true=truth[k], frames=excerpt.clip_frames[k],
-                marks=rows[k].true, onsets=[rows[k]], positions=positions(scenes[k]), title=scenes[k].caption,
+                marks=rows[k].true, onsets=[rows[k]], positions=positions(held[k]), title=held[k].caption,
             )  # fmt: skip
-        named = [row._replace(name=scene.recipe) for row, scene in zip(rows, scenes, strict=True)]
-        plot.raster(folder / f"{step:07d}-onsets.png", named, options.seconds, title=f"step {step}, mean F1 {f1:.3f}")
+        named = [row._replace(name=scene.recipe) for row, scene in zip(rows, held, strict=True)]
+        plot.raster(folder / f"{step:07d}-onsets.png", named, seconds, title=f"step {step}, mean F1 {f1:.3f}")
         return {"f1": f1, "f1_shuffled": f1_shuffled, "f1_ceiling": ceiling}
 
     return look
@@ -103,14 +101,13 @@ def positions(scene: Scene) -> list[list[tuple[float, float]]]:
 
 
 def _generate(
-    params: Params, excerpt: Excerpt, *, noise: Noise, cfg: SystemConfig, options: PanelConfig
+    params: Params, excerpt: Excerpt, *, noise: Noise, cfg: SystemConfig, steps: int, guidance: float, latents: int
 ) -> Float[Array, "b t 2"]:
     """Waveforms of a batch of scenes; both ears hear the mono where the run has no Mono2Stereo."""
     if "stereo" not in params:
         cfg = replace(cfg, codec=replace(cfg.codec, stereo=None))
-    weights = sampler.Guidance(options.guidance, options.guidance).weights()
-    latents = lengths(options.seconds, cfg.rates).latents
-    return generation.generate(params, cfg, excerpt, noise, weights, options.steps, latents)
+    weights = sampler.Guidance(guidance, guidance).weights()
+    return generation.generate(params, cfg, excerpt, noise, weights, steps, latents)
 
 
 def _heard(name: str, waves: Sequence[np.ndarray], scenes: Sequence[Scene], rate: int) -> tuple[float, list[Onsets]]:

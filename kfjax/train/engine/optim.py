@@ -1,10 +1,9 @@
-"""The optimiser: AdamW under the paper's learning-rate schedule (eq. 8), clipped, averaged, guarded."""
+"""The optimiser: AdamW under the paper's learning-rate schedule (eq. 8), clipped."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -27,6 +26,11 @@ class OptimConfig:
     total_steps: int = 0
 
 
+def over(cfg: OptimConfig, steps: int) -> OptimConfig:
+    """The settings for a run of `steps`: a schedule that decays over a run's end must know where the end is."""
+    return replace(cfg, total_steps=steps)
+
+
 def inverse_lr(cfg: OptimConfig) -> optax.Schedule:
     """max(final, base · (1 + t/γ)^-p) · (1 - w^(t+1)), paper eq. 8."""
 
@@ -46,22 +50,3 @@ def make_optimizer(cfg: OptimConfig) -> optax.GradientTransformation:
         optax.clip_by_global_norm(cfg.clip_norm),
         optax.adamw(inverse_lr(cfg), b1=cfg.b1, b2=cfg.b2, weight_decay=cfg.weight_decay),
     )
-
-
-def guarded_update(tx: optax.GradientTransformation, grads, params, opt_state, loss):
-    """One optimiser step that a non-finite loss or gradient leaves wholly undone.
-
-    Returns:
-      (params, opt_state, finite bool[], gradient norm f32[])
-    """
-    norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    updates, new_state = tx.update(grads, opt_state, params)
-    new_params = optax.apply_updates(params, updates)
-    keep = lambda new, old: jnp.where(finite, new, old)
-    return jax.tree.map(keep, new_params, params), jax.tree.map(keep, new_state, opt_state), finite, norm
-
-
-def ema(old, new, decay):
-    """old · decay + new · (1 - decay), leaf by leaf."""
-    return jax.tree.map(lambda a, b: a * decay + b * (1 - decay), old, new)

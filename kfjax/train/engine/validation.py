@@ -9,19 +9,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Float
 
 from kfjax.sharding import replicated
-from kfjax.system import SystemConfig
 from kfjax.train.engine.prefetch import placed
-from kfjax.train.tasks import flow_step
-from kfjax.train.tasks.flow_step import Draws, FlowStepConfig
 
 #: (parameters, batch, key) -> means over the batch by name; pure. NAME_count: of how many examples NAME is the mean.
 Figures = Callable[[Any, Any, jax.Array], dict[str, jax.Array]]
@@ -33,7 +27,7 @@ class Validation:
     The parameters are used where they lie, whole or split over a mesh; each shape of batch is compiled once.
 
     Args:
-      figures: what is measured of a batch, such as `flow_figures`.
+      figures: what is measured of a batch, such as `flow_step.flow_figures`.
       batch: number -> the global batch of held-out examples, as `Task.batch`.
       batches: how many of them, from 0 on.
       seed: of noise and times.
@@ -76,33 +70,3 @@ def _means(figures: list[dict[str, Any]], clips: list[int]) -> dict[str, float]:
             total[name] += weight * float(batch[name]) if weight else 0.0
             count[name] += weight
     return {name: total[name] / count[name] for name in total if count[name]}
-
-
-def flow_figures(system: SystemConfig, cfg: FlowStepConfig) -> Figures:
-    """The flow step's loss and its parts by time and conditions, for a `FlowBatch` or a `FeatureBatch`.
-
-    Nothing is dropped. Every example has one noise and one time, and a batch's times are spread evenly over the path,
-    whichever of them training prefers: so "loss" compares runs with one another, while with the training's own loss
-    its parts by time compare ("loss_t0" to "loss_t9").
-    """
-    cfg = replace(cfg, draws=1, accumulate=1)
-
-    def figures(params: Any, batch: flow_step.Batch, key: jax.Array) -> dict[str, jax.Array]:
-        return flow_step.loss_of(params, batch, _draws(key, batch.posterior.mean.shape), system, cfg)[1]
-
-    return figures
-
-
-def _draws(key: jax.Array, shape: tuple[int, int, int]) -> Draws:
-    posterior, noise, time = jax.random.split(key, 3)
-    b, n, d = shape
-    normal = lambda key: jax.random.normal(key, (b, 1, n, d), jnp.float32)
-    kept = jnp.ones((b, 1), bool)
-    return Draws(normal(posterior), normal(noise), spread_times(time, b)[:, None], kept, kept)
-
-
-def spread_times(key: jax.Array, count: int) -> Float[Array, " b"]:
-    """Times in [0, 1), one in each of `count` equal intervals, in random order."""
-    order, place = jax.random.split(key)
-    shuffled = jnp.argsort(jax.random.uniform(order, (count,), jnp.float32))
-    return (shuffled + jax.random.uniform(place, (count,), jnp.float32)) / count

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,16 +25,17 @@ from kfjax.codec.bigvgan import BigVGAN, BigVGANConfig
 from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.codec.wave_discriminators import Layers, WaveDiscriminatorConfig, WaveDiscriminators
+from kfjax.data.recordings import Recordings
 from kfjax.module import Params
+from kfjax.scenes import Corpus
+from kfjax.scenes.crops import SoundInput
 from kfjax.structs import TrainState
 from kfjax.system import UNUSED
 from kfjax.train.engine.loop import LoopConfig, Task
-from kfjax.train.engine.optim import OptimConfig, ema, guarded_update, make_optimizer
+from kfjax.train.engine.optim import OptimConfig, make_optimizer, over
+from kfjax.train.engine.update import Step, advance, apply_gradients
 from kfjax.train.engine.validation import Figures, Validation
 from kfjax.train.tasks.vocoder_step import Reading, crops, decoded_mel, own_mel, render_pool
-
-if TYPE_CHECKING:
-    from ml_collections import ConfigDict
 
 Batch = dict[str, Array]
 #: AdamW as both networks are published with; the schedule is ours (`optim.inverse_lr`).
@@ -97,7 +98,7 @@ def init_opt(cfg: BigVGANTraining, params: Params) -> Params:
     }
 
 
-def make_step(cfg: BigVGANTraining, reading: Reading) -> Callable[[TrainState, Batch, Array], Any]:
+def make_step(cfg: BigVGANTraining, reading: Reading) -> Step:
     """(state, batch, key) -> (state, metrics): one update of the discriminators, then one of the generator.
 
     The batch has "wave" [b, f · hop] in [-1, 1]. The generator runs once: the discriminators learn from what it made,
@@ -112,24 +113,17 @@ def make_step(cfg: BigVGANTraining, reading: Reading) -> Callable[[TrainState, B
         read = reading.mel(state.params, wave)
         made, pull_back = jax.vjp(lambda gen: module.bind(BigVGAN, cfg.vocoder, gen)(read), gen)
         disc_loss, disc_grads = jax.value_and_grad(discriminator_loss)(disc, wave, made, cfg)
-        new_disc, disc_opt, disc_finite, disc_norm = guarded_update(
-            disc_tx, disc_grads, disc, state.opt_state["disc"], disc_loss
-        )
-        (loss, parts), slope = jax.value_and_grad(generator_loss, has_aux=True)(made, wave, new_disc, cfg)
+        new_disc = apply_gradients(disc_tx, disc_grads, disc, state.opt_state["disc"], disc_loss)
+        (loss, parts), slope = jax.value_and_grad(generator_loss, has_aux=True)(made, wave, new_disc.params, cfg)
         (grads,) = pull_back(slope)
-        new_gen, gen_opt, finite, norm = guarded_update(tx, grads, gen, state.opt_state["gen"], loss)
+        new_gen = apply_gradients(tx, grads, gen, state.opt_state["gen"], loss)
 
-        finite &= disc_finite
-        keep = partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
-        params = keep({"gen": new_gen, "disc": new_disc}, {"gen": gen, "disc": disc})
-        opt_state = keep({"gen": gen_opt, "disc": disc_opt}, state.opt_state)
-        # A young average forgets its random start quickly.
-        decay = jnp.where(finite, jnp.minimum(cfg.optim.ema_decay, (1.0 + state.step) / (10.0 + state.step)), 1.0)
-        averaged = {"gen": ema(state.ema["gen"], params["gen"], decay), "disc": params["disc"]}
-        skipped = jnp.where(finite, 0, state.skipped + 1)
-        metrics = {"loss": loss, **parts, "disc": disc_loss, "gradient_norm": norm, "disc_gradient_norm": disc_norm}
-        state = TrainState(state.step + 1, state.params | params, opt_state, state.ema | averaged, skipped)
-        return state, metrics | {"skipped": skipped}
+        params = {"gen": new_gen.params, "disc": new_disc.params}
+        opt_state = {"gen": new_gen.opt_state, "disc": new_disc.opt_state}
+        finite = new_gen.finite & new_disc.finite
+        state = advance(state, params, opt_state, finite, cfg.optim.ema_decay, copied=("disc",))
+        norms = {"gradient_norm": new_gen.norm, "disc_gradient_norm": new_disc.norm}
+        return state, {"loss": loss, **parts, "disc": disc_loss, **norms, "skipped": state.skipped}
 
     return step
 
@@ -210,35 +204,57 @@ def mel_distance(made: Float[Array, "b t"], wave: Float[Array, "b t"], cfg: BigV
     return sum(jnp.mean(jnp.abs(log_mel(made, scale) - log_mel(wave, scale))) for scale in scales)
 
 
-def training_of(config: ConfigDict, loop: LoopConfig | None = None) -> BigVGANTraining:
-    """`config.training` as a dataclass; with `loop`, schedules that decay over the run's end know where it is."""
-    cfg = strict.from_dict(BigVGANTraining, config.training.to_dict(), where="config.training")
-    if loop is None:
-        return cfg
-    ends = {name: replace(getattr(cfg, name), total_steps=loop.steps) for name in ("optim", "discriminator_optim")}
-    return replace(cfg, **ends)
+@dataclass(frozen=True)
+class BigVGANData:
+    """What a run reads.
+
+    Attributes:
+      folder: where sounds are kept that are made or decoded once.
+      sounds: folder of recordings or of rendered scenes; "" = sounds made from nothing.
+      heldout: as `sounds`, for validation; "" = none.
+      validation_batches: batches of a validation.
+      start: directory of converted parts, or a weights file, whose vocoder is the start; "" = drawn.
+      vae: the same, of a VAE: the generator reads the mels that it decodes; "" = those of the sounds.
+    """
+
+    folder: str
+    sounds: str = ""
+    heldout: str = ""
+    validation_batches: int = 8
+    start: str = ""
+    vae: str = ""
 
 
-def abstract_bigvgan(config: ConfigDict) -> Params:
-    """Shapes of the parameters that a configuration trains; allocates nothing and reads no data."""
-    cfg = training_of(config)
-    return jax.eval_shape(lambda: init_params(cfg, jax.random.key(0)))
+@dataclass(frozen=True)
+class BigVGANRun:
+    """The config of a run; `vae` is that of `data.vae`."""
+
+    task: Literal["bigvgan"]
+    data: BigVGANData
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    training: BigVGANTraining = field(default_factory=BigVGANTraining)
+    vae: VAEConfig = field(default_factory=VAEConfig)
 
 
-def bigvgan_task(config: ConfigDict, loop: LoopConfig) -> Task:
-    """The task that `config` describes; exports the averaged generator as vocoder.safetensors.
+#: nested dicts -> `BigVGANRun`
+read = partial(strict.from_dict, BigVGANRun)
 
-    `data.sounds` is a folder of recordings or of rendered scenes, or "" for sounds made from nothing; `data.start` a
-    directory of converted parts, or a weights file, whose vocoder is the start; with `data.vae` (the same, of a VAE)
-    the generator reads the mels that this VAE gives back. `data.heldout` is as `data.sounds`, or "" for no validation.
+
+def abstract_params(run: BigVGANRun) -> Params:
+    """Shapes of the parameters that train; allocates nothing and reads no data."""
+    return jax.eval_shape(lambda: init_params(run.training, jax.random.key(0)))
+
+
+def make_task(run: BigVGANRun) -> Task:
+    """The task for `train.loop.run`; exports the averaged generator as vocoder.safetensors.
 
     Raises:
-      ValueError: an unknown key; data or weights that are not there or do not fit.
+      ValueError: data or weights that are not there or do not fit.
     """
-    cfg = training_of(config, loop)
-    shapes = module.shapes(BigVGAN, cfg.vocoder)
-    start = _weights(config.data.start, "vocoder", shapes) if config.data.start else None
-    data, reading = config.data, _reading(config, cfg)
+    cfg, steps, data = run.training, run.loop.steps, run.data
+    cfg = replace(cfg, optim=over(cfg.optim, steps), discriminator_optim=over(cfg.discriminator_optim, steps))
+    start = _weights(data.start, "vocoder", module.shapes(BigVGAN, cfg.vocoder)) if data.start else None
+    reading = _reading(run)
     validate = None
     if data.heldout:
         sounds = _sounds(data.heldout, data.folder, cfg)
@@ -254,20 +270,16 @@ def bigvgan_task(config: ConfigDict, loop: LoopConfig) -> Task:
     )
 
 
-def _reading(config: ConfigDict, cfg: BigVGANTraining) -> Reading:
-    """The wave's own log-mel; with `data.vae` the one that this VAE gives back."""
-    if not config.data.vae:
-        return own_mel(cfg.mel)
-    vae = strict.from_dict(VAEConfig, config.vae.to_dict(), where="config.vae")
-    return decoded_mel(cfg.mel, vae, _weights(config.data.vae, "vae", module.shapes(MelVAE, vae)))
+def _reading(run: BigVGANRun) -> Reading:
+    """The wave's own log-mel; with `data.vae` the one that this VAE decodes."""
+    mel, vae = run.training.mel, run.vae
+    if not run.data.vae:
+        return own_mel(mel)
+    return decoded_mel(mel, vae, _weights(run.data.vae, "vae", module.shapes(MelVAE, vae)))
 
 
 def _sounds(sounds: str, folder: str, cfg: BigVGANTraining) -> Callable[[int], dict[str, np.ndarray]]:
     """step -> {"wave": f32 [b, frames · hop]}; in `folder` lies what is made or decoded once."""
-    from kfjax.data.recordings import Recordings
-    from kfjax.scenes import Corpus
-    from kfjax.scenes.crops import SoundInput
-
     samples = cfg.frames * cfg.mel.hop
     if not sounds:
         return partial(crops, render_pool(Path(folder), cfg), cfg)

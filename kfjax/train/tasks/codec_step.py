@@ -7,9 +7,10 @@ and the discriminator go on. The stage is a function of the step number, so the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,15 +18,20 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from kfjax import config as strict
 from kfjax import module
+from kfjax.checkpoint import save_params
 from kfjax.codec.discriminators import DiscriminatorConfig, MelDiscriminator
 from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.module import Params
+from kfjax.scenes import Corpus
+from kfjax.scenes.crops import SoundInput
 from kfjax.structs import TrainState
-from kfjax.train.engine.loop import Task
-from kfjax.train.engine.optim import OptimConfig, ema, guarded_update, make_optimizer
-from kfjax.train.engine.validation import Figures
+from kfjax.train.engine.loop import LoopConfig, Task
+from kfjax.train.engine.optim import OptimConfig, make_optimizer, over
+from kfjax.train.engine.update import Step, advance, apply_gradients
+from kfjax.train.engine.validation import Figures, Validation
 from kfjax.train.tasks import losses
 
 #: The parts of the VAE that an optimiser may touch; all else in its parameters is measured.
@@ -114,6 +120,64 @@ class CodecTraining:
             )
 
 
+@dataclass(frozen=True)
+class CodecData:
+    """What a run reads.
+
+    Attributes:
+      folder, heldout: rendered corpora of scenes, to train on and to validate on ("" = no validation).
+      validation_batches: batches of a validation.
+      batch, frames: crops a step, mel frames a crop.
+      survey_batches: batches from which the statistics of mels and latents are taken.
+    """
+
+    folder: str
+    heldout: str = ""
+    validation_batches: int = 8
+    batch: int = 16
+    frames: int = 172
+    survey_batches: int = 20
+
+
+@dataclass(frozen=True)
+class CodecRun:
+    """The config of a run."""
+
+    task: Literal["codec"]
+    data: CodecData
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    training: CodecTraining = field(default_factory=CodecTraining)
+
+
+#: nested dicts -> `CodecRun`
+read = partial(strict.from_dict, CodecRun)
+
+
+def abstract_params(run: CodecRun) -> Params:
+    """Shapes of the parameters that train; allocates nothing and reads no data."""
+    zeros = np.zeros(run.training.mel.bands, np.float32)
+    return jax.eval_shape(lambda: init_params(run.training, jax.random.key(0), (zeros, zeros + 1)))
+
+
+def make_task(run: CodecRun) -> Task:
+    """The task for `train.loop.run`, on the corpus's sound; exports vae.safetensors with its latent statistics."""
+    data, cfg = run.data, replace(run.training, optim=over(run.training.optim, run.loop.steps))
+    size = data.frames * cfg.mel.hop
+    sound = lambda folder: SoundInput(Corpus(folder), batch=data.batch, samples=size, seed=run.loop.seed)
+    batch = sound(data.folder)
+    mel = jax.jit(lambda wave: log_mel(wave, cfg.mel))
+    # Held apart from training batches: steps that no run reaches.
+    survey = lambda: (np.asarray(mel(batch(10**9 + i)["wave"])) for i in range(data.survey_batches))
+
+    def export(ema: Params, workdir: Path) -> None:
+        gen = ema["gen"]
+        mean, std = latent_statistics(gen, cfg.vae, survey())
+        save_params(workdir / "vae.safetensors", gen | {"latent_mean": mean, "latent_std": std})
+
+    look = Validation(codec_figures(cfg), sound(data.heldout), data.validation_batches) if data.heldout else None
+    return codec_task(cfg, batch, mel_statistics(survey()))._replace(export=export, validate=look)
+
+
 def codec_task(
     cfg: CodecTraining,
     batch: Callable[[int], dict[str, np.ndarray]],
@@ -152,10 +216,11 @@ def init_opt(cfg: CodecTraining, params: Params) -> Params:
     }
 
 
-def make_step(cfg: CodecTraining):
+def make_step(cfg: CodecTraining) -> Step:
     """(state, batch, key) -> (state, metrics): one update of the VAE, then one of the discriminator.
 
     Both see the same reconstruction. The averaged weights hold the average of the VAE and the discriminator as it is.
+    A non-finite loss or gradient of either leaves both as they were.
     """
     tx, disc_tx = make_optimizer(cfg.optim), make_optimizer(cfg.discriminator_optim)
 
@@ -164,30 +229,21 @@ def make_step(cfg: CodecTraining):
         gen, disc = state.params["gen"], state.params["disc"]
         loss_fn = jax.value_and_grad(generator_loss, has_aux=True)
         (loss, (made, metrics)), grads = loss_fn(_trained(gen), gen, disc, mel, key, cfg, weights)
-        trained, gen_opt, finite, norm = guarded_update(tx, grads, _trained(gen), state.opt_state["gen"], loss)
+        new = apply_gradients(tx, grads, _trained(gen), state.opt_state["gen"], loss)
         # Weight decay and momentum move what has no gradient: a frozen encoder is put back, bit for bit.
         keep = lambda new, old: jnp.where(weights.encoder_trains, new, old)
-        new_gen = gen | trained | {"encoder": jax.tree.map(keep, trained["encoder"], gen["encoder"])}
+        new_gen = gen | new.params | {"encoder": jax.tree.map(keep, new.params["encoder"], gen["encoder"])}
 
         new_disc, disc_opt, disc_finite, disc_metrics = jax.lax.cond(
             weights.disc_trains,
             lambda: _update_discriminator(disc_tx, disc, state.opt_state["disc"], gen, mel, made, cfg),
             lambda: (disc, state.opt_state["disc"], jnp.array(True), {"disc": jnp.float32(0), "r1": jnp.float32(0)}),
         )
-        finite &= disc_finite
-        # A young average forgets its random start quickly.
-        decay = jnp.minimum(cfg.optim.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-        averaged = ema(state.ema["gen"], new_gen, jnp.where(finite, decay, 1.0))
-        skipped = jnp.where(finite, 0, state.skipped + 1)
-        metrics |= disc_metrics | {"stage": weights.stage, "gradient_norm": norm, "skipped": skipped}
-        new_state = TrainState(
-            step=state.step + 1,
-            params={"gen": new_gen, "disc": new_disc},
-            opt_state={"gen": gen_opt, "disc": disc_opt},
-            ema={"gen": averaged, "disc": new_disc},
-            skipped=skipped,
-        )
-        return new_state, metrics
+        params, opt_state = {"gen": new_gen, "disc": new_disc}, {"gen": new.opt_state, "disc": disc_opt}
+        finite = new.finite & disc_finite
+        state = advance(state, params, opt_state, finite, cfg.optim.ema_decay, copied=("disc",))
+        metrics |= disc_metrics | {"stage": weights.stage, "gradient_norm": new.norm, "skipped": state.skipped}
+        return state, metrics
 
     return step
 
@@ -264,8 +320,8 @@ def discriminator_loss(
 def _update_discriminator(tx: optax.GradientTransformation, disc, opt_state, gen, mel, made, cfg):
     real, fake = standardise(mel, gen), jax.lax.stop_gradient(standardise(made, gen))
     (loss, metrics), grads = jax.value_and_grad(discriminator_loss, has_aux=True)(disc, real, fake, cfg)
-    disc, opt_state, finite, _ = guarded_update(tx, grads, disc, opt_state, loss)
-    return disc, opt_state, finite, metrics
+    new = apply_gradients(tx, grads, disc, opt_state, loss)
+    return new.params, new.opt_state, new.finite, metrics
 
 
 def batch_mel(batch: dict[str, Array], cfg: MelConfig) -> Float[Array, "b f m"]:

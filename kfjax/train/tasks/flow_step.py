@@ -8,12 +8,13 @@ Under `jax.set_mesh(mesh)` the same step runs on a mesh (`sharding.py`): its res
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Float
 
 from kfjax import features
 from kfjax.flow import matching
@@ -21,9 +22,10 @@ from kfjax.generators.mmdit.mmdit import MMDiT
 from kfjax.layers import layer_norm
 from kfjax.module import Params, bind
 from kfjax.sharding import axis_size, pin, scattered
-from kfjax.structs import Conditions, FeatureBatch, Features, FlowBatch, Posterior, TrainState
+from kfjax.structs import Conditions, FeatureBatch, Features, FlowBatch, Posterior
 from kfjax.system import ENCODERS, SystemConfig
-from kfjax.train.engine.optim import ema, guarded_update
+from kfjax.train.engine import update
+from kfjax.train.engine.validation import Figures
 from kfjax.train.tasks.lora import LoRAConfig, merge, with_words
 from kfjax.train.tasks.stereo_step import stereo_loss
 
@@ -148,6 +150,12 @@ def draw(key: jax.Array, shape: tuple[int, int, int], cfg: FlowStepConfig) -> Dr
     return jax.tree.map(_split_over_batch, draws)
 
 
+def lacking(cfg: FlowStepConfig) -> list[str]:
+    """The settings that need what extracted features do not have, in words."""
+    lacks = {"train_encoders": "frames", "stereo_weight": "mels of both ears", "caption_weight": "token ids"}
+    return [f"step.{name} {getattr(cfg, name)} needs {what}" for name, what in lacks.items() if getattr(cfg, name)]
+
+
 def encode(params: Params, batch: Batch, system: SystemConfig, cfg: FlowStepConfig) -> Features:
     """What the generator reads: from the encoders, or as it was extracted.
 
@@ -157,11 +165,9 @@ def encode(params: Params, batch: Batch, system: SystemConfig, cfg: FlowStepConf
     if isinstance(batch, FlowBatch):
         encoded = features.encode(params, system, batch.excerpt)
     else:
-        lacks = {"train_encoders": "frames", "stereo_weight": "mels of both ears", "caption_weight": "token ids"}
-        lacking = [f"{name} {getattr(cfg, name)} needs {what}" for name, what in lacks.items() if getattr(cfg, name)]
-        if lacking:
+        if wrong := lacking(cfg):
             raise ValueError(
-                f"step: got a batch of extracted features, but {', '.join(lacking)}; unset, or train on clips"
+                f"step: got a batch of extracted features, but {', '.join(wrong)}; unset, or train on clips"
             )
         encoded = batch.features
     clip, sync, text = (jnp.asarray(x, cfg.compute_dtype) for x in (encoded.clip, encoded.sync, encoded.text))
@@ -270,21 +276,44 @@ def gradients(
     return (values.mean(), _mean_figures(figures)), mean
 
 
-def make_step(system: SystemConfig, cfg: FlowStepConfig, tx: optax.GradientTransformation):
+def make_step(system: SystemConfig, cfg: FlowStepConfig, tx: optax.GradientTransformation) -> update.Step:
     """(state, batch, key) -> (state, metrics). The optimiser state is that of `trained(params, cfg)`."""
+    return update.make_step(
+        lambda new, params, batch, key: gradients(new, params, batch, key, system, cfg),
+        tx,
+        lambda params: trained(params, cfg),
+        cfg.ema_decay,
+    )
 
-    def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
-        old = trained(state.params, cfg)
-        (value, metrics), grads = gradients(old, state.params, batch, key, system, cfg)
-        new, opt_state, finite, norm = guarded_update(tx, grads, old, state.opt_state, value)
-        # A young average forgets its random start quickly.
-        decay = jnp.minimum(cfg.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-        averaged = ema(trained(state.ema, cfg), new, jnp.where(finite, decay, 1.0))
-        skipped = jnp.where(finite, 0, state.skipped + 1)
-        metrics |= {"gradient_norm": norm, "skipped": skipped}
-        return TrainState(state.step + 1, state.params | new, opt_state, state.ema | averaged, skipped), metrics
 
-    return step
+def flow_figures(system: SystemConfig, cfg: FlowStepConfig) -> Figures:
+    """The flow step's loss and its parts by time and conditions, for a `FlowBatch` or a `FeatureBatch`.
+
+    Nothing is dropped. Every example has one noise and one time, and a batch's times are spread evenly over the path,
+    whichever of them training prefers: so "loss" compares runs with one another, while with the training's own loss
+    its parts by time compare ("loss_t0" to "loss_t9").
+    """
+    cfg = replace(cfg, draws=1, accumulate=1)
+
+    def figures(params: Params, batch: Batch, key: jax.Array) -> Metrics:
+        return loss_of(params, batch, _fixed_draws(key, batch.posterior.mean.shape), system, cfg)[1]
+
+    return figures
+
+
+def _fixed_draws(key: jax.Array, shape: tuple[int, int, int]) -> Draws:
+    posterior, noise, time = jax.random.split(key, 3)
+    b, n, d = shape
+    normal = lambda key: jax.random.normal(key, (b, 1, n, d), jnp.float32)
+    kept = jnp.ones((b, 1), bool)
+    return Draws(normal(posterior), normal(noise), spread_times(time, b)[:, None], kept, kept)
+
+
+def spread_times(key: jax.Array, count: int) -> Float[jax.Array, " b"]:
+    """Times in [0, 1), one in each of `count` equal intervals, in random order."""
+    order, place = jax.random.split(key)
+    shuffled = jnp.argsort(jax.random.uniform(order, (count,), jnp.float32))
+    return (shuffled + jax.random.uniform(place, (count,), jnp.float32)) / count
 
 
 def _check_divides(batch: int, latents: int, accumulate: int) -> None:

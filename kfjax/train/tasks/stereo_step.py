@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kfjax import features, module
 from kfjax.codec.stereo import Mono2Stereo, StereoConfig
-from kfjax.structs import FlowBatch, TrainState
+from kfjax.structs import FlowBatch
 from kfjax.system import SystemConfig
-from kfjax.train.engine.optim import OptimConfig, ema, guarded_update, make_optimizer
+from kfjax.train.engine import update
+from kfjax.train.engine.optim import OptimConfig, make_optimizer
 
 #: Log-ratios beyond this (35 dB) are one ear's silence, not a position.
 _MAX_LOG_RATIO = 4.0
@@ -51,18 +51,13 @@ def make_loss(system: SystemConfig) -> Callable[[module.Params, FlowBatch], Arra
     return loss
 
 
-def make_step(loss: Callable[[module.Params, FlowBatch], Array], optim: OptimConfig):
+def make_step(loss: Callable[[module.Params, FlowBatch], Array], optim: OptimConfig) -> update.Step:
     """(state, batch, key) -> (state, metrics): one update of "stereo" by what `make_loss` gives."""
-    tx = make_optimizer(optim)
 
-    def step(state: TrainState, batch: FlowBatch, key: Array) -> tuple[TrainState, dict[str, Array]]:
-        own = {"stereo": state.params["stereo"]}
-        value, grads = jax.value_and_grad(lambda own: loss(state.params | own, batch))(own)
-        own, opt_state, finite, norm = guarded_update(tx, grads, own, state.opt_state, value)
-        decay = jnp.minimum(optim.ema_decay, (1 + state.step) / (10 + state.step))
-        averaged = ema({"stereo": state.ema["stereo"]}, own, decay)
-        skipped = jnp.where(finite, 0, state.skipped + 1)
-        state = TrainState(state.step + 1, state.params | own, opt_state, state.ema | averaged, skipped)
-        return state, {"loss": value, "gradient_norm": norm}
+    def figures(params: module.Params, batch: FlowBatch, key: Array) -> tuple[Array, dict[str, Array]]:
+        del key  # nothing here is drawn
+        value = loss(params, batch)
+        return value, {"loss": value}
 
-    return step
+    own = lambda params: {"stereo": params["stereo"]}
+    return update.make_step(update.gradients_of(figures), make_optimizer(optim), own, optim.ema_decay)

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from kfjax import config as strict
 from kfjax import module
-from kfjax.checkpoint import save_params
+from kfjax.checkpoint import load_params, save_params
 from kfjax.codec.mel import MelConfig, log_mel, stft
 from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.codec.vocoder import Vocoder, VocoderConfig
+from kfjax.scenes import Corpus
+from kfjax.scenes.crops import SoundInput
 from kfjax.scenes.waves import training_wave
-from kfjax.structs import TrainState
-from kfjax.train.engine.loop import Task
-from kfjax.train.engine.optim import OptimConfig, ema, guarded_update, make_optimizer
+from kfjax.train.engine.loop import LoopConfig, Task
+from kfjax.train.engine.optim import OptimConfig, make_optimizer, over
+from kfjax.train.engine.update import gradients_of, make_step
 from kfjax.train.engine.validation import Validation
 
 #: Spectral magnitudes below this count as silence in the loss (a full-scale sine is n_fft / 4).
@@ -111,33 +114,76 @@ def vocoder_task(cfg: VocoderTraining, folder: str | Path, reading: Reading | No
     tx, reading = make_optimizer(cfg.optim), reading or own_mel(cfg.mel)
     pool, unseen = render_pool(Path(folder), cfg), render_pool(Path(folder), cfg, held_out=True)
 
-    def objective(params: module.Params, batch: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
-        return vocoder_loss(params["vocoder"], cfg, batch["wave"], reading.mel(params, batch["wave"]))
+    own = lambda params: {"vocoder": params["vocoder"]}
 
-    def step(state: TrainState, batch, key):
+    def loss(params: module.Params, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
         del key  # nothing here is drawn
-        own = {"vocoder": state.params["vocoder"]}
-        loss_of = lambda own: objective(state.params | own, batch)
-        (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(own)
-        own, opt_state, finite, norm = guarded_update(tx, grads, own, state.opt_state, loss)
-        decay = jnp.minimum(cfg.optim.ema_decay, (1 + state.step) / (10 + state.step))
-        averaged = ema({"vocoder": state.ema["vocoder"]}, own, decay)
-        skipped = jnp.where(finite, 0, state.skipped + 1)
-        state = TrainState(state.step + 1, state.params | own, opt_state, state.ema | averaged, skipped)
-        return state, {**parts, "gradient_norm": norm}
+        return vocoder_loss(params["vocoder"], cfg, batch["wave"], reading.mel(params, batch["wave"]))
 
     def init(key: Array) -> module.Params:
         return {"vocoder": module.init(Vocoder, cfg.vocoder, key)} | jax.tree.map(jnp.asarray, reading.frozen)
 
-    figures = lambda params, batch, key: objective(params, batch)[1]
+    figures = lambda params, batch, key: loss(params, batch, key)[1]
     return Task(
         init=init,
-        init_opt=lambda params: tx.init({"vocoder": params["vocoder"]}),
-        step=step,
-        objective=lambda state, batch, key: objective(state.params, batch),
+        init_opt=lambda params: tx.init(own(params)),
+        step=make_step(gradients_of(loss), tx, own, cfg.optim.ema_decay),
+        objective=lambda state, batch, key: loss(state.params, batch, key),
         batch=partial(crops, pool, cfg),
         validate=Validation(figures, partial(crops, unseen, cfg), VALIDATION_BATCHES),
         export=lambda ema, workdir: save_params(workdir / "vocoder.safetensors", ema["vocoder"]),
+    )
+
+
+@dataclass(frozen=True)
+class VocoderData:
+    """What a run reads.
+
+    Attributes:
+      folder: where the sounds are kept that are made once.
+      vae: weights file of a VAE: the vocoder is fine-tuned on the mels that it decodes; "" = trained from nothing.
+      scenes, start: corpus of rendered scenes and weights file of a vocoder, for fine-tuning.
+    """
+
+    folder: str
+    vae: str = ""
+    scenes: str = ""
+    start: str = ""
+
+
+@dataclass(frozen=True)
+class VocoderRun:
+    """The config of a run; `vae` is that of `data.vae`."""
+
+    task: Literal["vocoder"]
+    data: VocoderData
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    training: VocoderTraining = field(default_factory=VocoderTraining)
+    vae: VAEConfig = field(default_factory=VAEConfig)
+
+
+#: nested dicts -> `VocoderRun`
+read = partial(strict.from_dict, VocoderRun)
+
+
+def abstract_params(run: VocoderRun) -> module.Params:
+    """Shapes of the parameters that train; allocates nothing and reads no data."""
+    return {"vocoder": module.shapes(Vocoder, run.training.vocoder)}
+
+
+def make_task(run: VocoderRun) -> Task:
+    """The task for `train.loop.run`; exports vocoder.safetensors.
+
+    With `data.vae` the vocoder goes on from `data.start`, on the corpus's sound and its mels as the VAE decodes them.
+    """
+    data, cfg = run.data, replace(run.training, optim=over(run.training.optim, run.loop.steps))
+    if not data.vae:
+        return vocoder_task(cfg, data.folder)
+    reading = decoded_mel(cfg.mel, run.vae, load_params(data.vae, module.shapes(MelVAE, run.vae)))
+    start = {"vocoder": load_params(data.start, module.shapes(Vocoder, cfg.vocoder))} | reading.frozen
+    return vocoder_task(cfg, data.folder, reading)._replace(
+        init=lambda key: jax.tree.map(jnp.asarray, start),
+        batch=SoundInput(Corpus(data.scenes), batch=cfg.batch, samples=cfg.frames * cfg.mel.hop, seed=cfg.seed),
     )
 
 

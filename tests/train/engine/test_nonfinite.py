@@ -65,7 +65,7 @@ def poisoned(where: str):
 @pytest.mark.parametrize("where, words", [
     ("parameters", "parameters: b: 1 of 2 are NaN (50 %)"),
     ("batch", "batch: y: 1 of 32 are infinite (3.12 %)"),
-    ("terms", "figures of the step: loss: 1 of 1 are infinite (100 %)"),
+    ("terms", "figures of the step: gradient_norm: 1 of 1 are infinite (100 %)"),
     ("nothing", None),
 ])  # fmt: skip
 def test_the_stage_of_a_step(where, words):

@@ -17,8 +17,8 @@ from tiny_task import WEIGHTS, make_batch
 from kfjax.rates import lengths
 from kfjax.sharding import make_mesh, param_shardings
 from kfjax.structs import FeatureBatch, Features, Given, Posterior
-from kfjax.train.engine.validation import Validation, flow_figures, spread_times
-from kfjax.train.tasks.flow_step import FlowStepConfig
+from kfjax.train.engine.validation import Validation
+from kfjax.train.tasks.flow_step import FlowStepConfig, flow_figures, spread_times
 
 
 def error(params, batch, key):

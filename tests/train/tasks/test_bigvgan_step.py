@@ -24,6 +24,7 @@ from kfjax.train.engine.optim import OptimConfig
 from kfjax.train.engine.validation import Validation
 from kfjax.train.tasks import bigvgan_step
 from kfjax.train.tasks.bigvgan_step import BigVGANTraining, feature_distance, fooled, mel_distance, told_apart
+from kfjax.train.tasks.make import abstract_params, make_task
 from kfjax.train.tasks.vocoder_step import own_mel
 
 ROOT = Path(__file__).parents[3]
@@ -198,18 +199,18 @@ def test_full_size_is_the_published_one():
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
     for variant in ("", "finetune"):
-        shapes = bigvgan_step.abstract_bigvgan(loaded.get_config(variant))
+        shapes = abstract_params(loaded.get_config(variant))
         millions = {name: round(module.count(part) / 1e6, 1) for name, part in shapes.items()}
         assert millions == {"gen": 122.2, "disc": 41.4}
 
 
 def test_a_run_starts_from_given_weights_and_exports_its_own(tmp_path):
     config = config_of(tmp_path / "waves", **{"data.start": str(tmp_path / "model"), "training.pieces": 2})
-    shapes = bigvgan_step.abstract_bigvgan(config)["gen"]
+    shapes = abstract_params(config)["gen"]
     start = drawn(shapes, seed=3)
     # As a converted part lies in its directory.
     save_params(tmp_path / "model" / "vocoder.safetensors", start | {"unused": {"x": np.zeros(1, np.float32)}})
-    task = bigvgan_step.bigvgan_task(config, LoopConfig())
+    task = make_task(config)[0]
     assert equal(jax.jit(task.init)(jax.random.key(0))["gen"], start)
     batch = task.batch(3)
     assert batch["wave"].shape == (8, 16 * 512)
@@ -224,11 +225,11 @@ def test_recordings_and_scenes_are_sounds_to_train_on(tmp_path):
     media.write_wav(tmp_path / "sounds" / "below" / "tone.wav", 0.5 * tone, 44100)
     (tmp_path / "sounds" / "noise.wav").write_bytes(b"nothing")
     config = config_of(tmp_path / "cache", **{"data.sounds": str(tmp_path / "sounds")})
-    batch = bigvgan_step.bigvgan_task(config, LoopConfig()).batch(0)["wave"]
+    batch = make_task(config)[0].batch(0)["wave"]
     assert batch.shape == (8, 16 * 512) and 0.04 < np.abs(batch).max() < 0.51
     tiny_corpus.render(tmp_path / "scenes", durations={1.0: 2})
     config = config_of(tmp_path / "cache", **{"data.sounds": str(tmp_path / "scenes")})
-    assert bigvgan_step.bigvgan_task(config, LoopConfig()).batch(0)["wave"].shape == (8, 16 * 512)
+    assert make_task(config)[0].batch(0)["wave"].shape == (8, 16 * 512)
 
 
 @pytest.mark.parametrize("network, path, name", [
@@ -258,13 +259,13 @@ def test_the_loop_trains_it_on_decoded_mels(tmp_path):
         tmp_path / "vae.safetensors", vae | {"mel_std": np.ones(128, np.float32), "latent_std": np.ones(40, np.float32)}
     )
     values = {"data.vae": str(tmp_path / "vae.safetensors"), "training.pieces": 2}
-    task = bigvgan_step.bigvgan_task(config_of(tmp_path / "waves", **values), LoopConfig())
+    task = make_task(config_of(tmp_path / "waves", **values))[0]
     state = run_loop(task, tmp_path / "run", LoopConfig(steps=2, log_every=1, save_every=2))
     assert int(state.step) == 2 and int(state.skipped) == 0
     jax.tree.map(np.testing.assert_array_equal, state.params["vae"], load_params(tmp_path / "vae.safetensors"))
     load_params(tmp_path / "run" / "vocoder.safetensors", task.init(jax.random.key(0))["gen"])
     # It hears the decoded mel: on the sound's own, the same step has another loss.
-    plain = bigvgan_step.bigvgan_task(config_of(tmp_path / "waves", **{"training.pieces": 2}), LoopConfig())
+    plain = make_task(config_of(tmp_path / "waves", **{"training.pieces": 2}))[0]
     start = init_state(task, jax.random.key(0))
     traced = (jax.make_jaxpr(t.step)(start, task.batch(0), jax.random.key(0)) for t in (task, plain))
     much, less = (sum(np.size(x) for x in program.consts) for program in traced)

@@ -22,6 +22,7 @@ from kfjax.generators.mmdit.mmdit import MMDiT
 from kfjax.module import bind
 from kfjax.scenes import Corpus
 from kfjax.train.engine.loop import init_state
+from kfjax.train.tasks import flow_config
 from kfjax.train.tasks.flow_step import FlowStepConfig, merged, trained
 from kfjax.train.tasks.lora import STACKED, LoRAConfig, card, init_lora, merge, save_tuned, targeted, with_words
 from kfjax.train.tasks.lora_task import reading_tokenizer
@@ -243,8 +244,8 @@ def test_words_that_are_learnt_and_words_that_are_not_read_are_said(folder, caps
     config = config_of(folder, **values)
     vocab = tiny_system().tokenizer.vocab + room
     cfg = dataclasses.replace(CONFIG, text=dataclasses.replace(CONFIG.text, vocab=vocab))
-    step = FlowStepConfig(lora=LoRAConfig(**config.step.lora.to_dict()))
-    tokenizer = reading_tokenizer(config, cfg, step, CAPTIONS)
+    run = dataclasses.replace(flow_config.read(config.to_dict()), system=cfg)
+    tokenizer = reading_tokenizer(run, CAPTIONS)
     assert tokenizer.vocab <= vocab
     assert capsys.readouterr().err.splitlines() == [f"kfjax: {line}" for line in said]
 

@@ -23,8 +23,9 @@ from kfjax.scenes import Corpus
 from kfjax.scenes.batches import tokenizer_from
 from kfjax.system import SystemConfig
 from kfjax.train.config import complete
-from kfjax.train.engine.loop import LoopConfig, init_state, run
-from kfjax.train.tasks import make as tasks
+from kfjax.train.engine.loop import init_state, run
+from kfjax.train.tasks import flow_scenes
+from kfjax.train.tasks.flow_config import read
 from kfjax.train.tasks.flow_step import ENCODERS
 from kfjax.train.tasks.make import abstract_params, make_task
 
@@ -224,8 +225,7 @@ def test_batches_are_the_same_in_another_run_and_divide_over_devices(runs, untra
 def test_held_out_scenes_are_seen_as_they_are(runs, untrained_vae):
     """Not mirrored, told their true duration, the same at every visit; only of durations that train."""
     config = flow_config(runs, untrained_vae, data__heldout=str(runs / "heldout"), data__validation_batches=2)
-    system = strict.from_dict(SystemConfig, config.system.to_dict())
-    loop, vae = LoopConfig(), load_params(untrained_vae)
+    system, vae = read(config.to_dict()).system, load_params(untrained_vae)
     corpus = Corpus(config.data.heldout)
     tokenizer = tokenizer_from(Corpus(config.data.folder), system.text_tokens, runs / "tokenizer.json")
     seen = []
@@ -234,7 +234,7 @@ def test_held_out_scenes_are_seen_as_they_are(runs, untrained_vae):
         seen.append(batch)
         return {"loss": batch.posterior.mean.mean(), "seconds": batch.excerpt.given.seconds_total.mean()}
 
-    look = lambda config: tasks._held_out(config, loop, system, tokenizer, vae, figures)
+    look = lambda config: flow_scenes.held_out(read(config.to_dict()), tokenizer, vae, figures)
     with jax.disable_jit():
         first, again = look(config)({}, 1), look(config)({}, 2000)
     assert first == again and first["seconds"] == 1.0
@@ -259,18 +259,61 @@ def test_what_is_not_there_is_named(runs, untrained_vae, values, message):
         make_task(flow_config(runs, untrained_vae, **values))
 
 
-@pytest.mark.parametrize("section, message", [
-    ("system", r"unknown key config\.system\.nmae; did you mean config\.system\.name"),
-    ("step", r"unknown key config\.step\.nmae"),
-    ("loop", r"unknown key config\.loop\.nmae"),
-    ("optim", r"unknown key config\.optim\.nmae"),
+@pytest.mark.parametrize("name, variant, key, near", [
+    ("flow", "runlocal", "systm", "system"),
+    ("flow", "runlocal", "system.nmae", "system.name"),
+    ("flow", "lora-runlocal", "step.lora.rnak", "step.lora.rank"),
+    ("flow", "runlocal", "loop.stps", "loop.steps"),
+    ("flow", "runlocal", "optim.learning_rat", "optim.learning_rate"),
+    ("flow", "runlocal", "data.fodler", "data.folder"),
+    ("flow", "runlocal", "panel.scene", "panel.scenes"),
+    ("flow", "lora-runlocal", "data.joint", "data.joined"),
+    ("flow", "stereo", "data.held_out", "data.heldout"),
+    ("ablation", "0", "data.buckts", "data.buckets"),
+    ("codec", "runlocal", "data.frame", "data.frames"),
+    ("codec", "runlocal", "training.stages.kl_step", "training.stages.kl_steps"),
+    ("codec", "vocoder-runlocal", "data.scene", "data.scenes"),
+    ("codec", "vocoder-finetune-runlocal", "vae.widht", "vae.width"),
+    ("bigvgan", "runlocal", "data.sound", "data.sounds"),
+    ("bigvgan", "runlocal", "training.mel_weigth", "training.mel_weight"),
 ])  # fmt: skip
-def test_unknown_keys_are_named(runs, untrained_vae, section, message):
-    config = flow_config(runs, untrained_vae)
+def test_an_unknown_key_of_any_section_is_refused(name, variant, key, near):
+    config = config_of(name, variant)
     with config.unlocked():
-        config[section]["nmae"] = 1
+        config.update_from_flattened_dict({key: 1})
+    for use in (make_task, abstract_params):
+        with pytest.raises(ValueError, match=rf"^unknown key config\.{key}; did you mean config\.{near}\?$"):
+            use(config)
+
+
+@pytest.mark.parametrize("key, value, message", [
+    ("data.batch_multiple", 1.5, r"config\.data\.batch_multiple: got 1\.5 \(float\), expected int"),
+    ("data.buckets", ((4.0,),), r"config\.data\.buckets\[0\]: got 1 values, expected 2"),
+    ("data.emphasis", "several", r"config\.data\.emphasis: got 'several' \(str\), expected a list"),
+    ("data.folder", None, r"config\.data\.folder: got None \(NoneType\), expected str"),
+    ("panel.scenes", "many", r"config\.panel\.scenes: got 'many' \(str\), expected int"),
+])  # fmt: skip
+def test_a_value_of_another_type_is_refused(key, value, message):
+    config = config_of("flow", "runlocal")
+    with config.unlocked(), config.ignore_type():
+        config.update_from_flattened_dict({key: value})
     with pytest.raises(ValueError, match=message):
         make_task(config)
+
+
+def test_an_unknown_key_in_a_config_file_ends_in_one_line(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(f"""
+from kfjax.train.config import load_config
+
+def get_config(variant=""):
+    config = load_config({str(ROOT / "configs" / "flow.py")!r} + ":features-runlocal")
+    with config.unlocked():
+        config.data.nonsense_key = 1
+    return config
+""")
+    assert main(["train", str(tmp_path / "mine.py"), "--workdir", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err.startswith("kfjax: error: unknown key config.data.nonsense_key; known keys: batch_")
+    assert not (tmp_path / "run").exists()
 
 
 def features_config(folders, variant="features-runlocal", **values):
@@ -383,4 +426,4 @@ def test_bad_features_end_a_run_with_one_line(features, tmp_path, capsys, spoil,
 def test_corpora_of_another_form_are_refused(tmp_path, capsys, value):
     arguments = ["--workdir", str(tmp_path / "run"), "--set", f"data.corpora={value}"]
     assert main(["train", "configs/flow.py:features-runlocal", *arguments]) == 2
-    assert "data.corpora: got" in capsys.readouterr().err
+    assert "data.corpora" in capsys.readouterr().err

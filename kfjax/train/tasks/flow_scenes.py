@@ -1,0 +1,68 @@
+"""A flow run on rendered scenes: their latents, tokens and frames in batches, and the held-out ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kfjax.checkpoint import fingerprint
+from kfjax.data.buckets import Buckets
+from kfjax.encoders.tokenizer import Tokenizer
+from kfjax.module import Params
+from kfjax.scenes import Corpus
+from kfjax.scenes.batches import SceneInput, captions, tokenizer_from
+from kfjax.scenes.encode import encode_corpus
+from kfjax.scenes.panel import flow_panel
+from kfjax.structs import FlowBatch
+from kfjax.train.engine.validation import Figures, Validation
+from kfjax.train.tasks.flow_config import FlowRun
+from kfjax.train.tasks.flow_step import flow_figures
+from kfjax.train.tasks.inputs import Material, make_buckets
+from kfjax.train.tasks.lora_task import reading_tokenizer
+from kfjax.train.tasks.weights import read_part, shapes
+
+
+def material(run: FlowRun) -> Material:
+    """Batches of `data.folder`, whose latents are encoded where they are not yet; with `data.heldout` also panel and
+    validation.
+
+    Raises:
+      ValueError: scenes or weights that are not there or do not fit.
+    """
+    data, system, corpus = run.data, run.system, Corpus(run.data.folder)
+    paths = {"vae": data.vae or data.start}
+    if data.heldout:  # the panel alone decodes to sound
+        paths["vocoder"] = data.vocoder or data.start
+    expected = shapes(system, paths)
+    codec = {name: read_part(path, name, expected[name]) for name, path in paths.items()}
+    encode_corpus(corpus, system.codec, codec["vae"], system.rates)
+    if run.step.train_encoders:
+        tokenizer = tokenizer_from(corpus, system.text_tokens, Path(data.tokenizer))
+    else:
+        tokenizer = reading_tokenizer(run, captions(corpus))
+    options = {"duration_jitter": data.duration_jitter, "emphasis": dict(data.emphasis)}
+    batches = scene_input(run, tokenizer, corpus, codec["vae"], make_buckets(run), **options)
+    if not data.heldout:
+        return Material(batches, tokenizer)
+    panel = flow_panel(system, tokenizer, codec, Corpus(data.heldout), **asdict(run.panel))
+    look = held_out(run, tokenizer, codec["vae"], flow_figures(system, run.step))
+    return Material(batches, tokenizer, panel, look)
+
+
+def held_out(run: FlowRun, tokenizer: Tokenizer, vae: Params, figures: Figures) -> Validation:
+    """`figures` of the scenes of `data.heldout`: not mirrored, conditioned on their true durations."""
+    corpus = Corpus(run.data.heldout)
+    encode_corpus(corpus, run.system.codec, vae, run.system.rates)
+    batches = scene_input(run, tokenizer, corpus, vae, make_buckets(run, corpus.buckets), flip=False)
+    return Validation(figures, batches, run.data.validation_batches)
+
+
+def scene_input(
+    run: FlowRun, tokenizer: Tokenizer, corpus: Corpus, vae: Params, buckets: Buckets, **options: Any
+) -> Callable[[int], FlowBatch]:
+    """step -> `FlowBatch` of an encoded corpus; `options` of `SceneInput`."""
+    mark = fingerprint(vae)
+    batches = SceneInput(run.system, tokenizer, corpus, buckets, seed=run.loop.seed, fingerprint=mark, **options)
+    return lambda step: FlowBatch(*batches(step))

@@ -1,0 +1,44 @@
+"""Weights that a run starts from or reads: from a model directory, or from a weights file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from kfjax import module
+from kfjax.checkpoint import load_params
+from kfjax.system import SystemConfig, load
+
+
+def is_folder(path: str) -> bool:
+    """Whether it names a folder; "" does not, although for pathlib it is the current one."""
+    return bool(path) and Path(path).is_dir()
+
+
+def shapes(system: SystemConfig, names: Iterable[str]) -> module.Params:
+    """Shapes of the weights of some parts; allocates nothing."""
+    parts = system.parts()
+    return {name: module.shapes(*parts[name]) for name in names}
+
+
+def read_parts(path: str, expected: module.Params) -> module.Params:
+    """The parts in `expected` (their shapes), from a model directory or a weights file that may hold others too.
+
+    Raises:
+      ValueError: no weights there, or weights of other shapes.
+    """
+    stored = load(path).params if is_folder(path) else load_params(path)
+    missing = sorted(expected.keys() - stored.keys())
+    if missing:
+        raise ValueError(f"{path} has no {', '.join(missing)}; expected a model directory, or a flow run's weights")
+    found = {name: stored[name] for name in expected}
+    got, want = ({path: leaf.shape for path, leaf in module.flatten(tree).items()} for tree in (found, expected))
+    wrong = sorted(name for name in got.keys() | want.keys() if got.get(name, ...) != want.get(name, ...))
+    if wrong:
+        raise ValueError(f"{path} does not fit config.system: they differ in {', '.join(wrong[:6])}; give its system")
+    return found
+
+
+def read_part(path: str, name: str, expected: module.Params) -> module.Params:
+    """The weights of one part, from a model directory or a file of their own."""
+    return read_parts(path, {name: expected})[name] if is_folder(path) else load_params(path, expected)
