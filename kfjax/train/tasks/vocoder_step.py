@@ -15,9 +15,10 @@ from jaxtyping import Array, Float
 
 from kfjax import module
 from kfjax.checkpoint import save_params
-from kfjax.codec.mel import MelConfig, log_mel, stft
+from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.codec.vocoder import Vocoder, VocoderConfig
+from kfjax.dsp import stft
 from kfjax.scenes.waves import training_wave
 from kfjax.structs import TrainState
 from kfjax.train.engine.loop import Task
