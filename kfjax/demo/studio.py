@@ -21,7 +21,8 @@ from pathlib import Path
 from kfjax import media, plot, rates
 from kfjax.limits import MAX_PROMPT_CHARACTERS, MAX_SAMPLES, MAX_SEED
 from kfjax.media.playable import is_playable, write_playable
-from kfjax.pipeline import TEXT_ONLY_SECONDS, Model, Result
+from kfjax.pipeline import TEXT_ONLY_SECONDS, Model
+from kfjax.sound import Sound
 
 MAX_SCALE = 20.0
 LEAST_SECONDS = 1.0  # of a sound
@@ -364,7 +365,7 @@ class Studio:
             raise ValueError(f"{clip.name} is {got}, at most {most} are taken: shrink it.")
         return info.seconds
 
-    def _generated(self, wish: Wish, say: Callable[[str, float], None]) -> Result:
+    def _generated(self, wish: Wish, say: Callable[[str, float], None]) -> Sound:
         avoided, alone = wish.negative_prompt.strip(), min(TEXT_ONLY_SECONDS, self.limits.seconds)
         return self.model.generate(
             wish.clip,
@@ -380,7 +381,7 @@ class Studio:
             progress=lambda what, share: say(what, 0.9 * share),
         )
 
-    def _kept(self, known: _Visitor, wish: Wish, result: Result) -> list[Take]:
+    def _kept(self, known: _Visitor, wish: Wish, result: Sound) -> list[Take]:
         """Writes the takes of a result; the visitor's oldest make room."""
         first, strip, again = known.made + 1, None, None
         if wish.clip is not None:
