@@ -84,8 +84,8 @@ def _add_generate(commands) -> None:
     add = parser.add_argument
     add("video", nargs="?", type=command.local_path, metavar="VIDEO|FOLDER|CSV")
     add("--example", action="store_true", help="use the small clip that comes with the package")
-    add("--prompt", metavar="TEXT", help="what is heard")
-    add("--negative-prompt", metavar="TEXT", default="", help="what must not be heard")
+    add("--prompt", metavar="TEXT", help="describes the sound")
+    add("--negative-prompt", metavar="TEXT", default="", help="describes what must not be heard")
     add(
         "--duration",
         type=float,

@@ -1,12 +1,12 @@
-"""The spine: video file and prompt -> frames -> features -> latents -> waveform -> video file with sound.
+"""From a video file and a prompt to a sound: what a user gives is checked, and `kfjax.generation` called.
 
     model = load()                                          # the built-in model
     sound = model.generate("clip.mp4", prompt="a ball bounces on wood", seed=1)
     sound.save("clip_with_sound.mp4")
 
-Three programs do the work (`kfjax.generation`). Durations are rounded up to buckets and the waveform is cut, so each
-compiles once per bucket, that of sampling also per set of guidance branches; steps, guidance, seed and prompts are
-traced and change nothing. What was traced and compiled is kept for the next process, which then imports no network.
+Durations are rounded up to buckets and the waveform is cut, so that each of the three programs compiles once a bucket,
+that of sampling also per set of guidance branches; steps, guidance, seed and prompts are traced and compile nothing.
+Traced and compiled programs are kept for the next process, which then imports no network.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class Model:
         return Codec(self.cfg, self._parts)
 
     def unread(self, prompt: str, name: str = "prompt") -> str:
-        """What the model does not read of a prompt, in one line for a person; empty where it reads all of it.
+        """Words outside the vocabulary and text beyond the last token, in one line; empty if all of it is read.
 
         Args:
           name: what the line calls the prompt.
@@ -197,10 +197,10 @@ class Model:
         return f"{name}: {'; '.join(lost)}" if lost else ""
 
     def memory_report(self, video: str | Path | Video | None = None, duration: float | None = None) -> str:
-        """What every stage will need for one clip, from its compiled program: no weights are read.
+        """Memory of every stage for one clip, from its compiled program: no weights are read.
 
-        On a CPU what the process has needed so far, compiling included, is part of each stage's sum; elsewhere the sums
-        are of the device's memory.
+        On a CPU the process's peak so far, compiling included, is part of each sum; elsewhere sums are of the device's
+        memory.
 
         Raises:
           ValueError: as `generate`.
@@ -219,7 +219,7 @@ class Model:
         return "\n".join(lines)
 
     def _at_once(self, samples: int, batch: int | None, lengths: rates.Lengths, **program) -> int:
-        """How many versions are made at once. What makes them is being compiled when this returns."""
+        """How many versions are made at once. Their programs are being compiled when this returns."""
         limit = memory.limit_bytes(jax.devices()[0])
         count = min(samples, batch or (1 if limit is None else MOST_AT_ONCE))
         begin = partial(generation.begin, self.cfg, self.dtype, self.tokenizer, lengths, **program)
@@ -249,7 +249,7 @@ class Model:
     def _encoded(
         self, video: Video | None, prompt: str, negative: str | None, lengths: rates.Lengths, seconds: float
     ) -> tuple[Features, Features | None]:
-        """What the generator reads, [1, ...]: of the clip, and of the negative prompt where there is one."""
+        """Features [1, ...] of the clip, and of the negative prompt if there is one."""
         encoders = self._parts(*ENCODERS)
         made = self._features(encoders, video, prompt, lengths, seconds)
         if negative is None:
@@ -286,7 +286,7 @@ def load(model: str | Path = "built-in", *, dtype: Dtype | None = None) -> Model
 
 
 def load_system(model: str | Path) -> System:
-    """What `load` generates with: its configuration, weights and tokenizer.
+    """The configuration, weights and tokenizer of a model, by the names that `load` takes.
 
     Raises:
       ValueError: no such model, or one that does not fit together; parts that could not be fetched.
@@ -313,7 +313,7 @@ def cache_folder() -> Path:
 
 
 def start() -> None:
-    """What comes before any computing: devices, and the program cache.
+    """Start the backend and the program cache; called before anything is computed.
 
     Raises:
       ValueError: the backend that JAX_PLATFORMS names does not start.
@@ -336,7 +336,7 @@ def use_program_cache() -> None:
 
 
 def bucket_seconds(seconds: float) -> float:
-    """The duration that is generated for `seconds`, before the cut: at least 1, in steps of 0.5, from 4 of 1, from 16
+    """The bucket that `seconds` is rounded up to: at least 1, in steps of 0.5, from 4 of 1, from 16
     of 4."""
     step = 0.5 if seconds <= 4 else 1.0 if seconds <= 16 else 4.0
     return max(1.0, math.ceil(seconds / step - 1e-6) * step)
@@ -367,7 +367,7 @@ def _in_parts(
 
 
 def _process_bytes() -> int:
-    """The most memory that this process has had; 0 where the system does not say."""
+    """Peak memory of this process; 0 if the system does not report it."""
     try:  # on Linux ru_maxrss begins at what the parent process held
         with open("/proc/self/status") as status:
             return 1024 * int(next(line for line in status if line.startswith("VmHWM")).split()[1])
@@ -401,7 +401,7 @@ def _seconds(video: str | Path | Video | None, duration: float | None) -> float:
 
 
 def _read(video: str | Path | Video, cfg: SystemConfig, lengths: rates.Lengths) -> Video:
-    """The frames that the encoders see; the last one is held to the end of the bucket."""
+    """Frames for the encoders; the last one is repeated to the end of the bucket."""
     counts = lengths.clip, lengths.sync_frames
     if isinstance(video, Video):
         parts = zip((video.clip_frames, video.sync_frames), counts, strict=True)
@@ -414,7 +414,7 @@ def _read(video: str | Path | Video, cfg: SystemConfig, lengths: rates.Lengths) 
 def _original(
     video: str | Path | Video | None, gain: float | None, seconds: float, sample_rate_hz: int
 ) -> np.ndarray | None:
-    """The video's own sound times `gain`, where it is to be kept."""
+    """The video's own sound times `gain`; None without a gain."""
     if gain is None:
         return None
     if video is None or isinstance(video, Video):

@@ -103,7 +103,7 @@ def test_folder(here, clips, model, capsys):
     assert names(here / "sounds") == {"a.mp4", "c.mov"}
     said = capsys.readouterr().err
     assert "skipped: " in said
-    assert said.strip().splitlines()[-1].startswith("kfjax: error: 1 of 3 could not be done: ")
+    assert said.strip().splitlines()[-1].startswith("kfjax: error: 1 of 3 clips failed: ")
     stamp = os.stat("sounds/a.mp4").st_mtime_ns
     (here / "sounds" / "c.mov").unlink()
     assert main(arguments) == 2
