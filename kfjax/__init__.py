@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kfjax import convert
     from kfjax.catalogue import models
-    from kfjax.data.extract import extract_corpus as extract
+    from kfjax.data.extract import extract
     from kfjax.evals.evaluate import evaluate
     from kfjax.pipeline import Model, load
     from kfjax.sound import Sound
-    from kfjax.train.run import run as train
+    from kfjax.train.run import train
 
 __all__ = ["Model", "Sound", "__version__", "convert", "evaluate", "extract", "load", "models", "train"]
 __version__ = "0.1.0"
@@ -30,7 +30,7 @@ _HOMES = {
     "Sound": ("kfjax.sound", "Sound"),
     "convert": ("kfjax.convert", ""),
     "evaluate": ("kfjax.evals.evaluate", "evaluate"),
-    "extract": ("kfjax.data.extract", "extract_corpus"),
+    "extract": ("kfjax.data.extract", "extract"),
     "load": ("kfjax.pipeline", "load"),
     "models": ("kfjax.catalogue", "models"),
     "train": ("kfjax.train", ""),

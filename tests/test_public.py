@@ -127,7 +127,7 @@ def test_extract_returns_what_the_folder_holds(tmp_path):
     assert kfjax.extract(tmp_path / "clips", output, **arguments) == {0.5: 2}
     assert kfjax.extract(tmp_path / "clips", output, **arguments) == {0.5: 2}  # nothing is made anew
     with pytest.raises(ValueError, match="holds another extraction"):
-        kfjax.extract(tmp_path / "clips", output, model=model, seconds=[1.0])
+        kfjax.extract(tmp_path / "clips", output, model=model, seconds=1.0)
     with pytest.raises(ValueError, match="--process: got 2/2"):
         kfjax.extract(tmp_path / "clips", output, process="2/2")
 

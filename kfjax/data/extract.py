@@ -65,16 +65,16 @@ def main(argv: Sequence[str]) -> int:
     Raises:
       ValueError: nothing to extract, no such model, a folder that holds another extraction.
     """
-    extract_corpus(**vars(_parser().parse_args(argv)))
+    extract(**vars(_parser().parse_args(argv)))
     return 0
 
 
-def extract_corpus(
+def extract(
     source: str | Path,
     output: str | Path,
     *,
     model: str | Path = "built-in",
-    seconds: Sequence[float] = (8.0,),
+    seconds: float | Sequence[float] = 8.0,
     manual_dir: str | Path | None = None,
     shards: int | None = None,
     process: str = "0/1",
@@ -88,7 +88,7 @@ def extract_corpus(
         public corpus, "tfds:NAME[:SPLIT]".
       output: folder for the features; what could not be used is listed in its bad.csv.
       model: whose encoders and codec: a name or a model directory.
-      seconds: lengths of excerpts; a clip is cut into the longest that fit.
+      seconds: length of excerpts, or several lengths; a clip is cut into the longest that fit.
       manual_dir: recordings and tables of a tfds corpus.
       shards: files per length. Default: one for 256 clips.
       process: "I/N", this is process I, counted from 0, of N that share the work.
@@ -105,7 +105,7 @@ def extract_corpus(
     for name, value in (("shards", shards), ("batch", batch), ("workers", workers)):
         if value is not None and value < 1:
             raise ValueError(f"--{name}: got {value}, expected at least 1")
-    buckets = tuple(sorted(set(seconds)))
+    buckets = tuple(sorted({seconds} if isinstance(seconds, int | float) else set(seconds)))
     for length in buckets:
         rates.check_seconds(length)
     folder = command.local_path(output)
@@ -122,7 +122,7 @@ def extract_corpus(
         "source": sources.digest(rows), "rows": len(rows), "shards": of,
     })  # fmt: skip
     threads = workers or os.cpu_count() or 1
-    extract(rows, buckets, folder, encoder, shards=range(number, of, processes), of=of, workers=threads)
+    extract_rows(rows, buckets, folder, encoder, shards=range(number, of, processes), of=of, workers=threads)
     return _close(folder, of)
 
 
@@ -200,7 +200,7 @@ def _agree(folder: Path, plan: dict[str, Any]) -> None:
         raise ValueError(f"{folder}: holds another extraction: {'; '.join(differing)}; {advice}")
 
 
-def extract(
+def extract_rows(
     rows: Sequence[Row],
     buckets: Sequence[float],
     folder: Path,

@@ -10,10 +10,10 @@ class _Callable(ModuleType):
     """The public function has the package's name, and importing the package must not hide it."""
 
     def __call__(self, *args, **named):
-        """See `kfjax.train.run.run`."""
-        from kfjax.train.run import run
+        """See `kfjax.train.run.train`."""
+        from kfjax.train.run import train
 
-        return run(*args, **named)
+        return train(*args, **named)
 
 
 sys.modules[__name__].__class__ = _Callable

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from kfjax import command
-from kfjax.train.run import HEARTBEAT_SECONDS, run
+from kfjax.train.run import HEARTBEAT_SECONDS, train
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,7 +41,9 @@ def main(argv: Sequence[str]) -> int:
         "%(default)s)",
     )
     args = parser.parse_args(argv)
-    run(args.config, args.workdir, set=args.set, distributed=args.distributed, heartbeat_timeout=args.heartbeat_timeout)
+    train(
+        args.config, args.workdir, set=args.set, distributed=args.distributed, heartbeat_timeout=args.heartbeat_timeout
+    )
     return 0
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 HEARTBEAT_SECONDS = 300
 
 
-def run(
+def train(
     config: str | Path,
     workdir: str | Path,
     *,
