@@ -25,7 +25,7 @@ LANGUAGES = {"python", "sh", "csv", "bibtex"}
 #: Why a block is not run -> how many such blocks there are. A new one is a decision.
 NOT_RUN = {"needs the network": 4, "needs a corpus": 1, "needs a pod": 1, "takes long": 11}
 #: Programs of others that a page may call; what they are given is not looked at.
-FOREIGN = {".", "mkdocs", "jupytext", "apt-get", "sha256sum", ".venv/bin/pre-commit", "source"}
+FOREIGN = {".", "mkdocs", "jupytext", "apt-get", "sha256sum", ".venv/bin/pre-commit", ".venv/bin/mkdocs"}
 RATE_HZ = 44100
 
 
