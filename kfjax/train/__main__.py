@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 
 from kfjax import command
@@ -15,36 +16,29 @@ def main(argv: Sequence[str]) -> int:
     Raises:
       ValueError: no such config, variant or key; a value of another type; a folder that holds another run.
     """
-    parser = command.Parser(prog="kfjax train", description="Train what a config describes; run again to go on.")
-    parser.add_argument(
-        "config", type=command.local, metavar="CONFIG[:VARIANT]", help="a Python file with get_config(variant)"
-    )
-    parser.add_argument(
-        "--workdir", type=command.local_path, required=True, metavar="DIR", help="checkpoints, metrics and results"
-    )
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="loop.steps=500")
-    parser.add_argument(
-        "--distributed",
-        nargs="?",
-        const="",
-        metavar="HOST:PORT,PROCESS,PROCESSES",
-        help="one of "
-        "several processes that train together; what a TPU pod, SLURM, Open MPI or GKE says itself need not be given",
-    )
-    parser.add_argument(
-        "--heartbeat-timeout",
-        type=int,
-        default=HEARTBEAT_SECONDS,
-        metavar="SECONDS",
-        help="with "
-        "--distributed: without a sign of life for so long a process counts as dead, and the others end (default "
-        "%(default)s)",
-    )
-    args = parser.parse_args(argv)
-    train(
-        args.config, args.workdir, set=args.set, distributed=args.distributed, heartbeat_timeout=args.heartbeat_timeout
-    )
+    args = _parse(argv)
+    train(**vars(args))
     return 0
+
+
+def _parse(argv: Sequence[str]) -> Namespace:
+    parser = command.Parser(prog="kfjax train", description="Train what a config describes; run again to go on.")
+    add = parser.add_argument
+    add("config", type=command.local, metavar="CONFIG[:VARIANT]", help="a Python file with get_config(variant)")
+    folder = "checkpoints, metrics and results"
+    add("--workdir", type=command.local_path, required=True, metavar="DIR", help=folder)
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="loop.steps=500")
+    several = (
+        "one of several processes that train together; what a TPU pod, SLURM, Open MPI or GKE says itself need not be "
+        "given"
+    )
+    add("--distributed", nargs="?", const="", metavar="HOST:PORT,PROCESS,PROCESSES", help=several)
+    heartbeat = (
+        "with --distributed: without a sign of life for so long a process counts as dead, and the others end (default "
+        "%(default)s)"
+    )
+    add("--heartbeat-timeout", type=int, default=HEARTBEAT_SECONDS, metavar="SECONDS", help=heartbeat)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
