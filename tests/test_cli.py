@@ -103,7 +103,7 @@ def test_folder(here, clips, model, capsys):
     assert names(here / "sounds") == {"a.mp4", "c.mov"}
     said = capsys.readouterr().err
     assert "skipped: " in said
-    assert said.strip().splitlines()[-1].startswith("kfjax: error: 1 of 3 could not be done: ")
+    assert said.strip().splitlines()[-1].startswith("kfjax: error: 1 of 3 clips failed: ")
     stamp = os.stat("sounds/a.mp4").st_mtime_ns
     (here / "sounds" / "c.mov").unlink()
     assert main(arguments) == 2
@@ -134,7 +134,7 @@ def test_an_interruption_leaves_nothing(here, clips, model, capsys, monkeypatch)
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "_finished", interrupted)
+    monkeypatch.setattr(pipeline, "finished", interrupted)
     assert main(["generate", str(clips / "a.mp4"), "--model", model]) == 130
     assert names(here) == set()
     assert capsys.readouterr().err.strip().splitlines() == ["kfjax: interrupted"]
@@ -142,7 +142,7 @@ def test_an_interruption_leaves_nothing(here, clips, model, capsys, monkeypatch)
 
 def test_defects_keep_their_traceback(clips, model, monkeypatch):
     """Only what kfjax itself refuses becomes one line; a ValueError from a library is a defect of ours."""
-    monkeypatch.setattr(pipeline, "_finished", lambda *_, **__: np.zeros(3).reshape(2, 2))
+    monkeypatch.setattr(pipeline, "finished", lambda *_, **__: np.zeros(3).reshape(2, 2))
     with pytest.raises(ValueError, match="reshape"):
         main(["generate", str(clips / "a.mp4"), "--model", model])
     with pytest.raises(ValueError, match="reshape"):
