@@ -116,7 +116,8 @@ class Model:
           video_guidance, text_guidance: separate scales; each defaults to `guidance`.
           negative_guidance: how strongly `negative_prompt` is avoided. Default: the model's.
           seed: 0 to 2³²-1.
-          samples: how many versions, 1 to 64; version k is the same however many are asked for.
+          samples: how many versions, 1 to 64; version k is the same however many are asked for. Where several are
+            made at once, it is so up to rounding, see `kfjax.generation`.
           method: "euler", or "heun": twice the work a step, second order.
           batch: how many versions are made at once. Default: as many as fit into an accelerator's memory, up to 8; on
             a CPU, which gains nothing, one after the other.
