@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import re
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -128,7 +129,13 @@ def load_params(
 
 
 #: Of a weights file, read before it is opened anew: pages that were read count as the process's own until it is closed.
-_BYTES_AT_ONCE = 2**28
+_BYTES_AT_ONCE = 2**26
+
+
+def reading_bytes(shapes: Params) -> int:
+    """Host memory that `load_params` needs beside what it returns: pages of the file, and one tensor in float32."""
+    largest = max(4 * math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    return _BYTES_AT_ONCE + 2 * largest
 
 
 def _tensors(path: Path, skip: str) -> Iterator[tuple[str, np.ndarray]]:

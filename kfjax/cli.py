@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kfjax import __version__, command
 
 if TYPE_CHECKING:
     from kfjax.jobs import Job
-    from kfjax.pipeline import Model, Result
+    from kfjax.pipeline import Model
 
 GENERATE = """\
 Make sound for a video, a prompt, a folder of videos or a table of both.
@@ -35,8 +35,6 @@ Public PyTorch weights, numerically the same here: MMAudio, its VAEs, BigVGAN, C
 #: Arguments of `kfjax generate` that are checked before a model is loaded; the prompt is too.
 CHECKED = ("negative_prompt", "seed", "samples", "batch", "steps", "guidance", "video_guidance", "text_guidance",
            "negative_guidance", "keep_original")  # fmt: skip
-#: Versions in one picture; more would be too small to read.
-MOST_DRAWN = 6
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,8 +84,8 @@ def _add_generate(commands) -> None:
     add = parser.add_argument
     add("video", nargs="?", type=command.local_path, metavar="VIDEO|FOLDER|CSV")
     add("--example", action="store_true", help="use the small clip that comes with the package")
-    add("--prompt", metavar="TEXT", help="what is heard")
-    add("--negative-prompt", metavar="TEXT", default="", help="what must not be heard")
+    add("--prompt", metavar="TEXT", help="describes the sound")
+    add("--negative-prompt", metavar="TEXT", default="", help="describes what must not be heard")
     add(
         "--duration",
         type=float,
@@ -95,20 +93,7 @@ def _add_generate(commands) -> None:
         help="of the sound, from the video's start; default: the video's "
         "length (the rest of a longer picture is silent), 8 without a video",
     )
-    add("--steps", type=int, help="of the integration; default: the model's")
-    add("--method", choices=("euler", "heun"), default="euler", help="of the integration; heun: twice the work a step")
-    add("--guidance", type=float, metavar="SCALE", help="how strongly both are followed; default: the model's")
-    add("--video-guidance", type=float, metavar="SCALE", help="for the video alone; default: --guidance")
-    add("--text-guidance", type=float, metavar="SCALE", help="for the prompt alone; default: --guidance")
-    add("--negative-guidance", type=float, metavar="SCALE", help="how strongly the negative prompt is avoided")
-    add("--seed", type=int, default=0, help="another seed, another sound (default 0)")
-    add("--samples", type=int, default=1, metavar="N", help="versions to make, in files -1, -2, … (default 1)")
-    add(
-        "--batch",
-        type=int,
-        metavar="N",
-        help="versions made at once; default: what an accelerator's memory has room for, up to 8",
-    )
+    _add_sampling(add)
     add(
         "--output",
         type=command.local_path,
@@ -134,6 +119,23 @@ def _add_generate(commands) -> None:
         const="",
         metavar="PNG",
         help="also draw frames, waveform, mel and position over time; default name: the output's, .png",
+    )
+
+
+def _add_sampling(add: Callable[..., Any]) -> None:
+    add("--steps", type=int, help="of the integration; default: the model's")
+    add("--method", choices=("euler", "heun"), default="euler", help="of the integration; heun: twice the work a step")
+    add("--guidance", type=float, metavar="SCALE", help="how strongly both are followed; default: the model's")
+    add("--video-guidance", type=float, metavar="SCALE", help="for the video alone; default: --guidance")
+    add("--text-guidance", type=float, metavar="SCALE", help="for the prompt alone; default: --guidance")
+    add("--negative-guidance", type=float, metavar="SCALE", help="how strongly the negative prompt is avoided")
+    add("--seed", type=int, default=0, help="another seed, another sound (default 0)")
+    add("--samples", type=int, default=1, metavar="N", help="versions to make, in files -1, -2, … (default 1)")
+    add(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="versions made at once; default: what an accelerator's memory has room for, up to 8",
     )
 
 
@@ -254,7 +256,7 @@ def _make(model: Model, job: Job, args: Namespace, told: set[str], *, bar: bool)
             command.say(line if bar else f"{job.name}: {line}")
             told.add(line)
     with _progress(bar) as progress:
-        result = model.generate(
+        sound = model.generate(
             job.video,
             job.prompt,
             negative_prompt=job.negative_prompt,
@@ -271,12 +273,10 @@ def _make(model: Model, job: Job, args: Namespace, told: set[str], *, bar: bool)
             keep_original=args.keep_original,
             progress=progress,
         )
-    for path in result.save(job.output):
+    for path in sound.save(job.output):
         print(path)
     if args.plot is not None:
-        path = Path(args.plot) if args.plot else job.output.with_suffix(".png")
-        _draw(result, path)
-        print(path)
+        print(sound.plot(args.plot or job.output.with_suffix(".png")))
 
 
 @contextmanager
@@ -295,38 +295,16 @@ def _progress(shown: bool) -> Iterator[Callable[[str, float], None]]:
         yield progress
 
 
-def _draw(result: Result, path: Path) -> None:
-    from kfjax import plot
-
-    frames = None if result.video is None else plot.read_strip(result.video, result.seconds)
-    if len(result.waveforms) == 1:
-        plot.overview(path, result.waveform, result.sample_rate_hz, frames=frames)
-    else:
-        versions = {f"version {k}": wave for k, wave in enumerate(result.waveforms[:MOST_DRAWN], start=1)}
-        plot.versions(path, versions, result.sample_rate_hz, frames=frames)
-
-
 def _models(args: Namespace) -> int:
     """The models that have a name."""
     del args
-    from kfjax import pipeline, system
-    from kfjax.convert import hub, systems
+    from kfjax import catalogue
 
-    own = pipeline.BUILT_IN
-    listed = []
-    if own.is_dir():
-        size = sum(path.stat().st_size for path in own.iterdir()) / 1e9
-        cfg = system.load_config(own / system.CONFIG)
-        listed.append(("built-in", cfg, size, "Apache-2.0", "yes"))
-    for cfg in systems.SYSTEMS.values():
-        sources = hub.MODELS[cfg.name]
-        size, licences = sum(source.megabytes for source in sources) / 1000, {source.licence for source in sources}
-        here = (pipeline.cache_folder() / "models" / cfg.name).is_dir()
-        listed.append((cfg.name, cfg, size, ", ".join(sorted(licences)), "yes" if here else "fetched when used"))
     print(f"{'name':22}{'sound':18}{'size':>9}  {'on this disk':19}licences of the weights")
-    for name, cfg, size, licences, here in listed:
-        sound = f"{cfg.rates.sample_rate_hz / 1000:g} kHz {'mono' if cfg.codec.stereo is None else 'stereo'}"
-        print(f"{name:22}{sound:18}{size:6.2f} GB  {here:19}{licences}")
+    for model in catalogue.models():
+        sound = f"{model.sample_rate_hz / 1000:g} kHz {'mono' if model.channels == 1 else 'stereo'}"
+        here = "yes" if model.here else "fetched when used"
+        print(f"{model.name:22}{sound:18}{model.megabytes / 1000:6.2f} GB  {here:19}{', '.join(model.licences)}")
     return 0
 
 

@@ -6,7 +6,8 @@
 
 Each is a program that is kept for the next process (`kfjax.programs`); `begin` compiles all of them side by side,
 before their inputs are there. `generate` is all three in one function, for whoever traces a batch of excerpts.
-An example's sound does not depend on the batch it is made in.
+An example's latents do not depend on the batch they are made in, but for rounding. The samples of a vocoder without
+iterations do not either; the light vocoder may answer rounding in the latents with other phases of the same spectrum.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class Job:
 def from_folder(folder: Path, template: Job, output: Path, *, audio_only: bool) -> list[Job]:
     """A job for every video in the folder (not in those below it), in the order of names.
 
-    Where the output goes into the same folder, what was made there before is no clip.
+    If the output goes into the same folder, sounds that were made there before are not taken as clips.
 
     Raises:
       ValueError: there is none.
@@ -84,7 +84,7 @@ def from_table(table: Path, template: Job, output: Path, *, audio_only: bool) ->
     An empty cell takes the template's value.
 
     Raises:
-      ValueError: not such a table (`data.sources.table_lines`). A bad cell is the affair of its job.
+      ValueError: not such a table (`data.sources.table_lines`). A bad value fails only its own row.
     """
     lines = table_lines(table, COLUMNS, needed=("video", "prompt"), same={"caption": "prompt"})
     return _placed([_from_line(line, table, template) for line in lines], output, audio_only)
@@ -127,8 +127,8 @@ def _seed(cell: str) -> int:
 def _placed(jobs: Sequence[Job], folder: Path, audio_only: bool) -> list[Job]:
     """Gives each job its file: the video's name, in the video's own folder with `.sound` as for a single file.
 
-    A name is used once, whatever its capitals; the next clip's is numbered, and that is said. Appended rows move
-    nothing.
+    A name is used once, regardless of case; the next clip of that name gets a number, which is reported. Appended rows
+    rename nothing.
 
     Raises:
       ValueError: a file to write is a clip of the list.
@@ -183,10 +183,10 @@ def output_suffix(video: Path | None, audio_only: bool) -> str:
 
 
 def run_all(jobs: Sequence[Job], make: Callable[[Job], None], done: Callable[[Job], bool]) -> None:
-    """Does what is not done yet; what can't be done is said and passed over.
+    """Make what is not there yet; a clip that fails is reported and skipped.
 
     Raises:
-      ValueError: at the end, if anything was passed over.
+      ValueError: at the end, if any clip failed.
     """
     from tqdm import tqdm
 
@@ -202,4 +202,4 @@ def run_all(jobs: Sequence[Job], make: Callable[[Job], None], done: Callable[[Jo
             say(f"skipped: {reason(error)}")
             failed.append(job.name)
     if failed:
-        raise ValueError(f"{len(failed)} of {len(jobs)} could not be done: {', '.join(failed)}; the others are there")
+        raise ValueError(f"{len(failed)} of {len(jobs)} clips failed: {', '.join(failed)}; the others are written")

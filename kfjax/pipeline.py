@@ -1,12 +1,12 @@
-"""The spine: video file and prompt -> frames -> features -> latents -> waveform -> video file with sound.
+"""From a video file and a prompt to a sound: what a user gives is checked, and `kfjax.generation` called.
 
     model = load()                                          # the built-in model
     sound = model.generate("clip.mp4", prompt="a ball bounces on wood", seed=1)
     sound.save("clip_with_sound.mp4")
 
-Three programs do the work (`kfjax.generation`). Durations are rounded up to buckets and the waveform is cut, so each
-compiles once per bucket, that of sampling also per set of guidance branches; steps, guidance, seed and prompts are
-traced and change nothing. What was traced and compiled is kept for the next process, which then imports no network.
+Durations are rounded up to buckets and the waveform is cut, so that each of the three programs compiles once a bucket,
+that of sampling also per set of guidance branches; steps, guidance, seed and prompts are traced and compile nothing.
+Traced and compiled programs are kept for the next process, which then imports no network.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -26,14 +26,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from kfjax import features, generation, limits, media, memory, rates, sharding, system
+from kfjax import checkpoint, features, generation, limits, media, memory, rates, sharding, system
 from kfjax.command import local_path
 from kfjax.flow import sampler
 from kfjax.limits import MAX_PROMPT_CHARACTERS as MAX_PROMPT_CHARACTERS
 from kfjax.limits import MAX_SAMPLES as MAX_SAMPLES
 from kfjax.media.duration import excerpt_seconds, sound_seconds
-from kfjax.media.write import AUDIO_FORMATS, sample_paths
+from kfjax.model_codec import Codec
 from kfjax.module import Params
+from kfjax.sound import Sound, finished
 from kfjax.structs import Features, Noise, Video
 from kfjax.system import ENCODERS, System, SystemConfig
 
@@ -50,61 +51,15 @@ Progress = Callable[[str, float], None]  # (what happens now, share that is done
 Dtype = Literal["float32", "bfloat16"]
 
 
-@dataclass(frozen=True)
-class Result:
-    """Sound that was made.
+class Model:
+    """A system ready to generate; made by `load`.
 
     Attributes:
-      waveforms: f32 [samples, t, 2] within ±1; t is round(seconds · sample_rate_hz). Left and right are equal where
-        the model is mono, as the public ones are.
-      sample_rate_hz: the model's: 44100, or 16000 of mmaudio-small-16k.
-      seconds: length of the sound.
-      video: the file it was made for, None for text alone.
-      unread: what the model did not read of the prompts (`Model.unread`), empty where it read all.
-      keeps_original: the video's own sound is in the waveforms.
+      cfg: its `SystemConfig`: networks, rates, defaults of sampling.
+      built_in: it is the small model of the package.
+      dtype: of encoders and generator; the codec runs in float32.
+      tokenizer: of its prompts.
     """
-
-    waveforms: np.ndarray
-    sample_rate_hz: int
-    seconds: float
-    video: Path | None
-    unread: str = ""
-    keeps_original: bool = False
-
-    @property
-    def waveform(self) -> np.ndarray:
-        """f32 [t, 2], the first sample."""
-        return self.waveforms[0]
-
-    def save(self, path: str | Path) -> list[Path]:
-        """Write the sound; with several samples, one file each (`clip-1.mp4`, `clip-2.mp4`, …).
-
-        .wav and .flac hold the sound alone. .mp4, .m4v, .mov and .mkv hold the video's picture, copied as it is, and
-        this as its only sound (with the original kept, the video's other sound tracks follow it); where the sound is
-        shorter than the picture, the rest is silent.
-
-        Returns:
-          The files written.
-
-        Raises:
-          MediaError: a file that can't be written, or a video where there was none to begin with.
-        """
-        path = local_path(path)
-        paths = sample_paths(path, len(self.waveforms))
-        audio_only = path.suffix.lower() in AUDIO_FORMATS
-        if not audio_only and self.video is None:
-            raise media.MediaError(f"{path}: there is no picture to go with; give a name that ends in .wav or .flac")
-        for wave, target in zip(self.waveforms, paths, strict=True):
-            if audio_only:
-                media.write_wav(target, wave, self.sample_rate_hz)
-            else:
-                gain = 0.0 if self.keeps_original else None  # it is in the wave already; its other tracks follow
-                media.mux(self.video, wave, self.sample_rate_hz, target, keep_original_gain=gain)
-        return paths
-
-
-class Model:
-    """A system ready to generate; made by `load`."""
 
     def __init__(self, system: System, *, built_in: bool = False, dtype: Dtype | None = None):
         # Switches of training, which cost compile time here.
@@ -119,13 +74,13 @@ class Model:
             self._params = {name: jax.tree.map(self._place(name), part) for name, part in system.params.items()}
 
     def _place(self, part: str) -> Callable[[Array], jax.Array]:
-        """Onto the device; what is not of the codec in `dtype` (the codec's sums would be heard to be rounded)."""
+        """Onto the device: the codec in float32, because rounding in it is audible, all other parts in `dtype`."""
         if part in self.cfg.codec.names:
             return jax.device_put
         return lambda x: jax.device_put(_cast(x, self.dtype))
 
     def _parts(self, *names: str) -> Mapping[str, Params]:
-        """These parts on the device, until the caller lets go of them."""
+        """These parts on the device; those of a large system are freed with the returned dict."""
         if self._resident:
             return {name: self._params[name] for name in names}
         return {name: self._params.read(name, self._place(name)) for name in names}
@@ -148,25 +103,29 @@ class Model:
         batch: int | None = None,
         keep_original: float | None = None,
         progress: Progress | None = None,
-    ) -> Result:
-        """Make sound for a video, a prompt or both. The same arguments give the same bytes.
+    ) -> Sound:
+        """Generate sound for a video, a prompt or both. The same arguments give the same bytes.
 
         Args:
           video: a file, or frames already at the encoders' rates and sizes; None: from the prompt alone.
-          prompt: what is heard; empty: the picture alone decides.
-          negative_prompt: what must not be heard.
+          prompt: describes the sound; empty: the video alone decides.
+          negative_prompt: describes what must not be heard.
           duration: seconds of sound, from the start of the video. Default: the video's length; 8 without one.
           steps: of the integration, 1 to 1000. Default: the model's.
           guidance: scale of classifier-free guidance, 0 to 100. Default: the model's.
           video_guidance, text_guidance: separate scales; each defaults to `guidance`.
           negative_guidance: how strongly `negative_prompt` is avoided. Default: the model's.
           seed: 0 to 2³²-1.
-          samples: how many versions, 1 to 64; version k is the same however many are asked for.
+          samples: how many versions, 1 to 64; version k is the same however many are asked for. Where several are
+            made at once, it is so up to rounding, see `kfjax.generation`.
           method: "euler", or "heun": twice the work a step, second order.
           batch: how many versions are made at once. Default: as many as fit into an accelerator's memory, up to 8; on
             a CPU, which gains nothing, one after the other.
           keep_original: mixes in the video's own sound times this: its main track; others follow it in a saved video.
-          progress: called with (what happens now, share that is done).
+          progress: called with (name of the stage, share that is done).
+
+        Returns:
+          The sound: `samples` waveforms of exactly the duration.
 
         Raises:
           ValueError: an argument out of its range.
@@ -212,15 +171,20 @@ class Model:
         for made, kept in latents:
             say("decoding", 0.8 + 0.2 * len(waves) / samples)
             for wave in np.asarray(generation.decode(codec, made, encoded, cfg=self.cfg))[:kept]:
-                waves.append(_finished(wave[: rates.exact_samples(seconds, self.cfg.rates)], original))
+                waves.append(finished(wave[: rates.exact_samples(seconds, self.cfg.rates)], original))
         say("done", 1.0)
         path = None if isinstance(video, Video) else video
         unread = "; ".join(filter(None, (self.unread(prompt), self.unread(negative_prompt, name="negative prompt"))))
         kept = original is not None
-        return Result(np.stack(waves), self.cfg.rates.sample_rate_hz, seconds, path, unread, kept)
+        return Sound(np.stack(waves), self.cfg.rates.sample_rate_hz, seconds, path, unread, kept)
+
+    @property
+    def codec(self) -> Codec:
+        """Its codec by itself: sound to latents, and back."""
+        return Codec(self.cfg, self._parts)
 
     def unread(self, prompt: str, name: str = "prompt") -> str:
-        """What the model does not read of a prompt, in one line for a person; empty where it reads all of it.
+        """Words outside the vocabulary and text beyond the last token, in one line; empty if all of it is read.
 
         Args:
           name: what the line calls the prompt.
@@ -234,10 +198,10 @@ class Model:
         return f"{name}: {'; '.join(lost)}" if lost else ""
 
     def memory_report(self, video: str | Path | Video | None = None, duration: float | None = None) -> str:
-        """What every stage will need for one clip, from its compiled program: no weights are read.
+        """Memory of every stage for one clip, from its compiled program: no weights are read.
 
-        On a CPU what the process has needed so far, compiling included, is part of each stage's sum; elsewhere the sums
-        are of the device's memory.
+        On a CPU the process's peak so far, compiling included, is part of each sum; elsewhere sums are of the device's
+        memory.
 
         Raises:
           ValueError: as `generate`.
@@ -256,7 +220,7 @@ class Model:
         return "\n".join(lines)
 
     def _at_once(self, samples: int, batch: int | None, lengths: rates.Lengths, **program) -> int:
-        """How many versions are made at once. What makes them is being compiled when this returns."""
+        """How many versions are made at once. Their programs are being compiled when this returns."""
         limit = memory.limit_bytes(jax.devices()[0])
         count = min(samples, batch or (1 if limit is None else MOST_AT_ONCE))
         begin = partial(generation.begin, self.cfg, self.dtype, self.tokenizer, lengths, **program)
@@ -272,6 +236,8 @@ class Model:
         for own, part in zip(weights, parts, strict=True):
             used = memory.Memory.of(part.begun.compiled.result())
             working = used.arguments - own + used.temporaries + used.outputs
+            if jax.default_backend() == "cpu" and not self._resident:
+                working = max(working, checkpoint.reading_bytes(part.weights))
             yield own, working, (sum(weights) if self._resident else own) + working
 
     def _scales(self, guidance, video, text, negative, negative_prompt: str) -> sampler.Guidance:
@@ -286,12 +252,11 @@ class Model:
     def _encoded(
         self, video: Video | None, prompt: str, negative: str | None, lengths: rates.Lengths, seconds: float
     ) -> tuple[Features, Features | None]:
-        """What the generator reads, [1, ...]: of the clip, and of the negative prompt where there is one."""
+        """Features [1, ...] of the clip, and of the negative prompt if there is one."""
         encoders = self._parts(*ENCODERS)
         made = self._features(encoders, video, prompt, lengths, seconds)
-        if negative is None:
-            return made, None
-        return made, self._features(encoders, None, negative, lengths, seconds)
+        avoided = None if negative is None else self._features(encoders, None, negative, lengths, seconds)
+        return jax.block_until_ready((made, avoided))  # the next part is read when these are let go
 
     def _features(
         self, encoders: Mapping[str, Params], video: Video | None, prompt: str, lengths: rates.Lengths, seconds: float
@@ -323,7 +288,7 @@ def load(model: str | Path = "built-in", *, dtype: Dtype | None = None) -> Model
 
 
 def load_system(model: str | Path) -> System:
-    """What `load` generates with: its configuration, weights and tokenizer.
+    """The configuration, weights and tokenizer of a model, by the names that `load` takes.
 
     Raises:
       ValueError: no such model, or one that does not fit together; parts that could not be fetched.
@@ -350,7 +315,7 @@ def cache_folder() -> Path:
 
 
 def start() -> None:
-    """What comes before any computing: devices, and the program cache.
+    """Start the backend and the program cache; called before anything is computed.
 
     Raises:
       ValueError: the backend that JAX_PLATFORMS names does not start.
@@ -373,7 +338,7 @@ def use_program_cache() -> None:
 
 
 def bucket_seconds(seconds: float) -> float:
-    """The duration that is generated for `seconds`, before the cut: at least 1, in steps of 0.5, from 4 of 1, from 16
+    """The bucket that `seconds` is rounded up to: at least 1, in steps of 0.5, from 4 of 1, from 16
     of 4."""
     step = 0.5 if seconds <= 4 else 1.0 if seconds <= 16 else 4.0
     return max(1.0, math.ceil(seconds / step - 1e-6) * step)
@@ -404,7 +369,7 @@ def _in_parts(
 
 
 def _process_bytes() -> int:
-    """The most memory that this process has had; 0 where the system does not say."""
+    """Peak memory of this process; 0 if the system does not report it."""
     try:  # on Linux ru_maxrss begins at what the parent process held
         with open("/proc/self/status") as status:
             return 1024 * int(next(line for line in status if line.startswith("VmHWM")).split()[1])
@@ -438,7 +403,7 @@ def _seconds(video: str | Path | Video | None, duration: float | None) -> float:
 
 
 def _read(video: str | Path | Video, cfg: SystemConfig, lengths: rates.Lengths) -> Video:
-    """The frames that the encoders see; the last one is held to the end of the bucket."""
+    """Frames for the encoders; the last one is repeated to the end of the bucket."""
     counts = lengths.clip, lengths.sync_frames
     if isinstance(video, Video):
         parts = zip((video.clip_frames, video.sync_frames), counts, strict=True)
@@ -451,18 +416,9 @@ def _read(video: str | Path | Video, cfg: SystemConfig, lengths: rates.Lengths) 
 def _original(
     video: str | Path | Video | None, gain: float | None, seconds: float, sample_rate_hz: int
 ) -> np.ndarray | None:
-    """The video's own sound times `gain`, where it is to be kept."""
+    """The video's own sound times `gain`; None without a gain."""
     if gain is None:
         return None
     if video is None or isinstance(video, Video):
         raise ValueError("keep original: got no video file, expected one with sound; give one or leave the gain out")
     return np.float32(gain) * media.read_audio(video, sample_rate_hz, duration_seconds=seconds)
-
-
-def _finished(wave: Float[np.ndarray, "t 2"], original: Float[np.ndarray, "t 2"] | None) -> np.ndarray:
-    """Mixed with the original, and turned down where it would clip."""
-    if not np.isfinite(wave).all():
-        raise ValueError("the model made NaN or infinite samples; choose smaller guidance, or another model")
-    if original is not None:
-        wave = wave + np.pad(original, ((0, len(wave) - len(original)), (0, 0)))
-    return (wave / max(1.0, float(np.abs(wave).max()))).astype(np.float32)

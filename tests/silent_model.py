@@ -8,7 +8,7 @@ import numpy as np
 
 from kfjax import media, plot
 from kfjax.demo.studio import Limits, Studio, Wish
-from kfjax.pipeline import Result
+from kfjax.sound import Sound
 
 RATE_HZ = 44100
 LIMITS = Limits(seconds=2.0, megabytes=0.1, megapixels=0.01, samples=3, steps=50, takes=4, clips=2)
@@ -33,7 +33,7 @@ class Silence:
             self.at_work -= 1
         seconds = duration or media.probe(video).seconds
         silence = np.zeros((samples, round(seconds * RATE_HZ), 2), np.float32)
-        return Result(silence, RATE_HZ, seconds, video, self.unread(prompt))
+        return Sound(silence, RATE_HZ, seconds, video, self.unread(prompt))
 
     def unread(self, prompt, name="prompt"):
         return f"{name}, not read: {prompt}" if "tiger" in prompt else ""

@@ -103,7 +103,7 @@ def test_folder(here, clips, model, capsys):
     assert names(here / "sounds") == {"a.mp4", "c.mov"}
     said = capsys.readouterr().err
     assert "skipped: " in said
-    assert said.strip().splitlines()[-1].startswith("kfjax: error: 1 of 3 could not be done: ")
+    assert said.strip().splitlines()[-1].startswith("kfjax: error: 1 of 3 clips failed: ")
     stamp = os.stat("sounds/a.mp4").st_mtime_ns
     (here / "sounds" / "c.mov").unlink()
     assert main(arguments) == 2
@@ -134,7 +134,7 @@ def test_an_interruption_leaves_nothing(here, clips, model, capsys, monkeypatch)
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "_finished", interrupted)
+    monkeypatch.setattr(pipeline, "finished", interrupted)
     assert main(["generate", str(clips / "a.mp4"), "--model", model]) == 130
     assert names(here) == set()
     assert capsys.readouterr().err.strip().splitlines() == ["kfjax: interrupted"]
@@ -142,17 +142,17 @@ def test_an_interruption_leaves_nothing(here, clips, model, capsys, monkeypatch)
 
 def test_defects_keep_their_traceback(clips, model, monkeypatch):
     """Only what kfjax itself refuses becomes one line; a ValueError from a library is a defect of ours."""
-    monkeypatch.setattr(pipeline, "_finished", lambda *_, **__: np.zeros(3).reshape(2, 2))
+    monkeypatch.setattr(pipeline, "finished", lambda *_, **__: np.zeros(3).reshape(2, 2))
     with pytest.raises(ValueError, match="reshape"):
         main(["generate", str(clips / "a.mp4"), "--model", model])
     with pytest.raises(ValueError, match="reshape"):
         main(["generate", str(clips), "--output", "out", "--model", model])
 
 
-def test_a_missing_extra_is_named(here, clips, model):
-    """Training corpora need libraries that making sound does not."""
+def test_a_missing_extra_is_named(here, model):
+    """Scenes need libraries that making sound does not."""
     program = "import sys; sys.modules['cv2'] = None; from kfjax.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", program, "extract", str(clips), "--output", "out", "--model", model]
+    command = [sys.executable, "-c", program, "evaluate", model, "--benchmark", "scenes", "--output", "out"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": ROOT})
     assert (ended.returncode, ended.stderr) == (2, f"kfjax: error: cv2 is not installed; {HINT.format('data')}\n")
 

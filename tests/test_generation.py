@@ -7,6 +7,7 @@ latents, which another order of summation makes, leads it to other phases.
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_system import CAPTIONS, CONFIG, tiny_system
@@ -14,6 +15,7 @@ from tiny_system import CAPTIONS, CONFIG, tiny_system
 from kfjax import features, generation, rates
 from kfjax.codec.bigvgan import BigVGAN, BigVGANConfig
 from kfjax.codec.mel import MelConfig, log_mel
+from kfjax.encoders.configs import CLIPTextConfig
 from kfjax.flow.sampler import Guidance
 from kfjax.module import init
 from kfjax.structs import Noise
@@ -110,3 +112,15 @@ def test_short_batches_repeat_themselves():
     got = [(list(rows), kept) for rows, kept in generation.batches(5, 3)]
     assert got == [([0, 1, 2], 3), ([3, 4, 3], 2)]
     assert list(generation.batches(0, 3)) == []
+
+
+CLIP_TEXT = CLIPTextConfig(vocab=64, length=16, width=16, depth=1, heads=1, mlp_width=16)
+
+
+@pytest.mark.parametrize("cfg", [CONFIG, replace(CONFIG, text=CLIP_TEXT)], ids=["T5", "CLIP text"])
+def test_half_precision_stays_half(cfg):
+    """What the encoders return has the precision of their weights, and sampling can be traced with it."""
+    begun = generation.begin(cfg, np.dtype(jnp.bfloat16), tiny_system().tokenizer, SIZE)
+    clip, sync, text, _ = begun["encode"].begun.outputs
+    assert clip.dtype == sync.dtype == text.dtype == jnp.bfloat16
+    assert begun["sample"].begun.outputs.dtype == begun["decode"].begun.outputs.dtype == np.float32

@@ -9,7 +9,8 @@ import media_files as files
 import numpy as np
 import pytest
 
-from kfjax import media, pipeline
+from kfjax import media
+from kfjax.sound import Sound
 
 RATE_HZ = 44100
 WAVE = np.zeros((RATE_HZ // 2, 2), np.float32)
@@ -228,7 +229,7 @@ def test_the_other_sound_tracks_are_kept_with_the_original(tmp_path, output):
     assert everything_else(tmp_path / output)[1] == ["und", "fra"]
     assert np.abs(media.read_audio(tmp_path / output, RATE_HZ)).max() < 1e-3
     for keeps, tracks in ((True, ["und", "fra"]), (False, ["und"])):
-        pipeline.Result(wave[None], RATE_HZ, 2.0, path, keeps_original=keeps).save(tmp_path / output)
+        Sound(wave[None], RATE_HZ, 2.0, path, keeps_original=keeps).save(tmp_path / output)
         assert everything_else(tmp_path / output)[1] == tracks
 
 

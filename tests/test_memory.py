@@ -72,4 +72,4 @@ def test_a_run_takes_no_more_than_was_promised(monkeypatch, tmp_path, dtype):
     peak = int(re.search(r"VmHWM:\s+(\d+) kB", made)[1]) * 1024 / 1e6
     promised = max(sums(report).values())
     print(report, f"peak {peak:.1f}", sep="\n")
-    assert 0.6 * promised < peak < 1.02 * promised
+    assert 0.8 * promised < peak < 1.05 * promised  # what opens films comes to the process later

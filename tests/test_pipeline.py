@@ -11,8 +11,10 @@ from tiny_system import CONFIG, tiny_system, write_model
 
 import kfjax
 from kfjax import features, generation, media, pipeline, rates
-from kfjax.pipeline import Model, Result, bucket_seconds, sample_paths
+from kfjax.media.write import sample_paths
+from kfjax.pipeline import Model, bucket_seconds
 from kfjax.programs import Program
+from kfjax.sound import Sound, finished
 from kfjax.structs import Video
 
 RATE_HZ = 44100
@@ -198,9 +200,9 @@ def test_keep_original(model, clip, other_clip, result):
 def test_loud_sound_is_turned_down():
     loud = np.full((10, 2), 1.5, np.float32)
     loud[3] = 3.0
-    assert np.abs(pipeline._finished(loud, None)).max() == 1
+    assert np.abs(finished(loud, None)).max() == 1
     with pytest.raises(ValueError, match="NaN"):
-        pipeline._finished(np.full((10, 2), np.nan, np.float32), None)
+        finished(np.full((10, 2), np.nan, np.float32), None)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
@@ -212,7 +214,7 @@ def test_save_copies_the_picture(tmp_path, clip, result, name):
 
 
 def test_save_sound_alone(tmp_path, clip, result):
-    two = Result(np.concatenate([result.waveforms, -result.waveforms]), RATE_HZ, 0.8, clip)
+    two = Sound(np.concatenate([result.waveforms, -result.waveforms]), RATE_HZ, 0.8, clip)
     paths = two.save(tmp_path / "a.wav")
     assert paths == [tmp_path / "a-1.wav", tmp_path / "a-2.wav"] == sample_paths(tmp_path / "a.wav", 2)
     np.testing.assert_allclose(media.read_audio(paths[1], RATE_HZ), -result.waveform, atol=1e-4)
@@ -220,7 +222,7 @@ def test_save_sound_alone(tmp_path, clip, result):
 
 def test_text_alone_has_no_picture(tmp_path, result):
     with pytest.raises(media.MediaError, match="no picture"):
-        Result(result.waveforms, RATE_HZ, 0.8, None).save(tmp_path / "a.mp4")
+        Sound(result.waveforms, RATE_HZ, 0.8, None).save(tmp_path / "a.mp4")
 
 
 @pytest.mark.parametrize(

@@ -78,12 +78,13 @@ def main() -> None:
     import torch
     from torch_mmdit import TorchMMDiT
 
-    from kfjax.convert.tables.mmaudio import CONFIGS, from_torch
+    from kfjax.convert.tables.mmaudio import CONFIGS, FAMILY
 
     torch.set_num_threads(args.threads)
     cfg = CONFIGS["small_44k"]
     model = TorchMMDiT(cfg).randomise(0).eval()
-    params, _ = from_torch({key: value.numpy() for key, value in model.state_dict().items()}, cfg)
+    params = FAMILY.from_torch({key: value.numpy() for key, value in model.state_dict().items()}, cfg)["mmdit"]
+    del params["unused"]  # the statistics of the latents
     rng = np.random.default_rng(0)
     draw = lambda *shape: rng.standard_normal(shape, dtype=np.float32)
     features, noise = (draw(1, CLIP, 1024), draw(1, SYNC, 768), draw(1, TEXT, 1024)), draw(1, LATENTS, 40)

@@ -47,14 +47,14 @@ def measure(command: list[str], root: Path = ROOT, program: tuple = ("-m", "kfja
     """Wall and processor seconds and peak memory of one process and its threads."""
     environment = os.environ | environment | {"PYTHONPATH": str(root)}
     start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, *program, *command], cwd=root, env=environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"kfjax {' '.join(command)} ended with {process.returncode}")
+    with tempfile.TemporaryFile("w+") as said:
+        whole = [sys.executable, *program, *command]
+        process = subprocess.Popen(whole, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=said)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        if process.returncode:
+            sys.exit(f"kfjax {' '.join(command)} ended with {process.returncode}: {said.read()[-1000:]}")
     return {
         "seconds": round(time.perf_counter() - start, 2),
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),

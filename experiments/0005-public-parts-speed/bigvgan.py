@@ -37,13 +37,14 @@ def main() -> None:
     from torch_bigvgan import TorchBigVGAN
 
     from kfjax.codec.bigvgan import BigVGAN
-    from kfjax.convert.tables.bigvgan import CONFIGS, from_torch
+    from kfjax.convert.tables.bigvgan import CONFIGS, FAMILY
     from kfjax.module import bind
 
     torch.set_num_threads(args.threads)
     cfg = CONFIGS["44k"]
     theirs = TorchBigVGAN(cfg).randomise(0).fold().eval()
-    params = jax.device_put(from_torch({key: value.numpy() for key, value in theirs.state_dict().items()}, cfg))
+    state = {key: value.numpy() for key, value in theirs.state_dict().items()}
+    params = jax.device_put(FAMILY.from_torch(state, cfg)["vocoder"])
     mel = np.random.default_rng(0).standard_normal((1, round(args.seconds * 44100 / cfg.hop), cfg.bands), np.float32)
     for_torch = torch.from_numpy(mel.transpose(0, 2, 1).copy())
     run = jax.jit(lambda params, mel: bind(BigVGAN, cfg, params)(mel))

@@ -77,7 +77,8 @@ def synchformer_pair(seconds: float):
 
     cfg = synchformer.CONFIGS["synchformer"]
     state = random_state(synchformer, cfg, 0.03)
-    params = jax.device_put(synchformer.from_torch(state, cfg)["visual"])
+    params = jax.device_put(synchformer.FAMILY.from_torch(state, cfg)["sync"])
+    del params["unused"]
     frames = np.random.default_rng(1).integers(0, 256, (1, int(25 * seconds), cfg.size, cfg.size, 3), np.uint8)
     theirs = Visual(cfg).eval()
     own = {key.removeprefix(synchformer.VISUAL): torch.from_numpy(value) for key, value in state.items()}
@@ -114,7 +115,7 @@ def vae_pair(seconds: float):
     cfg = vae.CONFIGS["44k"]
     state = random_state(vae, cfg, 1.0)
     latent = {"latent_mean": np.zeros(cfg.latent_dim, np.float32), "latent_std": np.ones(cfg.latent_dim, np.float32)}
-    params = jax.device_put(vae.from_torch(state, cfg) | latent)
+    params = jax.device_put(vae.FAMILY.from_torch(state, cfg)["vae"] | latent)
     theirs = VAE(cfg).eval()
     theirs.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()}, strict=True)
     x = np.random.default_rng(1).standard_normal((1, round(seconds * 44100 / 1024), cfg.latent_dim), np.float32)

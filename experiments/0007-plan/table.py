@@ -83,8 +83,8 @@ def table(tries: list[dict]) -> list[str]:
     from kfjax.train.engine.flops import CHIPS
 
     rows = [
-        "| model | chips | clips a chip | memory of a chip, GiB | state, GiB | sent into a chip a step, GiB "
-        "| all-to-all | a step at least, s (bound by) | clips/s at most | utilisation at most |",
+        "| model | chips | clips a chip | memory of a chip, GiB | state, GiB | received per chip and step, GiB "
+        "| all-to-all | lower bound of step time, s (limited by) | clips/s at most | utilisation at most |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for topology in TOPOLOGIES:

@@ -15,10 +15,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from kfjax import layers, module
-from kfjax.codec import bands
+from kfjax import dsp, layers, module
 from kfjax.codec.configs import StereoConfig
-from kfjax.codec.mel import MelConfig, istft, stft
+from kfjax.codec.mel import MelConfig
 
 
 class Block(nnx.Module):
@@ -82,6 +81,6 @@ def pan(wave: Float[Array, "b t"], r: Float[Array, "b f m"], cfg: MelConfig) -> 
 
     The ears differ in level and never in phase, and (left + right) / 2 is the waveform itself.
     """
-    share = jax.nn.sigmoid(r.astype(jnp.float32) @ bands.to_bins(cfg.bands, cfg.n_fft, cfg.sample_rate_hz))
-    side = istft((2 * share - 1) * stft(wave, cfg.n_fft, cfg.hop), cfg.n_fft, cfg.hop)
+    share = jax.nn.sigmoid(r.astype(jnp.float32) @ dsp.mel_to_bins(cfg.bands, cfg.n_fft, cfg.sample_rate_hz))
+    side = dsp.istft((2 * share - 1) * dsp.stft(wave, cfg.n_fft, cfg.hop), cfg.n_fft, cfg.hop)
     return jnp.stack([wave + side, wave - side], -1)

@@ -21,10 +21,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Complex, Float
 
-from kfjax import layers, module
-from kfjax.codec import bands
+from kfjax import dsp, layers, module
 from kfjax.codec.configs import RATIOS, VocoderConfig
-from kfjax.codec.mel import istft, stft
+from kfjax.dsp import istft, stft
 
 #: A Hann window of n samples is nearest to the Gaussian exp(-pi t² / (0.25645 n²)), where phase gradients are exact.
 _HANN_AS_GAUSSIAN = 0.25645
@@ -101,7 +100,7 @@ class Vocoder(nnx.Module):
         # Slaney filters have unit area in hertz, so a flat spectrum of magnitude 1 has a mel of 1 / bin width.
         bin_hz = self.cfg.sample_rate_hz / self.cfg.n_fft
         floor = jnp.full((1, 1, self.cfg.bands), np.log(self.cfg.floor), jnp.float32)
-        upsample = bands.to_bins(*self._bands)
+        upsample = dsp.mel_to_bins(*self._bands)
         return bin_hz * jax.nn.relu(jnp.exp(log_mel @ upsample) - jnp.exp(floor @ upsample))
 
     def _match(self, magnitude: Float[Array, "b f k"], log_mel: Float[Array, "b f m"]) -> Float[Array, "b f k"]:
@@ -112,8 +111,8 @@ class Vocoder(nnx.Module):
 
     def _gain(self, magnitude: Float[Array, "b f k"], log_mel: Float[Array, "b f m"]) -> Float[Array, "b f k"]:
         """What brings a spectrum's mel towards `log_mel`, at most by e³ at once."""
-        mel = jnp.maximum(magnitude @ bands.filters(*self._bands), self.cfg.floor)
-        return jnp.exp(jnp.clip(log_mel - jnp.log(mel), -3, 3) @ bands.to_bins(*self._bands))
+        mel = jnp.maximum(magnitude @ dsp.mel_filters(*self._bands), self.cfg.floor)
+        return jnp.exp(jnp.clip(log_mel - jnp.log(mel), -3, 3) @ dsp.mel_to_bins(*self._bands))
 
 
 def start_phasor(magnitude: Float[Array, "b f k"], n_fft: int, hop: int) -> Complex[Array, "b f k"]:

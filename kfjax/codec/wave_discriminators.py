@@ -14,16 +14,16 @@ from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from kfjax import dsp
 from kfjax.codec.bigvgan import WeightNorm
 
 #: What the layers of one discriminator say of a batch of waves, the scores last.
 Layers = list[Float[Array, "..."]]
 _SLOPE = 0.1
-#: Added to the power before the root: a finite gradient in silence, below what the last of 16 bits makes.
-_SILENCE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -106,25 +106,21 @@ def magnitudes(wave: Float[Array, "b t"], n_fft: int, hop: int, window: int) -> 
     """|spectrum| of t // hop frames of `window` samples each, none of them weighted; n_fft // 2 + 1 bins.
 
     The wave is reflected so that frame i is centred on the middle of samples [i · hop, (i + 1) · hop). No hop has to
-    divide anything, unlike in `mel.stft`.
+    divide anything, unlike in `dsp.stft`.
 
     Raises:
       ValueError: a wave shorter than its reflection needs.
     """
-    frames, reach = wave.shape[1] // hop, (n_fft - hop) // 2
-    if wave.shape[1] <= reach or not frames:
+    reach = (n_fft - hop) // 2
+    if wave.shape[1] <= reach or wave.shape[1] < hop:
         raise ValueError(
             f"wave: got {wave.shape[1]} samples, expected more than {max(reach, hop)} for n_fft {n_fft}, hop {hop}; "
             "train on longer crops"
         )
-    start, blocks = (n_fft - window) // 2, -(-window // hop)
-    padded = jnp.pad(wave, ((0, 0), (reach, reach)), mode="reflect")[:, start:]
-    size = (frames + blocks - 1) * hop
-    padded = jnp.pad(padded, ((0, 0), (0, max(0, size - padded.shape[1]))))[:, :size].reshape(len(wave), -1, hop)
-    # A frame is `blocks` neighbouring blocks, the last one cut: slices instead of a gather.
-    framed = jnp.concatenate([padded[:, i : i + frames] for i in range(blocks)], -1)[..., :window]
-    spectrum = jnp.fft.rfft(framed, n_fft)  # zeros behind the frame instead of around it: only the phase differs
-    return jnp.sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + _SILENCE)
+    before = reach - (n_fft - window) // 2
+    padded = jnp.pad(wave, ((0, 0), (before, window - hop - before)), mode="reflect")
+    # Zeros behind the frame instead of around it: only the phase differs.
+    return dsp.magnitude(dsp.spectrum(padded, n_fft, hop, np.ones(window, np.float32)))
 
 
 class Conv(WeightNorm):

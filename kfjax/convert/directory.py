@@ -24,12 +24,12 @@ from kfjax import command, config, disk
 from kfjax.checkpoint import save_params, unflatten
 from kfjax.command import quoted
 from kfjax.convert import families, rules
-from kfjax.convert.families import Family
+from kfjax.convert.family import Family
 from kfjax.convert.formats import files
 from kfjax.convert.systems import SYSTEMS
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.module import Params, flatten
-from kfjax.system import CONFIG, TOKENIZER, WEIGHTS, WHENCE
+from kfjax.system import CONFIG, TOKENIZER, UNUSED, WEIGHTS, WHENCE
 
 SOURCES = "sources.json"
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
@@ -112,7 +112,7 @@ def read_parts(path: Path, *, inside: str | None = None, say: Say = command.say)
     state = files.read_state(path, inside, holding=families.TELLTALES, say=say)
     found = Found(path, *_recognised(path, state))
     try:
-        parts = found.family.to_parts(state, found.variant)
+        parts = found.family.from_torch(state, found.family.configs[found.variant])
     except ValueError as error:
         raise ValueError(f"{path}: nearest to {found.family.name} {found.variant}, but {error}") from None
     # Only of what is taken: files carry masks besides, whose minus infinity is meant.
@@ -201,8 +201,9 @@ def export(directory: str | Path, target: str | Path, *, suffix: str = ".pth", s
     written = []
     for name, variant in sorted(wholes):
         family, parts = families.named(name), converted(directory, name, variant)
+        state = family.to_torch(parts, family.configs[variant])
         path = target if one else target / Path(family.files(variant)).with_suffix(suffix)
-        files.write_state(path, family.to_state(parts, variant), inside=family.inside)
+        files.write_state(path, state, inside=family.inside)
         say(f"{', '.join(parts)} -> {path}")
         written.append(path)
     return written
@@ -250,7 +251,7 @@ def _complete_codec(stage: Path, target: Path) -> None:
     """The latents' statistics come with the flow network and belong to the codec."""
     flow, codec = (_newest(stage, target, f"{part}.safetensors") for part in ("mmdit", "vae"))
     if stage in (flow.parent, codec.parent) and flow.is_file() and codec.is_file():
-        latent = read_part(flow)[families.UNUSED]["latent"]
+        latent = read_part(flow)[UNUSED]["latent"]
         together = read_part(codec) | {f"latent_{name}": value for name, value in latent.items()}
         save_params(stage / codec.name, together)
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kfjax.checkpoint import unflatten
 from kfjax.command import quoted
 from kfjax.module import Params, flatten
 
@@ -88,6 +89,11 @@ def norm(torch_key: str, jax_path: str) -> list[Rule]:
     return [Rule(f"{torch_key}.weight", f"{jax_path}/scale"), Rule(f"{torch_key}.bias", f"{jax_path}/bias")]
 
 
+def under(path: str, made: Sequence[Rule], *, key: str = "") -> list[Rule]:
+    """The rules of a network that lies at `path` in the parameters and under the prefix `key` in the file."""
+    return [Rule(key + rule.torch_key, f"{path}/{rule.jax_path}", rule.how) for rule in made]
+
+
 def torch_shapes(shapes: Params, rules: Sequence[Rule]) -> dict[str, Shape]:
     """The whole torch layout that the rules make of parameters (or `ShapeDtypeStruct`s): {key: shape}.
 
@@ -114,11 +120,11 @@ def to_jax(state: Mapping[str, np.ndarray], rules: Sequence[Rule], shapes: Param
     """
     _check_state({key: tuple(value.shape) for key, value in state.items()}, torch_shapes(shapes, rules))
     flat = flatten(shapes)
-    params: Params = {}
+    params = {}
     for rule in rules:
         layers = [rule.how.to_jax(state[key]) for key in _keys(rule, flat[rule.jax_path].shape)]
-        _put(params, rule.jax_path, np.stack(layers) if rule.stacked else np.asarray(layers[0], order="C"))
-    return params
+        params[rule.jax_path] = np.stack(layers) if rule.stacked else np.asarray(layers[0], order="C")
+    return unflatten(params)
 
 
 def to_torch(params: Params, rules: Sequence[Rule]) -> State:
@@ -142,13 +148,6 @@ def _keys(rule: Rule, shape: Shape) -> list[str]:
     if not rule.stacked:
         return [rule.torch_key]
     return [rule.torch_key.replace("{i}", str(i)) for i in range(shape[0])]
-
-
-def _put(tree: dict[str, Any], path: str, value: np.ndarray) -> None:
-    *parents, leaf = path.split("/")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-    tree[leaf] = value
 
 
 def _check_paths(flat: Mapping[str, Any], rules: Sequence[Rule]) -> None:

@@ -66,29 +66,65 @@ def main(argv: Sequence[str]) -> int:
     Raises:
       ValueError: nothing to extract, no such model, a folder that holds another extraction.
     """
-    args = _parser().parse_args(argv)
-    process, processes = _share(args.process)
-    for name in ("shards", "batch", "workers"):
-        if (value := getattr(args, name)) is not None and value < 1:
+    extract(**vars(_parser().parse_args(argv)))
+    return 0
+
+
+def extract(
+    source: str | Path,
+    output: str | Path,
+    *,
+    model: str | Path = "built-in",
+    seconds: float | Sequence[float] = 8.0,
+    manual_dir: str | Path | None = None,
+    shards: int | None = None,
+    process: str = "0/1",
+    batch: int = 16,
+    workers: int | None = None,
+) -> dict[float, int]:
+    """Encode clips to features and latents, ahead of training; called again, it goes on where it stopped.
+
+    Args:
+      source: a folder of videos and sounds; a CSV file with some of the columns of `kfjax.data.sources.COLUMNS`; or a
+        public corpus, "tfds:NAME[:SPLIT]".
+      output: folder for the features; what could not be used is listed in its bad.csv.
+      model: whose encoders and codec: a name or a model directory.
+      seconds: length of excerpts, or several lengths; a clip is cut into the longest that fit.
+      manual_dir: recordings and tables of a tfds corpus.
+      shards: files per length. Default: one for 256 clips.
+      process: "I/N", this is process I, counted from 0, of N that share the work.
+      batch: excerpts encoded at once.
+      workers: threads that decode. Default: one a core.
+
+    Returns:
+      Seconds -> number of excerpts that the folder holds.
+
+    Raises:
+      ValueError: nothing to extract, no such model, a folder that holds another extraction.
+    """
+    number, processes = _share(process)
+    for name, value in (("shards", shards), ("batch", batch), ("workers", workers)):
+        if value is not None and value < 1:
             raise ValueError(f"--{name}: got {value}, expected at least 1")
-    buckets = tuple(sorted(set(args.seconds)))
-    for seconds in buckets:
-        rates.check_seconds(seconds)
-    rows = _rows(args.source, args.manual_dir)
+    buckets = tuple(sorted({seconds} if isinstance(seconds, int | float) else set(seconds)))
+    for length in buckets:
+        rates.check_seconds(length)
+    folder = command.local_path(output)
+    rows = _rows(command.local(str(source)), None if manual_dir is None else command.local_path(manual_dir))
 
     from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for
     from kfjax.data.encode import FeatureEncoder
 
     pipeline.start()
-    encoder = FeatureEncoder(pipeline.load_system(args.model), args.batch)
-    of = args.shards or math.ceil(len(rows) / ROWS_PER_SHARD)
-    _agree(args.output, {
+    encoder = FeatureEncoder(pipeline.load_system(model), batch)
+    of = shards or math.ceil(len(rows) / ROWS_PER_SHARD)
+    _agree(folder, {
         "schema": records.SCHEMA, "fingerprint": encoder.fingerprint, "seconds": list(buckets),
         "source": sources.digest(rows), "rows": len(rows), "shards": of,
     })  # fmt: skip
-    extract(rows, buckets, args.output, encoder, shards=range(process, of, processes), of=of, workers=args.workers)
-    _close(args.output, of)
-    return 0
+    threads = workers or os.cpu_count() or 1
+    extract_rows(rows, buckets, folder, encoder, shards=range(number, of, processes), of=of, workers=threads)
+    return _close(folder, of)
 
 
 def _parser() -> command.Parser:
@@ -165,7 +201,7 @@ def _agree(folder: Path, plan: dict[str, Any]) -> None:
         raise ValueError(f"{folder}: holds another extraction: {'; '.join(differing)}; {advice}")
 
 
-def extract(
+def extract_rows(
     rows: Sequence[Row],
     buckets: Sequence[float],
     folder: Path,
@@ -281,8 +317,8 @@ def _ahead(pool: ThreadPoolExecutor, depth: int, function: Callable[[A], B], ite
         yield running.popleft().result()
 
 
-def _close(folder: Path, of: int) -> None:
-    """Say what there is; with all shards there, write the index.
+def _close(folder: Path, of: int) -> dict[float, int]:
+    """Say what there is, and return it, excerpts by seconds; with all shards there, write the index.
 
     Raises:
       ValueError: all is there, and it is nothing.
@@ -311,6 +347,7 @@ def _close(folder: Path, of: int) -> None:
     else:
         records.write_index(folder)
         records.Folder(folder)
+    return dict(sorted(counts.items()))
 
 
 def _unread(notes: Iterable[Mapping[str, Any]]) -> str:

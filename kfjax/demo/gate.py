@@ -1,4 +1,4 @@
-"""The gate: what of the server can be reached over the network. All the rest of the framework's routes are closed.
+"""The gate: the routes of the server that are open to the network. All other routes of the framework are closed.
 
 An ASGI application around another. It lets through the page's own routes; files only from the demo's folder, and
 requests only if every file they name lies there; bodies only of a stated size; and tells the browser to load nothing

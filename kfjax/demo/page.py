@@ -1,6 +1,6 @@
-"""The page: what is asked for on the left, what was made on the right; on a phone one below the other.
+"""The page: the form on the left, the results on the right; on a phone one below the other.
 
-Gradio draws it and carries the requests; every decision is the studio's. Nothing here asks another host for anything.
+Gradio draws it and transports the requests; the studio decides everything. No other host is contacted.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def _pair() -> tuple[gr.Accordion, list[_Player]]:
 
 
 def _wire_form(studio: Studio, form: _Form) -> None:
-    """What happens before a sound is asked for."""
+    """Events before a request."""
 
     @_said
     def admit(file: str | None, request: gr.Request) -> None:
@@ -250,7 +250,7 @@ def _wire_making(studio: Studio, form: _Form, cancel: gr.Button, player: _Player
         return [gr.update(interactive=False, value=MAKING), gr.update(visible=True)]
 
     def make(request: gr.Request, progress: gr.Progress = PROGRESS, *values) -> Any:
-        """A failure is told and changes nothing: one that the framework knew of would cover the takes."""
+        """A failure is reported and changes nothing: an exception in the framework would cover the takes."""
         visitor = request.session_hash
         try:
             made = studio.make(visitor, _wish(values), lambda what, share: progress(share, desc=what))
@@ -328,12 +328,12 @@ def _choices(takes: list[Take], number: int) -> Any:
 
 
 def _note(line: str) -> Any:
-    """A line that a visitor wrote a part of, as it is; no place is taken where there is none."""
+    """A line with text of the visitor, escaped; takes no space if empty."""
     return gr.update(value=html.escape(line), visible=bool(line))
 
 
 def _line(error: Exception) -> str:
-    """What a visitor is told; what is our own defect goes to the log."""
+    """The message for the visitor; the traceback of a defect goes to the log."""
     if isinstance(error, ValueError):
         with suppress(ValueError):  # a library's own, which is a defect too
             return reason(error)
@@ -342,7 +342,7 @@ def _line(error: Exception) -> str:
 
 
 def _said(function: Callable) -> Callable:
-    """`function`, but what goes wrong appears as a line in the page."""
+    """`function`, with errors shown as a line in the page."""
 
     @wraps(function)
     def saying(*args, **kwargs):

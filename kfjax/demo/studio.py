@@ -1,4 +1,4 @@
-"""The demo without its page: one model, its visitors, what they may ask for, what was made, and when it is deleted.
+"""The demo without its page: one model, its visitors, their limits, their results, and when these are deleted.
 
 A *visitor* is one open page, a *wish* what it asks for, a *take* one sound that was made. Everything lies in one
 temporary folder: uploads where the server put them, takes in a folder of the visitor's own with a name that can't be
@@ -21,7 +21,8 @@ from pathlib import Path
 from kfjax import media, plot, rates
 from kfjax.limits import MAX_PROMPT_CHARACTERS, MAX_SAMPLES, MAX_SEED
 from kfjax.media.playable import is_playable, write_playable
-from kfjax.pipeline import TEXT_ONLY_SECONDS, Model, Result
+from kfjax.pipeline import TEXT_ONLY_SECONDS, Model
+from kfjax.sound import Sound
 
 MAX_SCALE = 20.0
 LEAST_SECONDS = 1.0  # of a sound
@@ -73,7 +74,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Wish:
-    """What a visitor asks for, as the page gives it: not checked yet.
+    """A request as the page sends it: not checked yet.
 
     `seconds`: length of the sound, from the start of the clip; None: all of the clip, or 8 without one.
     """
@@ -132,7 +133,7 @@ class _Request:
     cancelled: bool = False
 
     def check(self) -> None:
-        """Raises where nobody waits for the sound any more."""
+        """Raises ValueError if the page was closed or the request cancelled."""
         if self.visitor.gone:
             raise ValueError("The page was closed.")
         if self.cancelled:
@@ -156,7 +157,7 @@ class Studio:
         self._lasting: set[Path] = set()
 
     def lend(self, file: Path) -> Path:
-        """A copy of a file of ours that every visitor may take as a clip; it stays to the end."""
+        """A copy of an example that every visitor may use as a clip; it is kept until the server ends."""
         copy = self.folder / "examples" / file.name
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(file, copy)
@@ -181,13 +182,13 @@ class Studio:
             raise
 
     def check(self, visitor: str, wish: Wish) -> None:
-        """Refuses what can't be made, and a visitor's request beside others, before anything is computed."""
+        """Checks a request, and the visitor's number of requests, before anything is computed."""
         with self._books:
             self._check_room(self._known(visitor))
         self._check_wish(wish)
 
     def unread(self, prompt: str, negative_prompt: str) -> str:
-        """What the model does not read of the prompts, one line; empty: it reads all."""
+        """`Model.unread` of both prompts in one line; empty if the model reads all of them."""
         lines = self.model.unread(prompt), self.model.unread(negative_prompt, name="negative prompt")
         return "; ".join(filter(None, lines))
 
@@ -205,7 +206,7 @@ class Studio:
             self._queue_moved.notify_all()
 
     def make(self, visitor: str, wish: Wish, progress: Callable[[str, float], None]) -> list[Take]:
-        """Makes what is wished for and keeps it. Checks again: a request need not have come through the page."""
+        """Generates and keeps the takes. Checks again, because a request may bypass the page."""
         with self._turn(visitor, progress) as request:
 
             def say(what: str, share: float) -> None:
@@ -227,7 +228,7 @@ class Studio:
             return list(self._visitors[visitor].takes) if visitor in self._visitors else []
 
     def leave(self, visitor: str) -> None:
-        """The page is closed: its files are deleted, and what is being made for it is given up."""
+        """The page was closed: delete its files and cancel its requests."""
         with self._books:
             known = self._visitors.pop(visitor, None)
             if known is not None:
@@ -238,7 +239,7 @@ class Studio:
             self._delete_unused(known.clips)
 
     def close(self, wait_seconds: float = 10.0) -> None:
-        """The server ends: everybody leaves; waits for the work at hand to notice."""
+        """The server ends: remove all visitors and wait for the running request to stop."""
         for visitor in list(self._visitors):
             self.leave(visitor)
         with self._books:
@@ -274,7 +275,7 @@ class Studio:
         return sum(request.visitor is known for request in self._queue)
 
     def _check_room(self, known: _Visitor) -> None:
-        """Refuses a request beyond the visitor's own, and one beyond all that may wait."""
+        """Refuses a request beyond the limit per visitor or that of the queue."""
         limits = self.limits
         if (own := self._asked_by(known)) >= limits.requests:
             raise ValueError(f"You have {own} under way already, the most is {limits.requests}: wait or cancel.")
@@ -298,7 +299,7 @@ class Studio:
             _within("The length", wish.seconds, min(LEAST_SECONDS, longest), longest)
 
     def _known(self, visitor: str) -> _Visitor:
-        """The visitor's entry, made at the first visit; sends off those who have been idle for long."""
+        """The visitor's entry, made at the first visit; removes visitors that have been idle too long."""
         now = time.monotonic()
         self._delete_abandoned()
         over = now - self.limits.idle_seconds
@@ -330,14 +331,14 @@ class Studio:
                         clip.parent.rmdir()
 
     def _delete_abandoned(self) -> None:
-        """Deletes uploads that were never asked about: of pages closed at once, or broken off."""
+        """Deletes uploads without a request: of pages that were closed at once, or interrupted ones."""
         there = [path for path in (*self.folder.glob("*"), *self.folder.glob("*/*")) if path.is_file()]
         own = [path for path in there if path.parent.name.startswith(_OWN)]
         past = time.time() - self.limits.idle_seconds
         self._delete_unused([path for path in {*there} - {*own} if path.stat().st_mtime < past])
 
     def _line(self, error: media.MediaError) -> str:
-        """The error's line with a file's name where its path was: the server's folders are nobody's business."""
+        """The error's line with file names in place of paths, so that the server's folders stay private."""
         return re.sub(re.escape(str(self.folder)) + r"/(?:[\w-]+/)*", "", str(error))
 
     def _check_clip(self, clip: Path) -> float:
@@ -364,7 +365,7 @@ class Studio:
             raise ValueError(f"{clip.name} is {got}, at most {most} are taken: shrink it.")
         return info.seconds
 
-    def _generated(self, wish: Wish, say: Callable[[str, float], None]) -> Result:
+    def _generated(self, wish: Wish, say: Callable[[str, float], None]) -> Sound:
         avoided, alone = wish.negative_prompt.strip(), min(TEXT_ONLY_SECONDS, self.limits.seconds)
         return self.model.generate(
             wish.clip,
@@ -380,7 +381,7 @@ class Studio:
             progress=lambda what, share: say(what, 0.9 * share),
         )
 
-    def _kept(self, known: _Visitor, wish: Wish, result: Result) -> list[Take]:
+    def _kept(self, known: _Visitor, wish: Wish, result: Sound) -> list[Take]:
         """Writes the takes of a result; the visitor's oldest make room."""
         first, strip, again = known.made + 1, None, None
         if wish.clip is not None:

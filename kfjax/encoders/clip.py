@@ -161,7 +161,8 @@ class CLIPText(nnx.Module):
         length = ids.shape[1]
         if length > self.cfg.length:
             raise ValueError(f"CLIP: got {length} tokens, expected at most {self.cfg.length}; truncate the text")
-        x = self.token_embedding(ids) + self.positional_embedding[...][None, :length]
+        # Rows of the table as it is: calling the layer would bring them to the precision that it was made in.
+        x = self.token_embedding.embedding[...][ids] + self.positional_embedding[...][None, :length]
         causal = jnp.tril(jnp.ones((1, 1, length, length), bool))
         x = self.ln_final(scan_blocks(self.blocks, x, lambda block, x: block(x, causal)))
         return unit(x) if self.cfg.normalize else x

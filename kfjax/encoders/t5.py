@@ -102,7 +102,9 @@ class T5Encoder(nnx.Module):
 
     def __call__(self, ids: Int[Array, "b l"], mask: Bool[Array, "b l"]) -> Float[Array, "b l h"]:
         bias = self.attention_bias(mask)
-        return self.cfg.gain * self.norm(scan_blocks(self.blocks, self.embed(ids), lambda block, x: block(x, bias)))
+        # Rows of the table as it is: calling the layer would bring them to the precision that it was made in.
+        x = scan_blocks(self.blocks, self.embed.embedding[...][ids], lambda block, x: block(x, bias))
+        return self.cfg.gain * self.norm(x)
 
     def attention_bias(self, mask: Bool[Array, "b l"]) -> Float[Array, "b k l l"]:
         """Relative positions and the mask in one added term.

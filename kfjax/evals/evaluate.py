@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from kfjax import command, limits
 
@@ -29,21 +30,76 @@ def main(argv: Sequence[str]) -> int:
       ValueError: no such model, folder, benchmark or group of measures; nothing to compare.
     """
     args = _parse(argv)
-    from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for
-    from kfjax.evals.evaluation import Order, evaluate
-
-    pipeline.start()
-    results = evaluate(Order(**vars(args)))
+    folder = args.output or _default(args.benchmark)
+    results = evaluate(**vars(args) | {"output": folder})
     for name in ("missing", "extra", "unreadable"):
         if listed := results["matching"][name]:
             more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
             command.say(f"{name}: {len(listed)} ({', '.join(listed[:5])}{more})")
     for group, reason in results["unavailable"].items():
         command.say(f"{group}: {reason}")
-    report = args.output / "report.md"
+    report = folder / "report.md"
     print(report.read_text(encoding="utf-8"))
     print(report)
     return 0
+
+
+def evaluate(
+    target: str | Path,
+    benchmark: str,
+    *,
+    references: str | Path | None = None,
+    manual_dir: str | Path | None = None,
+    metrics: str | None = None,
+    weights: str | Path | None = None,
+    limit: int | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+    guidance: float | None = None,
+    pictures: int = 3,
+    output: str | Path | None = None,
+) -> dict[str, Any]:
+    """Measure a model, or sounds that are there already, on a benchmark.
+
+    Args:
+      target: a model's name or directory; or a folder of generated sounds or videos.
+      benchmark: "scenes", "vggsound", "audiocaps", "kling-audio-eval" or "folder" (clips of one's own).
+      references: folder or table of the clips with their true sound; for scenes where they are rendered.
+      manual_dir: recordings and tables of a public corpus.
+      metrics: groups of measures, joined by commas. Default: all that the benchmark has.
+      weights: folder of the measuring networks' weights. Default: metrics/ in kfjax's cache.
+      limit: the first so many clips. Default: all; of scenes 200.
+      seconds: of each clip. Default: the benchmark's.
+      seed: of the noise.
+      steps, guidance: of sampling. Default: the model's.
+      pictures: clips to draw, from the best to the worst.
+      output: folder for results.json, report.md, files.csv and pictures. Default: evaluation-BENCHMARK.
+
+    Returns:
+      What results.json holds; "scores" has the figures, "unavailable" the groups without weights.
+
+    Raises:
+      ValueError: no such model, folder, benchmark or group of measures; nothing to compare.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit: got {limit}, expected at least 1")
+    limits.check(seed=seed, steps=steps, guidance=guidance)
+    path = lambda given: None if given is None else command.local_path(given)
+    target, paths = command.local(str(target)), {"references": path(references), "manual_dir": path(manual_dir)}
+    from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for
+    from kfjax.evals import evaluation
+
+    pipeline.start()
+    return evaluation.evaluate(evaluation.Order(
+        target, benchmark, path(output) or _default(benchmark), **paths, metrics=metrics, weights=path(weights),
+        limit=limit, seconds=seconds, seed=seed, steps=steps, guidance=guidance, pictures=pictures,
+    ))  # fmt: skip
+
+
+def _default(benchmark: str) -> Path:
+    """Where results go unless told."""
+    return Path(f"evaluation-{benchmark}")
 
 
 def _parse(argv: Sequence[str]) -> Namespace:
@@ -90,9 +146,4 @@ def _parse(argv: Sequence[str]) -> Namespace:
     add("--guidance", type=float, metavar="SCALE", help="default: the model's")
     add("--pictures", type=int, default=3, metavar="N", help="clips to draw, from the best to the worst (default 3)")
     add("--output", type=command.local_path, metavar="FOLDER", help="default: evaluation-NAME; run again to go on")
-    args = parser.parse_args(argv)
-    args.output = args.output or Path(f"evaluation-{args.benchmark}")
-    if args.limit is not None and args.limit < 1:
-        raise ValueError(f"--limit: got {args.limit}, expected at least 1")
-    limits.check(seed=args.seed, steps=args.steps, guidance=args.guidance)
-    return args
+    return parser.parse_args(argv)

@@ -11,14 +11,13 @@ github.com/v-iashin/Synchformer: `model/modules/feat_extractors/audio`, `dataset
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from kfjax import dsp
 from kfjax.encoders.synchformer import Aggregation, SynchformerConfig
 from kfjax.layers import attention, linear
 from kfjax.module import scan_blocks, stack
@@ -100,31 +99,12 @@ def normalized_log_mel(
     """
     half = cfg.window // 2  # what the window does not cover of n_fft is zero, and a delay does not change the power
     padded = jnp.pad(segments.astype(jnp.float32), ((0, 0), (half, half)), mode="reflect")
-    starts = np.arange(segments.shape[1] // cfg.hop + 1) * cfg.hop
-    framed = padded[:, starts[:, None] + np.arange(cfg.window)]
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(cfg.window) / cfg.window)
-    spectrum = jnp.fft.rfft(framed * hann.astype(np.float32)[None, None], cfg.n_fft)
-    power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-    log = jnp.log(power @ mel_filters(cfg) + 1e-6)[:, : cfg.frames]
+    power = dsp.power(dsp.spectrum(padded, cfg.n_fft, cfg.hop, dsp.hann(cfg.window)))
+    filters = dsp.mel_filters(cfg.bands, cfg.n_fft, cfg.sample_rate_hz, scale="htk", unit="height")
+    log = jnp.log(power @ filters + 1e-6)[:, : cfg.frames]
     # The weights were trained with zeros appended to the logarithm: a loud last frame, not a silent one.
     log = jnp.pad(log, ((0, 0), (0, cfg.frames - log.shape[1]), (0, 0)))
     return (log - cfg.log_mean) / (2 * cfg.log_std)
-
-
-@lru_cache(maxsize=8)
-def mel_filters(cfg: SpectrogramTransformerConfig) -> np.ndarray:
-    """Triangles of height 1 whose corners are evenly spaced on HTK's mel scale up to half the sample rate.
-
-    Returns:
-      float32 [n_fft / 2 + 1, bands].
-    """
-    top_hz = cfg.sample_rate_hz / 2
-    hz = np.linspace(0, top_hz, cfg.n_fft // 2 + 1)[:, None]
-    mels = np.linspace(0, 2595 * np.log10(1 + top_hz / 700), cfg.bands + 2)
-    corners = 700 * (10 ** (mels / 2595) - 1)
-    low, middle, high = corners[None, :-2], corners[None, 1:-1], corners[None, 2:]
-    rising, falling = (hz - low) / (middle - low), (high - hz) / (high - middle)
-    return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
 
 
 class Block(nnx.Module):

@@ -10,10 +10,10 @@ github.com/facebookresearch/ImageBind, `imagebind/data.py`.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 from jaxtyping import Float
+
+from kfjax import dsp
 
 SAMPLE_RATE_HZ = 16000
 CLIP_SECONDS, CLIPS = 2, 3
@@ -61,15 +61,7 @@ def log_fbank(waves: Float[np.ndarray, "*b t"]) -> Float[np.ndarray, "*b frames 
     return np.log(np.maximum(power @ mel_filters(), POWER_FLOOR)).astype(np.float32)
 
 
-@lru_cache(maxsize=1)
 def mel_filters() -> np.ndarray:
-    """Triangles of height 1 that are straight on the mel scale 1127 ln(1 + f / 700), from 20 Hz to half the rate.
-
-    Returns:
-      float64 [n_fft / 2 + 1, bands].
-    """
-    to_mel = lambda hz: 1127 * np.log1p(hz / 700)
-    mels = to_mel(np.arange(N_FFT // 2 + 1) * SAMPLE_RATE_HZ / N_FFT)[:, None]
-    corners = np.linspace(to_mel(LOW_HZ), to_mel(SAMPLE_RATE_HZ / 2), BANDS + 2)
-    low, middle, high = corners[None, :-2], corners[None, 1:-1], corners[None, 2:]
-    return np.maximum(0, np.minimum((mels - low) / (middle - low), (high - mels) / (high - middle)))
+    """Triangles of height 1 that are straight on the mel scale, from 20 Hz to half the rate: float64 [k bands]."""
+    how = {"scale": "htk", "unit": "height", "straight": "mel", "dtype": np.float64}
+    return dsp.mel_filters(BANDS, N_FFT, SAMPLE_RATE_HZ, LOW_HZ, **how)

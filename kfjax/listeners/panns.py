@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from kfjax import dsp
 from kfjax.layers import linear
 
 #: Power below which torchlibrosa's decibels do not go.
@@ -79,8 +79,7 @@ class Spectrogram(nnx.Module):
     def __call__(self, wave: Float[Array, "b t"]) -> Float[Array, "b frames bands"]:
         cfg = self.cfg
         padded = jnp.pad(wave, ((0, 0), (cfg.n_fft // 2, cfg.n_fft // 2)), mode="reflect")
-        starts = np.arange(wave.shape[1] // cfg.hop + 1) * cfg.hop
-        framed = padded[:, starts[:, None] + np.arange(cfg.n_fft)]
+        framed = dsp.frames(padded, cfg.n_fft, cfg.hop)
         power = jnp.square(framed @ self.real[...]) + jnp.square(framed @ self.imaginary[...])
         return 10 * jnp.log10(jnp.maximum(power @ self.mel[...], POWER_FLOOR))
 

@@ -1,17 +1,18 @@
 """Measures of sound: onsets against true events, position between the ears, spectral distances.
 
-Waveforms are float arrays [t] or [t, 2] (left, right); times are seconds. numpy, scipy and librosa only.
+Waveforms are float arrays [t] or [t, 2] (left, right); times are seconds. numpy, scipy, librosa and `dsp` only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from scipy.ndimage import maximum_filter1d, percentile_filter
 from scipy.optimize import linear_sum_assignment
+
+from kfjax import dsp
 
 _HOP_SECONDS = 0.005
 _BANDS = 40
@@ -97,9 +98,9 @@ def band_levels_db(wave: np.ndarray, sample_rate_hz: int) -> np.ndarray:
     The common ground of the onset detector and the judge: [40, frames].
     """
     window = 1 << round(np.log2(0.023 * sample_rate_hz))
-    magnitude = _stft_magnitude(_channels(wave), window, round(_HOP_SECONDS * sample_rate_hz))
+    magnitude = dsp.magnitudes(_channels(wave), window, round(_HOP_SECONDS * sample_rate_hz))
     power = (magnitude**2).mean(axis=0) / (window / 4) ** 2
-    return 10 * np.log10(_mel_filters(sample_rate_hz, window) @ power.T + 1e-12)
+    return 10 * np.log10(_mel_filters(sample_rate_hz, window).T @ power.T + 1e-12)
 
 
 def onset_f1(detected: Times, true: Times, tolerance_seconds: float = 0.05) -> OnsetScore:
@@ -164,7 +165,7 @@ def multi_resolution_stft_distance(estimate: np.ndarray, reference: np.ndarray) 
     distances = []
     for window in (512, 1024, 2048):
         a, b = (
-            np.maximum(_stft_magnitude(_channels(wave[:size]), window, window // 4), 1e-5)
+            np.maximum(dsp.magnitudes(_channels(wave[:size]), window, window // 4), 1e-5)
             for wave in (estimate, reference)
         )
         convergence = np.linalg.norm(b - a) / np.linalg.norm(b)
@@ -177,16 +178,5 @@ def _channels(wave: np.ndarray) -> np.ndarray:
     return np.asarray(wave, np.float32).reshape(len(wave), -1).T
 
 
-def _stft_magnitude(channels: np.ndarray, window: int, hop: int) -> np.ndarray:
-    """Magnitudes of frames centred every `hop` samples: [c, t] to [c, frames, window // 2 + 1]."""
-    padded = np.pad(channels, ((0, 0), (window // 2, window // 2)))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, window, axis=1)[:, ::hop]
-    return np.abs(np.fft.rfft(frames * np.hanning(window).astype(np.float32), axis=-1))
-
-
-@cache
 def _mel_filters(sample_rate_hz: int, window: int) -> np.ndarray:
-    import librosa  # slow to import
-
-    high_hz = min(16000.0, sample_rate_hz / 2)
-    return librosa.filters.mel(sr=sample_rate_hz, n_fft=window, n_mels=_BANDS, fmin=30.0, fmax=high_hz, norm=None)
+    return dsp.mel_filters(_BANDS, window, sample_rate_hz, 30.0, min(16000.0, sample_rate_hz / 2), unit="height")

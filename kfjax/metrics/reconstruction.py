@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from kfjax import dsp
 from kfjax.metrics.onsets import log_mel, mel_l1, multi_resolution_stft_distance
 
 #: A perfect copy scores this; so no table needs to hold infinity.
@@ -132,7 +133,5 @@ def _ratio_db(signal: np.ndarray, distortion: np.ndarray) -> float:
 
 def _power(wave: Float[np.ndarray, "t c"], window: int = 2048, hop: int = 512) -> Float[np.ndarray, "c f k"]:
     """Power spectra of a full sine's scale."""
-    padded = np.pad(wave.T, ((0, 0), (window // 2, window // 2)), mode="reflect" if len(wave) > window else "constant")
-    frames = np.lib.stride_tricks.sliding_window_view(padded, window, axis=1)[:, ::hop]
-    shape = np.hanning(window)
-    return np.abs(np.fft.rfft(frames * shape, axis=-1) / (shape.sum() / 2)) ** 2
+    mode = "reflect" if len(wave) > window else "constant"
+    return (dsp.magnitudes(wave.T, window, hop, mode) / (np.hanning(window).sum() / 2)) ** 2

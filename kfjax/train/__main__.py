@@ -7,21 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from kfjax import command
-from kfjax.train.config import (
-    MULTIPLE,
-    apply,
-    check_addresses,
-    check_workdir,
-    complete,
-    fix_multiple,
-    load_config,
-    settings_of,
-    stored,
-    write_config,
-)
-
-#: How long a process may give no sign of life. Storage that hangs or a machine that is moved takes minutes.
-HEARTBEAT_SECONDS = 300
+from kfjax.train.run import HEARTBEAT_SECONDS, train
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,34 +17,7 @@ def main(argv: Sequence[str]) -> int:
       ValueError: no such config, variant or key; a value of another type; a folder that holds another run.
     """
     args = _parse(argv)
-    config = load_config(args.config)
-    complete(config)
-    own = settings_of(config)
-    for assignment in args.set:
-        apply(config, assignment)
-    check_addresses(config)
-    fix_multiple(config, stored(args.workdir).get(MULTIPLE, 0))
-    check_workdir(args.workdir, config, own)
-    if args.distributed is not None:
-        from kfjax.train.engine.distributed import join
-
-        join(args.distributed, args.heartbeat_timeout)
-
-    import jax
-
-    from kfjax import pipeline
-    from kfjax.train.engine import loop
-    from kfjax.train.tasks import make as tasks
-
-    pipeline.start()  # a resumed run compiles nothing anew
-    fix_multiple(config, jax.device_count())
-    task, settings = tasks.make_task(config)
-
-    def claim() -> None:
-        check_workdir(args.workdir, config, own)  # another run may have begun and ended since
-        write_config(args.workdir, config)
-
-    loop.run(task, args.workdir, settings, claim=claim)
+    train(**vars(args))
     return 0
 
 

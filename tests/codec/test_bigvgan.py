@@ -16,7 +16,7 @@ import pytest
 
 from kfjax import module
 from kfjax.codec.bigvgan import FILTER, AntiAliasedSnake, BigVGAN, BigVGANConfig, sin_squared
-from kfjax.convert.tables.bigvgan import CONFIGS, from_torch, to_torch
+from kfjax.convert.tables.bigvgan import CONFIGS, FAMILY
 
 FIXTURES = Path(os.environ.get("KFJAX_SHARED", Path(__file__).parents[3] / "shared")) / "fixtures"
 TOLERANCE = 1e-5  # relative L2, at small size
@@ -49,7 +49,8 @@ def pair(request):
     torch_bigvgan = pytest.importorskip("torch_bigvgan")
     cfg = SMALL[request.param]
     theirs = torch_bigvgan.TorchBigVGAN(cfg).randomise(0).eval()
-    return cfg, theirs, from_torch({key: value.detach().numpy() for key, value in theirs.state_dict().items()}, cfg)
+    state = {key: value.detach().numpy() for key, value in theirs.state_dict().items()}
+    return cfg, theirs, FAMILY.from_torch(state, cfg)["vocoder"]
 
 
 @pytest.mark.parametrize("frames", [9, 1])
@@ -77,7 +78,7 @@ def test_gradients_are_pytorchs(pair):
     theirs.zero_grad()
     (theirs(torch.from_numpy(log_mel.transpose(0, 2, 1).copy())) * torch.from_numpy(target)).sum().backward()
     gradient = jax.jit(jax.grad(lambda p: jnp.sum(vocode(cfg, p, log_mel) * target)))
-    got = to_torch(gradient(params), cfg)
+    got = FAMILY.to_torch({"vocoder": gradient(params)}, cfg)
     wrong = {
         key: error
         for key, parameter in theirs.named_parameters()
@@ -143,7 +144,7 @@ def references():
 def test_public_vocoder(path):
     reference, cfg = np.load(path), CONFIGS["44k"]
     log_mel = reference["in/mel"].transpose(0, 2, 1)
-    params = jax.device_put(from_torch(public_weights(path), cfg))
+    params = jax.device_put(FAMILY.from_torch(public_weights(path), cfg)["vocoder"])
     assert distance(vocode(cfg, params, log_mel), reference["out/wav"][:, 0]) < 1e-4
 
 
@@ -151,7 +152,7 @@ def test_public_vocoder(path):
 def test_first_layers_of_the_public_vocoder(path):
     """Their order of axes is PyTorch's in the file."""
     reference, cfg = np.load(path), CONFIGS["44k"]
-    params = jax.device_put(from_torch(public_weights(path), cfg))
+    params = jax.device_put(FAMILY.from_torch(public_weights(path), cfg)["vocoder"])
     log_mel = reference["in/mel"].transpose(0, 2, 1)
 
     @jax.jit

@@ -12,7 +12,7 @@ from torch_states import assert_same_bytes
 
 from kfjax import module
 from kfjax.codec.vae import MelVAE, MPConv, VAEConfig, convolve
-from kfjax.convert.tables.vae import CONFIGS, from_torch, to_torch
+from kfjax.convert.tables.vae import CONFIGS, FAMILY
 
 SMALL = VAEConfig(bands=16, latent_dim=5, width=24, mel_blocks=1, latent_blocks=2)
 EDM2 = VAEConfig(variant="edm2", bands=16, latent_dim=5, width=8)
@@ -127,8 +127,8 @@ def test_edm2_equals_the_public_vae(monkeypatch):
     cfg, reference = CONFIGS["44k"], dict(np.load(REFERENCE))
     weights = keyed_weights.state_dict(REFERENCE)
     weights |= {name: reference[f"const/{name}"] for name in ("data_mean", "data_std")}
-    params = from_torch(weights, cfg)
-    assert_same_bytes(to_torch(params, cfg), weights)
+    params = FAMILY.from_torch(weights, cfg)["vae"]
+    assert_same_bytes(FAMILY.to_torch({"vae": params}, cfg), weights)
     # No statistics of latents: the reference's are the network's own.
     params |= {"latent_mean": np.zeros(40, np.float32), "latent_std": np.ones(40, np.float32)}
     encode = jax.jit(lambda p, mel: module.bind(MelVAE, cfg, p).posterior(mel))

@@ -93,10 +93,10 @@ def test_t5(length):
     ids = rng.integers(0, 50, (3, length)).astype(np.int32)
     mask = np.arange(length) < np.array([[length], [length // 2], [1]])
     want = model(input_ids=torch.tensor(ids).long(), attention_mask=torch.tensor(mask).long()).last_hidden_state
-    params = t5.from_torch(w, cfg)
+    params = t5.FAMILY.from_torch(w, cfg)["text"]
     got = bind(T5Encoder, cfg, params)(ids, mask)
     assert distance(got, want) < TOLERANCE
-    written = {name: torch.tensor(value) for name, value in t5.to_torch(params, cfg).items()}
+    written = {name: torch.tensor(value) for name, value in t5.FAMILY.to_torch({"text": params}, cfg).items()}
     missing, unexpected = model.load_state_dict(written, strict=False)
     assert (set(missing) - {t5.COPY}, unexpected) == (set(), [])
 
@@ -124,16 +124,17 @@ def test_clip(activation):
         projection_dim=10,
     )
     model, w = randomised(transformers.CLIPModel(theirs))
-    tree = clip.from_torch(open_clip_file(w), cfg)
+    parts = clip.FAMILY.from_torch(open_clip_file(w), cfg)
+    del parts["text"]["unused"]
 
     frames = np.random.default_rng(0).integers(0, 256, (2, 3, 30, 30, 3), np.uint8)
     pixels = (torch.tensor(frames).float() / 255 - torch.tensor(PIXEL_MEAN)) / torch.tensor(PIXEL_STD)
     pooled = model.vision_model(pixel_values=pixels.flatten(0, 1).permute(0, 3, 1, 2)).pooler_output
     want = model.visual_projection(pooled).view(2, 3, 10)
-    assert distance(bind(CLIPVision, cfg.vision, tree["vision"])(frames), want) < TOLERANCE
+    assert distance(bind(CLIPVision, cfg.vision, parts["clip"])(frames), want) < TOLERANCE
 
     ids = np.random.default_rng(0).integers(0, 60, (3, 20)).astype(np.int32)
     want = model.text_model(input_ids=torch.tensor(ids).long()).last_hidden_state
-    assert distance(bind(CLIPText, cfg.text, tree["text"])(ids), want) < TOLERANCE
-    short = bind(CLIPText, cfg.text, tree["text"])(jnp.asarray(ids[:, :9]))
+    assert distance(bind(CLIPText, cfg.text, parts["text"])(ids), want) < TOLERANCE
+    short = bind(CLIPText, cfg.text, parts["text"])(jnp.asarray(ids[:, :9]))
     assert distance(short, want[:, :9]) < TOLERANCE  # causal: later tokens do not matter

@@ -1,7 +1,7 @@
 """The public BigVGAN vocoders in kfjax's BigVGAN, and back.
 
-    params = from_torch(state_dict, CONFIGS["44k"])
-    state_dict = to_torch(params, CONFIGS["44k"])
+    params = FAMILY.from_torch(state_dict, CONFIGS["44k"])["vocoder"]
+    state_dict = FAMILY.to_torch({"vocoder": params}, CONFIGS["44k"])
 
 The files also hold, twice an activation, the filter of the anti-aliasing, which is no parameter: it is compared with
 ours on the way in and written on the way out.
@@ -9,15 +9,12 @@ ours on the way in and written on the way out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from kfjax import module
-from kfjax.checkpoint import unflatten
 from kfjax.codec.bigvgan import FILTER, BigVGAN, BigVGANConfig
-from kfjax.convert import rules
-from kfjax.convert.rules import TRANSPOSE, Rule
+from kfjax.convert.family import Family
+from kfjax.convert.rules import TRANSPOSE, Rule, State, under
 
 CONFIGS = {
     # The vocoder of Make-An-Audio 2, which MMAudio's 16 kHz models use.
@@ -29,32 +26,9 @@ CONFIGS = {
 NEW_NAMES = {".parametrizations.weight.original0": ".weight_g", ".parametrizations.weight.original1": ".weight_v"}
 
 
-def from_torch(state: Mapping[str, np.ndarray], cfg: BigVGANConfig) -> module.Params:
-    """Parameters of `BigVGAN(cfg)` from a public state dict, with weight norm in its old or its new names.
-
-    Raises:
-      ValueError: names every missing, unused and misshapen key at once, or the first filter that is another.
-    """
-    state = {_old_name(key): value for key, value in state.items()}
-    for key in sorted(filters(cfg) & state.keys()):
-        value = np.asarray(state.pop(key))
-        if value.size != FILTER.size or not np.allclose(value.ravel(), FILTER, atol=1e-5):
-            raise ValueError(
-                f"{key}: got {value.ravel()}, expected the Kaiser-sinc filter {FILTER}; "
-                "this vocoder resamples in another way, which kfjax does not have"
-            )
-    made = rules.to_jax(state, table(cfg), shapes(cfg))
-    return unflatten(module.flatten(made))  # modules in a list have integers for names
-
-
-def to_torch(params: module.Params, cfg: BigVGANConfig) -> rules.State:
-    """The public state dict with the old names, filters included: the exact inverse of `from_torch`."""
-    return rules.to_torch(params, table(cfg)) | {key: FILTER.reshape(1, 1, -1) for key in sorted(filters(cfg))}
-
-
 def shapes(cfg: BigVGANConfig) -> module.Params:
     """Shapes of the parameters that the table fills."""
-    return module.shapes(BigVGAN, cfg)
+    return {"vocoder": module.shapes(BigVGAN, cfg)}
 
 
 def filters(cfg: BigVGANConfig) -> set[str]:
@@ -74,7 +48,21 @@ def table(cfg: BigVGANConfig) -> list[Rule]:
                 made += _weight_norm(f"resblocks.{i}.{convs}.{j}", f"resblocks/{i}/{convs}/{j}")
         for j in range(2 * len(cfg.dilations)):
             made += _snake(f"resblocks.{i}.activations.{j}", f"resblocks/{i}/activations/{j}")
-    return made + _snake("activation_post", "activation_post") + _weight_norm("conv_post", "conv_post", cfg.output_bias)
+    made += _snake("activation_post", "activation_post") + _weight_norm("conv_post", "conv_post", cfg.output_bias)
+    return under("vocoder", made)
+
+
+def _read(state: State, cfg: BigVGANConfig) -> State:
+    """Weight norm under its old or its new names; the filters, which may be missing, must be ours."""
+    state = {_old_name(key): value for key, value in state.items()}
+    for key in sorted(filters(cfg) & state.keys()):
+        value = np.asarray(state.pop(key))
+        if value.size != FILTER.size or not np.allclose(value.ravel(), FILTER, atol=1e-5):
+            raise ValueError(
+                f"{key}: got {value.ravel()}, expected the Kaiser-sinc filter {FILTER}; "
+                "this vocoder resamples in another way, which kfjax does not have"
+            )
+    return state
 
 
 def _weight_norm(torch_key: str, jax_path: str, bias: bool = True) -> list[Rule]:
@@ -92,3 +80,10 @@ def _old_name(key: str) -> str:
         if key.endswith(new):
             return key.removesuffix(new) + old
     return key
+
+
+FAMILY = Family(
+    "bigvgan", "conv_pre.bias", CONFIGS, table, shapes, inside="generator", read=_read,
+    constants=lambda cfg: {key: FILTER.reshape(1, 1, -1) for key in sorted(filters(cfg))},
+    files=lambda variant: "best_netG.pt" if variant == "16k" else "bigvgan_generator.pt",
+)  # fmt: skip

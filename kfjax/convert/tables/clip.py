@@ -1,38 +1,38 @@
 """open_clip's two-tower files in kfjax's CLIP encoders, and back.
 
-    tree = from_torch(state_dict, CONFIGS["dfn5b-vit-h-14-384"])
-    vectors = bind(CLIPVision, cfg.vision, tree["vision"])(frames)
-    hidden = bind(CLIPText, cfg.text, tree["text"])(ids)
-    state_dict = to_torch(tree, CONFIGS["dfn5b-vit-h-14-384"])
+    parts = FAMILY.from_torch(state_dict, CONFIGS["dfn5b-vit-h-14-384"])     # {"clip": ..., "text": ...}
+    state_dict = FAMILY.to_torch(parts, CONFIGS["dfn5b-vit-h-14-384"])
 
-A file always holds both towers, so the tree has both, `vision` and `text`; a system takes those that it runs. The text
-projection and the temperature of the contrastive loss belong to no encoder here and wait in `unused` for the way back.
+A file always holds both towers. The text projection and the temperature of the contrastive loss belong to no encoder
+here; they are `unused`, and so is the text tower of the variants whose text no system reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from kfjax import module
-from kfjax.convert import rules
+from kfjax.convert.family import Family, without
 from kfjax.convert.rules import TRANSPOSE, How, Rule, dense, norm
 from kfjax.encoders.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
-
-#: The causal mask, a constant that some files carry and the original makes itself.
-BUFFERS = ("attn_mask",)
+from kfjax.system import UNUSED
 
 
 @dataclass(frozen=True)
 class CLIPConfig:
-    """Sizes of the two towers of one file."""
+    """Sizes of the two towers of one file, and whether systems read the text tower."""
 
     vision: CLIPVisionConfig
     text: CLIPTextConfig
+    reads_text: bool = True
+
+    @property
+    def places(self) -> tuple[str, str]:
+        """Paths of the text tower and of what belongs to no encoder."""
+        return ("text", "text/unused") if self.reads_text else ("clip/unused/text", "clip/unused/rest")
 
 
 CONFIGS = {
@@ -44,55 +44,38 @@ CONFIGS = {
     "metaclip-vit-bigG-14-quickgelu": CLIPConfig(
         vision=CLIPVisionConfig(size=224, width=1664, depth=48, heads=16, mlp_width=8192, out_dim=1280),
         text=CLIPTextConfig(width=1280, depth=32, heads=20, mlp_width=5120),
+        reads_text=False,
     ),
 }
 
 
-def from_torch(state: Mapping[str, np.ndarray], cfg: CLIPConfig) -> module.Params:
-    """`{"vision": of CLIPVision(cfg.vision), "text": of CLIPText(cfg.text), "unused": {...}}` from a public state dict.
-
-    Raises:
-      ValueError: names every missing, unused and misshapen key at once.
-    """
-    state = {key: value for key, value in state.items() if key not in BUFFERS}
-    return rules.to_jax(state, table(cfg), shapes(cfg))
-
-
-def to_torch(params: module.Params, cfg: CLIPConfig) -> rules.State:
-    """The public state dict: the exact inverse of `from_torch`, without the mask.
-
-    Raises:
-      ValueError: parameters of another tree.
-    """
-    return rules.to_torch(params, table(cfg))
-
-
 def shapes(cfg: CLIPConfig) -> module.Params:
-    """Shapes of the tree that the table fills."""
+    """Shapes of the parts that the table fills."""
+    vision, text = module.shapes(CLIPVision, cfg.vision), module.shapes(CLIPText, cfg.text)
     projection = jax.ShapeDtypeStruct((cfg.text.width, cfg.vision.out_dim), jnp.float32)
-    return {
-        "vision": module.shapes(CLIPVision, cfg.vision),
-        "text": module.shapes(CLIPText, cfg.text),
-        "unused": {"text_projection": projection, "logit_scale": jax.ShapeDtypeStruct((), jnp.float32)},
-    }
+    rest = {"text_projection": projection, "logit_scale": jax.ShapeDtypeStruct((), jnp.float32)}
+    if cfg.reads_text:
+        return {"clip": vision, "text": {**text, UNUSED: rest}}
+    return {"clip": {**vision, UNUSED: {"text": text, "rest": rest}}}
 
 
 def table(cfg: CLIPConfig) -> list[Rule]:
     """The whole correspondence for one file."""
+    text, rest = cfg.places
     return [
-        Rule("visual.conv1.weight", "vision/conv1/kernel", _patches(cfg.vision.patch)),
-        Rule("visual.class_embedding", "vision/class_embedding"),
-        Rule("visual.positional_embedding", "vision/positional_embedding"),
-        *norm("visual.ln_pre", "vision/ln_pre"),
-        *_blocks("visual.transformer.resblocks.{i}", "vision/blocks"),
-        *norm("visual.ln_post", "vision/ln_post"),
-        Rule("visual.proj", "vision/proj"),
-        Rule("token_embedding.weight", "text/token_embedding/embedding"),
-        Rule("positional_embedding", "text/positional_embedding"),
-        *_blocks("transformer.resblocks.{i}", "text/blocks"),
-        *norm("ln_final", "text/ln_final"),
-        Rule("text_projection", "unused/text_projection"),
-        Rule("logit_scale", "unused/logit_scale"),
+        Rule("visual.conv1.weight", "clip/conv1/kernel", _patches(cfg.vision.patch)),
+        Rule("visual.class_embedding", "clip/class_embedding"),
+        Rule("visual.positional_embedding", "clip/positional_embedding"),
+        *norm("visual.ln_pre", "clip/ln_pre"),
+        *_blocks("visual.transformer.resblocks.{i}", "clip/blocks"),
+        *norm("visual.ln_post", "clip/ln_post"),
+        Rule("visual.proj", "clip/proj"),
+        Rule("token_embedding.weight", f"{text}/token_embedding/embedding"),
+        Rule("positional_embedding", f"{text}/positional_embedding"),
+        *_blocks("transformer.resblocks.{i}", f"{text}/blocks"),
+        *norm("ln_final", f"{text}/ln_final"),
+        Rule("text_projection", f"{rest}/text_projection"),
+        Rule("logit_scale", f"{rest}/logit_scale"),
     ]
 
 
@@ -111,3 +94,9 @@ def _blocks(torch_key: str, jax_path: str) -> list[Rule]:
         *dense(f"{torch_key}.mlp.c_fc", f"{jax_path}/mlp/c_fc"),
         *dense(f"{torch_key}.mlp.c_proj", f"{jax_path}/mlp/c_proj"),
     ]
+
+
+FAMILY = Family(
+    "clip", "visual.conv1.weight", CONFIGS, table, shapes, files=lambda variant: "open_clip_model.safetensors",
+    read=without("attn_mask"),  # the causal mask, a constant that some files carry
+)  # fmt: skip

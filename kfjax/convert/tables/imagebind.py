@@ -1,9 +1,7 @@
 """ImageBind's file in kfjax's two towers, and back.
 
-    tree = from_torch(state_dict, CONFIGS["huge"])
-    vectors = bind(ImageBindAudio, cfg.audio, tree["audio"])(spectrograms)
-    vectors = bind(ImageBindVision, cfg.vision, tree["vision"])(pairs)
-    state_dict = to_torch(tree, CONFIGS["huge"])
+    towers = FAMILY.from_torch(state_dict, CONFIGS["huge"])["imagebind"]      # {"vision": ..., "audio": ...}
+    state_dict = FAMILY.to_torch({"imagebind": towers}, CONFIGS["huge"])
 
 The public file (imagebind_huge.pth, dl.fbaipublicfiles.com/imagebind) holds six towers; only those for pictures and
 sound are read, from a file of all six or of these two.
@@ -11,13 +9,9 @@ sound are read, from a file of all six or of these two.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
-
 from kfjax import module
-from kfjax.convert import rules
-from kfjax.convert.rules import TRANSPOSE, How, Rule, dense, leading, norm
+from kfjax.convert.family import Family, without
+from kfjax.convert.rules import TRANSPOSE, How, Rule, dense, leading, norm, under
 from kfjax.listeners.imagebind import (
     ImageBindAudio,
     ImageBindConfig,
@@ -27,42 +21,23 @@ from kfjax.listeners.imagebind import (
 
 CONFIGS = {"huge": ImageBindConfig()}
 
-#: The towers that nothing here reads; the second part of a key names its tower.
-OTHERS = ("text", "depth", "thermal", "imu")
-
-
-def from_torch(state: Mapping[str, np.ndarray], cfg: ImageBindConfig) -> module.Params:
-    """`{"vision": of ImageBindVision(cfg.vision), "audio": of ImageBindAudio(cfg.audio)}` from a public state dict.
-
-    Raises:
-      ValueError: names every missing, unused and misshapen key at once.
-    """
-    state = {key: value for key, value in state.items() if tower_of(key) not in OTHERS}
-    return rules.to_jax(state, table(cfg), shapes(cfg))
-
-
-def to_torch(params: module.Params, cfg: ImageBindConfig) -> rules.State:
-    """The public state dict of the two towers: the exact inverse of `from_torch`.
-
-    Raises:
-      ValueError: parameters of another tree.
-    """
-    return rules.to_torch(params, table(cfg))
-
-
-def tower_of(key: str) -> str:
-    """The tower that a key belongs to: "audio" of "modality_trunks.audio.blocks.0.norm_1.weight"."""
-    return key.partition(".")[2].partition(".")[0]
+#: Beginnings of the keys of the towers that nothing here reads.
+OTHERS = tuple(
+    f"modality_{stage}.{tower}."
+    for stage in ("preprocessors", "trunks", "heads", "postprocessors")
+    for tower in ("text", "depth", "thermal", "imu")
+)
 
 
 def shapes(cfg: ImageBindConfig) -> module.Params:
-    """Shapes of the tree that the table fills."""
-    return {"vision": module.shapes(ImageBindVision, cfg.vision), "audio": module.shapes(ImageBindAudio, cfg.audio)}
+    """Shapes of the part that the table fills."""
+    vision, audio = module.shapes(ImageBindVision, cfg.vision), module.shapes(ImageBindAudio, cfg.audio)
+    return {"imagebind": {"vision": vision, "audio": audio}}
 
 
 def table(cfg: ImageBindConfig) -> list[Rule]:
     """The whole correspondence for one file."""
-    return [
+    made = [
         Rule("modality_preprocessors.vision.rgbt_stem.proj.1.weight", "vision/patch_embed/kernel", _pairs(cfg.vision)),
         *norm("modality_trunks.vision.pre_transformer_layer.0", "vision/norm_pre"),
         *_trunk("vision", extra=False),
@@ -71,6 +46,7 @@ def table(cfg: ImageBindConfig) -> list[Rule]:
         *_trunk("audio", extra=True),
         Rule("modality_postprocessors.audio.1.log_logit_scale", "audio/log_scale"),
     ]
+    return under("imagebind", made)
 
 
 def _pairs(cfg: ImageBindVisionConfig) -> How:
@@ -96,3 +72,9 @@ def _trunk(tower: str, *, extra: bool) -> list[Rule]:
     ]
     seen_by_all = [Rule(f"{layer}.attn.{name}", f"{block}/attn/{name}", leading(2)) for name in ("bias_k", "bias_v")]
     return made + seen_by_all if extra else made
+
+
+FAMILY = Family(
+    "imagebind", "modality_trunks.audio.blocks.0.attn.bias_k", CONFIGS, table, shapes, read=without(*OTHERS),
+    files=lambda variant: f"imagebind_{variant}.pth",
+)  # fmt: skip

@@ -1,34 +1,22 @@
 """MMAudio's flow networks (five public variants) in kfjax's MMDiT, and back.
 
-    params, statistics = from_torch(state_dict, CONFIGS["large_44k_v2"])
-    state_dict = to_torch(params, statistics, CONFIGS["large_44k_v2"])
+    params = FAMILY.from_torch(state_dict, CONFIGS["large_44k_v2"])["mmdit"]
+    state_dict = FAMILY.to_torch({"mmdit": params}, CONFIGS["large_44k_v2"])
 
-The public file also holds the latents' mean and deviation. Here they belong to the codec, so they come apart.
+The public file also holds the latents' mean and deviation over the training set. Here they belong to the codec and
+the network does not use them: params["unused"]["latent"] = {"mean": [d], "std": [d]}.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from kfjax import module
-from kfjax.convert import rules
-from kfjax.convert.rules import TRANSPOSE, Rule, dense, interleaved, leading
+from kfjax.convert.family import Family, without
+from kfjax.convert.rules import TRANSPOSE, Rule, dense, interleaved, leading, under
 from kfjax.generators.mmdit.mmdit import MMDiT, MMDiTConfig
-
-#: Rotation and frequency tables that older files carry and nobody reads.
-BUFFERS = ("latent_rot", "clip_rot", "t_embed.freqs")
-
-
-class LatentStatistics(NamedTuple):
-    """Per-channel mean and standard deviation of the codec's latents over the training set."""
-
-    mean: np.ndarray  # [d]
-    std: np.ndarray  # [d]
+from kfjax.system import UNUSED
 
 
 def _config(heads: int, joint_depth: int, single_depth: int, latent_dim: int, *, v2: bool = False) -> MMDiTConfig:
@@ -58,26 +46,10 @@ CONFIGS = {
 }
 
 
-def from_torch(state: Mapping[str, np.ndarray], cfg: MMDiTConfig) -> tuple[module.Params, LatentStatistics]:
-    """Parameters of `MMDiT(cfg)` and the latents' statistics from a public state dict.
-
-    Raises:
-      ValueError: names every missing, unused and misshapen key at once.
-    """
-    state = {key: value for key, value in state.items() if key not in BUFFERS}
-    tree = rules.to_jax(state, table(cfg), shapes(cfg))
-    return tree["flow"], LatentStatistics(**tree["latent"])
-
-
-def to_torch(params: module.Params, statistics: LatentStatistics, cfg: MMDiTConfig) -> rules.State:
-    """The public state dict: the exact inverse of `from_torch`."""
-    return rules.to_torch({"flow": params, "latent": statistics._asdict()}, table(cfg))
-
-
 def shapes(cfg: MMDiTConfig) -> module.Params:
-    """Shapes of the tree that the table fills: `flow` (the network) and `latent` (mean, std)."""
+    """Shapes of the part that the table fills."""
     channel = jax.ShapeDtypeStruct((cfg.latent_dim,), jnp.float32)
-    return {"flow": module.shapes(MMDiT, cfg), "latent": {"mean": channel, "std": channel}}
+    return {"mmdit": {**module.shapes(MMDiT, cfg), UNUSED: {"latent": {"mean": channel, "std": channel}}}}
 
 
 def table(cfg: MMDiTConfig) -> list[Rule]:
@@ -85,7 +57,7 @@ def table(cfg: MMDiTConfig) -> list[Rule]:
     # In v2 an activation sits between the clip and text projections' two maps, and takes an index.
     second = 2 if cfg.activation == "silu" else 1
     last = cfg.joint_depth - 1
-    network = [
+    made = [
         *dense("audio_input_proj.0", "audio_in"),
         *_swiglu("audio_input_proj.2", "audio_mlp"),
         *dense("clip_input_proj.0", "clip_in"),
@@ -108,12 +80,10 @@ def table(cfg: MMDiTConfig) -> list[Rule]:
         *_stream("fused_blocks.{i}", "single/audio", cfg),
         *dense("final_layer.adaLN_modulation.1", "final/modulation"),
         *dense("final_layer.conv", "final/conv"),
+        Rule("latent_mean", "unused/latent/mean", leading(2)),
+        Rule("latent_std", "unused/latent/std", leading(2)),
     ]
-    statistics = [
-        Rule("latent_mean", "latent/mean", leading(2)),
-        Rule("latent_std", "latent/std", leading(2)),
-    ]
-    return [rule._replace(jax_path=f"flow/{rule.jax_path}") for rule in network] + statistics
+    return under("mmdit", made)
 
 
 def _swiglu(torch_key: str, jax_path: str) -> list[Rule]:
@@ -139,3 +109,9 @@ def _joint(torch_key: str, jax_path: str, cfg: MMDiTConfig, *, last: bool = Fals
         *_stream(f"{torch_key}.clip_block", f"{jax_path}/clip", cfg, keys_only=last),
         *_stream(f"{torch_key}.text_block", f"{jax_path}/text", cfg, keys_only=last),
     ]
+
+
+FAMILY = Family(
+    "mmaudio", "audio_input_proj.0.weight", CONFIGS, table, shapes, files=lambda variant: f"mmaudio_{variant}.pth",
+    read=without("latent_rot", "clip_rot", "t_embed.freqs"),  # tables that older files carry and nobody reads
+)  # fmt: skip

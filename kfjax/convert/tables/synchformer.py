@@ -1,26 +1,23 @@
 """The visual branch of public Synchformer files in kfjax's Synchformer, and back.
 
-    tree = from_torch(state_dict, CONFIGS["synchformer"])
-    tokens = bind(Synchformer, cfg, tree["visual"])(frames)
-    state_dict = to_torch(tree, CONFIGS["synchformer"])
+    params = FAMILY.from_torch(state_dict, CONFIGS["synchformer"])["sync"]
+    state_dict = FAMILY.to_torch({"sync": params}, CONFIGS["synchformer"])
 
 A file of the whole model (both branches and the transformer that compares them) is accepted as well as one of the
 visual branch alone; only the keys under `vfeat_extractor.` are read. The network was grown from an image model and
-still carries that one's 2-D patch embedding; nobody reads it, and it waits in `unused` for the way back.
+still carries that one's 2-D patch embedding, which nothing reads: it is `unused`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from kfjax import module
-from kfjax.convert import rules
-from kfjax.convert.rules import TRANSPOSE, How, Rule, dense, leading, norm
+from kfjax.convert.family import Family, without
+from kfjax.convert.rules import TRANSPOSE, How, Rule, dense, leading, norm, under
 from kfjax.encoders.synchformer import Synchformer, SynchformerConfig
+from kfjax.system import UNUSED
 
 CONFIGS = {"synchformer": SynchformerConfig()}
 
@@ -29,32 +26,13 @@ VISUAL = "vfeat_extractor."
 OTHERS = ("afeat_extractor.", "vproj.", "aproj.", "transformer.")
 
 
-def from_torch(state: Mapping[str, np.ndarray], cfg: SynchformerConfig) -> module.Params:
-    """`{"visual": parameters of Synchformer(cfg), "unused": {...}}` from a public state dict.
-
-    Raises:
-      ValueError: names every missing, unused and misshapen key at once.
-    """
-    state = {key: value for key, value in state.items() if not key.startswith(OTHERS)}
-    return rules.to_jax(state, table(cfg), shapes(cfg))
-
-
-def to_torch(params: module.Params, cfg: SynchformerConfig) -> rules.State:
-    """The public state dict of the visual branch: the exact inverse of `from_torch`.
-
-    Raises:
-      ValueError: parameters of another tree.
-    """
-    return rules.to_torch(params, table(cfg))
-
-
 def shapes(cfg: SynchformerConfig) -> module.Params:
-    """Shapes of the tree that the table fills."""
+    """Shapes of the part that the table fills."""
     patches = {
         "weight": jax.ShapeDtypeStruct((cfg.width, 3, cfg.patch, cfg.patch), jnp.float32),
         "bias": jax.ShapeDtypeStruct((cfg.width,), jnp.float32),
     }
-    return {"visual": module.shapes(Synchformer, cfg), "unused": {"patch_embed": patches}}
+    return {"sync": {**module.shapes(Synchformer, cfg), UNUSED: {"patch_embed": patches}}}
 
 
 def table(cfg: SynchformerConfig) -> list[Rule]:
@@ -65,7 +43,7 @@ def table(cfg: SynchformerConfig) -> list[Rule]:
     """
     if cfg.stem != "patch":
         raise ValueError(f"Synchformer: got stem={cfg.stem!r}, expected 'patch', the stem of the public weights")
-    visual = [
+    made = [
         Rule("cls_token", "cls_token", leading(2)),
         Rule("pos_embed", "pos_embed", leading(1)),
         Rule("temp_embed", "temp_embed", leading(1)),
@@ -73,13 +51,11 @@ def table(cfg: SynchformerConfig) -> list[Rule]:
         Rule("patch_embed_3d.proj.bias", "patch_embed/proj/bias"),
         *_blocks("blocks.{i}", "blocks"),
         *norm("norm", "norm"),
-        *_aggregation("spatial_attn_agg", "spatial_attn_agg"),
+        *aggregation("spatial_attn_agg", "spatial_attn_agg"),
+        Rule("patch_embed.proj.weight", "unused/patch_embed/weight"),
+        Rule("patch_embed.proj.bias", "unused/patch_embed/bias"),
     ]
-    return [
-        *(Rule(VISUAL + torch_key, f"visual/{jax_path}", how) for torch_key, jax_path, how in visual),
-        Rule(f"{VISUAL}patch_embed.proj.weight", "unused/patch_embed/weight"),
-        Rule(f"{VISUAL}patch_embed.proj.bias", "unused/patch_embed/bias"),
-    ]
+    return under("sync", made, key=VISUAL)
 
 
 def _tubelets(cfg: SynchformerConfig) -> How:
@@ -100,7 +76,8 @@ def _blocks(torch_key: str, jax_path: str) -> list[Rule]:
     return made
 
 
-def _aggregation(torch_key: str, jax_path: str) -> list[Rule]:
+def aggregation(torch_key: str, jax_path: str) -> list[Rule]:
+    """The layer that sums up a time step; the sound's half has one like it."""
     return [
         Rule(f"{torch_key}.cls_token", f"{jax_path}/cls_token", leading(2)),
         Rule(f"{torch_key}.self_attn.in_proj_weight", f"{jax_path}/self_attn/in_proj/kernel", TRANSPOSE),
@@ -111,3 +88,9 @@ def _aggregation(torch_key: str, jax_path: str) -> list[Rule]:
         *norm(f"{torch_key}.norm1", f"{jax_path}/norm1"),
         *norm(f"{torch_key}.norm2", f"{jax_path}/norm2"),
     ]
+
+
+FAMILY = Family(
+    "synchformer", "vfeat_extractor.patch_embed_3d.proj.weight", CONFIGS, table, shapes, read=without(*OTHERS),
+    files=lambda variant: "synchformer_state_dict.pth",
+)  # fmt: skip

@@ -1,50 +1,37 @@
 """The whole public Synchformer in kfjax's SyncJudge, and back: both branches and the transformer that compares them.
 
-    tree = from_torch(state_dict, CONFIGS["synchformer"])
-    logits = bind(SyncJudge, cfg, tree["judge"])(frames, wave)
-    state_dict = to_torch(tree, CONFIGS["synchformer"])
+    parts = FAMILY.from_torch(state_dict, CONFIGS["synchformer"])             # {"sync": ..., "judge": ...}
+    logits = bind(SyncJudge, cfg, judge(parts))(frames, wave)
+    state_dict = FAMILY.to_torch(parts, CONFIGS["synchformer"])
 
 The file is the same that `synchformer.py` reads the visual branch from (checkpoint 24-01-04T16-39-21 of
-github.com/v-iashin/Synchformer, its `model` entry; elsewhere `synchformer_state_dict.pth`). As there, the 2-D patch
-embedding that nobody reads waits in `unused` for the way back.
+github.com/v-iashin/Synchformer, its `model` entry; elsewhere `synchformer_state_dict.pth`), and fills the same part
+with it. The rest is a part of its own, which generation never reads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from kfjax import module
-from kfjax.convert import rules
-from kfjax.convert.rules import Rule, dense, leading, norm
+from kfjax.convert.family import Family
+from kfjax.convert.rules import Rule, dense, leading, norm, under
 from kfjax.convert.tables import synchformer
 from kfjax.listeners.sync_scorer import SyncJudge, SyncJudgeConfig
+from kfjax.system import UNUSED
 
 CONFIGS = {"synchformer": SyncJudgeConfig()}
 
 
-def from_torch(state: Mapping[str, np.ndarray], cfg: SyncJudgeConfig) -> module.Params:
-    """`{"judge": parameters of SyncJudge(cfg), "unused": {...}}` from a public state dict.
-
-    Raises:
-      ValueError: names every missing, unused and misshapen key at once.
-    """
-    return rules.to_jax(state, table(cfg), shapes(cfg))
-
-
-def to_torch(params: module.Params, cfg: SyncJudgeConfig) -> rules.State:
-    """The public state dict: the exact inverse of `from_torch`.
-
-    Raises:
-      ValueError: parameters of another tree.
-    """
-    return rules.to_torch(params, table(cfg))
-
-
 def shapes(cfg: SyncJudgeConfig) -> module.Params:
-    """Shapes of the tree that the table fills."""
-    return {"judge": module.shapes(SyncJudge, cfg), "unused": synchformer.shapes(cfg.visual)["unused"]}
+    """Shapes of the parts that the table fills."""
+    network = module.shapes(SyncJudge, cfg)
+    return {"judge": {name: network[name] for name in network if name != "visual"}, **synchformer.shapes(cfg.visual)}
+
+
+def judge(parts: Mapping[str, module.Params]) -> module.Params:
+    """The parameters of `SyncJudge` from both parts."""
+    return {**parts["judge"], "visual": {name: value for name, value in parts["sync"].items() if name != UNUSED}}
 
 
 def table(cfg: SyncJudgeConfig) -> list[Rule]:
@@ -53,16 +40,13 @@ def table(cfg: SyncJudgeConfig) -> list[Rule]:
     Raises:
       ValueError: a picture half with our own stem, which no public file has.
     """
-    network = [
-        *_under("afeat_extractor", "audio", [*_audio(), *_aggregation(cfg)]),
-        *dense("vproj", "visual_proj"),
-        *dense("aproj", "audio_proj"),
-        *_under("transformer", "transformer", _transformer()),
+    return [
+        *synchformer.table(cfg.visual),
+        *under("judge/audio", _audio(), key="afeat_extractor."),
+        *dense("vproj", "judge/visual_proj"),
+        *dense("aproj", "judge/audio_proj"),
+        *under("judge/transformer", _transformer(), key="transformer."),
     ]
-    visual = synchformer.table(cfg.visual)
-    read = [rule for rule in visual if not rule.jax_path.startswith("unused/")]
-    unread = [rule for rule in visual if rule.jax_path.startswith("unused/")]
-    return [rule._replace(jax_path=f"judge/{rule.jax_path}") for rule in [*read, *network]] + unread
 
 
 def _audio() -> list[Rule]:
@@ -83,6 +67,7 @@ def _audio() -> list[Rule]:
         *norm(f"{layer}.layernorm_before", f"{block}/norm1"),
         *norm(f"{layer}.layernorm_after", f"{block}/norm2"),
         *norm("ast.layernorm", "norm"),
+        *synchformer.aggregation("freq_attn_agg", "freq_attn_agg"),
     ]
 
 
@@ -105,19 +90,7 @@ def _transformer() -> list[Rule]:
     ]
 
 
-def _aggregation(cfg: SyncJudgeConfig) -> list[Rule]:
-    """The layer that sums up a time step, the same as the picture half's."""
-    torch_key, jax_path = f"{synchformer.VISUAL}spatial_attn_agg.", "visual/spatial_attn_agg/"
-    return [
-        Rule(
-            rule.torch_key.replace(torch_key, "freq_attn_agg."),
-            rule.jax_path.replace(jax_path, "freq_attn_agg/"),
-            rule.how,
-        )
-        for rule in synchformer.table(cfg.visual)
-        if rule.torch_key.startswith(torch_key)
-    ]
-
-
-def _under(torch_key: str, jax_path: str, made: list[Rule]) -> list[Rule]:
-    return [Rule(f"{torch_key}.{rule.torch_key}", f"{jax_path}/{rule.jax_path}", rule.how) for rule in made]
+FAMILY = Family(
+    "synchformer-whole", "transformer.OFF_tok", CONFIGS, table, shapes,
+    files=lambda variant: "synchformer_state_dict.pth",
+)  # fmt: skip

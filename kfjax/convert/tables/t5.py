@@ -1,7 +1,7 @@
 """The encoder of public T5 files (v1.0 layout, e.g. T5-Base) in kfjax's T5Encoder, and back.
 
-    params = from_torch(state_dict, CONFIGS["t5-base"])
-    state_dict = to_torch(params, CONFIGS["t5-base"])
+    params = FAMILY.from_torch(state_dict, CONFIGS["t5-base"])["text"]
+    state_dict = FAMILY.to_torch({"text": params}, CONFIGS["t5-base"])
 
 A file of the whole model is accepted as well as one of the encoder alone. Of the former the decoder and the output
 layer are left out: nothing here runs them, and what comes back is an encoder's file, with every value as it was.
@@ -9,13 +9,11 @@ layer are left out: nothing here runs them, and what comes back is an encoder's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from kfjax import module
-from kfjax.convert import rules
-from kfjax.convert.rules import TRANSPOSE, Rule
+from kfjax.convert.family import Family
+from kfjax.convert.rules import TRANSPOSE, Rule, State, under
 from kfjax.encoders.t5 import T5Config, T5Encoder
 
 CONFIGS = {"t5-base": T5Config()}
@@ -27,37 +25,16 @@ EMBEDDING = "shared.weight"
 COPY = "encoder.embed_tokens.weight"
 
 
-def from_torch(state: Mapping[str, np.ndarray], cfg: T5Config) -> module.Params:
-    """Parameters of `T5Encoder(cfg)` from a public state dict.
-
-    Raises:
-      ValueError: names every missing, unused and misshapen key at once; or the encoder has a word table of its own.
-    """
-    if COPY in state and EMBEDDING in state and not np.array_equal(state[COPY], state[EMBEDDING]):
-        raise ValueError(f"T5: got {COPY} unlike {EMBEDDING}, expected one word table for both; repair the file")
-    state = {key: value for key, value in state.items() if key != COPY and not key.startswith(DECODER)}
-    return rules.to_jax(state, table(cfg), shapes(cfg))
-
-
-def to_torch(params: module.Params, cfg: T5Config) -> rules.State:
-    """The public state dict of the encoder: the exact inverse of `from_torch`.
-
-    Raises:
-      ValueError: parameters of another tree.
-    """
-    return rules.to_torch(params, table(cfg))
-
-
 def shapes(cfg: T5Config) -> module.Params:
-    """Shapes of the tree that the table fills."""
-    return module.shapes(T5Encoder, cfg)
+    """Shapes of the part that the table fills."""
+    return {"text": module.shapes(T5Encoder, cfg)}
 
 
 def table(cfg: T5Config) -> list[Rule]:
     """The whole correspondence; the same for every size."""
     attention, forward = "encoder.block.{i}.layer.0", "encoder.block.{i}.layer.1"
     first = attention.replace("{i}", "0")
-    return [
+    made = [
         Rule(EMBEDDING, "embed/embedding"),
         Rule(f"{first}.SelfAttention.relative_attention_bias.weight", "relative_bias"),
         Rule(f"{attention}.layer_norm.weight", "blocks/norm1/scale"),
@@ -66,7 +43,20 @@ def table(cfg: T5Config) -> list[Rule]:
         *(_dense(f"{forward}.DenseReluDense.{name}", f"blocks/feed_forward/{name}") for name in ("wi", "wo")),
         Rule("encoder.final_layer_norm.weight", "norm/scale"),
     ]
+    return under("text", made)
 
 
 def _dense(torch_key: str, jax_path: str) -> Rule:
     return Rule(f"{torch_key}.weight", f"{jax_path}/kernel", TRANSPOSE)
+
+
+def _read(state: State, cfg: T5Config) -> State:
+    if COPY in state and EMBEDDING in state and not np.array_equal(state[COPY], state[EMBEDDING]):
+        raise ValueError(f"T5: got {COPY} unlike {EMBEDDING}, expected one word table for both; repair the file")
+    return {key: value for key, value in state.items() if key != COPY and not key.startswith(DECODER)}
+
+
+FAMILY = Family(
+    "t5", "encoder.final_layer_norm.weight", CONFIGS, table, shapes, files=lambda variant: "model.safetensors",
+    read=_read,
+)  # fmt: skip

@@ -1,26 +1,19 @@
 """MMAudio's Mel-VAE (16 and 44 kHz) in kfjax's MelVAE of variant `edm2`, and back.
 
-    params = from_torch(state_dict, CONFIGS["44k"])
-    state_dict = to_torch(params, CONFIGS["44k"])
+    params = FAMILY.from_torch(state_dict, CONFIGS["44k"])["vae"]
+    state_dict = FAMILY.to_torch({"vae": params}, CONFIGS["44k"])
 
 The names are the public ones: kernels turn, and the mel's mean and deviation lose their axes of length 1. The latents'
-mean and deviation are not in this file but in the flow network's (`convert.mmaudio`), so a VAE is complete, and `bind`
-takes it, only with both:
-
-    params |= {"latent_mean": statistics.mean, "latent_std": statistics.std}
+mean and deviation are not in this file but in the flow network's (`mmaudio.py`), so a VAE is complete, and `bind`
+takes it, only with both: params |= {"latent_mean": ..., "latent_std": ...}. On the way back they may be there or not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
-
 from kfjax import module
-from kfjax.checkpoint import unflatten
 from kfjax.codec.vae import MelVAE, VAEConfig
-from kfjax.convert import rules
-from kfjax.convert.rules import TRANSPOSE, How, Rule
+from kfjax.convert.family import Family
+from kfjax.convert.rules import TRANSPOSE, How, Rule, under
 
 CONFIGS = {
     "16k": VAEConfig(variant="edm2", bands=80, latent_dim=20, width=384),
@@ -33,28 +26,9 @@ LATENT = ("latent_mean", "latent_std")
 _BANDS = How(lambda x: x.reshape(-1), lambda x: x.reshape(1, -1, 1))
 
 
-def from_torch(state: Mapping[str, np.ndarray], cfg: VAEConfig) -> module.Params:
-    """Parameters of `MelVAE(cfg)` without the latents' statistics, from a public state dict.
-
-    Raises:
-      ValueError: names every missing, unused and misshapen key at once.
-    """
-    made = rules.to_jax(state, table(cfg), shapes(cfg))
-    return unflatten(module.flatten(made))  # modules in a list have integers for names
-
-
-def to_torch(params: module.Params, cfg: VAEConfig) -> rules.State:
-    """The public state dict: the exact inverse of `from_torch`. The latents' statistics may be there or not.
-
-    Raises:
-      ValueError: parameters of another tree.
-    """
-    return rules.to_torch({name: value for name, value in params.items() if name not in LATENT}, table(cfg))
-
-
 def shapes(cfg: VAEConfig) -> module.Params:
-    """Shapes of the tree that the table fills."""
-    return {name: shape for name, shape in module.shapes(MelVAE, cfg).items() if name not in LATENT}
+    """Shapes of the part that the table fills."""
+    return {"vae": {name: shape for name, shape in module.shapes(MelVAE, cfg).items() if name not in LATENT}}
 
 
 def table(cfg: VAEConfig) -> list[Rule]:
@@ -65,16 +39,23 @@ def table(cfg: VAEConfig) -> list[Rule]:
     """
     if cfg.variant != "edm2":
         raise ValueError(f"VAE: got variant={cfg.variant!r}, expected 'edm2', the network of the public weights")
-    networks = {name: shape for name, shape in shapes(cfg).items() if name in ("encoder", "decoder")}
-    return [
+    networks = {name: shape for name, shape in shapes(cfg)["vae"].items() if name in ("encoder", "decoder")}
+    made = [
         *(_rule(path) for path in module.flatten(networks)),
         Rule("data_mean", "mel_mean", _BANDS),
         Rule("data_std", "mel_std", _BANDS),
     ]
+    return under("vae", made)
 
 
 def _rule(path: str) -> Rule:
     name = path.replace("/", ".")
     if name.endswith(".kernel"):
-        return Rule(f"{name.removesuffix('kernel')}weight", path, TRANSPOSE)
-    return Rule(name, path)
+        return Rule(f"{name.removesuffix('kernel')}weight", f"{path}", TRANSPOSE)
+    return Rule(name, f"{path}")
+
+
+FAMILY = Family(
+    "mmaudio-vae", "decoder.mid.attn_1.qkv.weight", CONFIGS, table, shapes,
+    files=lambda variant: f"v1-{variant.removesuffix('k')}.pth", elsewhere=[f"vae/{name}" for name in LATENT],
+)  # fmt: skip

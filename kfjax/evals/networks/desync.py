@@ -31,8 +31,8 @@ def load(folder: str | Path) -> Synchformer:
     Raises:
       Unavailable: they are not there.
     """
-    variant, tree = weights.find(folder, "synchformer-whole", tuple(synchformer_whole.CONFIGS))
-    return Synchformer(synchformer_whole.CONFIGS[variant], tree["judge"])
+    variant, parts = weights.find(folder, "synchformer-whole", tuple(synchformer_whole.CONFIGS))
+    return Synchformer(synchformer_whole.CONFIGS[variant], synchformer_whole.judge(parts))
 
 
 class Synchformer:

@@ -35,8 +35,9 @@ def load_panns(folder: str | Path) -> Panns:
     Raises:
       Unavailable: neither is there.
     """
-    variant, tree = weights.find(folder, "panns", PANNS_VARIANTS)
-    return Panns(panns.CONFIGS[variant], tree["cnn14"], _labels(Path(folder), panns.CONFIGS[variant].classes))
+    variant, parts = weights.find(folder, "panns", PANNS_VARIANTS)
+    cfg = panns.CONFIGS[variant]
+    return Panns(cfg, parts[panns.part(cfg)], _labels(Path(folder), cfg.classes))
 
 
 def load_imagebind(folder: str | Path) -> ImageBind:
@@ -45,8 +46,8 @@ def load_imagebind(folder: str | Path) -> ImageBind:
     Raises:
       Unavailable: they are not there.
     """
-    variant, tree = weights.find(folder, "imagebind", tuple(imagebind.CONFIGS))
-    return ImageBind(imagebind.CONFIGS[variant], tree)
+    variant, parts = weights.find(folder, "imagebind", tuple(imagebind.CONFIGS))
+    return ImageBind(imagebind.CONFIGS[variant], parts["imagebind"])
 
 
 class Panns:

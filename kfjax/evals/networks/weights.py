@@ -9,9 +9,10 @@ import jax
 import numpy as np
 
 from kfjax.convert import directory, families
-from kfjax.convert.families import Family
+from kfjax.convert.family import Family
 from kfjax.evals.networks.base import Unavailable
 from kfjax.module import Params
+from kfjax.system import UNUSED
 
 #: Family of `kfjax.convert.families` -> where its files are published.
 HOMES = {
@@ -21,8 +22,8 @@ HOMES = {
 }
 
 
-def find(folder: str | Path, family_name: str, variants: Sequence[str]) -> tuple[str, Params]:
-    """The first of `variants` that the folder has, and its tree of parameters (`Family.from_torch`) as float32.
+def find(folder: str | Path, family_name: str, variants: Sequence[str]) -> tuple[str, dict[str, Params]]:
+    """The first of `variants` that the folder has, and the parameters of its parts as float32.
 
     A converted directory is read first, then the public file by its name.
 
@@ -35,7 +36,8 @@ def find(folder: str | Path, family_name: str, variants: Sequence[str]) -> tuple
         if not parts and path.is_file():
             parts = _read(path, family, variant)
         if parts:
-            return variant, jax.tree.map(_float32, family.join(parts, variant))
+            used = {part: {name: params[name] for name in params if name != UNUSED} for part, params in parts.items()}
+            return variant, jax.tree.map(_float32, used)
     files = " or ".join(family.files(variant) for variant in variants)
     raise Unavailable(
         f"{folder}: got no weights of {family_name}, expected {files}; get it from {HOMES[family_name]} and put it "

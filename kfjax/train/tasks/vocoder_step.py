@@ -16,9 +16,10 @@ from jaxtyping import Array, Float
 from kfjax import config as strict
 from kfjax import module
 from kfjax.checkpoint import load_params, save_params
-from kfjax.codec.mel import MelConfig, log_mel, stft
+from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.codec.vocoder import Vocoder, VocoderConfig
+from kfjax.dsp import stft
 from kfjax.scenes import Corpus
 from kfjax.scenes.crops import SoundInput
 from kfjax.scenes.waves import training_wave

@@ -53,9 +53,9 @@ def test_published_layout(name):
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_round_trip_is_exact(dtype):
     before = public(SMALL, dtype)
-    params = bigvgan.from_torch(before, SMALL)
-    assert jax.tree.map(np.shape, params) == jax.tree.map(lambda x: x.shape, module.shapes(BigVGAN, SMALL))
-    assert_same_bytes(bigvgan.to_torch(params, SMALL), before)
+    parts = bigvgan.FAMILY.from_torch(before, SMALL)
+    assert jax.tree.map(np.shape, parts["vocoder"]) == jax.tree.map(lambda x: x.shape, module.shapes(BigVGAN, SMALL))
+    assert_same_bytes(bigvgan.FAMILY.to_torch(parts, SMALL), before)
 
 
 def test_new_names_and_missing_filters_are_taken():
@@ -66,13 +66,13 @@ def test_new_names_and_missing_filters_are_taken():
         stem, dot, last = key.rpartition(".")
         renamed[stem + new.get(dot + last, dot + last)] = value
     assert "conv_pre.parametrizations.weight.original0" in renamed
-    assert_same_bytes(bigvgan.to_torch(bigvgan.from_torch(renamed, SMALL), SMALL), before)
+    assert_same_bytes(bigvgan.FAMILY.to_torch(bigvgan.FAMILY.from_torch(renamed, SMALL), SMALL), before)
 
 
 def test_another_filter_is_refused():
     key = "activation_post.downsample.lowpass.filter"
     with pytest.raises(ValueError, match=rf"(?s){key}: got .*, expected the Kaiser-sinc filter"):
-        bigvgan.from_torch(public(SMALL) | {key: FILTER[None, None] * 2}, SMALL)
+        bigvgan.FAMILY.from_torch(public(SMALL) | {key: FILTER[None, None] * 2}, SMALL)
 
 
 def test_another_layout_is_refused_with_every_difference():
@@ -80,7 +80,7 @@ def test_another_layout_is_refused_with_every_difference():
     state["conv_pre.weight"] = state.pop("conv_pre.weight_v")
     state["conv_post.weight_v"] = np.zeros((1, 5, 7), np.float32)
     with pytest.raises(ValueError) as error:
-        bigvgan.from_torch(state, SMALL)
+        bigvgan.FAMILY.from_torch(state, SMALL)
     message = str(error.value)
     assert "missing    conv_pre.weight_v (16, 5, 7)" in message
     assert "unused     conv_pre.weight" in message
@@ -90,5 +90,5 @@ def test_another_layout_is_refused_with_every_difference():
 def test_pytorch_loads_what_is_written():
     torch = pytest.importorskip("torch")
     network = pytest.importorskip("torch_bigvgan").TorchBigVGAN(SMALL)
-    written = bigvgan.to_torch(bigvgan.from_torch(public(SMALL), SMALL), SMALL)
+    written = bigvgan.FAMILY.to_torch(bigvgan.FAMILY.from_torch(public(SMALL), SMALL), SMALL)
     network.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in written.items()}, strict=True)

@@ -47,31 +47,35 @@ def test_published_layout(name):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
-def test_round_trip_is_exact(dtype):
-    before = random_state(clip, SMALL, dtype)
-    tree = clip.from_torch(before, SMALL)
-    assert_same_bytes(clip.to_torch(tree, SMALL), before)
+@pytest.mark.parametrize("reads_text", [True, False])
+def test_round_trip_is_exact(dtype, reads_text):
+    cfg = dataclasses.replace(SMALL, reads_text=reads_text)
+    before = random_state(clip, cfg, dtype)
+    parts = clip.FAMILY.from_torch(before, cfg)
+    assert set(parts) == ({"clip", "text"} if reads_text else {"clip"})
+    assert_same_bytes(clip.FAMILY.to_torch(parts, cfg), before)
 
 
 def test_the_towers_are_those_of_the_encoders():
-    tree = clip.from_torch(random_state(clip, SMALL), SMALL)
+    parts = clip.FAMILY.from_torch(random_state(clip, SMALL), SMALL)
+    del parts["text"]["unused"]
     frames = np.zeros((1, 2, 30, 30, 3), np.uint8)
-    vectors = jax.eval_shape(lambda p: module.bind(CLIPVision, SMALL.vision, p)(frames), tree["vision"])
-    hidden = jax.eval_shape(lambda p: module.bind(CLIPText, SMALL.text, p)(np.zeros((1, 9), int)), tree["text"])
+    vectors = jax.eval_shape(lambda p: module.bind(CLIPVision, SMALL.vision, p)(frames), parts["clip"])
+    hidden = jax.eval_shape(lambda p: module.bind(CLIPText, SMALL.text, p)(np.zeros((1, 9), int)), parts["text"])
     assert (vectors.shape, hidden.shape) == ((1, 2, 10), (1, 9, 8))
 
 
 def test_a_patch_is_read_row_by_row():
     state = random_state(clip, SMALL)
-    kernel = clip.from_torch(state, SMALL)["vision"]["conv1"]["kernel"]
+    kernel = clip.FAMILY.from_torch(state, SMALL)["clip"]["conv1"]["kernel"]
     y, x, colour = 2, 5, 1
     np.testing.assert_array_equal(kernel[(y * 7 + x) * 3 + colour], state["visual.conv1.weight"][:, colour, y, x])
 
 
 def test_the_mask_is_not_kept():
     before = random_state(clip, SMALL)
-    tree = clip.from_torch(before | {"attn_mask": np.zeros((9, 9))}, SMALL)
-    assert_same_bytes(clip.to_torch(tree, SMALL), before)
+    parts = clip.FAMILY.from_torch(before | {"attn_mask": np.zeros((9, 9))}, SMALL)
+    assert_same_bytes(clip.FAMILY.to_torch(parts, SMALL), before)
 
 
 def test_another_size_is_refused_with_every_difference():
@@ -79,7 +83,7 @@ def test_another_size_is_refused_with_every_difference():
     broken = random_state(clip, SMALL) | {"logit_bias": np.zeros(())}
     del broken["visual.proj"]
     with pytest.raises(ValueError) as error:
-        clip.from_torch(broken, other)
+        clip.FAMILY.from_torch(broken, other)
     message = str(error.value)
     for line in (
         "missing    transformer.resblocks.2.ln_1.weight (8,)",

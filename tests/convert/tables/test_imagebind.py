@@ -10,7 +10,7 @@ from torch_states import assert_same_bytes
 from kfjax.convert import directory
 from kfjax.convert.formats import files
 from kfjax.convert.rules import torch_shapes
-from kfjax.convert.tables.imagebind import CONFIGS, from_torch, shapes, table, to_torch
+from kfjax.convert.tables.imagebind import CONFIGS, FAMILY, shapes, table
 from kfjax.listeners.imagebind import (
     ImageBindAudio,
     ImageBindAudioConfig,
@@ -74,7 +74,7 @@ def test_published_layout():
 
 
 def test_public_sizes_make_one_vector():
-    cfg, params = CONFIGS["huge"], shapes(CONFIGS["huge"])
+    cfg, params = CONFIGS["huge"], shapes(CONFIGS["huge"])["imagebind"]
     see = lambda params, clips: bind(ImageBindVision, cfg.vision, params)(clips)
     assert jax.eval_shape(see, params["vision"], np.zeros((1, 9, 2, 224, 224, 3), np.uint8)).shape == (1, 1024)
     hear = lambda params, mels: bind(ImageBindAudio, cfg.audio, params)(mels)
@@ -83,9 +83,9 @@ def test_public_sizes_make_one_vector():
 
 def test_round_trip_is_exact():
     before = random_state(SMALL)
-    tree = from_torch(before, SMALL)
-    assert jax.tree.map(np.shape, tree) == jax.tree.map(lambda x: x.shape, shapes(SMALL))
-    assert_same_bytes(to_torch(tree, SMALL), before)
+    parts = FAMILY.from_torch(before, SMALL)
+    assert jax.tree.map(np.shape, parts) == jax.tree.map(lambda x: x.shape, shapes(SMALL))
+    assert_same_bytes(FAMILY.to_torch(parts, SMALL), before)
 
 
 def test_the_other_towers_are_not_read(tmp_path, monkeypatch):
@@ -96,14 +96,14 @@ def test_the_other_towers_are_not_read(tmp_path, monkeypatch):
         "modality_trunks.imu.blocks.0.attn.bias_k": np.zeros((1, 1, 4), np.float32),
         "modality_postprocessors.depth.1.log_logit_scale": np.float32(1),
     }
-    assert_same_bytes(to_torch(from_torch(before | others, SMALL), SMALL), before)
+    assert_same_bytes(FAMILY.to_torch(FAMILY.from_torch(before | others, SMALL), SMALL), before)
     monkeypatch.setitem(CONFIGS, "huge", SMALL)
     files.write_state(tmp_path / "imagebind_huge.pth", before | others)
     found, parts = directory.read_parts(tmp_path / "imagebind_huge.pth")
     assert found.family.name == "imagebind"
-    assert_same_bytes(found.family.to_state(parts, "huge"), before)
+    assert_same_bytes(found.family.to_torch(parts, SMALL), before)
     with pytest.raises(ValueError, match=r"unused     modality_heads\.smell\.0\.weight"):
-        from_torch(before | {"modality_heads.smell.0.weight": np.zeros(3, np.float32)}, SMALL)
+        FAMILY.from_torch(before | {"modality_heads.smell.0.weight": np.zeros(3, np.float32)}, SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def reference():
 def test_pictures_match_torch(reference):
     clips = np.random.default_rng(1).integers(0, 256, (2, 3, 2, 28, 28, 3), np.uint8)
     apply = jax.jit(lambda params, clips: bind(ImageBindVision, SMALL.vision, params)(clips))
-    got = apply(from_torch(random_state(SMALL), SMALL)["vision"], clips)
+    got = apply(FAMILY.from_torch(random_state(SMALL), SMALL)["imagebind"]["vision"], clips)
     want = reference(lambda model, clips: model.vision(clips), clips)
     assert distance(got, want) <= TOLERANCE
     assert (np.linalg.norm(want, axis=-1) < 1).all()  # a mean of vectors of length 1
@@ -132,12 +132,12 @@ def test_sound_matches_torch(reference):
     mels = (rng.uniform(-16, 8, (2, 3, 1, 1)) + rng.standard_normal((2, 3, 38, 47))).astype(np.float32)
     mels[:, 1, :, 40:], mels[1, 2] = 0, -15.9
     apply = jax.jit(lambda params, mels: bind(ImageBindAudio, SMALL.audio, params)(mels))
-    got = apply(from_torch(random_state(SMALL), SMALL)["audio"], mels)
+    got = apply(FAMILY.from_torch(random_state(SMALL), SMALL)["imagebind"]["audio"], mels)
     assert distance(got, reference(lambda model, mels: model.audio(mels), mels)) <= TOLERANCE
 
 
 def test_wrong_shapes_are_refused():
-    params = shapes(SMALL)
+    params = shapes(SMALL)["imagebind"]
     see = lambda params, clips: bind(ImageBindVision, SMALL.vision, params)(clips)
     with pytest.raises(ValueError, match=r"expected \[batch, clips, 2, 28, 28, 3\]"):
         jax.eval_shape(see, params["vision"], np.zeros((1, 2, 28, 28, 3), np.uint8))

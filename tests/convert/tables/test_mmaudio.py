@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kfjax.convert.rules import torch_shapes
-from kfjax.convert.tables.mmaudio import CONFIGS, from_torch, shapes, table, to_torch
+from kfjax.convert.tables.mmaudio import CONFIGS, FAMILY, shapes, table
 
 #: Parameters of the published files, the latents' mean and deviation included.
 COUNTS = {
@@ -64,22 +64,22 @@ def test_published_layout(name):
 def test_round_trip_is_exact(name, joint_depth):
     cfg = shrink(name, joint_depth=joint_depth)
     before = state(cfg)
-    params, statistics = from_torch(before, cfg)
-    assert jax.tree.map(np.shape, params) == jax.tree.map(lambda x: x.shape, shapes(cfg)["flow"])
-    np.testing.assert_array_equal(statistics.std, before["latent_std"][0, 0])
-    after = to_torch(params, statistics, cfg)
+    parts = FAMILY.from_torch(before, cfg)
+    assert jax.tree.map(np.shape, parts) == jax.tree.map(lambda x: x.shape, shapes(cfg))
+    np.testing.assert_array_equal(parts["mmdit"]["unused"]["latent"]["std"], before["latent_std"][0, 0])
+    after = FAMILY.to_torch(parts, cfg)
     assert {key: value.tobytes() for key, value in after.items()} == {k: v.tobytes() for k, v in before.items()}
 
 
 def test_old_buffers_are_dropped():
     cfg = shrink("small_16k")
     before = state(cfg)
-    from_torch(before | {"latent_rot": np.zeros(3), "t_embed.freqs": np.zeros(4)}, cfg)
+    FAMILY.from_torch(before | {"latent_rot": np.zeros(3), "t_embed.freqs": np.zeros(4)}, cfg)
 
 
 def test_another_variant_is_refused_with_every_difference():
     with pytest.raises(ValueError) as error:
-        from_torch(state(shrink("large_44k_v2")), shrink("small_16k"))
+        FAMILY.from_torch(state(shrink("large_44k_v2")), shrink("small_16k"))
     message = str(error.value)
     assert "missing    clip_input_proj.1.w1.weight" in message
     assert "unused     clip_input_proj.2.w1.weight" in message

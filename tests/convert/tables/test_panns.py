@@ -8,7 +8,7 @@ import pytest
 from torch_states import assert_same_bytes
 
 from kfjax.convert.rules import torch_shapes
-from kfjax.convert.tables.panns import CONFIGS, from_torch, shapes, table, to_torch
+from kfjax.convert.tables.panns import CONFIGS, FAMILY, part, shapes, table
 from kfjax.listeners.panns import Cnn14, Cnn14Config
 from kfjax.module import bind, count
 
@@ -49,12 +49,16 @@ def waves(samples=1003, batch=2):
     return wave.astype(np.float32)
 
 
+def used(parts, cfg):
+    return {name: value for name, value in parts[part(cfg)].items() if name != "unused"}
+
+
 def test_published_layout():
     """Keys and shapes of Cnn14_mAP=0.431.pth; the authors give 80,753,615 trained parameters."""
     layout = torch_shapes(shapes(CONFIGS["32k"]), table(CONFIGS["32k"]))
     fixed = ("stft", "melW", "running", "tracked")
     assert sum(math.prod(shape) for key, shape in layout.items() if not any(f in key for f in fixed)) == 80_753_615
-    assert count(shapes(CONFIGS["32k"])["cnn14"]) == 81_853_327
+    assert count(used(shapes(CONFIGS["32k"]), CONFIGS["32k"])) == 81_853_327
     assert len(layout) == 3 + 5 + 6 * (2 + 2 * 5) + 4
     expected = {
         "spectrogram_extractor.stft.conv_real.weight": (513, 1, 1024),
@@ -76,27 +80,27 @@ def test_published_layout():
 def test_public_sizes_make_ten_seconds_one_embedding():
     for cfg in CONFIGS.values():
         call = lambda params, wave, cfg=cfg: bind(Cnn14, cfg, params)(wave)
-        heard = jax.eval_shape(call, shapes(cfg)["cnn14"], np.zeros((2, 10 * cfg.sample_rate_hz), np.float32))
+        heard = jax.eval_shape(call, used(shapes(cfg), cfg), np.zeros((2, 10 * cfg.sample_rate_hz), np.float32))
         assert (heard.embedding.shape, heard.logits.shape) == ((2, 2048), (2, 527))
 
 
 def test_round_trip_is_exact():
     before = random_state(SMALL)
-    tree = from_torch(before, SMALL)
-    assert jax.tree.map(np.shape, tree) == jax.tree.map(lambda x: x.shape, shapes(SMALL))
-    assert_same_bytes(to_torch(tree, SMALL), before)
+    parts = FAMILY.from_torch(before, SMALL)
+    assert jax.tree.map(np.shape, parts) == jax.tree.map(lambda x: x.shape, shapes(SMALL))
+    assert_same_bytes(FAMILY.to_torch(parts, SMALL), before)
 
 
 def test_every_difference_is_named_at_once():
     state = random_state(SMALL)
     del state["fc1.bias"]
     with pytest.raises(ValueError, match=r"(?s)missing    fc1\.bias \(14,\).*unused     fc2\.bias"):
-        from_torch(state | {"fc2.bias": np.zeros(3, np.float32)}, SMALL)
+        FAMILY.from_torch(state | {"fc2.bias": np.zeros(3, np.float32)}, SMALL)
 
 
 @pytest.fixture(scope="module")
 def heard():
-    params = from_torch(random_state(SMALL), SMALL)["cnn14"]
+    params = used(FAMILY.from_torch(random_state(SMALL), SMALL), SMALL)
     apply = jax.jit(lambda params, wave: bind(Cnn14, SMALL, params)(wave))
     return lambda wave: apply(params, wave)
 
@@ -120,7 +124,7 @@ def test_the_spectrogram_is_in_decibels():
     """A full-scale sine fills its bin with (n_fft / 4)²; a filter of 1 over all bins adds the two neighbours."""
     state = random_state(SMALL)
     state["logmel_extractor.melW"] = np.ones_like(state["logmel_extractor.melW"])
-    params = from_torch(state, SMALL)["cnn14"]
+    params = used(FAMILY.from_torch(state, SMALL), SMALL)
     sine = np.sin(2 * np.pi * 8 * np.arange(1000) / SMALL.n_fft).astype(np.float32)
     apply = jax.jit(lambda params, wave: bind(Cnn14, SMALL, params).spectrogram(wave))
     sounding, silent = np.asarray(apply(params, np.stack([sine, 0 * sine])))
@@ -131,7 +135,7 @@ def test_the_spectrogram_is_in_decibels():
 def test_the_shortest_sound_leaves_one_frame():
     call = lambda params, wave: bind(Cnn14, SMALL, params)(wave)
     wave = np.zeros((1, SMALL.least_samples), np.float32)
-    assert jax.eval_shape(call, shapes(SMALL)["cnn14"], wave).logits.shape == (1, 7)
+    assert jax.eval_shape(call, used(shapes(SMALL), SMALL), wave).logits.shape == (1, 7)
 
 
 def test_too_short_a_sound_is_refused(heard):

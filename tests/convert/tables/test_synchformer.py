@@ -39,14 +39,15 @@ def test_published_layout():
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_round_trip_is_exact(dtype):
     before = random_state(synchformer, SMALL, dtype)
-    tree = synchformer.from_torch(before, SMALL)
-    assert_same_bytes(synchformer.to_torch(tree, SMALL), before)
+    parts = synchformer.FAMILY.from_torch(before, SMALL)
+    assert_same_bytes(synchformer.FAMILY.to_torch(parts, SMALL), before)
 
 
 def test_the_parameters_are_the_encoders():
-    tree = synchformer.from_torch(random_state(synchformer, SMALL), SMALL)
+    params = synchformer.FAMILY.from_torch(random_state(synchformer, SMALL), SMALL)["sync"]
+    del params["unused"]
     frames = np.zeros((2, 12, 12, 12, 3), np.uint8)
-    tokens = jax.eval_shape(lambda p: module.bind(Synchformer, SMALL, p)(frames), tree["visual"])
+    tokens = jax.eval_shape(lambda p: module.bind(Synchformer, SMALL, p)(frames), params)
     assert tokens.shape == (2, 8, 6)
 
 
@@ -62,7 +63,8 @@ def test_tokens_match_torch():
     frames = np.random.default_rng(1).integers(0, 256, (2, 21, 12, 12, 3), np.uint8)
     with torch.no_grad():
         want = theirs(torch.from_numpy(frames)).flatten(1, 2).numpy()
-    params = synchformer.from_torch(state, SMALL)["visual"]
+    params = synchformer.FAMILY.from_torch(state, SMALL)["sync"]
+    del params["unused"]
     got = jax.jit(module.bind(Synchformer, SMALL, params))(frames)
     assert got.shape == want.shape
     assert np.linalg.norm(got - want) / np.linalg.norm(want) < 1e-5
@@ -70,7 +72,7 @@ def test_tokens_match_torch():
 
 def test_a_tubelet_is_read_frame_by_frame():
     state = random_state(synchformer, SMALL)
-    kernel = synchformer.from_torch(state, SMALL)["visual"]["patch_embed"]["proj"]["kernel"]
+    kernel = synchformer.FAMILY.from_torch(state, SMALL)["sync"]["patch_embed"]["proj"]["kernel"]
     frame, y, x, colour = 1, 2, 3, 1
     row = ((frame * 4 + y) * 4 + x) * 3 + colour
     source = state["vfeat_extractor.patch_embed_3d.proj.weight"]
@@ -80,8 +82,8 @@ def test_a_tubelet_is_read_frame_by_frame():
 def test_a_whole_models_file_gives_its_visual_branch():
     visual = random_state(synchformer, SMALL)
     others = ("afeat_extractor.ast.x", "vproj.weight", "aproj.bias", "transformer.OFF_tok")
-    tree = synchformer.from_torch(visual | dict.fromkeys(others, np.zeros(3)), SMALL)
-    assert_same_bytes(synchformer.to_torch(tree, SMALL), visual)
+    parts = synchformer.FAMILY.from_torch(visual | dict.fromkeys(others, np.zeros(3)), SMALL)
+    assert_same_bytes(synchformer.FAMILY.to_torch(parts, SMALL), visual)
 
 
 def test_one_error_names_everything():
@@ -89,7 +91,7 @@ def test_one_error_names_everything():
     broken |= {"vfeat_extractor.head.weight": np.zeros(2), "vfeat_extractor.pos_embed": np.zeros((1, 5, 6))}
     del broken["vfeat_extractor.blocks.1.norm3.bias"]
     with pytest.raises(ValueError) as error:
-        synchformer.from_torch(broken, SMALL)
+        synchformer.FAMILY.from_torch(broken, SMALL)
     message = str(error.value)
     assert "missing    vfeat_extractor.blocks.1.norm3.bias (6,)" in message
     assert "unused     vfeat_extractor.head.weight (2,)" in message

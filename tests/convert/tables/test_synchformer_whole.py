@@ -8,7 +8,8 @@ import pytest
 from torch_states import assert_same_bytes
 
 from kfjax.convert.rules import torch_shapes
-from kfjax.convert.tables.synchformer_whole import CONFIGS, from_torch, shapes, table, to_torch
+from kfjax.convert.tables import synchformer_whole
+from kfjax.convert.tables.synchformer_whole import CONFIGS, FAMILY, shapes, table
 from kfjax.encoders.synchformer import SynchformerConfig
 from kfjax.listeners.ast import SpectrogramTransformerConfig
 from kfjax.listeners.sync_scorer import SyncJudge, SyncJudgeConfig, offset_seconds
@@ -89,15 +90,15 @@ def test_published_layout():
 
 def test_round_trip_is_exact():
     before = random_state(SMALL)
-    tree = from_torch(before, SMALL)
-    assert jax.tree.map(np.shape, tree) == jax.tree.map(lambda x: x.shape, shapes(SMALL))
-    assert_same_bytes(to_torch(tree, SMALL), before)
+    parts = FAMILY.from_torch(before, SMALL)
+    assert jax.tree.map(np.shape, parts) == jax.tree.map(lambda x: x.shape, shapes(SMALL))
+    assert_same_bytes(FAMILY.to_torch(parts, SMALL), before)
 
 
 def test_a_file_without_the_sound_is_refused_by_name():
     state = {key: value for key, value in random_state(SMALL).items() if not key.startswith("afeat_extractor")}
     with pytest.raises(ValueError, match=r"missing    afeat_extractor\.ast\.embeddings\.cls_token \(1, 1, 20\)"):
-        from_torch(state, SMALL)
+        FAMILY.from_torch(state, SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def reference():
 
 @pytest.fixture(scope="module")
 def judge():
-    params = from_torch(random_state(SMALL), SMALL)["judge"]
+    params = synchformer_whole.judge(FAMILY.from_torch(random_state(SMALL), SMALL))
     # One compilation a method, as a program would have it.
     return lambda method, *arrays: jax.jit(lambda params, *a: method(bind(SyncJudge, SMALL, params), *a))(
         params, *arrays

@@ -35,12 +35,12 @@ def test_published_layout():
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_round_trip_is_exact(dtype):
     before = random_state(t5, SMALL, dtype)
-    params = t5.from_torch(before, SMALL)
-    assert_same_bytes(t5.to_torch(params, SMALL), before)
+    parts = t5.FAMILY.from_torch(before, SMALL)
+    assert_same_bytes(t5.FAMILY.to_torch(parts, SMALL), before)
 
 
 def test_the_parameters_are_the_encoders():
-    params = t5.from_torch(random_state(t5, SMALL), SMALL)
+    params = t5.FAMILY.from_torch(random_state(t5, SMALL), SMALL)["text"]
     ids, mask = np.zeros((2, 5), int), np.ones((2, 5), bool)
     assert jax.eval_shape(lambda p: module.bind(T5Encoder, SMALL, p)(ids, mask), params).shape == (2, 5, 10)
 
@@ -54,13 +54,13 @@ def test_a_whole_models_file_gives_its_encoder():
         "decoder.final_layer_norm.weight": np.zeros(10),
         "lm_head.weight": encoder["shared.weight"],
     }
-    assert_same_bytes(t5.to_torch(t5.from_torch(whole, SMALL), SMALL), encoder)
+    assert_same_bytes(t5.FAMILY.to_torch(t5.FAMILY.from_torch(whole, SMALL), SMALL), encoder)
 
 
 def test_an_encoder_with_a_word_table_of_its_own_is_refused():
     state = random_state(t5, SMALL)
     with pytest.raises(ValueError, match=r"embed_tokens\.weight unlike shared\.weight"):
-        t5.from_torch(state | {"encoder.embed_tokens.weight": state["shared.weight"] + 1}, SMALL)
+        t5.FAMILY.from_torch(state | {"encoder.embed_tokens.weight": state["shared.weight"] + 1}, SMALL)
 
 
 def test_a_later_version_is_refused_with_every_difference():
@@ -72,7 +72,7 @@ def test_a_later_version_is_refused_with_every_difference():
         del state[f"{name}.wi.weight"]
     state["shared.weight"] = np.zeros((31, 10))
     with pytest.raises(ValueError) as error:
-        t5.from_torch(state, SMALL)
+        t5.FAMILY.from_torch(state, SMALL)
     message = str(error.value)
     assert "missing    encoder.block.2.layer.1.DenseReluDense.wi.weight (14, 10)" in message
     assert "unused     encoder.block.0.layer.1.DenseReluDense.wi_1.weight (14, 10)" in message

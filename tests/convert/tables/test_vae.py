@@ -44,14 +44,14 @@ def test_published_layout(name):
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_round_trip_is_exact(dtype):
     before = random_state(vae, SMALL, dtype)
-    params = vae.from_torch(before, SMALL)
-    assert_same_bytes(vae.to_torch(params, SMALL), before)
+    parts = vae.FAMILY.from_torch(before, SMALL)
+    assert_same_bytes(vae.FAMILY.to_torch(parts, SMALL), before)
     statistics = {"latent_mean": np.zeros(3), "latent_std": np.ones(3)}
-    assert_same_bytes(vae.to_torch(params | statistics, SMALL), before)
+    assert_same_bytes(vae.FAMILY.to_torch({"vae": parts["vae"] | statistics}, SMALL), before)
 
 
 def test_a_vae_is_complete_with_the_latents_statistics():
-    params = vae.from_torch(random_state(vae, SMALL), SMALL)
+    params = vae.FAMILY.from_torch(random_state(vae, SMALL), SMALL)["vae"]
     with pytest.raises(ValueError, match=r"missing \['latent_mean', 'latent_std'\]"):
         module.bind(MelVAE, SMALL, params)
     params |= {"latent_mean": np.zeros(3, np.float32), "latent_std": np.ones(3, np.float32)}
@@ -76,7 +76,7 @@ def test_encode_and_decode_match_torch(scale):
     theirs = VAE(SMALL)
     theirs.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()}, strict=True)
     latent = {"latent_mean": np.zeros(3, np.float32), "latent_std": np.ones(3, np.float32)}
-    params = vae.from_torch(state, SMALL) | latent
+    params = vae.FAMILY.from_torch(state, SMALL)["vae"] | latent
     mel = np.random.default_rng(1).standard_normal((2, 10, 6), np.float32) * np.float32(scale)
     with torch.no_grad():
         mean, std = (x.numpy().transpose(0, 2, 1) for x in theirs.encode(torch.from_numpy(mel).transpose(1, 2)))
@@ -97,7 +97,7 @@ def test_another_rate_is_refused_with_every_difference():
     broken = random_state(vae, SMALL) | {"quant_conv.weight": np.zeros((6, 6, 1))}
     del broken["data_std"]
     with pytest.raises(ValueError) as error:
-        vae.from_torch(broken, dataclasses.replace(SMALL, bands=5))
+        vae.FAMILY.from_torch(broken, dataclasses.replace(SMALL, bands=5))
     message = str(error.value)
     assert "missing    data_std (1, 5, 1)" in message
     assert "unused     quant_conv.weight (6, 6, 1)" in message

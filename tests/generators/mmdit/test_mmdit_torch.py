@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kfjax.convert.tables.mmaudio import CONFIGS, LatentStatistics, from_torch, to_torch
+from kfjax.convert.tables.mmaudio import CONFIGS, FAMILY
 from kfjax.flow import matching
 from kfjax.flow.sampler import Guidance, branch_features
 from kfjax.flow.sampler import sample as sampled
@@ -56,8 +56,15 @@ def pair(request):
     """(configuration, PyTorch network, our parameters): the same random weights in both."""
     cfg = dataclasses.replace(CONFIGS[request.param], **VARIANTS[request.param])
     theirs = torch_mmdit.TorchMMDiT(cfg).randomise(0).eval()
-    params, _ = from_torch({key: value.detach().numpy() for key, value in theirs.state_dict().items()}, cfg)
+    state = {key: value.detach().numpy() for key, value in theirs.state_dict().items()}
+    params = FAMILY.from_torch(state, cfg)["mmdit"]
+    del params["unused"]
     return cfg, theirs, params
+
+
+def state_of(params, cfg):
+    latent = {name: np.zeros(cfg.latent_dim) for name in ("mean", "std")}
+    return FAMILY.to_torch({"mmdit": params | {"unused": {"latent": latent}}}, cfg)
 
 
 def features(cfg, has_video=(True, True), has_text=(True, True)):
@@ -94,8 +101,7 @@ def velocity(cfg, params, x, t, conditions):
 
 def test_layouts_agree(pair):
     cfg, theirs, params = pair
-    empty = LatentStatistics(np.zeros(cfg.latent_dim), np.zeros(cfg.latent_dim))
-    written = {key: value.shape for key, value in to_torch(params, empty, cfg).items()}
+    written = {key: value.shape for key, value in state_of(params, cfg).items()}
     assert written == {key: tuple(value.shape) for key, value in theirs.state_dict().items()}
 
 
@@ -160,8 +166,7 @@ def test_gradients(pair):
         model = bind(MMDiT, cfg, params)
         return matching.loss(model(xt, t, model.prepare(f, LATENTS, Rates())), target).mean()
 
-    nothing = LatentStatistics(np.zeros(cfg.latent_dim), np.zeros(cfg.latent_dim))
-    got = to_torch(gradient(params), nothing, cfg)
+    got = state_of(gradient(params), cfg)
     wrong = {}
     for key, parameter in theirs.named_parameters():
         want = np.zeros(parameter.shape) if parameter.grad is None else parameter.grad.numpy()

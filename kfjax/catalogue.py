@@ -1,0 +1,52 @@
+"""The models that have a name."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from kfjax import pipeline, system
+from kfjax.system import SystemConfig
+
+
+class ModelInfo(NamedTuple):
+    """A model that `load` takes by name.
+
+    Attributes:
+      name: for `load`.
+      sample_rate_hz: of its sound.
+      channels: 1 where both ears hear the same.
+      megabytes: size of its files.
+      licences: of the weights.
+      here: it is on this disk; otherwise it is fetched and converted when it is first used.
+    """
+
+    name: str
+    sample_rate_hz: int
+    channels: int
+    megabytes: float
+    licences: tuple[str, ...]
+    here: bool
+
+
+def models() -> list[ModelInfo]:
+    """The models that `load` takes by name, as `kfjax models` lists them; nothing is fetched."""
+    from kfjax.convert import hub, systems
+
+    def info(cfg: SystemConfig, name: str, megabytes: float, licences: set[str], here: bool) -> ModelInfo:
+        channels = 1 if cfg.codec.stereo is None else 2
+        return ModelInfo(name, cfg.rates.sample_rate_hz, channels, megabytes, tuple(sorted(licences)), here)
+
+    listed = []
+    if pipeline.BUILT_IN.is_dir():
+        size = sum(path.stat().st_size for path in pipeline.BUILT_IN.iterdir()) / 1e6
+        listed.append(
+            info(system.load_config(pipeline.BUILT_IN / system.CONFIG), "built-in", size, {"Apache-2.0"}, True)
+        )
+    for cfg in systems.SYSTEMS.values():
+        sources = hub.MODELS[cfg.name]
+        size, here = (
+            sum(source.megabytes for source in sources),
+            (pipeline.cache_folder() / "models" / cfg.name).is_dir(),
+        )
+        listed.append(info(cfg, cfg.name, size, {source.licence for source in sources}, here))
+    return listed

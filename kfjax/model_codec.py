@@ -1,0 +1,97 @@
+"""A loaded model's codec by itself: sound to latents, and latents to sound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from kfjax import generation, media, rates
+from kfjax.command import local_path
+from kfjax.module import Params
+from kfjax.programs import Program
+from kfjax.sound import Sound, finished
+from kfjax.structs import Features, Given
+from kfjax.system import SystemConfig
+
+
+class Codec:
+    """A model's codec by itself: `Model.codec`.
+
+    latents = model.codec.encode("speech.wav")     # f32 [n, d]
+    model.codec.decode(latents).save("again.wav")
+    """
+
+    def __init__(self, cfg: SystemConfig, parts: Callable[..., Mapping[str, Params]]):
+        self._cfg, self._parts = cfg, parts
+
+    def encode(self, sound: str | Path | np.ndarray) -> np.ndarray:
+        """Normalised latents of a sound, the mean of the posterior.
+
+        Args:
+          sound: a file with sound, resampled to the model's rate; or samples at that rate within ±1, [t], [t, 1 or 2]
+            or a batch [b, t, 1 or 2]. Stereo becomes mono by the mean. 0.1 to 60 seconds.
+
+        Returns:
+          f32 [n, d], of a batch [b, n, d], at `cfg.rates.latent_hz`; silence follows the sound up to a whole latent.
+
+        Raises:
+          ValueError: another shape, a length out of range, samples that are NaN or infinite.
+          MediaError: a file without sound that can be read; a ValueError too.
+        """
+        cfg = self._cfg
+        if isinstance(sound, str | Path):
+            sound = media.read_audio(local_path(sound), cfg.rates.sample_rate_hz)
+        wave = np.asarray(sound, np.float32)
+        wave = wave[:, None] if wave.ndim == 1 else wave
+        if wave.ndim not in (2, 3) or wave.shape[-1] not in (1, 2):
+            raise ValueError(f"sound: got shape {np.shape(sound)}, expected [t], [t, 1 or 2] or [b, t, 1 or 2]")
+        if not np.isfinite(wave).all():
+            raise ValueError("sound: got NaN or infinite samples, expected numbers within ±1")
+        mono = wave.mean(-1)
+        samples = rates.lengths(mono.shape[-1] / cfg.rates.sample_rate_hz, cfg.rates).samples
+        batch = np.atleast_2d(np.pad(mono, [(0, 0)] * (mono.ndim - 1) + [(0, samples - mono.shape[-1])]))
+        latents = np.asarray(_latents(self._parts("vae"), batch, cfg=cfg))
+        return latents if wave.ndim == 3 else latents[0]
+
+    def decode(self, latents: np.ndarray) -> Sound:
+        """Sound of latents, of `downsample · hop` samples each; turned down where it would go beyond ±1.
+
+        Args:
+          latents: normalised, f32 [n, d] or a batch [b, n, d], as `encode` returns them.
+
+        Returns:
+          Stereo sound, without a video; a batch becomes its samples. Where the model has a Mono2Stereo it places the
+          sound as for a prompt alone: no picture says where its source is.
+
+        Raises:
+          ValueError: another shape, or latents that decode to NaN or infinite samples.
+        """
+        cfg, batch = self._cfg, np.asarray(latents, np.float32)
+        batch = batch[None] if batch.ndim == 2 else batch
+        if batch.ndim != 3 or batch.shape[-1] != cfg.mmdit.latent_dim:
+            shapes = f"[n, {cfg.mmdit.latent_dim}] or [b, n, {cfg.mmdit.latent_dim}]"
+            raise ValueError(f"latents: got shape {np.shape(latents)}, expected {shapes}, as encode returns them")
+        codec, seconds = self._parts(*cfg.codec.names), batch.shape[1] / cfg.rates.latent_hz
+        waves = generation.decode(codec, batch, _unseen(cfg, seconds), cfg=cfg)
+        return Sound(np.stack([finished(wave, None) for wave in np.asarray(waves)]), cfg.rates.sample_rate_hz, seconds)
+
+
+@Program
+def _latents(params: Params, wave: Float[Array, "b t"], *, cfg: SystemConfig) -> Float[Array, "b n d"]:
+    from kfjax.codec import audio_codec
+
+    return audio_codec.encode(params, cfg.codec, wave).mean
+
+
+def _unseen(cfg: SystemConfig, seconds: float) -> Features:
+    """Features of neither video nor prompt, [1, ...]."""
+    blank = lambda length, dim: np.zeros((1, length, dim), np.float32)
+    lengths, given = rates.lengths(seconds, cfg.rates), Given.whole(np.zeros((1, cfg.text_tokens), bool), seconds)
+    absent = given._replace(has_video=np.zeros(1, bool), has_text=np.zeros(1, bool))
+    return Features(
+        clip=blank(lengths.clip, cfg.clip.out_dim), sync=blank(lengths.sync, cfg.sync.width),
+        text=blank(cfg.text_tokens, cfg.text.width), given=absent,
+    )  # fmt: skip
