@@ -13,8 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 #: Compiling is most of the tests' time, and nearly all of that optimisation, which no test's figure depends on. Without
-#: the fusion emitters, which jaxlib 0.12 can't do without, a program is compiled nine times as fast.
-QUICK = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+#: the fusion emitters, which jaxlib 0.12 can't do without, a program is compiled nine times as fast. Splitting a program
+#: for several compiler threads costs a tenth more, and every core has a worker already.
+QUICK = [
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
 if version("jaxlib").startswith("0.10."):
     QUICK.append("--xla_cpu_use_fusion_emitters=false")
 
@@ -32,10 +37,24 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest  # noqa: E402
 
 
+#: Resident memory from which compiled programs are dropped at the end of a module: that takes half a second.
+FULL_GB = 1.2
+
+
+def resident_gb():
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # not Linux
+        return FULL_GB
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
 @pytest.fixture(autouse=True, scope="module")
 def programs_end_with_their_module():
     """Compiled programs are most of a process's memory; few are used by two modules."""
     yield
+    if resident_gb() < FULL_GB:
+        return
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
     if "kfjax.generation" in sys.modules:
@@ -44,6 +63,24 @@ def programs_end_with_their_module():
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system; without, little does
+
+
+#: Files that take longest, in this order before all others: pytest-xdist hands out whole files, and would begin with
+#: those of most tests. A long one at the end keeps one worker busy while the others have nothing to do.
+FIRST = (
+    "test_demo_page", "test_flow_step", "test_sharding", "test_processes", "test_mmdit",
+    "test_bigvgan_step", "test_pipeline", "test_make", "test_evaluation", "test_codec_step", "test_bigvgan",
+)  # fmt: skip
+
+
+def pytest_configure(config):
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: k for k, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(FIRST)))
 
 
 def pytest_collection_finish():

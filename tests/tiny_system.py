@@ -32,7 +32,7 @@ CONFIG = system.SystemConfig(
         mel=MelConfig(),
         vae=VAEConfig(latent_dim=8, width=32, mel_blocks=1, latent_blocks=1),
         stereo=StereoConfig(width=32, depth=1, clip_dim=16),
-        vocoder=VocoderConfig(width=32, hidden=32, depth=1),
+        vocoder=VocoderConfig(width=32, hidden=32, depth=1, rounds=2, matches=1),  # unoptimised, each takes its time
     ),
     defaults=system.Defaults(steps=2, guidance=3.0),
     text_tokens=16,

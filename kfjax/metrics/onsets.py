@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import maximum_filter1d, percentile_filter
 from scipy.optimize import linear_sum_assignment
+from scipy.signal import get_window
 
 from kfjax import dsp
 
@@ -139,10 +140,12 @@ def level_difference_db(wave: np.ndarray, time_seconds: float, window_seconds: f
 
 def log_mel(wave: np.ndarray, sample_rate_hz: int, bands: int = 128) -> np.ndarray:
     """Natural log of the mel magnitudes (floor 1e-5), [bands, frames]; stereo is averaged. Window 46 ms, hop 12 ms."""
-    import librosa  # slow to import
+    import librosa  # slow to import; its spectra, which are not used, would be compiled for 20 s when first called
 
     mono = np.asarray(wave, np.float32).reshape(len(wave), -1).mean(axis=1)
-    mel = librosa.feature.melspectrogram(y=mono, sr=sample_rate_hz, n_fft=2048, hop_length=512, n_mels=bands, power=1.0)
+    framed = np.lib.stride_tricks.sliding_window_view(np.pad(mono, 1024), 2048)[::512]
+    magnitude = np.abs(np.fft.rfft(framed * get_window("hann", 2048).astype(np.float32)))
+    mel = librosa.filters.mel(sr=sample_rate_hz, n_fft=2048, n_mels=bands) @ magnitude.T
     return np.log(np.maximum(mel, 1e-5))
 
 

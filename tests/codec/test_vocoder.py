@@ -15,7 +15,7 @@ SMALL = VocoderConfig(bands=40, width=16, hidden=32, depth=2, n_fft=512, hop=128
 
 @pytest.fixture(scope="module")
 def params():
-    return module.init(Vocoder, SMALL, jax.random.key(0))
+    return jax.jit(lambda: module.init(Vocoder, SMALL, jax.random.key(0)))()
 
 
 @pytest.fixture(scope="module")
@@ -23,62 +23,70 @@ def vocode(params):
     return jax.jit(lambda mel: module.bind(Vocoder, SMALL, params)(mel))
 
 
+mel_of = jax.jit(lambda wave: log_mel(wave, MEL))
+
+
 def sound(seed: int, frames: int = 32) -> np.ndarray:
     t = np.arange(frames * 128) / 16000
-    noise = np.random.default_rng(seed).standard_normal(t.size) * np.exp(-5 * t)
-    return (0.2 * np.sin(2 * np.pi * 700 * t) + 0.1 * noise).astype(np.float32)[None]
+    noise = np.random.default_rng(seed).standard_normal((2, t.size)) * np.exp(-5 * t)
+    return (0.2 * np.sin(2 * np.pi * 700 * t) + 0.1 * noise).astype(np.float32)
 
 
 def test_shipped_size():
     assert module.count(module.shapes(Vocoder, VocoderConfig())) <= 3.5e6
 
 
-@pytest.mark.parametrize("frames", [8, 31])
+@pytest.mark.parametrize("frames", [32, 31])
 def test_length_is_frames_times_hop(vocode, frames):
-    assert vocode(jnp.full((2, frames, 40), -3.0)).shape == (2, frames * 128)
+    assert vocode(np.full((2, frames, 40), -3, np.float32)).shape == (2, frames * 128)
 
 
 def test_silence_stays_silent(vocode):
-    assert jnp.abs(vocode(jnp.full((1, 32, 40), np.log(1e-5), jnp.float32))).max() < 1e-6
+    assert np.abs(vocode(np.full((2, 32, 40), np.log(1e-5), np.float32))).max() < 1e-6
 
 
 @pytest.mark.parametrize("gain", [1.0, 0.1, 0.01])
 def test_untrained_has_the_right_mel_at_any_gain(vocode, gain):
-    wave = gain * sound(0)
-    made = vocode(log_mel(wave, MEL))
+    wave = np.float32(gain) * sound(0)
+    made = np.asarray(vocode(mel_of(wave)))
     assert 0.7 < np.sqrt(np.mean(np.square(made)) / np.mean(wave**2)) < 1.4
-    assert jnp.abs(log_mel(made, MEL) - log_mel(wave, MEL)).mean() < 0.15
+    assert np.abs(np.asarray(mel_of(made)) - mel_of(wave)).mean() < 0.15
 
 
 def test_equal_mels_make_equal_waves_and_absurd_ones_stay_finite(vocode):
-    mel = log_mel(sound(1), MEL)
-    np.testing.assert_array_equal(*vocode(jnp.concatenate([mel, mel])))
-    assert jnp.isfinite(vocode(jnp.full((2, 32, 40), 4.0))).all()
+    mel = np.asarray(mel_of(sound(1)))
+    np.testing.assert_array_equal(*vocode(mel[[0, 0]]))
+    assert np.isfinite(vocode(np.full((2, 32, 40), 4, np.float32))).all()
 
 
 def test_magnitudes_are_on_the_grids(params):
-    magnitudes = module.bind(Vocoder, SMALL, params).magnitudes(log_mel(sound(2), MEL))
+    magnitudes = jax.jit(lambda mel: module.bind(Vocoder, SMALL, params).magnitudes(mel))(mel_of(sound(2)))
     for magnitude, (n_fft, hop) in zip(magnitudes, SMALL.grids, strict=True):
-        true = jnp.abs(stft(sound(2), n_fft, hop))
+        true = np.abs(stft(sound(2), n_fft, hop))
         assert magnitude.shape == true.shape and (magnitude >= 0).all()
-        assert 0.7 < jnp.linalg.norm(magnitude) / jnp.linalg.norm(true) < 1.4
+        assert 0.7 < np.linalg.norm(magnitude) / np.linalg.norm(true) < 1.4
 
 
 @pytest.mark.parametrize("tone_hz", [1000.0, 1013.0])
 def test_the_starting_phase_of_a_tone_keeps_its_frequency(tone_hz):
     """Equal frames must not make a wave that repeats with the hop (125 Hz here)."""
     tone = np.sin(2 * np.pi * tone_hz * np.arange(64 * 128) / 16000).astype(np.float32)[None]
-    magnitude = jnp.abs(stft(tone, 512, 128))
-    wave = np.asarray(istft(magnitude * start_phasor(magnitude, 512, 128), 512, 128))[0, 512:-512]
+
+    @jax.jit
+    def again(tone):
+        magnitude = jnp.abs(stft(tone, 512, 128))
+        return istft(magnitude * start_phasor(magnitude, 512, 128), 512, 128)
+
+    wave = np.asarray(again(tone))[0, 512:-512]
     power = np.abs(np.fft.rfft(wave * np.hanning(wave.size), 1 << 17))
     assert abs(power.argmax() * 16000 / (1 << 17) - tone_hz) < 2.0
     assert np.abs(wave).max() > 0.9
 
 
 def test_a_click_stays_where_it_was(vocode):
-    click = np.zeros((1, 32 * 128), np.float32)
+    click = np.zeros((2, 32 * 128), np.float32)
     click[0, 2021] = 0.9
-    made = np.square(np.asarray(vocode(log_mel(click, MEL))))[0]
+    made = np.square(np.asarray(vocode(mel_of(click))))[0]
     assert made[2021 - 64 : 2021 + 64].sum() > 0.6 * made.sum()
 
 

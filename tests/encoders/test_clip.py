@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
@@ -9,12 +10,15 @@ from kfjax.module import bind, count, init, shapes
 
 CFG = CLIPVisionConfig(size=20, patch=8, width=16, depth=2, heads=2, mlp_width=32, out_dim=12)
 
-apply = jax.jit(lambda params, frames: bind(CLIPVision, CFG, params)(frames))
+
+@partial(jax.jit, static_argnames="cfg")
+def apply(params, frames, cfg=CFG):
+    return bind(CLIPVision, cfg, params)(frames)
 
 
 @pytest.fixture(scope="module")
 def params():
-    return init(CLIPVision, CFG, jax.random.key(0))
+    return jax.jit(lambda: init(CLIPVision, CFG, jax.random.key(0)))()
 
 
 def test_one_unit_vector_per_frame_whatever_its_neighbours(params):
@@ -40,10 +44,10 @@ def test_both_stems_see_where_something_is(stem):
         size=32, patch=16, width=16, depth=1, heads=2, mlp_width=32, out_dim=12, stem=stem, stem_widths=(4, 6, 8),
         position_std=0.5,
     )  # fmt: skip
-    weights = init(CLIPVision, cfg, jax.random.key(0))
+    weights = jax.jit(lambda: init(CLIPVision, cfg, jax.random.key(0)))()
     left = np.zeros((1, 1, 32, 32, 3), np.uint8)
     left[..., :16, :16, :] = 255
-    one, two = (bind(CLIPVision, cfg, weights)(x) for x in (left, left[:, :, :, ::-1]))
+    one, two = (apply(weights, x, cfg) for x in (left, left[:, :, :, ::-1]))
     assert one.shape == (1, 1, 12)
     assert np.linalg.norm(one - two) > 0.01
 
@@ -52,7 +56,7 @@ def test_both_stems_see_where_something_is(stem):
 def test_frames_in_turn_make_the_same_vectors(params, frames_at_once):
     frames = np.random.default_rng(2).integers(0, 256, (2, 5, 20, 20, 3), np.uint8)
     few = replace(CFG, frames_at_once=frames_at_once)
-    np.testing.assert_allclose(bind(CLIPVision, few, params)(frames), apply(params, frames), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(apply(params, frames, few), apply(params, frames), rtol=1e-5, atol=1e-6)
 
 
 def test_unit_of_zero_is_zero_with_a_finite_gradient():

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
@@ -9,17 +10,20 @@ from kfjax.module import bind, count, init, shapes
 
 CFG = T5Config(vocab=20, width=16, depth=2, heads=2, head_dim=8, hidden=32)
 
-apply = jax.jit(lambda params, ids, mask: bind(T5Encoder, CFG, params)(ids, mask))
+
+@partial(jax.jit, static_argnames="cfg")
+def apply(params, ids, mask, cfg=CFG):
+    return bind(T5Encoder, cfg, params)(ids, mask)
 
 
 @pytest.fixture(scope="module")
 def params():
-    return init(T5Encoder, CFG, jax.random.key(0))
+    return jax.jit(lambda: init(T5Encoder, CFG, jax.random.key(0)))()
 
 
 def test_gain_multiplies_the_output(params):
     ids, mask = np.arange(9, dtype=np.int32)[None], np.ones((1, 9), bool)
-    loud = bind(T5Encoder, replace(CFG, gain=4.0), params)(ids, mask)
+    loud = apply(params, ids, mask, replace(CFG, gain=4.0))
     np.testing.assert_allclose(loud, 4 * apply(params, ids, mask), rtol=1e-5, atol=1e-6)
 
 
@@ -32,7 +36,7 @@ def test_masked_tokens_do_not_matter(params):
 
 def test_an_empty_text_is_finite_forward_and_backward(params):
     ids, mask = np.zeros((1, 9), np.int32), np.zeros((1, 9), bool)
-    grads = jax.grad(lambda p: (apply(p, ids, mask) ** 2).sum())(params)
+    grads = jax.jit(jax.grad(lambda p: (apply(p, ids, mask) ** 2).sum()))(params)
     assert np.isfinite(apply(params, ids, mask)).all()
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 

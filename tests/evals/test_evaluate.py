@@ -17,6 +17,7 @@ from kfjax.evals.measures import COLUMNS, Score, mean_score
 from kfjax.evals.networks.base import Tags, Unavailable
 from kfjax.media import FrameSpec
 from kfjax.metrics import distributions
+from kfjax.scenes import sounds
 
 RATE = 44100
 NO_NETWORK = "onsets,stereo,levels,codec"
@@ -197,16 +198,17 @@ def test_networks_are_asked_and_missing_weights_are_named(folders, tmp_path, mon
     assert "desync: " in (tmp_path / "out/report.md").read_text()
 
 
-def test_a_model_is_evaluated_to_the_digit(tmp_path):
+def test_a_model_is_evaluated_to_the_digit(tmp_path, monkeypatch):
     """Twice the same, and the clips of a smaller limit are those of a larger one, bit for bit."""
+    monkeypatch.setattr(sounds, "_LARGEST_BATCH", 4)
     model = write_model(tmp_path / "model")
     runs, settings = {}, {"benchmark": "scenes", "seconds": 1.0, "metrics": "onsets,stereo,scenes"}
     for name, limit in (("two", 2), ("again", 2), ("five", 5)):
         runs[name] = evaluate(order(model, tmp_path / name, limit=limit, **settings))
     assert runs["two"] == runs["again"]
     assert (tmp_path / "two/report.md").read_bytes() == (tmp_path / "again/report.md").read_bytes()
-    sounds = lambda name: {path.name: path.read_bytes() for path in (tmp_path / name / "generated").glob("*.wav")}
-    assert len(sounds("five")) == 5 and sounds("two").items() < sounds("five").items()
+    waves = lambda name: {path.name: path.read_bytes() for path in (tmp_path / name / "generated").glob("*.wav")}
+    assert len(waves("five")) == 5 and waves("two").items() < waves("five").items()
     scenes = runs["five"]["scenes"]
     assert scenes["synchrony"]["ceiling"]["value"] > 0.8 > scenes["synchrony"]["generated"]["value"]
     assert scenes["synchrony"]["generated"] == runs["five"]["scores"]["onset_f1"]

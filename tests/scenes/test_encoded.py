@@ -7,6 +7,7 @@ from tiny_system import tiny_system
 from kfjax.flow.sampler import Guidance
 from kfjax.metrics.onsets import mel_l1
 from kfjax.scenes import render_corpus
+from kfjax.scenes import sounds as scene_sounds
 from kfjax.scenes.encoded import EncodedScenes
 from kfjax.scenes.sounds import SceneSounds
 
@@ -17,6 +18,11 @@ CAPTIONS = ["a bell rings", "rain on a roof", "wind and footsteps", "", "a ball 
 def bucket(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
     return render_corpus(folder, 5, seed=4, split="heldout", durations={1.0: 1}, size=32).buckets[1.0]
+
+
+@pytest.fixture(autouse=True)
+def batches_of_four(monkeypatch):
+    monkeypatch.setattr(scene_sounds, "_LARGEST_BATCH", 4)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.encoders.clip import CLIPText, CLIPTextConfig
 from kfjax.metrics.codec_scores import codec_scores, griffin_lim
 from kfjax.module import flatten, init
+from kfjax.scenes import sounds as scene_sounds
 from kfjax.scenes import RECIPES, Corpus, make_scene, render_corpus
 from kfjax.scenes.evaluation import MEASURES, Evaluation, Plan
 from kfjax.scenes.pairs import TEXT_PAIRS, pair_of, source_of, words_for
@@ -41,6 +42,11 @@ def corpus(tmp_path_factory) -> Corpus:
     return render_corpus(folder, 5, seed=3, split="heldout", durations={1.0: 3, 2.5: 2}, size=32)
 
 
+@pytest.fixture(autouse=True)
+def batches_of_four(monkeypatch):
+    monkeypatch.setattr(scene_sounds, "_LARGEST_BATCH", 4)
+
+
 @pytest.fixture(scope="module")
 def sounds() -> SceneSounds:
     return SceneSounds(tiny_system())
@@ -62,7 +68,7 @@ def test_negative_prompts_are_read_by_any_text_encoder():
     base = tiny_system()
     text = CLIPTextConfig(vocab=base.cfg.text.vocab, length=base.cfg.text_tokens, width=base.cfg.text.width, depth=1,
                           heads=1, mlp_width=8)  # fmt: skip
-    params = dict(base.params) | {"text": init(CLIPText, text, jax.random.key(0))}
+    params = dict(base.params) | {"text": jax.jit(lambda: init(CLIPText, text, jax.random.key(0)))()}
     reader = SceneSounds(base._replace(cfg=replace(base.cfg, text=text), params=params))
     made = [next(reader.generate(["a bell"], SECONDS, negatives=[avoided])) for avoided in ("rain", "wind and rain")]
     assert np.isfinite(made).all() and np.abs(made[0] - made[1]).max() > 0

@@ -212,7 +212,7 @@ def test_stereo_on_the_encoders_of_a_run(runs, vae, flow):
 def untrained_vae(runs):
     """Random weights of the right shapes: enough to make latents."""
     cfg = VAEConfig(**config_of("flow", "runlocal").system.codec.vae)
-    save_params(runs / "untrained.safetensors", module.init(MelVAE, cfg, jax.random.key(0)))
+    save_params(runs / "untrained.safetensors", jax.jit(lambda: module.init(MelVAE, cfg, jax.random.key(0)))())
     return runs / "untrained.safetensors"
 
 
