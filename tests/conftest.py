@@ -13,8 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 #: Compiling is most of the tests' time, and nearly all of that optimisation, which no test's figure depends on. Without
-#: the fusion emitters, which jaxlib 0.12 can't do without, a program is compiled nine times as fast. Splitting a program
-#: for several compiler threads costs a tenth more, and every core has a worker already.
+#: the fusion emitters, which jaxlib 0.12 can't do without, a program is compiled nine times as fast. Splitting it for
+#: several threads would cost a tenth more, and every core has a worker already.
 QUICK = [
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
@@ -35,7 +35,6 @@ os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest  # noqa: E402
-
 
 #: Resident memory from which compiled programs are dropped at the end of a module: that takes half a second.
 FULL_GB = 1.2

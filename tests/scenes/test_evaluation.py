@@ -14,8 +14,8 @@ from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.encoders.clip import CLIPText, CLIPTextConfig
 from kfjax.metrics.codec_scores import codec_scores, griffin_lim
 from kfjax.module import flatten, init
-from kfjax.scenes import sounds as scene_sounds
 from kfjax.scenes import RECIPES, Corpus, make_scene, render_corpus
+from kfjax.scenes import sounds as scene_sounds
 from kfjax.scenes.evaluation import MEASURES, Evaluation, Plan
 from kfjax.scenes.pairs import TEXT_PAIRS, pair_of, source_of, words_for
 from kfjax.scenes.scores import Presence, following, listen, meaning, presence, synchrony
