@@ -39,10 +39,12 @@ def excerpt():
     return blank._replace(clip_frames=frames(SIZE.clip), sync_frames=frames(SIZE.sync_frames), given=given)
 
 
+mel_of = jax.jit(lambda wave: log_mel(wave.reshape(-1, *wave.shape[-2:]).mean(-1), MelConfig()))
+
+
 def apart(one, other) -> float:
     """Mean difference of two waves' log-mels."""
-    one, other = (log_mel(wave.reshape(-1, *wave.shape[-2:]).mean(-1), MelConfig()) for wave in (one, other))
-    return float(np.abs(one - other).mean())
+    return float(np.abs(np.asarray(mel_of(one)) - mel_of(other)).mean())
 
 
 def made(excerpt, rows, cfg=CONFIG, params=None, steps=3):

@@ -151,7 +151,7 @@ def test_versions_made_at_once_are_those_made_alone(model, clip, result):
 @pytest.mark.parametrize(("room", "count"), [(None, 1), (1.01, 8), (0.99, 4), (0.0, 1)])
 def test_as_many_versions_at_once_as_memory_has_room_for(model, monkeypatch, room, count):
     """The limit is simulated; what is needed comes from real programs."""
-    size = rates.lengths(0.5, CONFIG.rates)
+    size = rates.lengths(1.0, CONFIG.rates)
     needed = lambda versions: max(
         held
         for _, _, held in model._memory(
@@ -161,8 +161,8 @@ def test_as_many_versions_at_once_as_memory_has_room_for(model, monkeypatch, roo
     limit = None if room is None else room * needed(8)
     monkeypatch.setattr(pipeline.memory, "limit_bytes", lambda device: limit)
     assert model._at_once(64, None, size) == count
-    assert model._at_once(3, None, size) == min(count, 3)
-    assert model._at_once(64, 5, size) == 5
+    assert model._at_once(2, None, size) == min(count, 2)
+    assert model._at_once(64, 8, size) == 8
 
 
 def test_frames_in_memory(model, clip, result):

@@ -290,7 +290,7 @@ def start(cfg: FlowStepConfig):
     params = {name: PARAMS[name] for name in names}
     zero = np.int32(0)
     # An average of its own: one equal to the parameters would hide that it moves.
-    averaged = jax.tree.map(lambda x: x + np.float32(0.1), params)
+    averaged = jax.tree.map(lambda x: np.asarray(x) + np.float32(0.1), params)
     state = TrainState(zero, params, jax.jit(tx.init)(trained(params, cfg)), averaged, zero)
     return jax.jit(flow_step.make_step(CONFIG, cfg, tx)), state
 
