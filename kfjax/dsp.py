@@ -6,7 +6,8 @@ mel = magnitude(stft(wave, 2048, 512)) @ mel_filters(128, 2048, 44100)
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import add
 from typing import Literal
 
 import jax.numpy as jnp
@@ -94,7 +95,7 @@ def _overlap_add(framed: Float[Array, "b f w"], hop: int) -> Float[Array, "b t"]
     blocks = framed.reshape(batch, count, overlap, hop)
     # Block j of frame i lands on block i + j of the wave.
     shifted = [jnp.pad(blocks[:, :, j], ((0, 0), (j, overlap - 1 - j), (0, 0))) for j in range(overlap)]
-    return sum(shifted).reshape(batch, -1)
+    return reduce(add, shifted).reshape(batch, -1)
 
 
 def power(spec: Complex[Array, "*b k"]) -> Float[Array, "*b k"]:
@@ -159,7 +160,8 @@ def mel_to_bins(bands: int, n_fft: int, sample_rate_hz: int) -> np.ndarray:
 def _corners(bands: int, sample_rate_hz: int, low_hz: float, high_hz: float | None, scale: str) -> np.ndarray:
     """In Hz: band i reaches from corner i to corner i + 2, with its centre at corner i + 1."""
     ends = np.array([low_hz, sample_rate_hz / 2 if high_hz is None else high_hz])
-    mels = np.linspace(*_mels(ends, scale), bands + 2)
+    low, high = _mels(ends, scale)
+    mels = np.linspace(low, high, bands + 2)
     if scale == "htk":
         return 700 * np.expm1(mels / 1127)
     return np.where(mels < _KNEE, mels * _LINEAR_HZ, _KNEE_HZ * np.exp((mels - _KNEE) * _STEP))

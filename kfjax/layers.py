@@ -6,7 +6,9 @@ Modules compute in the dtype of their parameters and inputs; norms, rotations an
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from functools import reduce
+from operator import add
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +34,13 @@ def linear(inputs: int, outputs: int, rngs: nnx.Rngs, *, bias: bool = True, zero
 class Conv1d(nnx.Conv):
     """1-D convolution along time, 'same' zero padding, with or without bias."""
 
-    def __call__(self, x: Float[Array, "b n i"]) -> Float[Array, "b m o"]:
+    # flax's further argument, `out_sharding`, is not offered.
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Float[Array, "b n i"]
+    ) -> Float[Array, "b m o"]:
         bias = None if self.bias is None else self.bias[...]
         x, kernel, bias = self.promote_dtype((x, self.kernel[...], bias), dtype=self.dtype)
-        y = convolve(x, kernel, stride=self.strides)
+        y = convolve(x, kernel, stride=cast(int, self.strides))
         return y if bias is None else y + bias[None, None]
 
 
@@ -67,8 +72,7 @@ def convolve(
     shifted = [padded[:, tap : tap + last + 1 : stride] for tap in range(taps)]
     if how == "unfolded":
         return jnp.concatenate(shifted, -1) @ kernel.reshape(taps * inputs, outputs)
-    first, *others = (part @ weight for part, weight in zip(shifted, kernel, strict=True))
-    return sum(others, first)
+    return reduce(add, [part @ weight for part, weight in zip(shifted, kernel, strict=True)])
 
 
 def _platform() -> str:

@@ -92,14 +92,15 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) ->
     """One module whose parameters carry a leading axis of `depth` independent draws (for `scan_blocks`)."""
     from flax import nnx
 
+    graphdefs = []  # one, the same for every layer
+
     def drawn(key: jax.Array) -> nnx.State:
-        nonlocal graphdef
         graphdef, state = nnx.split(make(type(rngs)(key)))
+        graphdefs.append(graphdef)
         return state
 
-    graphdef = None  # the same for every layer
     state = jax.vmap(drawn)(jax.random.split(rngs.params(), depth))
-    return nnx.merge(graphdef, state)
+    return nnx.merge(graphdefs[0], state)
 
 
 def scan_blocks(
@@ -134,8 +135,8 @@ def scan_blocks(
 
 
 def _recomputed(body: Callable, remat: Remat | bool, *, looped: bool) -> Callable:
-    names = {False: "none", True: "blocks"}
-    remat = names[remat] if isinstance(remat, bool) else remat
+    if isinstance(remat, bool):
+        remat = "blocks" if remat else "none"
     policies = {"none": regather, "blocks": None, "dots": _is_dot}
     if remat not in policies:
         raise ValueError(f"remat: got {remat!r}, expected one of {', '.join(policies)}")

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import reduce
+from itertools import pairwise
+from operator import add
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +39,9 @@ class BigVGAN(nnx.Module):
     def __init__(self, cfg: BigVGANConfig, *, rngs: nnx.Rngs):
         widths = [cfg.width // 2**i for i in range(len(cfg.rates) + 1)]
         self.conv_pre = Conv(cfg.bands, widths[0], 7, rngs=rngs)
-        self.ups = nnx.List([Up(*widths[i : i + 2], rate, rngs=rngs) for i, rate in enumerate(cfg.rates)])
+        self.ups = nnx.List(
+            [Up(i, o, rate, rngs=rngs) for (i, o), rate in zip(pairwise(widths), cfg.rates, strict=True)]
+        )
         self.resblocks = nnx.List(
             [AMPBlock(w, kernel, cfg.dilations, rngs=rngs) for w in widths[1:] for kernel in cfg.block_kernels]
         )
@@ -50,7 +55,7 @@ class BigVGAN(nnx.Module):
         beside = len(self.resblocks) // len(self.ups)
         for i, up in enumerate(self.ups):
             x = up(x)
-            x = sum(block(x) for block in self.resblocks[i * beside : (i + 1) * beside]) / beside
+            x = reduce(add, [block(x) for block in self.resblocks[i * beside : (i + 1) * beside]]) / beside
         x = self.conv_post(self.activation_post(x))[..., 0]
         return jnp.tanh(x) if self.output == "tanh" else jnp.clip(x, -1, 1)
 
@@ -160,8 +165,8 @@ class AntiAliasedSnake(nnx.Module):
             return hold(phase(held, _EVEN)), hold(phase(held, _ODD))
 
         even, odd = _stored(samples, jnp.pad(x, ((0, 0), (6, 6), (0, 0)), mode="edge"))
-        y = sum(FILTER[2 * i + 1] * even[:, i + 1 : i + 1 + n] + FILTER[2 * i] * odd[:, i : i + n] for i in range(6))
-        return y.astype(x.dtype)
+        pairs = [FILTER[2 * i + 1] * even[:, i + 1 : i + 1 + n] + FILTER[2 * i] * odd[:, i : i + n] for i in range(6)]
+        return reduce(add, pairs).astype(x.dtype)
 
 
 def _stored(make: Callable[[Array], tuple[Array, ...]], x: Array) -> tuple[Array, ...]:

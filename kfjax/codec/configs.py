@@ -118,8 +118,11 @@ class CodecConfig:
 
     def __post_init__(self):
         mel, vocoder = self.mel, self.vocoder
-        pairs = {"vae.bands": (self.vae.bands, mel.bands), "vocoder.bands": (vocoder.bands, mel.bands)}
-        pairs["vocoder.hop"] = vocoder.hop, mel.hop
+        pairs: dict[str, tuple[object, object]] = {
+            "vae.bands": (self.vae.bands, mel.bands),
+            "vocoder.bands": (vocoder.bands, mel.bands),
+            "vocoder.hop": (vocoder.hop, mel.hop),
+        }
         if isinstance(vocoder, VocoderConfig):
             pairs |= {
                 f"vocoder.{name}": (getattr(vocoder, name), getattr(mel, name))

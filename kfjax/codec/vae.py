@@ -20,6 +20,8 @@ from kfjax.layers import attention, layer_norm, linear
 from kfjax.module import scan_blocks, stack
 from kfjax.structs import Posterior
 
+#: What a level does to the frame rate.
+Rate = Literal["", "down", "up"]
 #: Parameters that are measured, not learnt.
 STATISTICS = ("mel_mean", "mel_std", "latent_mean", "latent_std")
 
@@ -243,7 +245,7 @@ class MPUp(nnx.Module):
 class MPLevel(nnx.Module):
     """Blocks of one width and, where it changes, the rate."""
 
-    def __init__(self, inputs: int, outputs: int, depth: int, rate: Literal["", "down", "up"], *, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, outputs: int, depth: int, rate: Rate, *, rngs: nnx.Rngs):
         self.block = nnx.List([MPBlock(inputs if i == 0 else outputs, outputs, rngs=rngs) for i in range(depth)])
         if rate == "down":
             self.downsample = MPDown(outputs, rngs=rngs)
@@ -264,7 +266,7 @@ class MPEncoder(nnx.Module):
     def __init__(self, cfg: VAEConfig, *, rngs: nnx.Rngs):
         w = cfg.width
         self.conv_in = MPConv(cfg.bands, w, 3, rngs=rngs)
-        sizes = ((w, w, "down"), (w, 2 * w, ""), (2 * w, 4 * w, ""))
+        sizes: list[tuple[int, int, Rate]] = [(w, w, "down"), (w, 2 * w, ""), (2 * w, 4 * w, "")]
         self.down = nnx.List([MPLevel(i, o, 2, rate, rngs=rngs) for i, o, rate in sizes])
         self.mid = MPMiddle(4 * w, rngs=rngs)
         self.conv_out = MPConv(4 * w, 2 * cfg.latent_dim, 3, rngs=rngs)
@@ -284,7 +286,7 @@ class MPDecoder(nnx.Module):
         w = cfg.width
         self.conv_in = MPConv(cfg.latent_dim, 4 * w, 3, rngs=rngs)
         self.mid = MPMiddle(4 * w, rngs=rngs)
-        sizes = ((2 * w, w, ""), (4 * w, 2 * w, "up"), (4 * w, 4 * w, ""))
+        sizes: list[tuple[int, int, Rate]] = [(2 * w, w, ""), (4 * w, 2 * w, "up"), (4 * w, 4 * w, "")]
         self.up = nnx.List([MPLevel(i, o, 3, rate, rngs=rngs) for i, o, rate in sizes])
         self.conv_out = MPConv(w, cfg.bands, 3, rngs=rngs)
         self.learnable_gain = nnx.Param(jnp.zeros(()))

@@ -13,7 +13,8 @@ time and frequency, and the phases are computed:
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import add
 
 import jax
 import jax.numpy as jnp
@@ -197,4 +198,5 @@ def _depthwise(x: Float[Array, "b f h"], conv: nnx.Conv) -> Float[Array, "b f h"
     kernel = conv.kernel[...]  # [7 1 h]
     taps, frames = kernel.shape[0], x.shape[1]
     padded = jnp.pad(x, ((0, 0), (taps // 2, taps // 2), (0, 0)))
-    return sum(padded[:, i : i + frames] * kernel[i][None] for i in range(taps)) + conv.bias[...][None, None]
+    y = reduce(add, [padded[:, i : i + frames] * kernel[i][None] for i in range(taps)])
+    return y if conv.bias is None else y + conv.bias[...][None, None]

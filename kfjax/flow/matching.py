@@ -25,9 +25,9 @@ def expected_velocity(x: Float[Array, "b n d"], t: Float[Array, " b"], posterior
     With std = 0 it is x1 - x0.
     """
     t = t[:, None, None]
-    variance = jnp.square(posterior.std)
-    surprise = (x - t * posterior.mean) / (t * t * variance + jnp.square(1 - t) + 1e-12)
-    return posterior.mean + (t * variance - (1 - t)) * surprise
+    mean, variance = jnp.asarray(posterior.mean), jnp.square(posterior.std)
+    surprise = (x - t * mean) / (t * t * variance + jnp.square(1 - t) + 1e-12)
+    return mean + (t * variance - (1 - t)) * surprise
 
 
 def sample_times(key: jax.Array, count: int, *, start: float = 0.0) -> Float[Array, " b"]:

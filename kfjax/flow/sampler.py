@@ -47,7 +47,7 @@ class Guidance:
 
     def weights(self, has_video: bool = True) -> dict[Branch, float]:
         """Weight of every branch that contributes. Without video, v(V,∅) is v(∅,∅)."""
-        weights = {
+        weights: dict[Branch, float] = {
             "full": self.text,
             "empty": 1.0 - self.video,
             "video": self.video - self.text + self.negative,

@@ -183,10 +183,8 @@ def shards(index: Path) -> dict[str, str]:
         shard_of = found.get("weight_map") if isinstance(found, dict) else None
     except ValueError as error:
         raise ValueError(f"{index} is no index ({error}); download it again") from None
-    plain = isinstance(shard_of, dict) and all(
-        isinstance(name, str) and Path(name).name == name and name.endswith(SAFETENSORS) for name in shard_of.values()
-    )
-    if not plain:
+    plain = lambda name: isinstance(name, str) and Path(name).name == name and name.endswith(SAFETENSORS)
+    if not isinstance(shard_of, dict) or not all(map(plain, shard_of.values())):
         raise ValueError(f"{index} is no index, expected a weight_map from keys to files beside it; download it again")
     return shard_of
 

@@ -51,8 +51,8 @@ def read(path: Path) -> Any:
 class _ShortReads(io.FileIO):
     """A file of which no large piece is read, as the directory of a hostile archive is."""
 
-    def read(self, size: int = -1) -> bytes:
-        if size < 0:
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
             size = max(0, os.fstat(self.fileno()).st_size - self.tell())
         if size > MAX_DIRECTORY_BYTES:
             raise ValueError(f"it is a zip archive with a directory of {size} bytes, expected {MAX_DIRECTORY_BYTES} "

@@ -111,10 +111,10 @@ def _instructions(data: bytes | mmap) -> Iterator[tuple[str, Any]]:
         code = file.read(1)
         if not code:
             raise ValueError(f"the pickle is damaged (it has no end within {file.tell()} bytes)")
-        name = _NAMES.get(code, f"the instruction {code!r}")
+        name = _OPCODES[code].name if code in _OPCODES else f"the instruction {code!r}"
         if name not in _KNOWN:
             raise ValueError(f"the pickle uses {name}, which no file of tensors needs")
-        argument = pickletools.code2op[code.decode("latin-1")].arg
+        argument = _OPCODES[code].arg
         yield name, argument.reader(file) if argument else None
     if isinstance(data, mmap):
         data.seek(start + file.tell())
@@ -357,7 +357,7 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     "BUILD": _Machine.build,
     "BINPERSID": _Machine.storage,
 }
-_NAMES = {code.encode("latin-1"): opcode.name for code, opcode in pickletools.code2op.items()}
+_OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 _KNOWN = _ARGUMENT | _MADE.keys() | _TUPLES.keys() | _STEPS.keys() | {
     "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET", "PROTO", "FRAME", "STOP",
 }  # fmt: skip

@@ -117,14 +117,14 @@ class MMDiT(nnx.Module):
         text = self.text_mlp(outer(self.text_in(text)))
         pooled = self.pool_mlp(self.clip_pool(clip.mean(1)) + self.text_pool(text.mean(1)))
         if self.cfg.duration != "none":
-            pooled = pooled + self.duration(given.seconds_start, given.seconds_total)
+            pooled = pooled + self.duration(jnp.asarray(given.seconds_start), jnp.asarray(given.seconds_total))
         return Conditions(clip, text, align(sync, latents, self.cfg.sync_align, rates), pooled)
 
     def __call__(
         self, x: Float[Array, "b n d"], t: Float[Array, " b"], conditions: Conditions
     ) -> Float[Array, "b n d"]:
         """Velocity at (x, t), t in [0, 1]: 0 is noise, 1 is data."""
-        cfg, clip, text = self.cfg, conditions.clip, conditions.text
+        cfg, clip, text = self.cfg, jnp.asarray(conditions.clip), jnp.asarray(conditions.text)
         pooled = pin((self.timestep(t) + conditions.pooled)[:, None], "b _ h")
         extended = pin(pooled + conditions.align, "b n h")
         tables = self._tables(x.shape[1], clip.shape[1])
@@ -132,7 +132,7 @@ class MMDiT(nnx.Module):
         pooled_act, extended_act = jax.nn.silu(pooled), jax.nn.silu(extended)
 
         audio_act = jax.nn.silu if cfg.activation == "silu" else jax.nn.selu
-        streams = tuple(pin(s, "b n h") for s in (self.audio_mlp(audio_act(self.audio_in(x))), clip, text))
+        streams = pin(self.audio_mlp(audio_act(self.audio_in(x))), "b n h"), pin(clip, "b n h"), pin(text, "b n h")
         if cfg.joint_depth > 1:
             joint = lambda block, s: block(s, extended_act, pooled_act, tables)
             streams = scan_blocks(self.joint, streams, joint, remat=cfg.remat, unroll=cfg.unroll)
