@@ -22,8 +22,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from kfjax import features, rates, system
+from kfjax.codec import codec_of
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.flow import sampler
+from kfjax.generators import generator_of
 from kfjax.module import Params, bind
 from kfjax.programs import Begun, Program
 from kfjax.structs import Excerpt, Features, Noise, Video
@@ -58,13 +60,11 @@ def sample(
       params: of the part mmdit.
       encoded: of each example, or one for all of them.
     """
-    from kfjax.generators.mmdit.mmdit import MMDiT
-
-    network = bind(MMDiT, cfg.mmdit, params)
+    network = bind(generator_of(cfg.mmdit), cfg.mmdit, params)
     conditions = network.prepare(sampler.branch_features(encoded, branches, negative), x.shape[1], cfg.rates)
     if versions := len(x) // len(encoded.clip) - 1:
         conditions = jax.tree.map(lambda c: jnp.repeat(c, versions + 1, 0), conditions)
-    x = jnp.where(first == 0, sampler.noise_of(noise, x.shape[1:]), x)
+    x = jnp.where(first == 0, sampler.noise_of(noise, (x.shape[1], x.shape[2])), x)
     return sampler.sample(network, conditions, x, weights, steps, method, first, last)
 
 
@@ -76,12 +76,10 @@ def decode(
 
     Args:
       encoded: of each example, or one for all of them.
-      coherent: see `audio_codec.decode`.
+      coherent: see `codec.Codec.decode`.
     """
-    from kfjax.codec import audio_codec
-
     seen = None if cfg.codec.stereo is None else features.seen_by_stereo(cfg, encoded, latents.shape[1])
-    return audio_codec.decode(params, cfg.codec, latents, seen, encoded.given.has_video, coherent=coherent)
+    return codec_of(cfg.codec).decode(params, cfg.codec, latents, seen, encoded.given.has_video, coherent=coherent)
 
 
 def generate(
@@ -110,7 +108,10 @@ def generate(
         has_text = jnp.ones_like(encoded.given.has_text)
         negative = encoded._replace(text=text, given=encoded.given._replace(text_mask=mask, has_text=has_text))
     x = jnp.zeros((len(noise.number), latents, cfg.mmdit.latent_dim), jnp.float32)
-    branches = tuple(branch for branch in get_args(sampler.Branch) if branch in guidance)  # jit sorts a dict's keys
+    known: tuple[sampler.Branch, ...] = get_args(sampler.Branch)
+    branches: tuple[sampler.Branch, ...] = tuple(
+        branch for branch in known if branch in guidance
+    )  # jit sorts a dict's keys
     weights = jnp.stack([jnp.asarray(guidance[branch], jnp.float32) for branch in branches])
     made = sample.jitted(
         params["mmdit"], encoded, negative, weights, steps, noise, x, 0, steps,
@@ -164,10 +165,11 @@ def begin(
     read = encoded.outputs._replace(**blank)
     negative = encoding(False).outputs._replace(**blank) if "negative" in branches else None
     number, numbers = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((versions,), np.uint32)
+    noise = jax.tree.map(lambda _: numbers, Noise(np.empty(0), np.empty(0)))  # shapes in place of arrays
     scales = jax.ShapeDtypeStruct((len(branches),), np.float32)
     latents = jax.ShapeDtypeStruct((versions, lengths.latents, cfg.mmdit.latent_dim), np.float32)
     sampled = sample.begin(
-        weights["mmdit"], read, negative, scales, number, Noise(numbers, numbers), latents, number, number,
+        weights["mmdit"], read, negative, scales, number, noise, latents, number, number,
         cfg=cfg, branches=branches, method=method,
     )  # fmt: skip
     decoded = decode.begin(codec, latents, read, cfg=cfg)

@@ -24,6 +24,7 @@ from kfjax.checkpoint import load_params, save_params, unflatten
 from kfjax.codec.configs import CodecConfig
 from kfjax.encoders.configs import CLIPTextConfig, CLIPVisionConfig, SynchformerConfig, T5Config
 from kfjax.encoders.tokenizer import Tokenizer
+from kfjax.generators import generator_of
 from kfjax.generators.mmdit.config import MMDiTConfig
 from kfjax.module import Params
 from kfjax.rates import Rates
@@ -103,13 +104,12 @@ class SystemConfig:
         from kfjax.encoders.clip import CLIPText, CLIPVision
         from kfjax.encoders.synchformer import Synchformer
         from kfjax.encoders.t5 import T5Encoder
-        from kfjax.generators.mmdit.mmdit import MMDiT
 
         return {
             "text": (T5Encoder if isinstance(self.text, T5Config) else CLIPText, self.text),
             "clip": (CLIPVision, self.clip),
             "sync": (Synchformer, self.sync),
-            "mmdit": (MMDiT, self.mmdit),
+            "mmdit": (generator_of(self.mmdit), self.mmdit),
             **self.codec.parts(),
         }
 

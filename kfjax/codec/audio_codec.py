@@ -1,4 +1,4 @@
-"""The codec: mono waveform -> normalised latents, and latents with what the camera sees -> stereo waveform.
+"""The codec of mels, a `kfjax.codec.Codec`: mono waveform -> latents, latents and the video's features -> stereo.
 
 Public systems have no Mono2Stereo (`stereo=None`): both ears then hear the mono. Their vocoder is BigVGAN.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from kfjax import module
 from kfjax.codec import stereo
@@ -15,10 +15,10 @@ from kfjax.codec.configs import CodecConfig
 from kfjax.codec.mel import log_mel
 from kfjax.codec.stereo import Mono2Stereo
 from kfjax.codec.vae import MelVAE
-from kfjax.structs import Posterior
+from kfjax.structs import Array, Posterior
 
 
-def init(cfg: CodecConfig, key: Array) -> module.Params:
+def init(cfg: CodecConfig, key: jax.Array) -> module.Params:
     """Parameters of the parts: {"vae", "stereo" where there is one, "vocoder"}."""
     parts = cfg.parts()
     keys = jax.random.split(key, len(parts))
@@ -32,24 +32,24 @@ def shapes(cfg: CodecConfig) -> module.Params:
 
 def encode(params: module.Params, cfg: CodecConfig, wave: Float[Array, "b t"]) -> Posterior:
     """Posterior over normalised latents [b n d] of a mono waveform in [-1, 1] whose length is n · 2 · hop samples."""
-    return module.bind(MelVAE, cfg.vae, params["vae"]).encode(log_mel(wave, cfg.mel))
+    return module.bind(MelVAE, cfg.vae, params["vae"]).encode(log_mel(jnp.asarray(wave), cfg.mel))
 
 
 def decode(
     params: module.Params,
     cfg: CodecConfig,
     latents: Float[Array, "b n d"],
-    clip: Float[Array, "b v i"] | None,
+    seen: Float[Array, "b v i"] | None,
     has_video: Bool[Array, " b"],
     *,
     coherent: bool = True,
-) -> Float[Array, "b t 2"]:
+) -> Float[jax.Array, "b t 2"]:
     """Stereo waveform of n · 2 · hop samples.
 
     Args:
       latents: normalised, as `encode` and the generator make them.
-      clip: the video's per-frame features, which tell where the sources are; not read without Mono2Stereo.
-      has_video: where False, `clip` does not matter.
+      seen: the video's per-frame features, which tell where the sources are; not read without Mono2Stereo.
+      has_video: where False, `seen` does not matter.
       coherent: vocode once and pan; (left + right) / 2 is then exactly the mono waveform. Otherwise each ear's mel
         is vocoded by itself, as in the paper.
     """
@@ -57,7 +57,7 @@ def decode(
     vocoder = module.bind(*cfg.parts()["vocoder"], params["vocoder"])
     if cfg.stereo is None:
         return jnp.repeat(vocoder(mel)[..., None], 2, -1)
-    r = module.bind(Mono2Stereo, cfg.stereo, params["stereo"])(mel, clip, has_video)
+    r = module.bind(Mono2Stereo, cfg.stereo, params["stereo"])(mel, seen, has_video)
     if coherent:
         return stereo.pan(vocoder(mel), r, cfg.mel)
     left, right = jnp.split(vocoder(jnp.concatenate(stereo.split(mel, r))), 2)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kfjax import checkpoint, config, features, media, rates, sharding
-from kfjax.codec import audio_codec
+from kfjax.codec import codec_of
 from kfjax.data import sources
 from kfjax.data.records import Example
 from kfjax.data.sources import Cut
@@ -133,7 +133,7 @@ def _encode(
     params: Params, cfg: SystemConfig, excerpt: Excerpt, wave: Float[Array, "b t"], *, blank: Lengths | None
 ) -> tuple[Features, Posterior]:
     """Features and latents in bfloat16. With `blank`, of sound alone: zeros of these lengths for what isn't seen."""
-    posterior = audio_codec.encode(params, cfg.codec, wave)
+    posterior = codec_of(cfg.codec).encode(params, cfg.codec, wave)
     if blank is None:
         encoded = features.encode(params, cfg, excerpt)
     else:
