@@ -31,7 +31,8 @@ def main(argv: Sequence[str]) -> int:
     """
     args = _parse(argv)
     folder = args.output or _default(args.benchmark)
-    results = evaluate(**vars(args) | {"output": folder})
+    order: dict[str, Any] = vars(args) | {"output": folder}
+    results = evaluate(**order)
     for name in ("missing", "extra", "unreadable"):
         if listed := results["matching"][name]:
             more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
