@@ -108,10 +108,8 @@ def generate(
         has_text = jnp.ones_like(encoded.given.has_text)
         negative = encoded._replace(text=text, given=encoded.given._replace(text_mask=mask, has_text=has_text))
     x = jnp.zeros((len(noise.number), latents, cfg.mmdit.latent_dim), jnp.float32)
-    known: tuple[sampler.Branch, ...] = get_args(sampler.Branch)
-    branches: tuple[sampler.Branch, ...] = tuple(
-        branch for branch in known if branch in guidance
-    )  # jit sorts a dict's keys
+    known: tuple[sampler.Branch, ...] = get_args(sampler.Branch)  # in its order: jit sorts a dict's keys
+    branches: tuple[sampler.Branch, ...] = tuple(branch for branch in known if branch in guidance)
     weights = jnp.stack([jnp.asarray(guidance[branch], jnp.float32) for branch in branches])
     made = sample.jitted(
         params["mmdit"], encoded, negative, weights, steps, noise, x, 0, steps,
