@@ -30,15 +30,15 @@ def main(argv: Sequence[str]) -> int:
       ValueError: no such model, folder, benchmark or group of measures; nothing to compare.
     """
     args = _parse(argv)
-    folder = args.output or _default(args.benchmark)
-    results = evaluate(**vars(args) | {"output": folder})
+    args.output = args.output or _default(args.benchmark)
+    results = evaluate(**vars(args))
     for name in ("missing", "extra", "unreadable"):
         if listed := results["matching"][name]:
             more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
             command.say(f"{name}: {len(listed)} ({', '.join(listed[:5])}{more})")
     for group, reason in results["unavailable"].items():
         command.say(f"{group}: {reason}")
-    report = folder / "report.md"
+    report = args.output / "report.md"
     print(report.read_text(encoding="utf-8"))
     print(report)
     return 0
