@@ -388,7 +388,7 @@ def _bytes(params: Params) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
 
 
-def _cast(x: Array, dtype: jnp.dtype) -> Array:
+def _cast(x: jax.Array | np.ndarray, dtype: jnp.dtype) -> jax.Array | np.ndarray:
     return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
