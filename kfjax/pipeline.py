@@ -24,7 +24,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from kfjax import checkpoint, features, generation, limits, media, memory, programs, rates, sharding, system
 from kfjax.command import local_path
