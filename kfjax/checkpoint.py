@@ -51,7 +51,7 @@ def unflatten(flat: dict[str, Any]) -> Params:
     Raises:
       WeightsError: a name that is another's beginning, or has more than `MAX_PARTS` parts.
     """
-    nested: Params = {}
+    nested: dict[Any, Any] = {}
     for name, leaf in flat.items():
         parts = [int(part) if re.fullmatch("[0-9]{1,9}", part) else part for part in name.split("/", MAX_PARTS)]
         node = nested
@@ -314,14 +314,19 @@ def _signing(handler: Any) -> Any:
     Of what each process writes for itself there, by that process; of the rest by the first one. Methods of the one
     instance are replaced, since orbax looks up what belongs to a handler by its class.
     """
-    import orbax.checkpoint as ocp
+    from orbax.checkpoint.future import ChainedFuture
 
     save, finalize = handler.async_save, handler.finalize
 
     async def async_save(directory: Any, *args: Any, **kwargs: Any) -> list[Any]:
         begun = await save(directory, *args, **kwargs)
         own = Path(getattr(directory, "path", directory)) / f"{_OWN}{jax.process_index()}"
-        return [ocp.future.ChainedFuture(begun, lambda: own.is_dir() and disk.sign(own, _files(own)))]
+
+        def sign() -> None:
+            if own.is_dir():
+                disk.sign(own, _files(own))
+
+        return [ChainedFuture(begun, sign)]
 
     def finalize_and_sign(directory: Any) -> None:
         finalize(directory)

@@ -167,14 +167,15 @@ def _add_convert(commands) -> None:
 def _convert(args: Namespace) -> int:
     from kfjax.convert import directory
 
-    if args.target is None and not args.dry_run:
-        raise ValueError("DST: got none, expected a folder to write to; give one, or --dry-run")
-    if args.dry_run and args.to == "torch":
-        raise ValueError("--dry-run: got --to torch, expected to read torch weights; leave one of them out")
     if args.dry_run:
+        if args.to == "torch":
+            raise ValueError("--dry-run: got --to torch, expected to read torch weights; leave one of them out")
         for path in directory.weight_files(args.source):
             print(*directory.mapping(path, inside=args.inside), sep="\n")
-    elif args.to == "torch":
+        return 0
+    if args.target is None:
+        raise ValueError("DST: got none, expected a folder to write to; give one, or --dry-run")
+    if args.to == "torch":
         directory.export(args.source, args.target, suffix=f".{args.format}")
     else:
         directory.convert(args.source, args.target, inside=args.inside)
@@ -314,9 +315,7 @@ def _doctor(args: Namespace) -> int:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    import jax
-
-    from kfjax import jobs, pipeline, sharding
+    from kfjax import jobs, pipeline, programs, sharding
 
     print(f"kfjax {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     networks, others = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"), ("numpy", "av", "tokenizers", "librosa")
@@ -333,7 +332,7 @@ def _doctor(args: Namespace) -> int:
     if found and (hangs := sharding.training_hangs(found[0].platform)):
         print("training:", hangs)
     pipeline.use_program_cache()
-    print("compiled programs:", jax.config.jax_compilation_cache_dir or "not kept; set KFJAX_CACHE to a folder")
+    print("compiled programs:", programs.folder() or "not kept; set KFJAX_CACHE to a folder")
     print("built-in model:", pipeline.BUILT_IN if pipeline.BUILT_IN.is_dir() else "none; give --model FOLDER")
     print("example clip:", jobs.EXAMPLE if jobs.EXAMPLE.is_file() else "none")
     return 0 if found else 2

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).parent
 #: Characters of what is said; all that does not fit public weights takes a third.
@@ -63,8 +64,9 @@ class Parser(argparse.ArgumentParser):
 
     surplus = "leave it out, or put a text of several words in quotes"
 
-    def __init__(self, **options):
-        super().__init__(**{"allow_abbrev": False} | options)
+    def __init__(self, **options: Any):
+        options.setdefault("allow_abbrev", False)
+        super().__init__(**options)
 
     def error(self, message: str):
         self.exit(2, f"kfjax: error: {message}; `{self.prog} --help` lists what there is\n")
@@ -149,6 +151,7 @@ def reason(error: ValueError | OSError) -> str:
 def _foreseen(error: ValueError) -> bool:
     """Whether a `raise` of kfjax's own made the error, in words meant for the user; not a library that it called."""
     trace = error.__traceback__
+    assert trace is not None  # it was raised
     while trace.tb_next:
         trace = trace.tb_next
     code = trace.tb_frame.f_code

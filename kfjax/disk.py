@@ -122,11 +122,14 @@ def _read_sums(folder: Path) -> dict[str, str]:
     path = folder / SUMS
     if not path.is_file():
         return {}
-    lines = [_LINE.fullmatch(line) for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
-    if not all(lines):
-        raise CheckpointError(f"{path} is damaged (line {lines.index(None) + 1}); copy it again, or delete it: files "
-                              "are not checked then")  # fmt: skip
-    return {line[2]: line[1] for line in lines}
+    noted = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        found = _LINE.fullmatch(line)
+        if found is None:
+            raise CheckpointError(f"{path} is damaged (line {number}); copy it again, or delete it: files are not "
+                                  "checked then")  # fmt: skip
+        noted[found[2]] = found[1]
+    return noted
 
 
 def _write_sums(folder: Path, noted: Mapping[str, str]) -> None:

@@ -83,11 +83,13 @@ def encode(params: Params, cfg: SystemConfig, excerpt: Excerpt) -> Features:
     )
 
 
-def seen_by_stereo(cfg: SystemConfig, encoded: Features, latents: int) -> Array:
+def seen_by_stereo(cfg: SystemConfig, encoded: Features, latents: int) -> jax.Array:
     """The per-frame features that Mono2Stereo reads, evenly spaced in time at `cfg.codec.stereo.clip_hz`.
 
     "clip": the clip encoder's, as they are [b v ·]; "sync": the sync tokens at their true times, one a latent [b n ·].
     """
     from kfjax.generators.mmdit.mmdit import align
 
-    return encoded.clip if cfg.stereo_sees == "clip" else align(encoded.sync, latents, "timed", cfg.rates)
+    if cfg.stereo_sees == "clip":
+        return jnp.asarray(encoded.clip)
+    return align(jnp.asarray(encoded.sync), latents, "timed", cfg.rates)

@@ -29,6 +29,7 @@ class Memory:
     def of(cls, compiled: jax.stages.Compiled) -> Memory:
         """As the compiler sets it apart."""
         used = compiled.memory_analysis()
+        assert used is not None  # every backend of ours has it
         return cls(
             used.argument_size_in_bytes, used.output_size_in_bytes, used.alias_size_in_bytes, used.temp_size_in_bytes,
             used.generated_code_size_in_bytes,
@@ -45,7 +46,7 @@ def refused(error: BaseException) -> tuple[float, float] | None:
     return used and (float(used[1]) * _SCALE[used[2]], float(used[3]) * _SCALE[used[4]])
 
 
-def limit_bytes(device: jax.Device) -> float | None:
+def limit_bytes(device: jax.Device) -> float | None:  # pyright: ignore[reportInvalidTypeForm]  # jax's class is a variable
     """What programs on a device can have of its memory; None where there is no limit, as on a CPU."""
     limit = (device.memory_stats() or {}).get("bytes_limit")
     return limit and _USABLE * limit

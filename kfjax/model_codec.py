@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -83,7 +84,7 @@ class Codec:
 def _latents(params: Params, wave: Float[Array, "b t"], *, cfg: SystemConfig) -> Float[Array, "b n d"]:
     from kfjax.codec import audio_codec
 
-    return audio_codec.encode(params, cfg.codec, wave).mean
+    return jnp.asarray(audio_codec.encode(params, cfg.codec, wave).mean)
 
 
 def _unseen(cfg: SystemConfig, seconds: float) -> Features:

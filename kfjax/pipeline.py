@@ -24,9 +24,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from kfjax import checkpoint, features, generation, limits, media, memory, rates, sharding, system
+from kfjax import checkpoint, features, generation, limits, media, memory, programs, rates, sharding, system
 from kfjax.command import local_path
 from kfjax.flow import sampler
 from kfjax.limits import MAX_PROMPT_CHARACTERS as MAX_PROMPT_CHARACTERS
@@ -73,7 +73,7 @@ class Model:
         if self._resident:
             self._params = {name: jax.tree.map(self._place(name), part) for name, part in system.params.items()}
 
-    def _place(self, part: str) -> Callable[[Array], jax.Array]:
+    def _place(self, part: str) -> Callable[[jax.Array | np.ndarray], jax.Array]:
         """Onto the device: the codec in float32, because rounding in it is audible, all other parts in `dtype`."""
         if part in self.cfg.codec.names:
             return jax.device_put
@@ -81,9 +81,9 @@ class Model:
 
     def _parts(self, *names: str) -> Mapping[str, Params]:
         """These parts on the device; those of a large system are freed with the returned dict."""
-        if self._resident:
-            return {name: self._params[name] for name in names}
-        return {name: self._params.read(name, self._place(name)) for name in names}
+        if isinstance(self._params, system.PartFiles):
+            return {name: self._params.read(name, self._place(name)) for name in names}
+        return {name: self._params[name] for name in names}
 
     def generate(
         self,
@@ -225,7 +225,9 @@ class Model:
         count = min(samples, batch or (1 if limit is None else MOST_AT_ONCE))
         begin = partial(generation.begin, self.cfg, self.dtype, self.tokenizer, lengths, **program)
         parts = [*begin(versions=count).values()]
-        while batch is None and count > 1 and limit < max(needed for _, _, needed in self._memory(parts)):
+        if batch is not None or limit is None:
+            return count
+        while count > 1 and limit < max(needed for _, _, needed in self._memory(parts)):
             count //= 2
             parts = [*begin(versions=count).values()]
         return count
@@ -326,7 +328,7 @@ def start() -> None:
 
 def use_program_cache() -> None:
     """Keep compiled programs on disk for the next process, unless jax has been told where already."""
-    if jax.config.jax_compilation_cache_dir:
+    if programs.folder():
         return
     folder = cache_folder() / "programs"
     try:
@@ -365,7 +367,7 @@ def _in_parts(
         x = jax.block_until_ready(sample(x, np.int32(done), np.int32(last)))
         part = max(1, int(PART_SECONDS / (time.monotonic() - begun) * (last - done)))
         done = last
-    return x
+    return jnp.asarray(x)
 
 
 def _process_bytes() -> int:
@@ -386,7 +388,7 @@ def _bytes(params: Params) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
 
 
-def _cast(x: Array, dtype: jnp.dtype) -> Array:
+def _cast(x: jax.Array | np.ndarray, dtype: jnp.dtype) -> jax.Array | np.ndarray:
     return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -223,7 +223,7 @@ def draw_onsets(ax: Axes, rows: Sequence[Onsets]) -> None:
     for k, row in enumerate(rows):
         heard, missed = _parted(row.true, [true for _, true in row.pairs])
         matched, extra = _parted(row.detected, [detected for detected, _ in row.pairs])
-        name = lambda label, first=k == 0: label if first else None  # the legend names each kind once
+        name = lambda label, first=k == 0: label if first else ""  # the legend names each kind once
         for label, times, colour, style in (
             ("event heard", heard, MATCHED, "-"), ("event missed", missed, MISSED, (0, (2, 1))),
         ):  # fmt: skip
@@ -248,7 +248,9 @@ def draw_positions(
     """
     for k, source in enumerate(positions):
         times, x = np.asarray(source, float).T
-        how = {"marker": "D", "linestyle": "none"} if len(times) == 1 else {"linewidth": 3.0, "alpha": 0.6}
+        how: dict[str, Any] = {"linewidth": 3.0, "alpha": 0.6}
+        if len(times) == 1:
+            how = {"marker": "D", "linestyle": "none"}
         ax.plot(times, x, color=ORANGE, markersize=5, label="" if k else "true position", **how)
     for (name, (times, pan)), colour in zip(pans.items(), _colours(pans), strict=True):
         ax.plot(times, pan, color=colour, linewidth=1.2, label=name, linestyle="--" if name == "true" else "-")
@@ -341,11 +343,11 @@ def _position_row(sounds: dict[str, np.ndarray], sample_rate_hz: int, positions:
     return [(1.1, lambda ax: draw_positions(ax, pans, positions))] if pans else []
 
 
-def _parted(times: Sequence[float], chosen: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _parted(times: Sequence[float] | np.ndarray, chosen: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """The times whose indices are chosen, and the others."""
-    times = np.asarray(times, float)
-    inside = np.isin(np.arange(len(times)), chosen)
-    return times[inside], times[~inside]
+    seconds = np.asarray(times, float)
+    inside = np.isin(np.arange(len(seconds)), chosen)
+    return seconds[inside], seconds[~inside]
 
 
 def _colours(names: Iterable[str]) -> list[str]:

@@ -84,12 +84,17 @@ class Program:
         self._begun.clear()
 
 
+def folder() -> str | None:
+    """Where jax keeps compiled programs; nothing where it keeps none."""
+    return jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]  # jax's settings are dynamic
+
+
 def kept(name: str, facts: str, make: Callable[[], bytes]) -> bytes:
     """What `make` returns, or has returned in an earlier process with the same versions, sources and `facts`."""
-    folder = jax.config.jax_compilation_cache_dir
-    if not folder or "://" in folder:  # nowhere, or on another machine
+    place = folder()
+    if not place or "://" in place:  # nowhere, or on another machine
         return make()
-    path = Path(folder) / f"{name}-{hashlib.sha256(facts.encode()).hexdigest()[:32]}.kept"
+    path = Path(place) / f"{name}-{hashlib.sha256(facts.encode()).hexdigest()[:32]}.kept"
     sealed = lambda made: hashlib.sha256(_versions() + hashlib.sha256(made).digest()).digest() + made
     with suppress(OSError):
         stored = path.read_bytes()

@@ -114,7 +114,7 @@ PRESETS = {
 }
 
 
-def devices() -> list[jax.Device]:
+def devices() -> list[jax.Device]:  # pyright: ignore[reportInvalidTypeForm]  # jax's class is a variable
     """Those of the backend that jax chooses, or that JAX_PLATFORMS names; every command asks here first.
 
     Raises:
@@ -124,7 +124,7 @@ def devices() -> list[jax.Device]:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:  # jax asserts where a plugin that was asked for is missing
         why = str(error).partition(" (set JAX_PLATFORMS")[0] or "it is not installed"
-        asked = jax.config.jax_platforms
+        asked = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]  # jax's settings are dynamic
         name = f"JAX_PLATFORMS={asked}" if asked else "jax"
         raise ValueError(
             f"{name}: got no device to compute on, expected a backend that starts ({why}); unset JAX_PLATFORMS, or "
@@ -147,7 +147,7 @@ def training_hangs(platform: str) -> str:
     )
 
 
-def make_mesh(axes: Preset | Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(axes: Preset | Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:  # pyright: ignore[reportInvalidTypeForm]  # jax's class is a variable
     """The four-axis mesh over `devices` (default: all).
 
     Axes left out of a mapping have size 1. With several slices, each slice holds neighbouring indices of "data"; where
@@ -209,7 +209,13 @@ def batch_runs(mesh: Mesh) -> tuple[tuple[int, ...], int]:
     """
     of = math.prod(mesh.shape[axis] for axis in _present(BATCH_AXES, mesh.shape))
     held = batch_sharding(mesh).addressable_devices_indices_map((of,)).values()
-    return tuple(sorted({rows.start or 0 for (rows,) in held})), of
+    return tuple(sorted({_first_row(index) for index in held})), of
+
+
+def _first_row(index: tuple[slice, ...] | None) -> int:
+    """Of what lies on a device that this process addresses."""
+    assert index is not None
+    return index[0].start or 0
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
@@ -234,7 +240,7 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
         rows = x.shape[0] // len(numbers)
         here = {number * rows: x[i * rows : (i + 1) * rows] for i, number in enumerate(numbers)}
         shape = (rows * of, *x.shape[1:])
-        return jax.make_array_from_callback(shape, sharding, lambda index: here[index[0].start or 0])
+        return jax.make_array_from_callback(shape, sharding, lambda index: here[_first_row(index)])
 
     return jax.tree.map(place, batch)
 
@@ -324,7 +330,7 @@ def shard_init(init: Callable[..., Any], mesh: Mesh, rules: Rules = RULES) -> Ca
 
 
 def _in_parts(x: Any, sharding: NamedSharding) -> Any:
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
         return x
     host = np.asarray(x)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])

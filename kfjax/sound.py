@@ -59,14 +59,15 @@ class Sound:
         path = local_path(path)
         paths = sample_paths(path, len(self.waveforms))
         audio_only = path.suffix.lower() in AUDIO_FORMATS
-        if not audio_only and self.video is None:
+        video = None if audio_only else self.video
+        if not audio_only and video is None:
             raise media.MediaError(f"{path}: there is no picture to go with; give a name that ends in .wav or .flac")
         for wave, target in zip(self.waveforms, paths, strict=True):
-            if audio_only:
+            if video is None:
                 media.write_wav(target, wave, self.sample_rate_hz)
             else:
                 gain = 0.0 if self.keeps_original else None  # it is in the wave already; its other tracks follow
-                media.mux(self.video, wave, self.sample_rate_hz, target, keep_original_gain=gain)
+                media.mux(video, wave, self.sample_rate_hz, target, keep_original_gain=gain)
         return paths
 
     def plot(self, path: str | Path) -> Path:

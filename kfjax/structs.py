@@ -86,7 +86,8 @@ class Posterior(NamedTuple):
     def sample(self, key: jax.Array) -> jax.Array:
         import jax
 
-        return self.mean + self.std * jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return jax.numpy.asarray(self.mean + self.std * noise)
 
 
 class FlowBatch(NamedTuple):

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
+from gradio.themes import Default as DefaultTheme
 from starlette.middleware import Middleware
 
 from kfjax.command import reason
@@ -31,9 +32,7 @@ from kfjax.pipeline import TEXT_ONLY_SECONDS
 
 CSS = (Path(__file__).parent / "page.css").read_text()
 #: Fonts of the visitor's own system: Gradio's default ones come from another host.
-THEME = gr.themes.Default(
-    primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-)
+THEME = DefaultTheme(primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 #: On a phone the result moves above the form once something was asked for (page.css), and there the view goes.
 SHOW_RESULT = """() => {
     document.querySelector("#columns").classList.add("asked");
@@ -77,7 +76,7 @@ def build(studio: Studio, *, title: str, knows: str, card: str, examples: list[t
         _wire_takes(studio, made, player, box, pair)
 
         def leave(request: gr.Request) -> None:
-            studio.leave(request.session_hash)
+            studio.leave(_visitor(request))
 
         page.unload(leave)
     return page.queue(default_concurrency_limit=None, api_open=False)  # it is the studio that lets visitors wait
@@ -95,7 +94,7 @@ def serving(page: gr.Blocks, studio: Studio, listener: socket.socket) -> Iterato
     """
     most_bytes = int(studio.limits.megabytes * MEGABYTE)
     gate = Middleware(Gate, folder=studio.folder, max_upload_bytes=most_bytes + FORM_BYTES, has_room=studio.has_room)
-    off = {"docs_url": None, "redoc_url": None}
+    off: dict[str, Any] = {"docs_url": None, "redoc_url": None}
     app = gr.mount_gradio_app(
         FastAPI(middleware=[gate], openapi_url=None, **off), page, "/", theme=THEME, css=CSS, footer_links=[],
         show_error=False, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False, run_history=False,
@@ -216,7 +215,7 @@ def _wire_form(studio: Studio, form: _Form) -> None:
     @_said
     def admit(file: str | None, request: gr.Request) -> None:
         if file is not None:
-            studio.admit(request.session_hash, Path(file))
+            studio.admit(_visitor(request), Path(file))
 
     @_said
     def unread(prompt: str | None, avoided: str | None) -> Any:
@@ -240,20 +239,24 @@ def _wire_making(studio: Studio, form: _Form, cancel: gr.Button, player: _Player
     """
 
     def buttons(request: gr.Request) -> list[Any]:
-        busy = studio.is_busy(request.session_hash)
+        busy = studio.is_busy(_visitor(request))
         make = gr.update(interactive=not busy, value=MAKING if busy else MAKE)
         return [make, gr.update(visible=busy, interactive=True, value=CANCEL)]
 
     @_said
     def check(request: gr.Request, *values) -> list[Any]:
-        studio.check(request.session_hash, _wish(values))
+        studio.check(_visitor(request), _wish(values))
         return [gr.update(interactive=False, value=MAKING), gr.update(visible=True)]
 
     def make(request: gr.Request, progress: gr.Progress = PROGRESS, *values) -> Any:
         """A failure is reported and changes nothing: an exception in the framework would cover the takes."""
-        visitor = request.session_hash
+        visitor = _visitor(request)
+
+        def told(what: str, share: float) -> None:
+            progress(share, desc=what)
+
         try:
-            made = studio.make(visitor, _wish(values), lambda what, share: progress(share, desc=what))
+            made = studio.make(visitor, _wish(values), told)
         except Exception as error:
             gr.Warning(html.escape(_line(error)), duration=MESSAGE_SECONDS)
             return gr.skip()
@@ -261,7 +264,7 @@ def _wire_making(studio: Studio, form: _Form, cancel: gr.Button, player: _Player
 
     @_said
     def end(request: gr.Request) -> Any:
-        studio.cancel(request.session_hash)
+        studio.cancel(_visitor(request))
         return gr.update(interactive=False, value="Cancelling …")
 
     both, quiet = [form.button, cancel], {"show_progress": "hidden", **PRIVATE}
@@ -283,13 +286,13 @@ def _wire_takes(studio: Studio, made: Any, player: _Player, box: gr.Accordion, p
 
     @_said
     def show(number: int, request: gr.Request) -> list[Any]:
-        chosen = [take for take in studio.takes(request.session_hash) if take.number == number]
+        chosen = [take for take in studio.takes(_visitor(request)) if take.number == number]
         if not chosen:
             raise ValueError("This take is no longer here: make it again.")
         return _shown(chosen[0])
 
     def beside(request: gr.Request) -> Any:
-        kept = studio.takes(request.session_hash)
+        kept = studio.takes(_visitor(request))
         if len(kept) < 2:
             return gr.skip()
         shown = [update for take in kept[-2:] for update in (_choices(kept, take.number), *_shown(take))]
@@ -299,6 +302,12 @@ def _wire_takes(studio: Studio, made: Any, player: _Player, box: gr.Accordion, p
         choice.input(show, choice, parts, **PRIVATE)
     places = [box, *(part for choice, parts in pair for part in (choice, *parts))]
     made.success(beside, None, places, show_progress="hidden", **PRIVATE)
+
+
+def _visitor(request: gr.Request) -> str:
+    """Who asks: the session of an open page."""
+    assert request.session_hash is not None  # every event of a page has it
+    return request.session_hash
 
 
 def _wish(values: tuple) -> Wish:

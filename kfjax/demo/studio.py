@@ -355,7 +355,7 @@ class Studio:
             raise ValueError(self._line(error)) from None
         if not info.has_video:
             raise ValueError(f"{clip.name} has sound but no picture: choose a video, or use a prompt alone.")
-        if info.frame_count < 2 or info.seconds < media.MIN_SECONDS:
+        if (info.frame_count or 0) < 2 or info.seconds < media.MIN_SECONDS:
             raise ValueError(f"{clip.name} is too short: at least {media.MIN_SECONDS:g} s and two pictures are needed.")
         if info.seconds > limits.seconds + 0.05:
             raise ValueError(f"{clip.name} lasts {info.seconds:.1f} s, at most {limits.seconds:g} s are taken: cut it.")
@@ -411,8 +411,14 @@ class Studio:
 
 
 def _within(name: str, value: float | None, least: float, most: float, *, whole: bool = False) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not least <= value <= most or (whole and value != int(value)):
+    fits = (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and least <= value <= most
+        and (not whole or value == int(value))
+    )
+    if not fits:
         kind = "a whole number" if whole else "a number"
         got = "empty" if value is None else f"{value}"
         raise ValueError(f"{name} is {got}: {kind} from {least:g} to {most:.10g} is needed.")
@@ -420,7 +426,7 @@ def _within(name: str, value: float | None, least: float, most: float, *, whole:
 
 def _words(number: int, wish: Wish, version: int) -> str:
     """What a take is called in the visitor's list."""
-    about = wish.prompt.strip() or wish.clip.stem
+    about = wish.prompt.strip() or (wish.clip.stem if wish.clip is not None else "")
     about = about if len(about) <= 60 else f"{about[:59].rstrip()}…"
     avoided = f", without {wish.negative_prompt.strip()[:40]}" if wish.negative_prompt.strip() else ""
     several = f", version {version + 1}" if wish.samples > 1 else ""

@@ -4,14 +4,18 @@ import io
 import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from kfjax.media.probe import MediaError, Track, decoded, demuxed, open_input
+from kfjax.media.probe import MediaError, Track, decoded, demuxed, open_input, picture_of, tick_of
 
 if TYPE_CHECKING:
-    import av
+    import av.container
+    import av.stream
+    from av.container.core import Chapter
+
+S = TypeVar("S", bound="av.stream.Stream")
 
 _MUXERS_OWN = ("major_brand", "minor_version", "compatible_brands", "encoder")
 
@@ -22,6 +26,7 @@ def takes(container_name: str, stream: "av.stream.Stream", tag: str = "") -> boo
     Tried on a file in memory: FFmpeg's list of codecs per container promises too much.
     """
     import av
+    from av.error import FFmpegError
 
     try:
         with av.open(io.BytesIO(), "w", format=container_name) as container:
@@ -29,13 +34,15 @@ def takes(container_name: str, stream: "av.stream.Stream", tag: str = "") -> boo
             if tag:
                 copied.codec_context.codec_tag = tag
             container.start_encoding()
-    except (ValueError, av.FFmpegError):
+    except (ValueError, FFmpegError):
         return False
     return True
 
 
-def add_copy(target: "av.container.OutputContainer", stream: "av.stream.Stream") -> "av.stream.Stream":
+def add_copy(target: "av.container.OutputContainer", stream: S) -> S:
     """A stream of `target` for the packets of `stream`."""
+    from av import VideoStream
+
     copied = target.add_stream_from_template(stream, opaque=True)
     copied.metadata.update(texts(stream.metadata))
     if stream.type == "attachment":
@@ -44,7 +51,7 @@ def add_copy(target: "av.container.OutputContainer", stream: "av.stream.Stream")
     tag = _tag(target.format.name, stream)
     if tag:
         copied.codec_context.codec_tag = tag
-    if stream.type == "video" and stream.sample_aspect_ratio:
+    if isinstance(stream, VideoStream) and isinstance(copied, VideoStream) and stream.sample_aspect_ratio:
         copied.codec_context.sample_aspect_ratio = stream.sample_aspect_ratio
     return copied
 
@@ -73,14 +80,15 @@ def display_size(stream: "av.VideoStream") -> tuple[int, int] | None:
     return (max(1, round(stream.width * aspect)), stream.height) if aspect else None
 
 
-def chapters(source: "av.container.InputContainer", start: Fraction) -> list[dict]:
+def chapters(source: "av.container.InputContainer", start: Fraction) -> "list[Chapter]":
     """The source's chapters as seconds after `start`, without those that end before."""
-    moved = []
+    moved: list[Chapter] = []
     for chapter in source.chapters():
         unit = chapter["time_base"]
-        begin, end = (max(0, round((chapter[key] * unit - start) * 1000)) for key in ("start", "end"))
+        assert unit is not None  # FFmpeg gives every chapter one
+        begin, end = (max(0, round((place * unit - start) * 1000)) for place in (chapter["start"], chapter["end"]))
         if end > begin:
-            moved.append(chapter | {"start": begin, "end": end, "time_base": Fraction(1, 1000)})
+            moved.append({**chapter, "start": begin, "end": end, "time_base": Fraction(1, 1000)})
     return moved
 
 
@@ -115,14 +123,16 @@ def _other_packets(
     """The packets of sound or subtitle track `index`, readdressed to `copied`, with the second `start` at time 0."""
     with open_input(path) as source:
         stream, latest = source.streams[index], None
-        shift = round(start / stream.time_base)
+        tick = tick_of(stream)
+        shift = round(start / tick)
         for packet in demuxed(source, stream):
             if not packet.size or packet.pts is None or packet.pts < shift:
                 continue
-            packet.stream, packet.time_base = copied, stream.time_base
-            packet.pts = packet.dts = packet.pts - shift
-            if latest is None or packet.dts > latest:
-                latest = packet.dts
+            place = packet.pts - shift
+            packet.stream, packet.time_base = copied, tick
+            packet.pts = packet.dts = place
+            if latest is None or place > latest:
+                latest = place
                 yield packet
 
 
@@ -171,7 +181,7 @@ def presentation_order(path: str | os.PathLike, track: Track) -> np.ndarray:
     """For a stream without timestamps: each packet's place in the order of presentation, which the decoder knows."""
     order, count = [], 0
     with open_input(path) as container:
-        stream = container.streams[track.index]
+        stream = picture_of(container, track)
         stream.thread_type = "AUTO"
         for packet in demuxed(container, stream):
             if packet.size:

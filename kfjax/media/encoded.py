@@ -10,7 +10,7 @@ from kfjax.media.frames import shown_frames
 from kfjax.media.probe import Track, Upright, frame_seconds
 
 if TYPE_CHECKING:
-    import av
+    import av.container
 
 _COLOURS = ("color_primaries", "color_trc", "colorspace", "color_range")
 

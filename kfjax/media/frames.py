@@ -18,6 +18,7 @@ from kfjax.media.probe import (
     demuxed,
     frame_seconds,
     open_input,
+    picture_of,
     scan,
 )
 
@@ -73,7 +74,7 @@ def read_frames(
     info, track = scan(path)
     if track is None:
         raise MediaError(f"{path}: has sound but no picture; give a video, or no file and a text prompt alone")
-    if info.frame_count < 2:
+    if (info.frame_count or 0) < 2:
         raise MediaError(f"{path}: holds a single frame; a video of at least {MIN_SECONDS} seconds is needed")
     seconds = _excerpt_seconds(path, track.seconds, start_seconds, duration_seconds)
     if counts is None:
@@ -126,7 +127,7 @@ def shown_frames(
 ) -> "Iterator[tuple[float, av.VideoFrame]]":
     """(seconds since the first picture, frame) in order of presentation, from at or before `start_seconds` on."""
     with open_input(path) as container:
-        stream = container.streams[track.index]
+        stream = picture_of(container, track)
         stream.thread_type = "AUTO"
         sought = track.timed and start_seconds > 2
         if sought:
@@ -166,7 +167,7 @@ class _Resizer:
 
     def __call__(self, frame: "av.VideoFrame") -> np.ndarray:
         """u8 [size, size, 3], of `crops` [size, 3 size, 3]."""
-        if frame is not self.frame:
+        if self.image is None or frame is not self.frame:
             self.frame, self.image = frame, self._scaled(frame)
         return self.image
 

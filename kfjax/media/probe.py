@@ -16,7 +16,8 @@ from kfjax.media.suffixes import is_animated_webp
 from kfjax.media.webp import as_png, stamp
 
 if TYPE_CHECKING:
-    import av
+    import av.container
+    import av.stream
 
 MIN_SECONDS = 0.1  # the shortest excerpt the system accepts
 TICK_SECONDS = 1e-3  # containers may round times to milliseconds
@@ -95,6 +96,7 @@ def scan(path: str | os.PathLike) -> tuple[MediaInfo, Track | None]:
 def open_input(path: str | os.PathLike) -> "Iterator[av.container.InputContainer]":
     """A container to read from. FFmpeg's errors inside the block become a MediaError that names the file."""
     import av
+    from av.error import FFmpegError
 
     path = Path(path)
     try:
@@ -103,14 +105,14 @@ def open_input(path: str | os.PathLike) -> "Iterator[av.container.InputContainer
         file, options = f"file:{path}", {"protocol_whitelist": "file"}
         if is_animated_webp(path):
             file = io.BytesIO(_webp_as_png(path))
-        with av.open(file, options=options, metadata_errors="replace") as container:
+        with av.open(file, "r", options=options, metadata_errors="replace") as container:
             name = container.format.name
             if name == "tty":  # FFmpeg draws text files as pictures
                 raise MediaError(f"{path}: is a text file; give a video file (mp4, mov, mkv, webm, avi, gif)")
             if name in ("image2", "ico") or name.endswith("_pipe"):
                 raise MediaError(f"{path}: is a still image; a video is needed")
             yield container
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         reason = getattr(error, "strerror", None) or str(error)
         advice = "give a video file that plays (mp4, mov, mkv, webm, avi, gif)"
         raise MediaError(f"{path}: is not a readable video ({reason}); {advice}") from error
@@ -147,31 +149,55 @@ def _check_readable(path: Path) -> None:
 
 def picture_stream(container: "av.container.InputContainer") -> "av.VideoStream | None":
     """The container's picture stream; cover art doesn't count."""
+    from av import VideoStream
     from av.stream import Disposition
 
     stream = container.streams.best("video")
-    if stream is None or stream.codec_context is None or stream.disposition & Disposition.attached_pic:
+    if not isinstance(stream, VideoStream) or stream.codec_context is None:
         return None
+    return None if stream.disposition & Disposition.attached_pic else stream
+
+
+def picture_of(container: "av.container.InputContainer", track: Track) -> "av.VideoStream":
+    """The stream that the track describes."""
+    from av import VideoStream
+
+    stream = container.streams[track.index]
+    assert isinstance(stream, VideoStream)
     return stream
+
+
+def sound_stream(container: "av.container.InputContainer") -> "av.AudioStream | None":
+    """The container's main sound track."""
+    from av import AudioStream
+
+    stream = container.streams.best("audio")
+    return stream if isinstance(stream, AudioStream) else None
+
+
+def tick_of(timed: "av.stream.Stream | av.AudioFrame") -> Fraction:
+    """What its timestamps count in, seconds."""
+    assert timed.time_base is not None  # FFmpeg has one wherever there are timestamps
+    return timed.time_base
 
 
 def demuxed(container: "av.container.InputContainer", *streams: "av.stream.Stream") -> "Iterator[av.Packet]":
     """The packets of the streams (all by default), up to where the file breaks off."""
-    import av
+    from av.error import FFmpegError
 
     try:
         yield from container.demux(*streams)
-    except (av.FFmpegError, IndexError):  # PyAV raises IndexError for a stream that a damaged header hid
+    except (FFmpegError, IndexError):  # PyAV raises IndexError for a stream that a damaged header hid
         return
 
 
 def decoded(packet: "av.Packet") -> list | None:
     """The frames that a packet releases from its decoder; None for a damaged packet."""
-    import av
+    from av.error import FFmpegError
 
     try:
         return packet.decode()
-    except av.FFmpegError:
+    except FFmpegError:
         return None
 
 
@@ -179,12 +205,13 @@ def decoded(packet: "av.Packet") -> list | None:
 def _scan(path: str, changed: tuple) -> tuple[MediaInfo, Track | None]:
     del changed  # only part of the cache's key
     with open_input(path) as container:
-        picture, sound = picture_stream(container), container.streams.best("audio")
+        picture, sound = picture_stream(container), sound_stream(container)
+        rate_hz = sound.rate if sound is not None else 0
         if picture is None and sound is None:
             raise MediaError(f"{path}: has neither picture nor sound; give a video file that plays")
         packets, ends, first = _demux(container, picture)
-        rate_hz = sound.rate if sound is not None else 0
         if picture is None:
+            assert sound is not None
             start = Fraction(container.start_time or 0, 1_000_000)
             seconds = max(float(ends.get(sound.index, start) - start), 0.0)
             return MediaInfo(seconds, 0.0, 0, 0, 0, False, True, rate_hz, None), None
@@ -196,10 +223,12 @@ def _scan(path: str, changed: tuple) -> tuple[MediaInfo, Track | None]:
         rotation, upright = 0, Upright()
         if first is not None:
             rotation, upright = first.rotation % 360, _upright(first.side_data.get("DISPLAYMATRIX"))
-        size = (picture.width, picture.height)[:: -1 if upright.swap else 1]
+        width, height = picture.width, picture.height
+        if upright.swap:
+            width, height = height, width
         count = int((~track.hidden).sum())
         fps = count / track.seconds
-        info = MediaInfo(track.seconds, fps, *size, rotation, True, sound is not None, rate_hz, count)
+        info = MediaInfo(track.seconds, fps, width, height, rotation, True, sound is not None, rate_hz, count)
         return info, track._replace(upright=upright)
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from kfjax.media.probe import MediaError, decoded, demuxed, open_input, scan
+from kfjax.media.probe import MediaError, decoded, demuxed, open_input, scan, sound_stream, tick_of
 
 if TYPE_CHECKING:
-    import av
+    import av.container
 
 AAC_BITS_PER_SECOND = 192_000
 AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
@@ -68,7 +68,7 @@ def _from_the_beginning(path, sample_rate_hz: int, origin: Fraction | None, stop
         frames = _Frames(path, container, origin, stop_seconds)
         if (head := next(frames, None)) is None:
             return None
-        return frames.heard(head, 0, (head.pts or 0) * head.time_base, sample_rate_hz)
+        return frames.heard(head, 0, (head.pts or 0) * tick_of(head), sample_rate_hz)
 
 
 def _sought(
@@ -85,7 +85,8 @@ def _sought(
         lead = list(islice(frames, 3))
         if len(lead) < 3 or lead[0].pts is None:
             return None
-        first, rate = lead[0].pts * lead[0].time_base, lead[0].sample_rate
+        first, rate = lead[0].pts * tick_of(lead[0]), lead[0].sample_rate
+        assert frames.origin is not None  # the first frame is there
         # Where a sample of the input falls on one of the output the resampler is in the phase that it begins in.
         whole = rate // math.gcd(rate, sample_rate_hz)
         before = float(frames.origin - first) + start_seconds - _SETTLE_SECONDS
@@ -112,10 +113,10 @@ class _Frames:
     """
 
     def __init__(self, path, container: "av.container.InputContainer", origin: Fraction | None, stop_seconds: float):
-        self._container, self.origin, self._stop = container, origin, stop_seconds
-        self._stream = container.streams.best("audio")
-        if self._stream is None or self._stream.codec_context is None:
+        stream = sound_stream(container)
+        if stream is None or stream.codec_context is None:
             raise MediaError(f"{path}: has no sound; give a file with an audio track")
+        self._container, self._stream, self.origin, self._stop = container, stream, origin, stop_seconds
         self._end = Fraction(0)  # of the packets that have been read, in seconds
         self._frames = self._decoded()
 
@@ -138,11 +139,11 @@ class _Frames:
 
     def seek(self, seconds: Fraction) -> bool:
         """Go on from a frame at or before this time; False where the file can't be sought."""
-        import av
+        from av.error import FFmpegError
 
         try:
-            self._container.seek(int(seconds / self._stream.time_base), stream=self._stream)
-        except av.FFmpegError:
+            self._container.seek(int(seconds / tick_of(self._stream)), stream=self._stream)
+        except FFmpegError:
             return False
         self._frames = self._decoded()
         return True
@@ -155,7 +156,7 @@ class _Frames:
         resampler = av.AudioResampler(format="fltp", layout=layout, rate=sample_rate_hz)
         pieces = [part.to_ndarray() for frame in chain([head], self, [None]) for part in resampler.resample(frame)]
         samples, skipped = np.concatenate(pieces, axis=1).T, place * sample_rate_hz // head.sample_rate
-        if self._end > first_seconds and self._stream.time_base <= Fraction(1, self._stream.rate):
+        if self._end > first_seconds and tick_of(self._stream) <= Fraction(1, self._stream.rate):
             # A codec pads its last block; a container that counts in samples says where the sound ends.
             samples = samples[: max(0, round((self._end - first_seconds) * sample_rate_hz) - skipped)]
         return _Heard(samples, skipped, first_seconds)
@@ -165,14 +166,15 @@ def _index(frame: "av.AudioFrame", first_seconds: Fraction, lead: "Sequence[av.A
     """Which sample of the track the frame begins with; None if that can't be said. `lead`: the track's first frames."""
     if frame.pts is None:
         return None
-    at = (frame.pts * frame.time_base - first_seconds) * frame.sample_rate
-    if frame.time_base * frame.sample_rate <= 1:
+    step = tick_of(frame) * frame.sample_rate  # what one timestamp counts, in samples
+    at = frame.pts * step - first_seconds * frame.sample_rate
+    if step <= 1:
         return round(at)
     start, size = lead[0].samples, lead[1].samples
     if size != lead[2].samples or size != frame.samples:
         return None
     index = start + round((at - start) / size) * size
-    return index if abs(index - at) <= frame.time_base * frame.sample_rate else None
+    return index if abs(index - at) <= step else None
 
 
 def _cut(frame: "av.AudioFrame", samples: int) -> "av.AudioFrame":
@@ -181,7 +183,8 @@ def _cut(frame: "av.AudioFrame", samples: int) -> "av.AudioFrame":
 
     values = frame.to_ndarray()
     values = values[:, samples * (1 if frame.format.is_planar else frame.layout.nb_channels) :]
-    made = av.AudioFrame.from_ndarray(np.ascontiguousarray(values), frame.format.name, frame.layout.name)
+    values = np.ascontiguousarray(values)
+    made = av.AudioFrame.from_ndarray(values, frame.format.name, frame.layout.name)  # pyright: ignore[reportArgumentType]  # of to_ndarray's type
     made.sample_rate, made.time_base = frame.sample_rate, frame.time_base
     return made
 

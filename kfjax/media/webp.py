@@ -16,11 +16,13 @@ def as_png(path: str, changed: tuple) -> bytes:
       ValueError: damaged, or too large.
     """
     from PIL import Image
+    from PIL.WebPImagePlugin import WebPImageFile
 
     del changed  # only part of the cache's key
     pictures, durations, made = [], [], io.BytesIO()
     try:
         with Image.open(path, formats=["WEBP"]) as image:
+            assert isinstance(image, WebPImageFile)  # the only format that it may be
             if image.n_frames * image.width * image.height > _MOST_PIXELS:
                 raise ValueError(f"{image.n_frames} pictures of {image.width} x {image.height} are too many")
             for k in range(image.n_frames):

@@ -26,11 +26,11 @@ from kfjax.media.copied import (
 )
 from kfjax.media.encoded import add_picture, encoded, encoded_anew
 from kfjax.media.headers import hide_after, set_display_size
-from kfjax.media.probe import MediaError, demuxed, open_input, picture_stream, scan
+from kfjax.media.probe import MediaError, demuxed, open_input, picture_of, picture_stream, scan
 from kfjax.media.sound import AAC_RATES_HZ, add_sound, checked_wave, read_audio, sound_packets
 
 if TYPE_CHECKING:
-    import av
+    import av.container
 
 VIDEO_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 AUDIO_FORMATS = (".wav", ".flac")
@@ -115,14 +115,14 @@ def _unwritable(path: Path, error: Exception) -> MediaError:
 @contextmanager
 def _replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Gives a temporary path in the same folder: renamed to `path` when the block succeeds, else removed."""
-    import av
+    from av.error import FFmpegError
 
     path = Path(path)
     temporary = _temporary(path)
     try:
         yield temporary
         os.replace(temporary, path)
-    except (OSError, av.FFmpegError) as error:
+    except (OSError, FFmpegError) as error:
         raise _unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -179,9 +179,10 @@ def mux(
     if keep_original_gain:
         wave = _mixed(wave, read_audio(video_path, sample_rate_hz), keep_original_gain)
     track, name = scan(video_path)[1], VIDEO_FORMATS[Path(output_path).suffix.lower()]
+    assert track is not None  # check_output has found its picture
     kept = copyable(track, name)
     with open_input(video_path) as source, _replacing(output_path) as temporary:
-        picture = source.streams[track.index]
+        picture = picture_of(source, track)
         with _create(temporary, sample_rate_hz) as target:
             target.metadata.update(texts(source.metadata))
             start = track.start * track.tick if track.timed else Fraction(0)
@@ -228,7 +229,8 @@ def write_wav(path: str | os.PathLike, wave: np.ndarray, sample_rate_hz: int) ->
     with _replacing(path) as temporary:
         if temporary.suffix == ".flac":
             with av.open(f"file:{temporary}", "w", format="flac") as target:
-                target.mux(sound_packets(add_sound(target, wave, sample_rate_hz), wave, sample_rate_hz))
+                for packet in sound_packets(add_sound(target, wave, sample_rate_hz), wave, sample_rate_hz):
+                    target.mux(packet)
             return
         with riff.open(str(temporary), "wb") as target:
             target.setnchannels(wave.shape[1])
@@ -264,7 +266,7 @@ def write_video(
     with _replacing(path) as temporary, _create(temporary, sample_rate_hz) as target:
         picture = add_picture(target, width, height, rate)
         streams = [encoded(picture, _counted(chain([first], frames)), 1 / rate)]
-        if wave is not None:
+        if wave is not None and sample_rate_hz is not None:
             streams.append(sound_packets(add_sound(target, wave, sample_rate_hz), wave, sample_rate_hz))
         _write_in_order(target, *streams)
 

@@ -148,7 +148,7 @@ def log_mel(wave: np.ndarray, sample_rate_hz: int, bands: int = 128) -> np.ndarr
 
     mono = np.asarray(wave, np.float32).reshape(len(wave), -1).mean(axis=1)
     framed = np.lib.stride_tricks.sliding_window_view(np.pad(mono, 1024), 2048)[::512]
-    magnitude = np.abs(np.fft.rfft(framed * get_window("hann", 2048).astype(np.float32)))
+    magnitude = np.abs(np.fft.rfft(framed * np.asarray(get_window("hann", 2048), np.float32)))
     mel = librosa.filters.mel(sr=sample_rate_hz, n_fft=2048, n_mels=bands) @ magnitude.T
     return np.log(np.maximum(mel, 1e-5))
 

@@ -41,7 +41,7 @@ def stereo_loss(
 def batch_loss(params: module.Params, batch: FlowBatch, encoded: Features, system: SystemConfig) -> Array:
     """`stereo_loss` of a batch whose features are `encoded`, by the parameters of "stereo" in `params`."""
     assert system.codec.stereo is not None
-    seen = jnp.asarray(features.seen_by_stereo(system, encoded, batch.posterior.mean.shape[1]))
+    seen = features.seen_by_stereo(system, encoded, batch.posterior.mean.shape[1])
     left, right = jnp.asarray(batch.mel_left), jnp.asarray(batch.mel_right)
     mono = jnp.logaddexp(left, right) - jnp.log(2.0)  # the channels' mean, as the split defines it
     has_video = jnp.asarray(encoded.given.has_video)
