@@ -470,7 +470,7 @@ def test_nothing_else_can_be_reached(server):
 
 def test_the_built_in_model(ann, tmp_path):
     """An example of the page, on the model that the command starts with; Ctrl-C ends it and leaves nothing."""
-    with serving(tmp_path / "served", XLA_FLAGS="") as server:  # optimised: it computes more than it compiles
+    with serving(tmp_path / "served") as server:
         ann.visit(server)
         assert "small world" in ann.texts("#head")[0]
         ann.wait(lambda: ann.find("#examples .gallery-item"), "the examples")[0].click()

@@ -91,3 +91,12 @@ def test_spectral_distances():
     assert mel_l1(a, a, RATE) == 0 and multi_resolution_stft_distance(a, a) == 0
     assert mel_l1(a, 1.1 * a, RATE) < 0.1 < mel_l1(a, b, RATE)
     assert multi_resolution_stft_distance(a, 1.1 * a) < 0.3 < multi_resolution_stft_distance(a, b)
+
+
+@pytest.mark.slow  # librosa's spectra are compiled for 20 s when first called
+def test_the_log_mel_is_librosas():
+    import librosa
+
+    wave = np.random.default_rng(0).uniform(-1, 1, (5000, 2)).astype(np.float32)
+    expected = librosa.feature.melspectrogram(y=wave.mean(1), sr=RATE, n_fft=2048, hop_length=512, power=1.0)
+    np.testing.assert_allclose(log_mel(wave, RATE), np.log(np.maximum(expected, 1e-5)), atol=1e-4)

@@ -140,10 +140,22 @@ def test_the_codec_takes_a_short_batch(sounds):
     assert [wave.shape for wave in made] == [(RATE,)] * 2 and np.isfinite(made).all()
 
 
-def test_griffin_lim_is_not_shifted():
+@pytest.fixture
+def ringing() -> np.ndarray:
     t = np.arange(RATE // 2) / RATE
     ring = np.where(t < 0.2, 0, np.sin(2 * np.pi * 440 * t) * np.exp(-10 * (t - 0.2)))
-    wave = (0.3 * ring + 1e-3 * np.random.default_rng(0).standard_normal(t.size)).astype(np.float32)
+    return (0.3 * ring + 1e-3 * np.random.default_rng(0).standard_normal(t.size)).astype(np.float32)
+
+
+def test_scores_of_a_codec_see_what_is_late(ringing):
+    scores = codec_scores([ringing], {"same": [ringing], "late": [np.roll(ringing, 2048)]}, RATE)
+    assert scores["same"] == (0, 0, 1)
+    assert scores["late"].mel_l1 > 0.1 and scores["late"].stft > 0.1
+
+
+@pytest.mark.slow  # librosa's spectra are compiled for 20 s when first called
+def test_griffin_lim_is_not_shifted(ringing):
+    wave = ringing
     made = griffin_lim(np.asarray(log_mel(wave[None], MelConfig()))[0], MelConfig(), iterations=8)
     assert len(made) == len(wave) // 512 * 512
     loud = lambda x: np.flatnonzero(np.convolve(x**2, np.ones(441) / 441, "same") > 0.01)[0]
