@@ -211,7 +211,7 @@ def _scan(path: str, changed: tuple) -> tuple[MediaInfo, Track | None]:
             raise MediaError(f"{path}: has neither picture nor sound; give a video file that plays")
         packets, ends, first = _demux(container, picture)
         if picture is None:
-            assert sound is not None
+            assert sound is not None  # one of the two is there
             start = Fraction(container.start_time or 0, 1_000_000)
             seconds = max(float(ends.get(sound.index, start) - start), 0.0)
             return MediaInfo(seconds, 0.0, 0, 0, 0, False, True, rate_hz, None), None
