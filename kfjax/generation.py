@@ -125,7 +125,7 @@ def batches(count: int, size: int) -> Iterator[tuple[Int[np.ndarray, " b"], int]
         yield first + np.arange(size) % kept, kept
 
 
-class Stage(NamedTuple):
+class StageProgram(NamedTuple):
     """A stage that is being compiled, and the shapes of its weights."""
 
     weights: Params
@@ -142,7 +142,7 @@ def begin(
     has_video: bool = True,
     branches: tuple[sampler.Branch, ...] = ("full", "empty"),
     method: sampler.Method = "euler",
-) -> dict[str, Stage]:
+) -> dict[str, StageProgram]:
     """Start to compile what the generation for one clip will call: "encode", "sample", "decode".
 
     Args:
@@ -172,7 +172,7 @@ def begin(
     )  # fmt: skip
     decoded = decode.begin(codec, latents, read, cfg=cfg)
     stages = (encoders, encoded), (weights["mmdit"], sampled), (codec, decoded)
-    return {name: Stage(*stage) for name, stage in zip(("encode", "sample", "decode"), stages, strict=True)}
+    return {name: StageProgram(*stage) for name, stage in zip(("encode", "sample", "decode"), stages, strict=True)}
 
 
 def _excerpt(cfg: SystemConfig, tokenizer: Tokenizer, lengths: rates.Lengths | None) -> Excerpt:

@@ -232,7 +232,7 @@ class Model:
             parts = [*begin(versions=count).values()]
         return count
 
-    def _memory(self, parts: Sequence[generation.Stage]) -> Iterator[tuple[int, float, float]]:
+    def _memory(self, parts: Sequence[generation.StageProgram]) -> Iterator[tuple[int, float, float]]:
         """Bytes of each stage: its weights, its working memory, and all that is held meanwhile."""
         weights = [_bytes(part.weights) for part in parts]
         for own, part in zip(weights, parts, strict=True):

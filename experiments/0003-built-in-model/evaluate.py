@@ -49,13 +49,13 @@ def arguments(argv=None) -> argparse.Namespace:
 
 
 def plan_of(args: argparse.Namespace):
-    from kfjax.scenes.evaluation import Plan
+    from kfjax.scenes.evaluation import SceneProtocol
 
-    plan = Plan(scenes=args.scenes, seconds=args.seconds)
+    plan = SceneProtocol(scenes=args.scenes, seconds=args.seconds)
     if not args.quick:
         return plan
     share = lambda count: max(1, count // 10)
-    return Plan(
+    return SceneProtocol(
         scenes=share(args.scenes),
         seconds=args.seconds,
         other_scenes=share(plan.other_scenes),

@@ -118,10 +118,10 @@ def held_out(args: argparse.Namespace, model):
     """The scenes of the length asked for, and the judge of sources."""
     import evaluate
 
-    from kfjax.scenes.evaluation import Plan, judge_for
+    from kfjax.scenes.evaluation import SceneProtocol, judge_for
     from kfjax.scenes.sounds import SceneSounds
 
-    plan = Plan()
+    plan = SceneProtocol()
     corpus = evaluate.held_out(args.corpus, plan, model.cfg.sync.size)
     bucket = corpus.buckets[args.seconds]
     file = evaluate.judge_file(bucket.folder.parent, plan, {name: model.params[name] for name in ("vae", "vocoder")})

@@ -43,12 +43,12 @@ def measure(args: argparse.Namespace) -> None:
 
     from kfjax import pipeline, system
     from kfjax.scenes.encoded import EncodedScenes
-    from kfjax.scenes.evaluation import Plan
+    from kfjax.scenes.evaluation import SceneProtocol
     from kfjax.scenes.scores import struck_times
 
     pipeline.use_program_cache()
     start, model = time.monotonic(), system.load(args.model)
-    bucket = evaluate.held_out(args.corpus, Plan(), model.cfg.sync.size).buckets[args.seconds]
+    bucket = evaluate.held_out(args.corpus, SceneProtocol(), model.cfg.sync.size).buckets[args.seconds]
     rows = [i for i in range(len(bucket)) if struck_times(bucket.scene(i))][: args.scenes]
     scenes = [bucket.scene(i) for i in rows]
     settings = {"model": model.cfg.name, "seconds": args.seconds, "scenes": len(scenes), "seeds": args.seeds}

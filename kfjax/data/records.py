@@ -338,7 +338,7 @@ class Folder:
     """Extracted features, opened for reading. Only sizes are looked at until an example is asked for.
 
     Attributes:
-      buckets: seconds -> `Bucket`.
+      buckets: seconds -> `RecordBucket`.
       shapes: seconds -> name of an `Example`'s array -> its shape.
       fingerprint: of the encoders that made the features.
 
@@ -367,10 +367,12 @@ class Folder:
             )
         self._check_files()
 
-    def _bucket(self, bucket: dict[str, Any], of: int) -> Bucket:
+    def _bucket(self, bucket: dict[str, Any], of: int) -> RecordBucket:
         folder = _bucket(self.path, bucket["seconds"])
         name = lambda shard: folder / f"{_name(shard, of)}.array_record"
-        return Bucket([Shard(name(s["shard"]), s["count"], s["bytes"], self.fingerprint) for s in bucket["shards"]])
+        return RecordBucket(
+            [Shard(name(s["shard"]), s["count"], s["bytes"], self.fingerprint) for s in bucket["shards"]]
+        )
 
     def _check_files(self) -> None:
         shards = [shard for bucket in self.buckets.values() for shard in bucket.shards]
@@ -385,7 +387,7 @@ class Folder:
             raise ValueError(f"{self.path}: truncated or replaced: {_some(wrong)}; copy again, or extract again")
 
 
-class Bucket(Sequence[bytes]):
+class RecordBucket(Sequence[bytes]):
     """The records of one duration, shard after shard: a source for grain. Pickles without its open files."""
 
     def __init__(self, shards: Sequence[Shard]):

@@ -47,7 +47,7 @@ class PatchStem(nnx.Module):
         return self.proj(stem.signed(x, self.proj.kernel.dtype))
 
 
-class ConvStem(stem.ConvStem):
+class VideoStem(stem.ConvStem):
     """Motion made visible early, then the convolutional stem.
 
     A pixel of a tubelet is its mean and the two latest frame differences, so that a bounce, a change of velocity,
@@ -170,7 +170,7 @@ class Synchformer(nnx.Module):
 
     def __init__(self, cfg: SynchformerConfig, *, rngs: nnx.Rngs):
         self.cfg = cfg
-        self.patch_embed = (ConvStem if cfg.stem == "conv" else PatchStem)(cfg, rngs=rngs)
+        self.patch_embed = (VideoStem if cfg.stem == "conv" else PatchStem)(cfg, rngs=rngs)
         position_init = nnx.initializers.normal(cfg.position_std)
         self.cls_token = nnx.Param(cls_init(rngs.params(), (cfg.width,)))
         self.pos_embed = nnx.Param(position_init(rngs.params(), (1 + cfg.cells, cfg.width)))

@@ -24,7 +24,7 @@ from kfjax.data.sources import SOUND_SUFFIXES, Row
 from kfjax.media import FILM_SUFFIXES, VIDEO_SUFFIXES, FrameSpec, is_clip
 from kfjax.scenes import Bucket, Scene, make_scene, render_corpus
 from kfjax.scenes.corpus import SAMPLE_RATE_HZ
-from kfjax.scenes.evaluation import CORPUS_SEED, Plan
+from kfjax.scenes.evaluation import CORPUS_SEED, SceneProtocol
 from kfjax.scenes.scores import struck_times
 
 
@@ -52,12 +52,12 @@ BENCHMARKS = {
     "vggsound": Benchmark("VGGSound, test", 8.0, "vggsound", says="picture and label"),
     "audiocaps": Benchmark("AudioCaps, test", 10.0, "audiocaps", says="caption alone where there is no picture"),
     "kling-audio-eval": Benchmark("Kling-Audio-Eval", 10.0, "kling_audio_eval"),
-    "scenes": Benchmark("Held-out scenes", 8.0, clips=Plan().scenes),
+    "scenes": Benchmark("Held-out scenes", 8.0, clips=SceneProtocol().scenes),
     "folder": Benchmark("Clips of one's own", 8.0, says="picture, and caption where the table has one"),
 }
 
 
-class Example(Protocol):
+class BenchmarkExample(Protocol):
     """A clip of a benchmark.
 
     Attributes:
@@ -184,7 +184,7 @@ class Matching(NamedTuple):
       extra: generated files without a clip, or beside another for the same one.
     """
 
-    pairs: list[tuple[Example, Path]]
+    pairs: list[tuple[BenchmarkExample, Path]]
     missing: list[str]
     extra: list[str]
 
@@ -229,11 +229,11 @@ def scene_examples(folder: Path, count: int, seconds: float, size: int) -> list[
 
 def _make_scene(seed: int, **settings) -> Scene:
     """The scenes of other lengths come first in the experiment's corpus."""
-    plan = Plan()
+    plan = SceneProtocol()
     return make_scene(seed + plan.other_scenes * len(plan.other_lengths), **settings)
 
 
-def match(examples: Sequence[Example], folder: Path, *, beyond: Sequence[Example] = ()) -> Matching:
+def match(examples: Sequence[BenchmarkExample], folder: Path, *, beyond: Sequence[BenchmarkExample] = ()) -> Matching:
     """The generated file of each clip: of its name, in the folder or below it, a sound before a video.
 
     Folders belong to the name (a/b.wav is for a/b.mp4), but need not be there (b.wav is too, if that is the only b).
@@ -271,7 +271,7 @@ def name_of(id: str) -> str:
     return re.sub(r"[^\w+.-]+", "_", stem).lstrip(".") or "clip"
 
 
-def _last(name: str, example: Example) -> str:
+def _last(name: str, example: BenchmarkExample) -> str:
     """A clip's name without the folders that its files are in."""
     row = getattr(example, "row", None)
     return name if row is None else name_of(Path(row.id).name)

@@ -16,9 +16,9 @@ from kfjax import __version__, command, media, pipeline, rates, system
 from kfjax.convert import hub
 from kfjax.data import records
 from kfjax.evals import benchmarks, generation, measures, report
-from kfjax.evals.benchmarks import BENCHMARKS, Benchmark, Example, Matching, SceneExample
+from kfjax.evals.benchmarks import BENCHMARKS, Benchmark, BenchmarkExample, Matching, SceneExample
 from kfjax.evals.measures import SAMPLE_RATE_HZ, Figures, Pair, Score
-from kfjax.scenes.evaluation import Plan, judge_file, judge_for
+from kfjax.scenes.evaluation import SceneProtocol, judge_file, judge_for
 from kfjax.scenes.scores import Heard, following, listen, meaning, struck_times, synchrony
 from kfjax.scenes.sounds import SceneSounds
 from kfjax.scenes.source_classifier import SourceJudge
@@ -127,7 +127,7 @@ def scene_figures(pairs: Sequence[Pair], judge: SourceJudge | None) -> dict[str,
 
 def built_in_judge() -> SourceJudge:
     """The judge of sources that has heard true sounds and what the built-in codec makes of them; kept in the cache."""
-    loaded, plan = system.load(pipeline.BUILT_IN), Plan()
+    loaded, plan = system.load(pipeline.BUILT_IN), SceneProtocol()
     codec = {name: loaded.params[name] for name in ("vae", "vocoder")}
     file = judge_file(pipeline.cache_folder() / "scenes", plan, codec)
     if not file.exists():
@@ -171,7 +171,9 @@ def _is_model(target: str) -> bool:
     raise ValueError(f"got {target}, expected a folder of generated sounds, or a model: {hub.no_model(target)}")
 
 
-def _examples(order: Order, benchmark: Benchmark, modelled: bool) -> tuple[Sequence[Example], Sequence[Example]]:
+def _examples(
+    order: Order, benchmark: Benchmark, modelled: bool
+) -> tuple[Sequence[BenchmarkExample], Sequence[BenchmarkExample]]:
     """The clips to measure, and those of the benchmark beyond the limit."""
     if order.benchmark == "scenes":
         count, size = order.limit or benchmark.clips, _SCENE_SIZE

@@ -18,7 +18,7 @@ from kfjax import features, media, pipeline
 from kfjax.command import say
 from kfjax.convert import hub
 from kfjax.data import records
-from kfjax.evals.benchmarks import Example, SceneExample
+from kfjax.evals.benchmarks import BenchmarkExample, SceneExample
 from kfjax.scenes.sounds import SceneSounds
 from kfjax.structs import Video
 from kfjax.system import System, SystemConfig
@@ -40,7 +40,7 @@ class Settings:
     guidance: float | None = None
 
 
-def generate(settings: Settings, examples: Sequence[Example], folder: Path) -> tuple[SystemConfig, list[str]]:
+def generate(settings: Settings, examples: Sequence[BenchmarkExample], folder: Path) -> tuple[SystemConfig, list[str]]:
     """Sounds for the clips that have none in the folder.
 
     Returns:
@@ -93,7 +93,7 @@ def clip_seed(seed: int, name: str) -> int:
 
 def _scene_sounds(
     loaded: System, settings: Settings, examples: Sequence[SceneExample]
-) -> Iterator[tuple[Example, np.ndarray, int]]:
+) -> Iterator[tuple[BenchmarkExample, np.ndarray, int]]:
     """In batches; a scene's noise comes from the seed and its number."""
     sounds = SceneSounds(loaded, steps=settings.steps, guidance=settings.guidance, seed=settings.seed)
     if examples:
@@ -104,8 +104,8 @@ def _scene_sounds(
 
 
 def _clip_sounds(
-    model: pipeline.Model, settings: Settings, examples: Sequence[Example]
-) -> Iterator[tuple[Example, np.ndarray | str, int]]:
+    model: pipeline.Model, settings: Settings, examples: Sequence[BenchmarkExample]
+) -> Iterator[tuple[BenchmarkExample, np.ndarray | str, int]]:
     """One by one, as `kfjax generate` would; of what can't be read the reason."""
     for example in examples:
         try:
@@ -125,7 +125,7 @@ def _clip_sounds(
             yield example, made.waveform, made.sample_rate_hz
 
 
-def _file(folder: Path, example: Example) -> Path:
+def _file(folder: Path, example: BenchmarkExample) -> Path:
     return folder / f"{example.name}.wav"
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from kfjax import media
 from kfjax.command import install
-from kfjax.evals.benchmarks import Example
+from kfjax.evals.benchmarks import BenchmarkExample
 from kfjax.evals.networks.base import AudioClassifier, SyncJudge, TextAudioSpace, Unavailable, VideoAudioSpace
 from kfjax.evals.networks.synchrony import desync_seconds
 from kfjax.metrics import distributions, levels, reconstruction
@@ -30,7 +30,7 @@ from kfjax.metrics.onsets import detect_onsets, onset_f1
 SAMPLE_RATE_HZ = 44100
 _BATCH = 8
 
-Pair = tuple[Example, Path]
+Pair = tuple[BenchmarkExample, Path]
 Figures = dict[str, float]
 
 
@@ -67,7 +67,7 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def _onsets(made: np.ndarray, true: np.ndarray, example: Example) -> Figures:
+def _onsets(made: np.ndarray, true: np.ndarray, example: BenchmarkExample) -> Figures:
     """Against the clip's own times where it has them, else against the onsets of its true sound."""
     heard = detect_onsets(made, SAMPLE_RATE_HZ)
     times = detect_onsets(true, SAMPLE_RATE_HZ) if example.times is None else example.times
@@ -75,31 +75,31 @@ def _onsets(made: np.ndarray, true: np.ndarray, example: Example) -> Figures:
     return {"onset_f1": f1, "onsets": len(heard), "true_onsets": len(times)}
 
 
-def _stereo(made: np.ndarray, true: np.ndarray, example: Example) -> Figures:
+def _stereo(made: np.ndarray, true: np.ndarray, example: BenchmarkExample) -> Figures:
     width, true_width = (levels.width_db(wave, SAMPLE_RATE_HZ) for wave in (made, true))
     correlation = levels.position_correlation(made, true, SAMPLE_RATE_HZ)
     return {"position_correlation": correlation, "width_db": width, "true_width_db": true_width}
 
 
-def _levels(made: np.ndarray, true: np.ndarray, example: Example) -> Figures:
+def _levels(made: np.ndarray, true: np.ndarray, example: BenchmarkExample) -> Figures:
     figures = {}
     for name, measure in (("loudness_lufs", levels.loudness_lufs), ("silence_share", levels.silence_share)):
         figures |= {name: measure(made, SAMPLE_RATE_HZ), f"true_{name}": measure(true, SAMPLE_RATE_HZ)}
     return figures | {"missing_seconds": (len(true) - len(made)) / SAMPLE_RATE_HZ}
 
 
-def _codec(made: np.ndarray, true: np.ndarray, example: Example) -> Figures:
+def _codec(made: np.ndarray, true: np.ndarray, example: BenchmarkExample) -> Figures:
     return reconstruction.reconstruction(made, true, SAMPLE_RATE_HZ)._asdict()
 
 
-def _pesq(made: np.ndarray, true: np.ndarray, example: Example) -> Figures:
+def _pesq(made: np.ndarray, true: np.ndarray, example: BenchmarkExample) -> Figures:
     size, rate = min(len(made), len(true)), reconstruction.PESQ_RATE_HZ
     mono = lambda wave: resample_poly(wave[:size].mean(1), rate // 100, SAMPLE_RATE_HZ // 100)
     return {"pesq": reconstruction.pesq_score(mono(made), mono(true))}
 
 
 #: Group -> its figures of one clip, from two waves [t, 2] at 44.1 kHz.
-OWN: dict[str, Callable[[np.ndarray, np.ndarray, Example], Figures]] = {
+OWN: dict[str, Callable[[np.ndarray, np.ndarray, BenchmarkExample], Figures]] = {
     "onsets": _onsets, "stereo": _stereo, "levels": _levels, "codec": _codec, "pesq": _pesq,
 }  # fmt: skip
 
@@ -237,6 +237,6 @@ def _true(batch: Sequence[Pair], network) -> np.ndarray:
     return np.stack([_fit(example.sound(rate).mean(1), example, rate) for example, _ in batch])
 
 
-def _fit(wave: np.ndarray, example: Example, rate: int) -> np.ndarray:
+def _fit(wave: np.ndarray, example: BenchmarkExample, rate: int) -> np.ndarray:
     size = round(example.seconds * rate)
     return np.pad(wave[:size], (0, max(0, size - len(wave)))).astype(np.float32)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from kfjax import disk, media, plot
-from kfjax.evals.benchmarks import Example
+from kfjax.evals.benchmarks import BenchmarkExample
 from kfjax.evals.measures import COLUMNS, SAMPLE_RATE_HZ, Figures, Pair
 from kfjax.evals.published import PUBLISHED
 from kfjax.media import FrameSpec
@@ -74,7 +74,7 @@ def pictures(folder: Path, pairs: Sequence[Pair], figures: Mapping[str, Figures]
     return made
 
 
-def _draw_pair(target: Path, example: Example, path: Path) -> None:
+def _draw_pair(target: Path, example: BenchmarkExample, path: Path) -> None:
     true, wave = example.sound(SAMPLE_RATE_HZ), media.read_audio(path, SAMPLE_RATE_HZ)
     frames = plot.strip(example.frames([_FRAME])[0]) if example.has_video else None
     plot.comparison(
@@ -84,7 +84,7 @@ def _draw_pair(target: Path, example: Example, path: Path) -> None:
     )  # fmt: skip
 
 
-def _onsets(example: Example, made: np.ndarray, true: np.ndarray) -> plot.Onsets:
+def _onsets(example: BenchmarkExample, made: np.ndarray, true: np.ndarray) -> plot.Onsets:
     times = np.asarray(detect_onsets(true, SAMPLE_RATE_HZ) if example.times is None else example.times)
     times = times[merge_close(times, 0.05)]
     heard = detect_onsets(made[: len(true)], SAMPLE_RATE_HZ)

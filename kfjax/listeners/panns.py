@@ -59,7 +59,7 @@ class Cnn14Config:
         return max(self.n_fft // 2 + 1, (self.shrinkage - 1) * self.hop)
 
 
-class Heard(NamedTuple):
+class Tagged(NamedTuple):
     """What the network makes of sounds."""
 
     embedding: Float[Array, "b d"]  # of the last hidden layer, from 0 up
@@ -117,7 +117,7 @@ class Cnn14(nnx.Module):
     Args:
       wave: `[b t]`, mono at `cfg.sample_rate_hz`, full scale 1; at least `cfg.least_samples` (0.31 s).
     Returns:
-      `Heard(embedding [b widths[-1]], logits [b classes])`.
+      `Tagged(embedding [b widths[-1]], logits [b classes])`.
     Raises:
       ValueError: a shorter sound.
     """
@@ -130,7 +130,7 @@ class Cnn14(nnx.Module):
         self.fc1 = linear(width, width, rngs)
         self.fc_audioset = linear(width, cfg.classes, rngs)
 
-    def __call__(self, wave: Float[Array, "b t"]) -> Heard:
+    def __call__(self, wave: Float[Array, "b t"]) -> Tagged:
         if wave.ndim != 2 or wave.shape[1] < self.cfg.least_samples:
             raise ValueError(
                 f"Cnn14: got a wave {list(wave.shape)}, expected [batch, at least {self.cfg.least_samples} samples at "
@@ -143,4 +143,4 @@ class Cnn14(nnx.Module):
                 x = nnx.avg_pool(x, (2, 2), strides=(2, 2))
         x = x.mean(axis=2)
         embedding = jax.nn.relu(self.fc1(x.max(axis=1) + x.mean(axis=1)))
-        return Heard(embedding, self.fc_audioset(embedding))
+        return Tagged(embedding, self.fc_audioset(embedding))

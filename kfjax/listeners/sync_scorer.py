@@ -1,6 +1,6 @@
 """The whole Synchformer (arXiv 2401.16423): how far sound and picture are apart in time.
 
-    logits = bind(SyncJudge, cfg, params)(frames, wave)    # 4.8 s of both -> [b 21]
+    logits = bind(SyncScorer, cfg, params)(frames, wave)    # 4.8 s of both -> [b 21]
     seconds = offset_seconds(logits)                       # [b], -2.0 .. 2.0 in steps of 0.2
 
 Both halves give tokens of 0.64-s segments; a small transformer reads the tokens of 14 segments of both and names the
@@ -88,7 +88,7 @@ class OffsetTransformer(nnx.Module):
         return self.head(self.norm(x[:, 0]))
 
 
-class SyncJudge(nnx.Module):
+class SyncScorer(nnx.Module):
     """Frames and wave of one window -> logits over the offsets (see `offset_seconds`).
 
     Args:

@@ -1,6 +1,6 @@
 """Everything that is measured of a small-world model, each figure beside its ceiling and its floor.
 
-    evaluation = Evaluation(SceneSounds(system), corpus, Plan())
+    evaluation = Evaluation(SceneSounds(system), corpus, SceneProtocol())
     evaluation.synchrony()["video and caption"].f1
 
 Ceiling: the same measure on the true sound. Floor: on the sound that was generated for another scene's film, the next
@@ -47,7 +47,7 @@ _JUDGE_CORPUS = 7001  # scenes that neither training nor the evaluation sees
 
 
 @dataclass(frozen=True)
-class Plan:
+class SceneProtocol:
     """How much is measured.
 
     Attributes:
@@ -84,7 +84,12 @@ class Evaluation:
     """
 
     def __init__(
-        self, sounds: SceneSounds, corpus: Corpus, plan: Plan, judge_file: Path | None = None, judged: bool = True
+        self,
+        sounds: SceneSounds,
+        corpus: Corpus,
+        plan: SceneProtocol,
+        judge_file: Path | None = None,
+        judged: bool = True,
     ):
         if corpus.order["split"] != "heldout":
             raise ValueError(
@@ -234,7 +239,7 @@ class Evaluation:
         return result
 
 
-def judge_file(folder: Path, plan: Plan, codec: Params) -> Path:
+def judge_file(folder: Path, plan: SceneProtocol, codec: Params) -> Path:
     """Where a judge is kept: it depends on the codec's weights and on how many clips it heard."""
     digest = hashlib.sha256(f"{plan.judge_clips} {plan.seconds}".encode())
     for _, leaf in sorted(flatten(codec).items()):
@@ -242,7 +247,7 @@ def judge_file(folder: Path, plan: Plan, codec: Params) -> Path:
     return folder / f"judge-{digest.hexdigest()[:12]}.npz"
 
 
-def judge_for(sounds: SceneSounds, plan: Plan, file: Path | None) -> SourceJudge:
+def judge_for(sounds: SceneSounds, plan: SceneProtocol, file: Path | None) -> SourceJudge:
     """The judge kept in `file`, else one that learns from true scenes of the training split.
 
     Every recipe is heard equally often, mixtures twice. Each sound is also learnt as the codec gives it back, so that

@@ -7,7 +7,7 @@ import pytest
 
 from kfjax.encoders.synchformer import SynchformerConfig
 from kfjax.listeners.ast import SpectrogramTransformerConfig
-from kfjax.listeners.sync_scorer import SyncJudge, SyncJudgeConfig, offset_seconds
+from kfjax.listeners.sync_scorer import SyncJudgeConfig, SyncScorer, offset_seconds
 from kfjax.module import bind, count, shapes
 
 PUBLIC = SyncJudgeConfig()
@@ -18,7 +18,7 @@ SMALL = SyncJudgeConfig(
 )  # fmt: skip
 
 
-apply = jax.jit(lambda params, frames, wave: bind(SyncJudge, SMALL, params)(frames, wave))
+apply = jax.jit(lambda params, frames, wave: bind(SyncScorer, SMALL, params)(frames, wave))
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def params():
     """Drawn in numpy, which costs no compilation."""
     rng = np.random.default_rng(0)
     draw = lambda leaf: (0.3 * rng.standard_normal(leaf.shape) + 0.1).astype(np.float32)
-    return jax.tree.map(draw, shapes(SyncJudge, SMALL))
+    return jax.tree.map(draw, shapes(SyncScorer, SMALL))
 
 
 def clip(segments, batch=1):
@@ -38,10 +38,10 @@ def clip(segments, batch=1):
 def test_public_window():
     """4.8 s at 25 frames and 16000 samples a second: 14 segments, 198 positions, 21 classes."""
     assert (PUBLIC.visual_tokens, PUBLIC.audio_tokens) == (112, 84)
-    assert count(shapes(SyncJudge, PUBLIC)) == 236_869_653
+    assert count(shapes(SyncScorer, PUBLIC)) == 236_869_653
     frames, wave = jnp.zeros((2, 120, 224, 224, 3), jnp.uint8), jnp.zeros((2, 76_800))
-    call = lambda params, *inputs: bind(SyncJudge, PUBLIC, params)(*inputs)
-    assert jax.eval_shape(call, shapes(SyncJudge, PUBLIC), frames, wave).shape == (2, 21)
+    call = lambda params, *inputs: bind(SyncScorer, PUBLIC, params)(*inputs)
+    assert jax.eval_shape(call, shapes(SyncScorer, PUBLIC), frames, wave).shape == (2, 21)
 
 
 def test_windows_of_a_clip_are_clips(params):
@@ -50,7 +50,7 @@ def test_windows_of_a_clip_are_clips(params):
 
     @jax.jit
     def last_window(params, frames, wave):
-        judge = bind(SyncJudge, SMALL, params)
+        judge = bind(SyncScorer, SMALL, params)
         visual, audio = judge.visual(frames), judge.audio(wave)
         return judge.compare(visual[:, -SMALL.visual_tokens :], audio[:, -SMALL.audio_tokens :])
 

@@ -16,7 +16,7 @@ from kfjax.metrics.codec_scores import codec_scores, griffin_lim
 from kfjax.module import flatten, init
 from kfjax.scenes import RECIPES, Corpus, make_scene, render_corpus
 from kfjax.scenes import sounds as scene_sounds
-from kfjax.scenes.evaluation import MEASURES, Evaluation, Plan
+from kfjax.scenes.evaluation import MEASURES, Evaluation, SceneProtocol
 from kfjax.scenes.pairs import TEXT_PAIRS, pair_of, source_of, words_for
 from kfjax.scenes.scores import Presence, following, listen, meaning, presence, synchrony
 from kfjax.scenes.sounds import SceneSounds, scene_excerpt
@@ -168,10 +168,10 @@ def test_griffin_lim_is_not_shifted(ringing):
 def test_wrong_corpora_are_refused(sounds, tmp_path):
     seen = render_corpus(tmp_path / "seen", 1, seed=0, split="train", durations={1.0: 1}, size=32)
     with pytest.raises(ValueError, match="heldout"):
-        Evaluation(sounds, seen, Plan(seconds=1.0))
+        Evaluation(sounds, seen, SceneProtocol(seconds=1.0))
     small = render_corpus(tmp_path / "small", 1, seed=0, split="heldout", durations={1.0: 1}, size=16)
     with pytest.raises(ValueError, match=r"expected some of 8 s"):
-        Evaluation(sounds, small, Plan())
+        Evaluation(sounds, small, SceneProtocol())
     with pytest.raises(ValueError, match="expected 32"):
         next(sounds.generate([""], 1.0, films=(small.buckets[1.0], [0])))
 
@@ -220,7 +220,7 @@ def test_parts_become_a_model(tmp_path, how):
 @pytest.mark.slow
 def test_every_measure_of_a_random_system(corpus, tmp_path, monkeypatch, capsys):
     evaluate = experiment("evaluate")
-    plan = Plan(scenes=3, seconds=SECONDS, other_lengths=(2.5,), judge_clips=32, codec_scenes=1, pairs=1)
+    plan = SceneProtocol(scenes=3, seconds=SECONDS, other_lengths=(2.5,), judge_clips=32, codec_scenes=1, pairs=1)
     monkeypatch.setattr(evaluate, "plan_of", lambda args: plan)
     folder = corpus.buckets[SECONDS].folder.parent
     options = ["--seconds", "1", "--corpus", str(folder), "--output", str(tmp_path / "results.json")]

@@ -1,7 +1,7 @@
-"""The whole public Synchformer in kfjax's SyncJudge, and back: both branches and the transformer that compares them.
+"""The whole public Synchformer in kfjax's SyncScorer, and back: both branches and the transformer that compares them.
 
     parts = FAMILY.from_torch(state_dict, CONFIGS["synchformer"])             # {"sync": ..., "judge": ...}
-    logits = bind(SyncJudge, cfg, judge(parts))(frames, wave)
+    logits = bind(SyncScorer, cfg, judge(parts))(frames, wave)
     state_dict = FAMILY.to_torch(parts, CONFIGS["synchformer"])
 
 The file is the same that `synchformer.py` reads the visual branch from (checkpoint 24-01-04T16-39-21 of
@@ -17,7 +17,7 @@ from kfjax import module
 from kfjax.convert.family import Family
 from kfjax.convert.rules import Rule, dense, leading, norm, under
 from kfjax.convert.tables import synchformer
-from kfjax.listeners.sync_scorer import SyncJudge, SyncJudgeConfig
+from kfjax.listeners.sync_scorer import SyncJudgeConfig, SyncScorer
 from kfjax.system import UNUSED
 
 CONFIGS = {"synchformer": SyncJudgeConfig()}
@@ -25,12 +25,12 @@ CONFIGS = {"synchformer": SyncJudgeConfig()}
 
 def shapes(cfg: SyncJudgeConfig) -> module.Params:
     """Shapes of the parts that the table fills."""
-    network = module.shapes(SyncJudge, cfg)
+    network = module.shapes(SyncScorer, cfg)
     return {"judge": {name: network[name] for name in network if name != "visual"}, **synchformer.shapes(cfg.visual)}
 
 
 def judge(parts: Mapping[str, module.Params]) -> module.Params:
-    """The parameters of `SyncJudge` from both parts."""
+    """The parameters of `SyncScorer` from both parts."""
     return {**parts["judge"], "visual": {name: value for name, value in parts["sync"].items() if name != UNUSED}}
 
 

@@ -17,7 +17,7 @@ from kfjax.convert.tables import synchformer_whole
 from kfjax.evals.networks import weights
 from kfjax.evals.networks.embedders import compiled
 from kfjax.listeners import sync_scorer as sync_judge
-from kfjax.listeners.sync_scorer import SyncJudge, SyncJudgeConfig
+from kfjax.listeners.sync_scorer import SyncJudgeConfig, SyncScorer
 from kfjax.media import FrameSpec
 from kfjax.module import Params, bind
 
@@ -25,17 +25,17 @@ FRAMES_HZ = 25.0
 _SEGMENTS_AT_ONCE = 8
 
 
-def load(folder: str | Path) -> Synchformer:
+def load(folder: str | Path) -> SynchformerJudge:
     """The whole Synchformer with the weights in a folder.
 
     Raises:
       Unavailable: they are not there.
     """
     variant, parts = weights.find(folder, "synchformer-whole", tuple(synchformer_whole.CONFIGS))
-    return Synchformer(synchformer_whole.CONFIGS[variant], synchformer_whole.judge(parts))
+    return SynchformerJudge(synchformer_whole.CONFIGS[variant], synchformer_whole.judge(parts))
 
 
-class Synchformer:
+class SynchformerJudge:
     """A `networks.SyncJudge`.
 
     Attributes:
@@ -53,7 +53,7 @@ class Synchformer:
         self.step_seconds = visual.segment_step / FRAMES_HZ
         self._params = jax.device_put(params)
         cfg = replace(cfg, visual=replace(visual, segments_at_once=_SEGMENTS_AT_ONCE))
-        self._judge = compiled(lambda params, *excerpt: bind(SyncJudge, cfg, params)(*excerpt))
+        self._judge = compiled(lambda params, *excerpt: bind(SyncScorer, cfg, params)(*excerpt))
 
     def offset_seconds(
         self, frames: UInt8[np.ndarray, "b v size size 3"], waves: Float32[np.ndarray, "b t"]

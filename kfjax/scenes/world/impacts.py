@@ -9,7 +9,7 @@ import numpy as np
 from kfjax.scenes.world.draw import Canvas, Sprite, box, regular_polygon, rgb
 from kfjax.scenes.world.event import Event
 from kfjax.scenes.world.materials import LOOKS, sprite
-from kfjax.scenes.world.physics import STEPS_A_SECOND, Impact, Solid, Surface, Track, simulate
+from kfjax.scenes.world.physics import STEPS_A_SECOND, Impact, Motion, Solid, Surface, simulate
 from kfjax.scenes.world.stage import Act, Actor, Setting
 
 _LOUDEST_SPEED = 2.6  # picture heights a second
@@ -29,11 +29,11 @@ def size_pitch(radius: float) -> float:
 
 
 @dataclass(frozen=True)
-class Body:
+class StruckBody:
     """Draws a tracked solid, flattened for a moment where it strikes."""
 
     sprite: Sprite
-    track: Track
+    track: Motion
     impacts: list[Impact]
 
     def __call__(self, canvas: Canvas, time_seconds: float) -> None:
@@ -60,7 +60,7 @@ def perform(
     gravity: float,
     kind: str,
     rng: np.random.Generator,
-) -> tuple[list[Actor], list[Event], list[Track]]:
+) -> tuple[list[Actor], list[Event], list[Motion]]:
     """Simulates, and returns the bodies as actors, the impacts as events of `kind`, and the tracks."""
     tracks = simulate(
         solids, surfaces, duration_seconds=setting.duration_seconds, gravity=gravity, quietest_speed=_QUIETEST_SPEED
@@ -70,7 +70,7 @@ def perform(
         solid = track.solid
         top = setting.camera.y - solid.radius
         impacts = [i for i in track.impacts(quietest_speed=_QUIETEST_SPEED) if top <= i.y <= 1.1]
-        actors.append(Body(sprite(material, solid.outline, solid.radius, rng), track, impacts))
+        actors.append(StruckBody(sprite(material, solid.outline, solid.radius, rng), track, impacts))
         events += [
             Event(
                 i.time_seconds,
@@ -287,7 +287,7 @@ def _plank(ends: list[tuple[float, float]], width: float, rng: np.random.Generat
     return draw
 
 
-def moving_contact(track: Track, setting: Setting, source: str, kind: str, material: str) -> list[Event]:
+def moving_contact(track: Motion, setting: Setting, source: str, kind: str, material: str) -> list[Event]:
     """The stretches in which a body rolls or slides in the picture, loudness following its speed."""
     every = STEPS_A_SECOND // 50
     times = track.solid.start_seconds + np.arange(len(track.angle))[::every] / STEPS_A_SECOND

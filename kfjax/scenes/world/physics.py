@@ -62,7 +62,7 @@ class Impact:
 
 
 @dataclass(frozen=True)
-class Track:
+class Motion:
     """The motion of one solid at `STEPS_A_SECOND`, from its start: position [n, 2], angle [n], velocity [n, 2]."""
 
     solid: Solid
@@ -117,7 +117,7 @@ def simulate(
     duration_seconds: float,
     gravity: float,
     quietest_speed: float,
-) -> list[Track]:
+) -> list[Motion]:
     """Lets `solids` move under `gravity` (heights/s², downwards) and returns one track per solid, in order.
 
     A solid with `settles` stops bouncing, and soon moving, after a contact slower than `quietest_speed`: real things
@@ -194,6 +194,6 @@ def _settle(
             shape.elasticity = 0.0
 
 
-def _track(solid: Solid, rows: list[np.ndarray], gravity: float) -> Track:
+def _track(solid: Solid, rows: list[np.ndarray], gravity: float) -> Motion:
     values = np.concatenate(rows) if rows else np.array([[*solid.position, solid.angle, *solid.velocity, solid.spin]])
-    return Track(solid, values[:, 0:2], values[:, 2], values[:, 3:5], values[:, 5], gravity)
+    return Motion(solid, values[:, 0:2], values[:, 2], values[:, 3:5], values[:, 5], gravity)

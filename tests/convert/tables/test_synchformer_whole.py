@@ -12,7 +12,7 @@ from kfjax.convert.tables import synchformer_whole
 from kfjax.convert.tables.synchformer_whole import CONFIGS, FAMILY, shapes, table
 from kfjax.encoders.synchformer import SynchformerConfig
 from kfjax.listeners.ast import SpectrogramTransformerConfig
-from kfjax.listeners.sync_scorer import SyncJudge, SyncJudgeConfig, offset_seconds
+from kfjax.listeners.sync_scorer import SyncJudgeConfig, SyncScorer, offset_seconds
 from kfjax.module import bind
 
 #: The public model's parts at sizes that differ wherever they may.
@@ -116,7 +116,7 @@ def reference():
 def judge():
     params = synchformer_whole.judge(FAMILY.from_torch(random_state(SMALL), SMALL))
     # One compilation a method, as a program would have it.
-    return lambda method, *arrays: jax.jit(lambda params, *a: method(bind(SyncJudge, SMALL, params), *a))(
+    return lambda method, *arrays: jax.jit(lambda params, *a: method(bind(SyncScorer, SMALL, params), *a))(
         params, *arrays
     )
 

@@ -22,7 +22,7 @@ SMALL = SyncJudgeConfig(
 
 
 def test_the_public_network_judges_excerpts_of_4_8_seconds():
-    judge = desync.Synchformer(SyncJudgeConfig(), {})
+    judge = desync.SynchformerJudge(SyncJudgeConfig(), {})
     assert (judge.sample_rate_hz, *judge.frame_spec) == (16000, 25, 224, "crop")
     assert (judge.seconds, judge.step_seconds) == pytest.approx((4.8, 0.32))
 
