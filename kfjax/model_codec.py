@@ -18,7 +18,7 @@ from kfjax.structs import Features, Given
 from kfjax.system import SystemConfig
 
 
-class Codec:
+class ModelCodec:
     """A model's codec by itself: `Model.codec`.
 
     latents = model.codec.encode("speech.wav")     # f32 [n, d]

@@ -32,7 +32,7 @@ from kfjax.flow import sampler
 from kfjax.limits import MAX_PROMPT_CHARACTERS as MAX_PROMPT_CHARACTERS
 from kfjax.limits import MAX_SAMPLES as MAX_SAMPLES
 from kfjax.media.duration import excerpt_seconds, sound_seconds
-from kfjax.model_codec import Codec
+from kfjax.model_codec import ModelCodec
 from kfjax.module import Params
 from kfjax.sound import Sound, finished
 from kfjax.structs import Features, Noise, Video
@@ -179,9 +179,9 @@ class Model:
         return Sound(np.stack(waves), self.cfg.rates.sample_rate_hz, seconds, path, unread, kept)
 
     @property
-    def codec(self) -> Codec:
+    def codec(self) -> ModelCodec:
         """Its codec by itself: sound to latents, and back."""
-        return Codec(self.cfg, self._parts)
+        return ModelCodec(self.cfg, self._parts)
 
     def unread(self, prompt: str, name: str = "prompt") -> str:
         """Words outside the vocabulary and text beyond the last token, in one line; empty if all of it is read.

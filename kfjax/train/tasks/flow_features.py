@@ -8,11 +8,11 @@ from kfjax.data.encode import fingerprint
 from kfjax.train.engine.validation import Validation
 from kfjax.train.tasks.flow_config import FlowRun
 from kfjax.train.tasks.flow_step import flow_figures, lacking
-from kfjax.train.tasks.inputs import Material, make_buckets
+from kfjax.train.tasks.inputs import TrainingData, make_buckets
 from kfjax.train.tasks.weights import is_folder
 
 
-def material(run: FlowRun) -> Material:
+def material(run: FlowRun) -> TrainingData:
     """Batches of `data.corpora`, or random ones, and the validation on `data.validation`.
 
     Raises:
@@ -28,14 +28,14 @@ def material(run: FlowRun) -> Material:
             "panel needs encoders; leave it empty, and give held-out features as data.validation"
         )
     if data.synthetic:
-        return Material(SyntheticInput(run.system, buckets, seed=run.loop.seed))
+        return TrainingData(SyntheticInput(run.system, buckets, seed=run.loop.seed))
     mark = data.fingerprint or _fingerprint(data.start)
     batches = FeatureInput(run.system, data.corpora, buckets, seed=run.loop.seed, fingerprint=mark, joined=data.joined)
     if not data.validation:
-        return Material(batches)
+        return TrainingData(batches)
     held = FeatureInput(run.system, data.validation, buckets, seed=run.loop.seed, fingerprint=batches.fingerprint)
     look = Validation(flow_figures(run.system, run.step), held, data.validation_batches)
-    return Material(batches, validate=look)
+    return TrainingData(batches, validate=look)
 
 
 def _fingerprint(start: str) -> str:

@@ -19,12 +19,12 @@ from kfjax.structs import FlowBatch
 from kfjax.train.engine.validation import Figures, Validation
 from kfjax.train.tasks.flow_config import FlowRun
 from kfjax.train.tasks.flow_step import flow_figures
-from kfjax.train.tasks.inputs import Material, make_buckets
+from kfjax.train.tasks.inputs import TrainingData, make_buckets
 from kfjax.train.tasks.lora_task import reading_tokenizer
 from kfjax.train.tasks.weights import read_part, shapes
 
 
-def material(run: FlowRun) -> Material:
+def material(run: FlowRun) -> TrainingData:
     """Batches of `data.folder`, whose latents are encoded where they are not yet; with `data.heldout` also panel and
     validation.
 
@@ -45,10 +45,10 @@ def material(run: FlowRun) -> Material:
     options = {"duration_jitter": data.duration_jitter, "emphasis": dict(data.emphasis)}
     batches = scene_input(run, tokenizer, corpus, codec["vae"], make_buckets(run), **options)
     if not data.heldout:
-        return Material(batches, tokenizer)
+        return TrainingData(batches, tokenizer)
     panel = flow_panel(system, tokenizer, codec, Corpus(data.heldout), **asdict(run.panel))
     look = held_out(run, tokenizer, codec["vae"], flow_figures(system, run.step))
-    return Material(batches, tokenizer, panel, look)
+    return TrainingData(batches, tokenizer, panel, look)
 
 
 def held_out(run: FlowRun, tokenizer: Tokenizer, vae: Params, figures: Figures) -> Validation:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kfjax.encoders.tokenizer import Tokenizer
 
 
-class Material(NamedTuple):
+class TrainingData(NamedTuple):
     """Batches, panel and validation of a run, each as in `Task`; the tokenizer of its captions, if they are text."""
 
     batch: Callable[[int], Any]
