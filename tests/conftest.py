@@ -72,6 +72,11 @@ FIRST = (
 )  # fmt: skip
 
 
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores: what waits for processes and for the browser leaves a core to others."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_configure(config):
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
