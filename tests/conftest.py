@@ -72,6 +72,7 @@ FIRST = (
 )  # fmt: skip
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
     """One more than there are cores: what waits for processes and for the browser leaves a core to others."""
     return (os.cpu_count() or 1) + 1
