@@ -10,7 +10,7 @@ import pytest
 
 from kfjax import media
 from kfjax.scenes import MATERIALS, RECIPES, SOURCES, Corpus, Scene, corpus, make_scene, render_corpus, write_mp4
-from kfjax.scenes.world.impacts import Body
+from kfjax.scenes.world.impacts import StruckBody
 from kfjax.scenes.world.mechanisms import NOTE_COLOUR, Strokes
 from kfjax.scenes.world.physics import Solid, Surface, simulate
 from kfjax.scenes.world.recipes import combination_of, held_out_family, is_held_out
@@ -89,7 +89,7 @@ def test_bounces_are_where_the_body_turns_back(material):
     seeds = [s for s in range(60) if combination_of(s, "train", "bouncing").subject == material][:5]
     for scene in (make_scene(seed, recipe="bouncing") for seed in seeds):
         times = [event.time_seconds for event in scene.events]
-        for body in (actor for actor in scene.stage.actors if isinstance(actor, Body)):
+        for body in (actor for actor in scene.stage.actors if isinstance(actor, StruckBody)):
             for impact in body.impacts:
                 solid, floor = body.track.solid, scene.stage.backdrop.floor
                 on_floor = abs(impact.y + solid.radius - floor) < 0.02 and impact.direction[1] < -0.9
@@ -129,7 +129,7 @@ def test_a_piano_key_lights_up_in_the_frame_of_its_note():
 
 def test_seen_loudness_follows_speed():
     scene = make_scene(2, recipe="bouncing")
-    (body, *_) = (actor for actor in scene.stage.actors if isinstance(actor, Body))
+    (body, *_) = (actor for actor in scene.stage.actors if isinstance(actor, StruckBody))
     speeds = [impact.speed for impact in body.impacts]
     assert np.argmax(speeds) == 0 and speeds[0] > 1.5 * speeds[-1]
 
