@@ -80,7 +80,7 @@ from kfjax.metrics.onsets import detect_onsets, onset_f1
 from kfjax.module import bind
 from kfjax.plan.hlo import collectives
 from kfjax.scenes import make_scene, write_mp4
-from kfjax.structs import FeatureBatch, TrainState, Video
+from kfjax.structs import FeatureBatch, Schedule, TrainState, Video
 from kfjax.train.engine.optim import OptimConfig, make_optimizer
 from kfjax.train.tasks.flow_step import FlowStepConfig, make_step
 
@@ -241,7 +241,7 @@ def sample(params, encoded, noise, steps, guidance):
     network = bind(MMDiT, cfg.mmdit, params["mmdit"])
     ready = network.prepare(sampler.branch_features(encoded, ("full", "empty")), n, cfg.rates)
     weights = jnp.stack([guidance, 1 - guidance])
-    latents = sampler.sample(network, ready, noise, weights, steps)
+    latents = sampler.sample(network, ready, noise, weights, Schedule.whole(steps))
     seen = features.seen_by_stereo(cfg, encoded, n)
     return audio_codec.decode(params, cfg.codec, latents, seen, encoded.given.has_video)[0]
 

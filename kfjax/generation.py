@@ -1,7 +1,8 @@
 """The spine: encoders -> sampling -> codec, for a batch of any number of examples, each with its own seed.
 
     encoded = encode(encoders, excerpt, cfg=cfg)
-    latents = sample(mmdit, encoded, None, weights, steps, noise, x, 0, steps, cfg=cfg, branches=..., method="euler")
+    x = draw(noise, shape=(345, 40))
+    latents = sample(mmdit, encoded, None, weights, schedule, x, cfg=cfg, branches=("full", "empty"), method="euler")
     waves = decode(codec, latents, encoded, cfg=cfg)
 
 Each is a program that is kept for the next process (`kfjax.programs`); `begin` compiles all of them side by side,
@@ -28,7 +29,7 @@ from kfjax.flow import sampler
 from kfjax.generators import generator_of
 from kfjax.module import Params, bind
 from kfjax.programs import Begun, Program
-from kfjax.structs import Excerpt, Features, Noise, Video
+from kfjax.structs import Excerpt, Features, Known, Noise, Reference, Schedule, Video
 from kfjax.system import ENCODERS, SystemConfig
 
 
@@ -39,33 +40,59 @@ def encode(params: Params, excerpt: Excerpt, *, cfg: SystemConfig) -> Features:
 
 
 @Program
+def draw(noise: Noise, *, shape: tuple[int, int]) -> Float[Array, "b n d"]:
+    """The noise that each example begins with, [n, d] = `shape`."""
+    return sampler.noise_of(noise, shape)
+
+
+@Program
 def sample(
     params: Params,
     encoded: Features,
     negative: Features | None,
     weights: Float[Array, " g"],
-    steps: Int[Array, ""],
-    noise: Noise,
+    schedule: Schedule,
     x: Float[Array, "b n d"],
-    first: Int[Array, ""],
-    last: Int[Array, ""],
+    reference: Reference | None = None,
+    known: Known | None = None,
     *,
     cfg: SystemConfig,
     branches: tuple[sampler.Branch, ...],
     method: sampler.Method,
 ) -> Float[Array, "b n d"]:
-    """Latents after steps `first` to `last` of `steps`, from `x`; step 0 starts from noise, whatever `x` is.
+    """Latents after the schedule's steps from `x`, which is `draw`'s noise where they begin with step 0.
 
     Args:
       params: of the part mmdit.
-      encoded: of each example, or one for all of them.
+      encoded: of each example, or one for all of them; so are negative, reference and known.
+      reference: a sound that stands before each example while it is sampled.
+      known: latents of the examples that are given.
     """
     network = bind(generator_of(cfg.mmdit), cfg.mmdit, params)
-    conditions = network.prepare(sampler.branch_features(encoded, branches, negative), x.shape[1], cfg.rates)
+    prepare = lambda seen, n: network.prepare(sampler.branch_features(seen, branches, negative), n, cfg.rates)
+    conditions, before = prepare(encoded, x.shape[1]), 0
+    if reference is not None:
+        before = reference.known.latents.shape[1]
+        conditions = network.join(prepare(reference.features, before), conditions)
+        known = _after(reference.known, known, x)
+        x = jnp.concatenate([known.latents[:, :before], x], 1)
+    if known is not None:
+        known = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(x), *leaf.shape[1:])), known)
     if versions := len(x) // len(encoded.clip) - 1:
         conditions = jax.tree.map(lambda c: jnp.repeat(c, versions + 1, 0), conditions)
-    x = jnp.where(first == 0, sampler.noise_of(noise, (x.shape[1], x.shape[2])), x)
-    return sampler.sample(network, conditions, x, weights, steps, method, first, last)
+    made = sampler.sample(
+        network, conditions, x, weights, schedule, method, branches=branches, known=known, known_as=cfg.known_as
+    )
+    return made[:, before:]
+
+
+def _after(reference: Known, known: Known | None, x: Float[Array, "b n d"]) -> Known:
+    """What is known of the reference and of x, one after the other."""
+    if known is None:
+        blank = jnp.zeros_like(x)
+        known = Known(blank, jnp.zeros(x.shape[:2], bool), blank)
+    wide = lambda leaf: jnp.broadcast_to(leaf, (len(x), *leaf.shape[1:]))
+    return jax.tree.map(lambda *parts: jnp.concatenate([*map(wide, parts)], 1), reference, known)
 
 
 @Program
@@ -88,7 +115,7 @@ def generate(
     excerpt: Excerpt,
     noise: Noise,
     guidance: dict[sampler.Branch, Float[Array, ""]] | dict[sampler.Branch, float],
-    steps: Int[Array, ""] | int,
+    schedule: Schedule,
     latents: int,
     *,
     avoided: tuple[Int[Array, "b l"], Int[Array, "b l"]] | None = None,
@@ -107,12 +134,12 @@ def generate(
         text, mask = features.encode_text(params["text"], cfg, *avoided)
         has_text = jnp.ones_like(encoded.given.has_text)
         negative = encoded._replace(text=text, given=encoded.given._replace(text_mask=mask, has_text=has_text))
-    x = jnp.zeros((len(noise.number), latents, cfg.mmdit.latent_dim), jnp.float32)
+    x = draw.jitted(noise, shape=(latents, cfg.mmdit.latent_dim))
     known: tuple[sampler.Branch, ...] = get_args(sampler.Branch)  # in its order: jit sorts a dict's keys
     branches: tuple[sampler.Branch, ...] = tuple(branch for branch in known if branch in guidance)
     weights = jnp.stack([jnp.asarray(guidance[branch], jnp.float32) for branch in branches])
     made = sample.jitted(
-        params["mmdit"], encoded, negative, weights, steps, noise, x, 0, steps,
+        params["mmdit"], encoded, negative, weights, schedule, x,
         cfg=cfg, branches=branches, method=method,
     )  # fmt: skip
     return decode.jitted(params, made, encoded, cfg=cfg)
@@ -123,6 +150,9 @@ def batches(count: int, size: int) -> Iterator[tuple[Int[np.ndarray, " b"], int]
     for first in range(0, count, size):
         kept = min(size, count - first)
         yield first + np.arange(size) % kept, kept
+
+
+ONE_STEP = Schedule.whole(1)
 
 
 class StageProgram(NamedTuple):
@@ -142,6 +172,9 @@ def begin(
     has_video: bool = True,
     branches: tuple[sampler.Branch, ...] = ("full", "empty"),
     method: sampler.Method = "euler",
+    schedule: Schedule = ONE_STEP,
+    reference: Reference | None = None,
+    known: Known | None = None,
 ) -> dict[str, StageProgram]:
     """Start to compile what the generation for one clip will call: "encode", "sample", "decode".
 
@@ -149,6 +182,7 @@ def begin(
       dtype: of encoders and generator.
       lengths: of the sound, and of the video where there is one.
       versions: of the clip's sound that are sampled and decoded as one batch.
+      schedule, reference, known: arrays, or shapes, as `sample` gets them.
     """
     weights = {
         name: part if name in cfg.codec.names else jax.tree.map(partial(_shape, dtype=dtype), part)
@@ -162,12 +196,12 @@ def begin(
     )}  # fmt: skip
     read = encoded.outputs._replace(**blank)
     negative = encoding(False).outputs._replace(**blank) if "negative" in branches else None
-    number, numbers = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((versions,), np.uint32)
-    noise = jax.tree.map(lambda _: numbers, Noise(np.empty(0), np.empty(0)))  # shapes in place of arrays
+    numbers = jax.ShapeDtypeStruct((versions,), np.uint32)
+    draw.begin(Noise(numbers, numbers), shape=(lengths.latents, cfg.mmdit.latent_dim))
     scales = jax.ShapeDtypeStruct((len(branches),), np.float32)
     latents = jax.ShapeDtypeStruct((versions, lengths.latents, cfg.mmdit.latent_dim), np.float32)
     sampled = sample.begin(
-        weights["mmdit"], read, negative, scales, number, noise, latents, number, number,
+        weights["mmdit"], read, negative, scales, schedule, latents, reference, known,
         cfg=cfg, branches=branches, method=method,
     )  # fmt: skip
     decoded = decode.begin(codec, latents, read, cfg=cfg)

@@ -35,7 +35,7 @@ from kfjax.media.duration import excerpt_seconds, sound_seconds
 from kfjax.model_codec import ModelCodec
 from kfjax.module import Params
 from kfjax.sound import Sound, finished
-from kfjax.structs import Features, Noise, Video
+from kfjax.structs import Features, Noise, Schedule, Video
 from kfjax.system import ENCODERS, System, SystemConfig
 
 BUILT_IN = Path(__file__).parent / "assets" / "model"
@@ -159,13 +159,13 @@ class Model:
         latents = []
         for rows, kept in generation.batches(samples, at_once):
             sample = partial(
-                generation.sample, mmdit, encoded, negative, np.array([*weights.values()], np.float32), np.int32(steps),
-                Noise(np.full(at_once, seed, np.uint32), rows.astype(np.uint32)),
+                generation.sample, mmdit, encoded, negative, np.array([*weights.values()], np.float32),
                 cfg=self.cfg, branches=tuple(weights), method=method,
             )  # fmt: skip
-            blank = np.zeros((at_once, lengths.latents, self.cfg.mmdit.latent_dim), np.float32)
+            noise = Noise(np.full(at_once, seed, np.uint32), rows.astype(np.uint32))
+            x = generation.draw(noise, shape=(lengths.latents, self.cfg.mmdit.latent_dim))
             told = progress and _told(progress, rows[:kept], samples, steps)
-            latents.append((_in_parts(sample, blank, steps, told), kept))
+            latents.append((_in_parts(sample, x, sampler.schedule(steps), told), kept))
         del mmdit, sample
         codec, waves = self._parts(*self.cfg.codec.names), []
         for made, kept in latents:
@@ -355,18 +355,20 @@ def _told(progress: Progress, versions: np.ndarray, samples: int, steps: int) ->
 
 
 def _in_parts(
-    sample: Callable, x: Float[np.ndarray, "b n d"], steps: int, told: Callable[[int], None] | None
+    sample: Callable, x: Float[jax.Array, "b n d"], schedule: Schedule, told: Callable[[int], None] | None
 ) -> jax.Array:
     """Latents of all the steps. With `told`, in parts of about `PART_SECONDS`, and it is called before each."""
-    done, part = 0, steps if told is None else 1
+    done, steps = 0, int(schedule.taken)
+    part = steps if told is None else 1
     while done < steps:
         if told is not None:
             told(done)
         begun = time.monotonic()
-        last = min(steps, done + part)
-        x = jax.block_until_ready(sample(x, np.int32(done), np.int32(last)))
-        part = max(1, int(PART_SECONDS / (time.monotonic() - begun) * (last - done)))
-        done = last
+        taken = min(part, steps - done)
+        now = schedule._replace(first=np.int32(schedule.first + done), taken=np.int32(taken))
+        x = jax.block_until_ready(sample(now, x))
+        part = max(1, int(PART_SECONDS / (time.monotonic() - begun) * taken))
+        done += taken
     return jnp.asarray(x)
 
 

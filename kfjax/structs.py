@@ -77,6 +77,45 @@ class Noise(NamedTuple):
     number: Array  # u32 [b], tells apart the examples of one seed
 
 
+class Schedule(NamedTuple):
+    """Which steps sampling takes, of all the steps from noise (t = 0) to data (t = 1). All of it is traced.
+
+    Step i begins at t = u + sway (cos(pi u / 2) - 1 + u), u = i / steps. sway 0: uniform steps; -1: most of them early,
+    where few steps lose most (F5-TTS, arXiv 2410.06885).
+    """
+
+    steps: Array  # i32 []
+    first: Array  # i32 [] or [b], the first that an example takes
+    taken: Array  # i32 [], how many it takes
+    sway: Array  # f32 [], -1 to 1
+    guided: Array | None = None  # f32 [2], guidance acts for t in [from, to); None: always
+
+    @classmethod
+    def whole(
+        cls, steps: int | Array, sway: float | Array = 0.0, guided: tuple[float, float] | None = None
+    ) -> Schedule:
+        """All steps, from noise to data."""
+        number = lambda x, dtype: dtype(x) if isinstance(x, int | float) else x  # traced ones stay
+        interval = None if guided is None else np.array(guided, np.float32)
+        count = number(steps, np.int32)
+        return cls(count, np.int32(0), count, number(sway, np.float32), interval)
+
+
+class Known(NamedTuple):
+    """Latents that are given: they condition the others and are returned as they are."""
+
+    latents: Array  # f32 [b n d], normalised; irrelevant where the mask is False
+    mask: Array  # bool [b n]
+    noise: Array  # f32 [b n d], what they are noised with for weights that take them so (`SystemConfig.known`)
+
+
+class Reference(NamedTuple):
+    """A sound before the excerpt that the excerpt shall sound like, and the features of its film or of none."""
+
+    features: Features
+    known: Known  # all of it
+
+
 class Posterior(NamedTuple):
     """Gaussian over normalised latents."""
 

@@ -49,11 +49,24 @@ UNUSED = "unused"
 
 @dataclass(frozen=True)
 class Defaults:
-    """Sampling settings that suit a set of weights."""
+    """Sampling settings that suit a set of weights.
+
+    Attributes:
+      steps, guidance: of the sampler.
+      negative: scale of a negative prompt when one is given.
+      longest: seconds of the longest sound that is made in one pass; a longer one is made in windows.
+      window: seconds of a window, a whole number; a duration that the weights know.
+      overlap: seconds that neighbouring windows share, a whole number.
+      guard: seconds at a window's borders that are not used, for weights that let sound fade there.
+    """
 
     steps: int = 20
     guidance: float = 4.5
-    negative: float = 1.0  # scale of a negative prompt when one is given
+    negative: float = 1.0
+    longest: float = 10.0
+    window: int = 8
+    overlap: int = 2
+    guard: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,7 @@ class SystemConfig:
     text_tokens: int = 77
     clip_resize: Literal["stretch", "crop"] = "stretch"
     sync_resize: Literal["stretch", "crop"] = "crop"
+    known_as: Literal["clean", "renoised"] = "renoised"  # how the weights take given latents, see `sampler.integrate`
     stereo_sees: Literal["clip", "sync"] = "clip"  # the per-frame features that place a source left or right
     name: str = "unnamed"
 

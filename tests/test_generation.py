@@ -18,7 +18,7 @@ from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.encoders.configs import CLIPTextConfig
 from kfjax.flow.sampler import Guidance
 from kfjax.module import init
-from kfjax.structs import Noise
+from kfjax.structs import Noise, Schedule
 
 SIZE = rates.lengths(0.5, CONFIG.rates)
 SEEDS = np.array([5, 5, 9], np.uint32)
@@ -55,10 +55,10 @@ def made(excerpt, rows, cfg=CONFIG, params=None, steps=3):
     encoded = generation.encode(params, own, cfg=cfg)
     given = own.given._replace(text_mask=mask, has_text=np.ones(len(rows), bool))
     negative = generation.encode(params, own._replace(text_ids=ids, given=given), cfg=cfg)
-    blank = np.zeros((len(rows), SIZE.latents, cfg.mmdit.latent_dim), np.float32)
+    x = generation.draw(noise, shape=(SIZE.latents, cfg.mmdit.latent_dim))
     latents = generation.sample(
-        params["mmdit"], encoded, negative, np.array([*WEIGHTS.values()], np.float32), np.int32(steps), noise, blank,
-        np.int32(0), np.int32(steps), cfg=cfg, branches=tuple(WEIGHTS), method="euler",
+        params["mmdit"], encoded, negative, np.array([*WEIGHTS.values()], np.float32), Schedule.whole(steps), x,
+        cfg=cfg, branches=tuple(WEIGHTS), method="euler",
     )  # fmt: skip
     codec = {name: params[name] for name in cfg.codec.names}
     return np.asarray(latents), np.asarray(generation.decode(codec, latents, encoded, cfg=cfg))
@@ -89,7 +89,9 @@ def test_one_function_does_what_the_programs_do(excerpt):
     whole = jax.jit(generation.generate, static_argnames=("cfg", "latents"))
     avoided = tiny_system().tokenizer.encode(AVOIDED)
     noise = Noise(SEEDS, NUMBERS)
-    got = whole(tiny_system().params, CONFIG, excerpt, noise, WEIGHTS, 3, SIZE.latents, avoided=tuple(avoided))
+    got = whole(
+        tiny_system().params, CONFIG, excerpt, noise, WEIGHTS, Schedule.whole(3), SIZE.latents, avoided=tuple(avoided)
+    )
     assert got.shape == waves.shape and apart(got, waves) < 0.05
 
 
@@ -98,11 +100,11 @@ def test_versions_share_their_conditions(excerpt):
     one = jax.tree.map(lambda x: x[:1], generation.encode(tiny_system().params, excerpt, cfg=CONFIG))
     three = jax.tree.map(lambda x: np.repeat(np.asarray(x), 3, 0), one)
     noise = Noise(np.full(3, 7, np.uint32), np.arange(3, dtype=np.uint32))
-    blank = np.zeros((3, SIZE.latents, CONFIG.mmdit.latent_dim), np.float32)
+    x = generation.draw(noise, shape=(SIZE.latents, CONFIG.mmdit.latent_dim))
     sampled = [
         generation.sample(
-            tiny_system().params["mmdit"], encoded, None, np.array([3, -2], np.float32), np.int32(2), noise, blank,
-            np.int32(0), np.int32(2), cfg=CONFIG, branches=("full", "empty"), method="heun",
+            tiny_system().params["mmdit"], encoded, None, np.array([3, -2], np.float32), Schedule.whole(2), x,
+            cfg=CONFIG, branches=("full", "empty"), method="heun",
         )
         for encoded in (one, three)
     ]  # fmt: skip

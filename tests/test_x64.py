@@ -21,7 +21,7 @@ from kfjax.codec.vae import VAEConfig
 from kfjax.codec.vocoder import VocoderConfig
 from kfjax.codec.wave_discriminators import WaveDiscriminatorConfig
 from kfjax.rates import lengths
-from kfjax.structs import FlowBatch, Noise, Posterior, Video
+from kfjax.structs import FlowBatch, Known, Noise, Posterior, Reference, Schedule, Video
 from kfjax.system import ENCODERS, init_parts
 from kfjax.train.engine.loop import Task, init_state
 from kfjax.train.engine.optim import OptimConfig, make_optimizer
@@ -86,9 +86,14 @@ def test_sampling(method):
         branches = ("full", "empty")
         return generation.sample.jitted(params, encoded, None, *rest, cfg=CONFIG, branches=branches, method=method)
 
-    whole, noise = array(dtype=np.int32), Noise(*2 * [array(2, dtype=np.uint32)])
     latents = array(2, SIZE.latents, CONFIG.mmdit.latent_dim)
-    traced(program, PARAMS["mmdit"], one(encoded()), array(2), whole, noise, latents, whole, whole)
+    whole, mask = array(dtype=np.int32), array(2, SIZE.latents, dtype=bool)
+    schedule, known = Schedule(whole, whole, whole, array(), array(2)), Known(latents, mask, latents)
+    reference = Reference(one(encoded()), jax.tree.map(lambda leaf: one(leaf), known))
+    for given in ((), (reference, known)):
+        traced(program, PARAMS["mmdit"], one(encoded()), array(2), schedule, latents, *given)
+    drawn = traced(lambda noise: generation.draw.jitted(noise, shape=(3, 4)), Noise(*2 * [array(2, dtype=np.uint32)]))
+    assert drawn
 
 
 def test_codec():

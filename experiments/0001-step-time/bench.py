@@ -53,7 +53,7 @@ def jax_sampler(cfg, params, features, noise, steps: int):
     from kfjax.flow.sampler import sample as integrated
     from kfjax.generators.mmdit.mmdit import MMDiT
     from kfjax.rates import Rates
-    from kfjax.structs import Features, Given
+    from kfjax.structs import Features, Given, Schedule
 
     weights = Guidance(GUIDANCE, GUIDANCE).weights()
     here, zero = np.ones(1, bool), np.zeros(1, np.float32)
@@ -64,7 +64,7 @@ def jax_sampler(cfg, params, features, noise, steps: int):
 
     @jax.jit
     def run(params, conditions, noise, steps, weights):
-        return integrated(module.bind(MMDiT, cfg, params), conditions, noise, weights, steps)
+        return integrated(module.bind(MMDiT, cfg, params), conditions, noise, weights, Schedule.whole(steps))
 
     weights = jnp.array(list(weights.values()))
     return lambda: np.asarray(run(params, conditions, noise, steps, weights))

@@ -65,6 +65,7 @@ def stages(cfg, params, seconds: float):
     from kfjax import generation, rates
     from kfjax.encoders.clip import CLIPText, CLIPVision
     from kfjax.encoders.synchformer import Synchformer
+    from kfjax.flow import sampler
     from kfjax.module import bind
     from kfjax.structs import Features, Given, Noise
 
@@ -81,10 +82,9 @@ def stages(cfg, params, seconds: float):
     given = Given(jnp.ones((1, cfg.text_tokens), bool), zero, zero + seconds, here, here)
     features = Features(clip, sync, text, given)
     weights = np.array([GUIDANCE, 1 - GUIDANCE], np.float32)
-    blank = np.zeros((1, lengths.latents, cfg.mmdit.latent_dim), np.float32)
-    noise = Noise(*np.zeros((2, 1), np.uint32))
+    noise = generation.draw(Noise(*np.zeros((2, 1), np.uint32)), shape=(lengths.latents, cfg.mmdit.latent_dim))
     sample = lambda: generation.sample(
-        params["mmdit"], features, None, weights, np.int32(STEPS), noise, blank, np.int32(0), np.int32(STEPS),
+        params["mmdit"], features, None, weights, sampler.schedule(STEPS), noise,
         cfg=cfg, branches=("full", "empty"), method="euler",
     )  # fmt: skip
     latents = sample()

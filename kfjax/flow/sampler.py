@@ -5,7 +5,8 @@ The guided velocity is a weighted sum of conditional branches, evaluated in one 
     v = v(∅,∅) + s_v [v(V,∅) - v(∅,∅)] + s_t [v(V,T) - v(V,∅)] - s_n [v(V,T_neg) - v(V,∅)]
 
 s_v = s_t = s with s_n = 0 is ordinary guidance. Which branches exist is static (`Guidance.branches`); their weights,
-the number of steps and the noise are traced, so changing them compiles nothing anew.
+the schedule and the noise are traced, so changing them compiles nothing anew. Latents that are given (a sound to go on
+from, a hole to fill, a reference) are `Known`: the others are sampled around them.
 """
 
 from __future__ import annotations
@@ -18,13 +19,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kfjax.flow.matching import interpolate
 from kfjax.limits import check_scale
-from kfjax.structs import Features, Noise
+from kfjax.structs import Features, Known, Noise, Schedule
 
 Branch = Literal["full", "empty", "video", "negative"]
 Method = Literal["euler", "heun"]
+KnownAs = Literal["clean", "renoised"]
+ScheduleKind = Literal["uniform", "sway"]
+FEW_STEPS = 10  # fewer are not uniform, unless told
 T = TypeVar("T")
-Velocity = Callable[[Float[Array, "b n d"], Float[Array, " b"]], Float[Array, "b n d"]]
+Times = Float[Array, " b"] | Float[Array, "b n"]  # of each example, or of each of its latents
+Velocity = Callable[[Float[Array, "b n d"], Times], Float[Array, "b n d"]]
 
 
 @dataclass(frozen=True)
@@ -79,13 +85,30 @@ def branch_features(features: Features, branches: tuple[Branch, ...], negative: 
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
-def guided(velocity: Velocity, weights: Float[Array, " g"]) -> Velocity:
-    """The weighted sum over branches of one batched call. `velocity` takes [g * b, ...]."""
-    branches = weights.shape[0]
+def guided(
+    velocity: Velocity,
+    weights: Float[Array, " g"],
+    interval: Float[Array, "2"] | None = None,
+    branches: tuple[Branch, ...] = (),
+) -> Velocity:
+    """The weighted sum over branches of one batched call. `velocity` takes [g * b, ...].
+
+    Args:
+      interval: times t in [from, to) in which the weights hold; before and after, the branch "full" alone counts
+        (Kynkäänniemi et al., arXiv 2404.07724). None: they always hold.
+      branches: names of the weights; needed with an interval.
+    """
+    count = weights.shape[0]
 
     def call(x, t):
-        v = velocity(jnp.tile(x, (branches, 1, 1)), jnp.tile(t, branches)).astype(jnp.float32)
-        return jnp.einsum("g,gbnd->bnd", weights, v.reshape(branches, *x.shape))
+        tiled = jnp.tile(t, (count, *(1,) * (t.ndim - 1)))
+        v = velocity(jnp.tile(x, (count, 1, 1)), tiled).astype(jnp.float32).reshape(count, *x.shape)
+        if interval is None:
+            return jnp.einsum("g,gbnd->bnd", weights, v)
+        time = t if t.ndim == 1 else t.min(1)
+        plain = jnp.array([branch == "full" for branch in branches], jnp.float32)
+        inside = (interval[0] <= time) & (time < interval[1])
+        return jnp.einsum("bg,gbnd->bnd", jnp.where(inside[:, None], weights[None], plain[None]), v)
 
     return call
 
@@ -96,51 +119,93 @@ def noise_of(noise: Noise, shape: tuple[int, int]) -> Float[Array, "b n d"]:
     return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
 
 
+def schedule(steps: int, kind: ScheduleKind | None = None, guided: tuple[float, float] | None = None) -> Schedule:
+    """All steps from noise to data.
+
+    Args:
+      kind: "uniform" or "sway", see `Schedule`. Default: sway where there are fewer than 10 steps.
+      guided: times t in [from, to) in which guidance acts. Default: always.
+    """
+    kind = kind or ("sway" if steps < FEW_STEPS else "uniform")
+    return Schedule.whole(steps, {"uniform": 0.0, "sway": -1.0}[kind], guided)
+
+
 def sample(
-    network: Callable[[Float[Array, "b n d"], Float[Array, " b"], T], Float[Array, "b n d"]],
+    network: Callable[[Float[Array, "b n d"], Times, T], Float[Array, "b n d"]],
     conditions: T,
     x: Float[Array, "b n d"],
     weights: Float[Array, " g"],
-    steps: Array | int,
+    schedule: Schedule,
     method: Method = "euler",
-    first: Array | int = 0,
-    last: Array | int | None = None,
+    *,
+    branches: tuple[Branch, ...] = (),
+    known: Known | None = None,
+    known_as: KnownAs = "clean",
 ) -> Float[Array, "b n d"]:
-    """Latents at t = last / steps from `x` at t = first / steps; from noise to data without them.
+    """Latents after the schedule's steps from `x`; `x` is noise where they begin with step 0.
 
     Args:
       network: velocity of (x, t, conditions), in the precision of its conditions.
       conditions: made from `branch_features`; every leaf leads with the branches' examples, [g * b, ...].
       weights: of the branches.
+      branches: their names; needed where the schedule limits guidance.
+      known, known_as: see `integrate`.
     """
     dtype = jax.tree.leaves(conditions)[0].dtype
-    velocity = guided(lambda x, t: network(x.astype(dtype), t, conditions), weights)
-    return integrate(velocity, x, steps, method, first, last)
+    evaluate = lambda x, t: network(x.astype(dtype), t, conditions)
+    velocity = guided(evaluate, weights, schedule.guided, branches)
+    return integrate(velocity, x, schedule, method, known=known, known_as=known_as)
 
 
 def integrate(
     velocity: Velocity,
     x: Float[Array, "b n d"],
-    steps: Array | int,
+    schedule: Schedule,
     method: Method = "euler",
-    first: Array | int = 0,
-    last: Array | int | None = None,
+    *,
+    known: Known | None = None,
+    known_as: KnownAs = "clean",
 ) -> Float[Array, "b n d"]:
-    """x at t = 1, from noise at t = 0, in `steps` uniform steps (traced). State in float32.
+    """x after the schedule's steps, of which all lead from noise at t = 0 to data at t = 1. State in float32.
 
-    With `first` and `last` (traced) a part of it, from t = first / steps to t = last / steps; all the parts, one after
-    the other, give what the whole does.
-
+    Several calls for a part of the steps each, one after the other, give what one call for all of them does.
     heun averages the velocity at both ends of each step: two evaluations a step, second order.
+
+    Args:
+      known: latents that are given; they are in the result as they are.
+      known_as: how the network sees them: "clean", with a time of 1 of their own, or "renoised" to the time of the
+        others, as weights need that were trained with one time for all.
     """
-    size = 1.0 / jnp.asarray(steps, jnp.float32)
+    steps, first, taken, sway = map(jnp.asarray, schedule[:4])
+    size, first = 1.0 / steps.astype(jnp.float32), jnp.broadcast_to(first, x.shape[:1])
+
+    def times(i):
+        """Of step i of each example: where it begins, and how long it is."""
+        u, after = i * size, (i + 1) * size
+        swayed = lambda u: u + sway * (jnp.cos(jnp.pi / 2 * u) - 1 + u)
+        uniform = sway == 0
+        return jnp.where(uniform, u, swayed(u)), jnp.where(uniform, size, swayed(after) - swayed(u))
 
     def step(i, x):
-        t = jnp.full((x.shape[0],), i * size, jnp.float32)
-        v = velocity(x, t)
+        t, length = times(first + i)
+        v = velocity(*_seen(x, t, known, known_as))
+        length = length[:, None, None]
         if method == "heun":
-            v = (v + velocity(x + size * v, jnp.minimum(t + size, 1.0))) / 2
-        return x + size * v
+            end = jnp.minimum(t + length[:, 0, 0], 1.0)
+            v = (v + velocity(*_seen(x + length * v, end, known, known_as))) / 2
+        return x + length * v
 
-    last = steps if last is None else last
-    return jax.lax.fori_loop(jnp.int32(first), jnp.asarray(last, jnp.int32), step, x.astype(jnp.float32))
+    x = jax.lax.fori_loop(jnp.int32(0), taken.astype(jnp.int32), step, x.astype(jnp.float32))
+    return x if known is None else jnp.where(known.mask[..., None], known.latents, x)
+
+
+def _seen(
+    x: Float[Array, "b n d"], t: Float[Array, " b"], known: Known | None, known_as: KnownAs
+) -> tuple[Float[Array, "b n d"], Times]:
+    """x and t as the network sees them, with what is known in its place."""
+    if known is None:
+        return x, t
+    if known_as == "clean":
+        return jnp.where(known.mask[..., None], known.latents, x), jnp.where(known.mask, 1.0, t[:, None])
+    noised, _ = interpolate(jnp.asarray(known.noise), jnp.asarray(known.latents), t)
+    return jnp.where(known.mask[..., None], noised, x), t

@@ -34,8 +34,14 @@ class Generator(Protocol):
         """
         ...
 
-    def __call__(self, x: Float[Array, "b n d"], t: Float[Array, " b"], conditions: Any) -> Float[Array, "b n d"]:
-        """Velocity at (x, t), t in [0, 1]: 0 is noise, 1 is data."""
+    def join(self, first: Any, second: Any) -> Any:
+        """Conditions of two excerpts, one after the other, under the words and the duration of the second."""
+        ...
+
+    def __call__(
+        self, x: Float[Array, "b n d"], t: Float[Array, " b"] | Float[Array, "b n"], conditions: Any
+    ) -> Float[Array, "b n d"]:
+        """Velocity at (x, t), t in [0, 1]: 0 is noise, 1 is data; t of each example, or of each of its latents."""
         ...
 
 

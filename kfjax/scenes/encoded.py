@@ -73,17 +73,18 @@ class EncodedScenes:
         method: sampler.Method = "euler",
         seed: int = 0,
         *,
+        kind: sampler.ScheduleKind | None = None,
         batches: int | None = None,
     ) -> Float[np.ndarray, "b n d"]:
         """Sampled latents of every scene, or of the first `batches` of four: enough to see how long it takes."""
         weights = guidance.weights(has_video=self._filmed)
         made = []
         for encoded, numbers, kept in self._batches[:batches]:
-            blank = np.zeros((len(numbers), self._lengths.latents, self.cfg.mmdit.latent_dim), np.float32)
+            noise = Noise(np.full(len(numbers), seed, np.uint32), numbers)
+            x = generation.draw(noise, shape=(self._lengths.latents, self.cfg.mmdit.latent_dim))
             latents = generation.sample(
-                self._params["mmdit"], encoded, None, np.array([*weights.values()], np.float32), np.int32(steps),
-                Noise(np.full(len(numbers), seed, np.uint32), numbers), blank, np.int32(0), np.int32(steps),
-                cfg=self.cfg, branches=tuple(weights), method=method,
+                self._params["mmdit"], encoded, None, np.array([*weights.values()], np.float32),
+                sampler.schedule(steps, kind), x, cfg=self.cfg, branches=tuple(weights), method=method,
             )  # fmt: skip
             made.append(np.asarray(latents)[:kept])
         return np.concatenate(made)

@@ -107,7 +107,7 @@ def _generate(
     if "stereo" not in params:
         cfg = replace(cfg, codec=replace(cfg.codec, stereo=None))
     weights = sampler.Guidance(guidance, guidance).weights()
-    return generation.generate(params, cfg, excerpt, noise, weights, steps, latents)
+    return generation.generate(params, cfg, excerpt, noise, weights, sampler.schedule(steps), latents)
 
 
 def _heard(name: str, waves: Iterable[np.ndarray], scenes: Sequence[Scene], rate: int) -> tuple[float, list[Onsets]]:

@@ -95,8 +95,9 @@ class SceneSounds:
             noise = Noise(np.full(len(rows), self.seed, np.uint32), numbers[rows])
             texts = None if avoided is None else tuple(part[rows] for part in avoided)
             made = _generate(
-                self._params, self.cfg, excerpt, noise, weights, np.int32(self.steps), lengths.latents, avoided=texts
-            )
+                self._params, self.cfg, excerpt, noise, weights, sampler.schedule(self.steps), lengths.latents,
+                avoided=texts,
+            )  # fmt: skip
             for wave in np.asarray(made)[:kept, : rates.exact_samples(seconds, self.cfg.rates)]:
                 yield wave / max(1.0, float(np.abs(wave).max()))
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kfjax.flow.sampler import Guidance, branch_features, guided, integrate, noise_of
-from kfjax.structs import Features, Given, Noise
+from kfjax.flow.sampler import Guidance, branch_features, guided, integrate, noise_of, schedule
+from kfjax.structs import Features, Given, Known, Noise, Schedule
 
 NOISE = np.random.default_rng(0).standard_normal((2, 5, 4), dtype=np.float32)
 
@@ -94,31 +94,31 @@ def test_scale_one_is_the_conditional_velocity():
 def test_euler_is_exact_on_straight_paths(steps):
     data = 3 * NOISE[::-1]
     straight = lambda x, t: (data - x) / (1 - t)[:, None, None]
-    np.testing.assert_allclose(integrate(straight, NOISE, steps), data, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(integrate(straight, NOISE, Schedule.whole(steps)), data, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("method, order", [("euler", 1), ("heun", 2)])
 def test_order_of_the_methods(method, order):
     decay = lambda x, t: -x * (1 + t)[:, None, None]
     exact = NOISE * np.exp(-1.5)
-    error = lambda steps: np.abs(integrate(decay, NOISE, steps, method) - exact).max()
+    error = lambda steps: np.abs(integrate(decay, NOISE, Schedule.whole(steps), method) - exact).max()
     assert np.log2(error(8) / error(16)) == pytest.approx(order, abs=0.25)
 
 
 @pytest.mark.parametrize("method", ["euler", "heun"])
 def test_parts_give_what_the_whole_does(method):
     decay = lambda x, t: -x * jnp.cos(3 * x + t[:, None, None])
-    part = jax.jit(lambda x, first, last: integrate(decay, x, 7, method, first, last))
+    part = jax.jit(lambda x, first, last: integrate(decay, x, Schedule(7, first, last - first, 0.0), method))
     x = NOISE
     for first, last in ((0, 1), (1, 5), (5, 5), (5, 7)):
         x = part(x, first, last)
     np.testing.assert_array_equal(x, part(NOISE, 0, 7))
-    np.testing.assert_allclose(x, integrate(decay, NOISE, 7, method), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(x, integrate(decay, NOISE, Schedule.whole(7), method), rtol=1e-5, atol=1e-6)
 
 
 def test_heun_never_looks_beyond_the_end():
     inside = lambda x, t: jnp.where((t >= 0) & (t <= 1), 1.0, jnp.nan)[:, None, None] * jnp.ones_like(x)
-    np.testing.assert_allclose(integrate(inside, NOISE, 7, "heun"), NOISE + 1, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(integrate(inside, NOISE, Schedule.whole(7), "heun"), NOISE + 1, rtol=1e-5, atol=1e-6)
 
 
 def test_steps_weights_and_noise_are_traced():
@@ -127,7 +127,7 @@ def test_steps_weights_and_noise_are_traced():
     @jax.jit
     def sample(noise, steps, weights):
         traces.append(1)
-        return integrate(guided(lambda x, t: jnp.cos(x), weights), noise, steps)
+        return integrate(guided(lambda x, t: jnp.cos(x), weights), noise, Schedule.whole(steps))
 
     guidance = jnp.array([4.5, -3.5])
     first = sample(NOISE, 3, guidance)
@@ -138,7 +138,7 @@ def test_steps_weights_and_noise_are_traced():
 
 def test_state_stays_float32():
     half = lambda x, t: x.astype(jnp.bfloat16)
-    assert integrate(half, NOISE.astype(jnp.bfloat16), 2).dtype == jnp.float32
+    assert integrate(half, NOISE.astype(jnp.bfloat16), Schedule.whole(2)).dtype == jnp.float32
 
 
 def numbered(seed, *numbers):
@@ -150,3 +150,73 @@ def test_noise_belongs_to_the_example():
     np.testing.assert_array_equal(together[1:2], noise_of(numbered(5, 2), (4, 3)))
     assert not np.allclose(together[1], together[0])
     assert not np.allclose(together, noise_of(numbered(6, 7, 2, 9), (4, 3)))
+
+
+KNOWN = Known(3 + NOISE[::-1], np.arange(5)[None] < np.array([[2], [4]]), 10 + NOISE)
+
+
+def test_known_latents_stand_and_have_their_own_time():
+    """clean: the network sees them as they are at t = 1, all the others at the time of the step."""
+    seen = []
+
+    def velocity(x, t):
+        jax.debug.callback(lambda x, t: seen.append((np.asarray(x), np.asarray(t))), x, t)
+        return jnp.ones_like(x)
+
+    got = integrate(velocity, NOISE, Schedule.whole(4), known=KNOWN)
+    mask = KNOWN.mask[..., None]
+    np.testing.assert_allclose(got, np.where(mask, KNOWN.latents, NOISE + 1), rtol=1e-5, atol=1e-5)
+    assert len(seen) == 4
+    for i, (x, t) in enumerate(sorted(seen, key=lambda item: item[1].min())):
+        np.testing.assert_allclose(t, np.where(KNOWN.mask, 1, i / 4))
+        np.testing.assert_allclose(x, np.where(mask, KNOWN.latents, NOISE + i / 4), rtol=1e-5, atol=1e-5)
+
+
+def test_renoised_latents_have_the_time_of_the_others():
+    seen = []
+
+    def velocity(x, t):
+        jax.debug.callback(lambda x, t: seen.append((np.asarray(x), np.asarray(t))), x, t)
+        return jnp.ones_like(x)
+
+    got = integrate(velocity, NOISE, Schedule.whole(4), known=KNOWN, known_as="renoised")
+    mask = KNOWN.mask[..., None]
+    np.testing.assert_allclose(got, np.where(mask, KNOWN.latents, NOISE + 1), rtol=1e-5, atol=1e-5)
+    for i, (x, t) in enumerate(sorted(seen, key=lambda item: item[1].min())):
+        np.testing.assert_allclose(t, np.full(2, i / 4))
+        between = (1 - i / 4) * KNOWN.noise + i / 4 * KNOWN.latents
+        np.testing.assert_allclose(x, np.where(mask, between, NOISE + i / 4), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "steps, sway, times", [(2, -1.0, [0, 0.2929, 1]), (3, -1.0, [0, 0.134, 0.5, 1]), (2, 0.0, [0, 0.5, 1])]
+)
+def test_schedules(steps, sway, times):
+    seen = []
+    velocity = lambda x, t: (jax.debug.callback(lambda t: seen.append(float(t[0])), t), jnp.ones_like(x))[1]
+    got = integrate(velocity, NOISE, Schedule.whole(steps, sway))
+    np.testing.assert_allclose(sorted(seen), times[:-1], atol=1e-4)
+    np.testing.assert_allclose(got, NOISE + 1, rtol=1e-5, atol=1e-5)
+
+
+def test_few_steps_are_not_uniform_unless_told():
+    assert [float(schedule(steps).sway) for steps in (1, 9, 10)] == [-1, -1, 0]
+    assert float(schedule(5, "uniform").sway) == 0 and float(schedule(20, "sway").sway) == -1
+
+
+def test_examples_may_take_different_steps():
+    """Two examples at two steps of the way, in one batch: as each by itself."""
+    decay = lambda x, t: -x * jnp.cos(3 * x + t[:, None, None])
+    both = integrate(decay, NOISE, Schedule(9, np.array([1, 6]), 2, -1.0))
+    for row, first in enumerate((1, 6)):
+        alone = integrate(decay, NOISE[row : row + 1], Schedule(9, first, 2, -1.0))
+        np.testing.assert_allclose(both[row], alone[0], rtol=1e-6)
+
+
+def test_guidance_acts_in_its_interval_alone():
+    """Outside it the conditional branch counts by itself."""
+    velocity = lambda x, t: jnp.repeat(jnp.array([1.0, 100.0]), 2)[:, None, None] * jnp.ones_like(x)
+    call = guided(velocity, jnp.array([3.0, -2.0]), jnp.array([0.25, 0.75]), ("full", "empty"))
+    for t, expected in ((0.0, 1), (0.25, 3 - 200), (0.5, 3 - 200), (0.75, 1)):
+        np.testing.assert_allclose(call(NOISE, jnp.array([t, 0.5]))[0], expected, rtol=1e-6)
+        np.testing.assert_allclose(call(NOISE, jnp.array([t, 0.5]))[1], 3 - 200, rtol=1e-6)

@@ -13,7 +13,7 @@ from kfjax.codec import Codec, codec_of
 from kfjax.codec.configs import CodecConfig
 from kfjax.generators import Generator, generator_of
 from kfjax.module import init
-from kfjax.structs import Noise
+from kfjax.structs import Noise, Schedule
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,11 @@ class Other(nnx.Module):
         seen = jnp.where(features.given.has_video[:, None, None], features.clip, 0)
         return {"target": jnp.repeat(self.out(seen.mean(1, keepdims=True)), latents, 1)}
 
+    def join(self, first, second):
+        return {"target": jnp.concatenate([first["target"], second["target"]], 1)}
+
     def __call__(self, x, t, conditions):
-        return (conditions["target"] - x) / jnp.maximum(1 - t, 1e-3)[:, None, None]
+        return (conditions["target"] - x) / jnp.maximum(1 - t.reshape(len(x), -1, 1), 1e-3)
 
 
 def test_what_there_is_fits_the_interface():
@@ -60,9 +63,9 @@ def test_another_generator_makes_the_sound(monkeypatch):
     excerpt = features.make_excerpt(cfg, system.tokenizer, size, 1.0, frames, ["a bell"])
     encoded = generation.encode.jitted({name: params[name] for name in generation.ENCODERS}, excerpt, cfg=cfg)
     noise = Noise(np.zeros(2, np.uint32), np.arange(2, dtype=np.uint32))
-    x = np.zeros((2, size.latents, other.latent_dim), np.float32)
+    x = generation.draw.jitted(noise, shape=(size.latents, other.latent_dim))
     made = generation.sample.jitted(
-        params["mmdit"], encoded, None, np.ones(1, np.float32), 4, noise, x, 0, 4,
+        params["mmdit"], encoded, None, np.ones(1, np.float32), Schedule.whole(4), x,
         cfg=cfg, branches=("full",), method="euler",
     )  # fmt: skip
     target = np.asarray(encoded.clip).mean(1) @ np.asarray(params["mmdit"]["out"]["kernel"])  # its bias is zero

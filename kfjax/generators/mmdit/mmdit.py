@@ -120,13 +120,23 @@ class MMDiT(nnx.Module):
             pooled = pooled + self.duration(jnp.asarray(given.seconds_start), jnp.asarray(given.seconds_total))
         return Conditions(clip, text, align(sync, latents, self.cfg.sync_align, rates), pooled)
 
+    def join(self, first: Conditions, second: Conditions) -> Conditions:
+        """Conditions of two excerpts, one after the other, under the words and the duration of the second."""
+        both = lambda name: jnp.concatenate([getattr(first, name), getattr(second, name)], 1)
+        return second._replace(clip=both("clip"), align=both("align"))
+
     def __call__(
-        self, x: Float[Array, "b n d"], t: Float[Array, " b"], conditions: Conditions
+        self, x: Float[Array, "b n d"], t: Float[Array, " b"] | Float[Array, "b n"], conditions: Conditions
     ) -> Float[Array, "b n d"]:
-        """Velocity at (x, t), t in [0, 1]: 0 is noise, 1 is data."""
+        """Velocity at (x, t), t in [0, 1]: 0 is noise, 1 is data. One t for all latents of an example, or one for each;
+        clip and text, which belong to all of them, then have the smallest."""
         cfg, clip, text = self.cfg, jnp.asarray(conditions.clip), jnp.asarray(conditions.text)
-        pooled = pin((self.timestep(t) + conditions.pooled)[:, None], "b _ h")
-        extended = pin(pooled + conditions.align, "b n h")
+        time = t if t.ndim == 1 else t.min(1)
+        pooled = pin((self.timestep(time) + conditions.pooled)[:, None], "b _ h")
+        own = pooled
+        if t.ndim == 2:
+            own = self.timestep(t.reshape(-1)).reshape(*t.shape, -1) + conditions.pooled[:, None]
+        extended = pin(own + conditions.align, "b n h")
         tables = self._tables(x.shape[1], clip.shape[1])
         # silu once, outside the scan: inside it would be recomputed, and resharded, by every block.
         pooled_act, extended_act = jax.nn.silu(pooled), jax.nn.silu(extended)

@@ -204,6 +204,31 @@ def test_timed_alignment_brings_tokens_back_at_their_own_time(seconds):
     assert np.abs(back - token_time)[held].max() < 0.02
 
 
+@pytest.mark.parametrize("final_cond", ["extended", "global"])
+def test_a_time_of_each_latent(final_cond):
+    """Equal times are one time, exactly; one latent at t = 1 is another input to all of them."""
+    cfg = dataclasses.replace(CFG, final_cond=final_cond)
+    params, f, x = random_params(cfg), features(), draw(4, 2, LATENTS, CFG.latent_dim)
+    one = np.array([0.3, 0.7], np.float32)
+    each = np.repeat(one[:, None], LATENTS, 1)
+    np.testing.assert_array_equal(forward(cfg, params, f, x, each), forward(cfg, params, f, x, one))
+    each[:, :2] = 1
+    changed = np.asarray(forward(cfg, params, f, x, each)) - forward(cfg, params, f, x, one)
+    assert (np.abs(changed).max((0, 2)) > 1e-4).all()
+
+
+def test_two_excerpts_joined():
+    """Clip tokens and aligned features one after the other; the words and the duration of the second."""
+    params, first, second = random_params(), features(), features(clip=draw(7, 2, CLIP, CFG.clip_dim))
+    prepare = lambda f, n: bind(MMDiT, CFG, params).prepare(f, n, rates.Rates())
+    a, b = prepare(first, 7), prepare(second, LATENTS)
+    joined = bind(MMDiT, CFG, params).join(a, b)
+    np.testing.assert_array_equal(joined.align, np.concatenate([a.align, b.align], 1))
+    np.testing.assert_array_equal(joined.clip, np.concatenate([a.clip, b.clip], 1))
+    np.testing.assert_array_equal(joined.pooled, b.pooled)
+    np.testing.assert_array_equal(joined.text, b.text)
+
+
 def test_half_precision():
     half = lambda tree: jax.tree.map(lambda leaf: np.asarray(leaf, jnp.bfloat16), tree)
     f, x = features(), draw(4, 2, LATENTS, CFG.latent_dim)
