@@ -101,24 +101,24 @@ def make_plan(seconds: float, rates: Rates, window: int, overlap: int, guard: fl
 
 def advance(
     plan: Plan,
-    x: Float[np.ndarray, "v n d"],
+    x: Float[np.ndarray, "n d"],
     steps: int,
-    evaluate: Callable[[Sequence[int], int, Float[np.ndarray, "w v k d"]], Float[np.ndarray, "w v k d"]],
+    evaluate: Callable[[Sequence[int], int, Float[np.ndarray, "w k d"]], Float[np.ndarray, "w k d"]],
     *,
     at_once: int = 1,
     finished: Callable[[int], None] = lambda window: None,
-) -> Iterator[Float[np.ndarray, "v m d"]]:
+) -> Iterator[Float[np.ndarray, "m d"]]:
     """Sampled latents of the whole, in pieces from left to right, each as soon as it is final.
 
     Args:
-      x: noise of v versions, of `plan.total` latents or more; overwritten.
+      x: noise, of `plan.total` latents; overwritten.
       evaluate: (windows, step, their latents) -> their latents after this step. It is called with up to `at_once`
         windows, and a window is new to it at step 0, in order.
       at_once: windows that are finished together, and evaluated as one batch.
       finished: called with a window that is not evaluated again.
     """
     count = len(plan.first)
-    weights = [plan.weights(window)[None, :, None] for window in range(count)]
+    weights = [plan.weights(window)[:, None] for window in range(count)]
     averaged = np.zeros_like(x)
     missing = np.zeros(plan.total, np.int32)  # windows whose result at this step is still to come
     for window in range(count):
@@ -129,17 +129,17 @@ def advance(
             stop = min(count, block + at_once + plan.reach * (steps - 1 - step))
             due = [window for window in range(block, stop) if done[window] == step]
             for some in (due[i : i + at_once] for i in range(0, len(due), at_once)):
-                made = evaluate(some, step, np.stack([x[:, plan.slice(window)] for window in some]))
+                made = evaluate(some, step, np.stack([x[plan.slice(window)] for window in some]))
                 for window, result in zip(some, made, strict=True):
-                    averaged[:, plan.slice(window)] += weights[window] * result
+                    averaged[plan.slice(window)] += weights[window] * result
                     missing[plan.slice(window)] -= 1
                     done[window] += 1
             ready = np.flatnonzero(missing == 0)
-            x[:, ready], averaged[:, ready], missing[ready] = averaged[:, ready], 0, cover[ready]
+            x[ready], averaged[ready], missing[ready] = averaged[ready], 0, cover[ready]
         after = min(count, block + at_once)
         for window in range(block, after):
             finished(window)
         end = plan.first[after] if after < count else plan.total
         if end > yielded:
-            yield x[:, yielded:end].copy()
+            yield x[yielded:end].copy()
             yielded = end

@@ -20,7 +20,9 @@ def test_windows_cover_the_sound(seconds, window, overlap, guard):
     np.testing.assert_allclose(total, 1, atol=1e-5)
     hops = np.diff(plan.starts)
     assert (hops <= window - overlap).all() and (hops > 0).all()
-    assert plan.total >= seconds * RATES.latent_hz - 1 and plan.total <= (max(seconds, window) + 1) * RATES.latent_hz + 1
+    assert (
+        plan.total >= seconds * RATES.latent_hz - 1 and plan.total <= (max(seconds, window) + 1) * RATES.latent_hz + 1
+    )
     least = 1 if seconds <= window else np.ceil((np.ceil(seconds) - window) / (window - overlap)) + 1
     assert len(plan.starts) == least
 
@@ -50,11 +52,11 @@ def recorded(plan, steps, at_once, seed=0):
     calls, order = [], []
 
     def evaluate(windows, step, x):
-        assert x.shape == (len(windows), 2, plan.latents, 3) and len(windows) <= at_once
+        assert x.shape == (len(windows), plan.latents, 3) and len(windows) <= at_once
         calls.extend((k, step) for k in windows)
         return np.stack([network(k, part, step) for k, part in zip(windows, x, strict=True)])
 
-    x = np.random.default_rng(seed).standard_normal((2, plan.total, 3), dtype=np.float32)
+    x = np.random.default_rng(seed).standard_normal((plan.total, 3), dtype=np.float32)
     pieces = []
     for piece in advance(plan, x, steps, evaluate, at_once=at_once, finished=order.append):
         pieces.append((piece, len(calls)))
@@ -67,11 +69,11 @@ def recorded(plan, steps, at_once, seed=0):
 
 def step_by_step(plan, steps, seed=0):
     """All windows take a step, then all of them the next."""
-    x = np.random.default_rng(seed).standard_normal((2, plan.total, 3), dtype=np.float32)
+    x = np.random.default_rng(seed).standard_normal((plan.total, 3), dtype=np.float32)
     for step in range(steps):
         after = np.zeros_like(x)
         for k in range(len(plan.first)):
-            after[:, plan.slice(k)] += plan.weights(k)[None, :, None] * network(k, x[:, plan.slice(k)], step)
+            after[plan.slice(k)] += plan.weights(k)[:, None] * network(k, x[plan.slice(k)], step)
         x = after
     return x
 
@@ -81,7 +83,7 @@ def step_by_step(plan, steps, seed=0):
 def test_what_is_streamed_is_what_is_made_at_once(seconds, steps, at_once):
     plan = make_plan(seconds, RATES, 8, 2, 0.6)
     pieces = recorded(plan, steps, at_once)
-    got = np.concatenate([piece for piece, _ in pieces], 1)
+    got = np.concatenate([piece for piece, _ in pieces])
     np.testing.assert_allclose(got, step_by_step(plan, steps), atol=1e-5)
 
 
@@ -91,12 +93,12 @@ def test_the_first_piece_does_not_wait_for_the_last_window():
     assert plan.reach == 1
     (first, calls), *_, (_, every) = recorded(plan, 4, 1)
     assert calls == 4 * 5 / 2 and every == 4 * len(plan.first)
-    assert first.shape[1] == plan.first[1]
+    assert len(first) == plan.first[1]
 
 
 def test_the_order_is_that_of_the_plan_alone():
     """Pieces of one plan with one batch size are the same bytes, whoever asks for them when."""
     plan = make_plan(40, RATES, 8, 2)
-    one, other = (np.concatenate([piece for piece, _ in recorded(plan, 3, 2)], 1) for _ in range(2))
+    one, other = (np.concatenate([piece for piece, _ in recorded(plan, 3, 2)]) for _ in range(2))
     assert one.tobytes() == other.tobytes()
     assert isinstance(plan, Plan) and hash(plan)
