@@ -230,7 +230,7 @@ def _jobs(args: Namespace) -> tuple[list[Job], bool]:
         raise ValueError(f"{video}: no such file or folder; if it is what is heard, give it to --prompt, in quotes")
     limits.check(prompt=args.prompt or "", **{name: getattr(args, name) for name in CHECKED})
     if args.duration is not None:
-        rates.check_seconds(args.duration)
+        rates.check_seconds(args.duration, rates.LONGEST_SECONDS)
     template = jobs.Job(video, args.prompt or "", args.negative_prompt, args.duration, args.seed, args.samples)
     if video is not None and (video.is_dir() or video.suffix.lower() in TABLES):
         if args.output is None or args.output.is_file():

@@ -52,7 +52,7 @@ class Job:
         if self.video is not None:
             sound_seconds(self.video, self.duration)
         elif self.duration is not None:
-            rates.check_seconds(self.duration)
+            rates.check_seconds(self.duration, rates.LONGEST_SECONDS)
         if self.video is None and self.output.suffix.lower() in VIDEO_FORMATS:
             raise ValueError(f"{self.output}: a prompt alone has no picture to write; give a name in .wav or .flac")
         for path in self.outputs:

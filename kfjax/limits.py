@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import operator
 
+from kfjax.rates import MAX_SECONDS
+
 MAX_SEED = 2**32 - 1
 MAX_STEPS = 1000
 MAX_SAMPLES = 64
@@ -26,6 +28,11 @@ def check(
     method: str = "euler",
     batch: int | None = None,
     keep_original: float | None = None,
+    schedule: str | None = None,
+    guidance_interval: tuple[float, float] | None = None,
+    strength: float | None = None,
+    window: int | None = None,
+    overlap: int | None = None,
 ) -> None:
     """The arguments of `Model.generate` that need neither a model nor a file; None: the model's own.
 
@@ -50,6 +57,16 @@ def check(
     if negative_guidance and not negative_prompt.strip():
         got = f"got {negative_guidance:g} but no negative prompt"
         raise ValueError(f"negative guidance: {got}; give one or leave it out")
+    if strength is not None and not 0 < strength <= 1:
+        raise ValueError(f"strength: got {strength:g}, expected above 0 and up to 1; 1 makes everything anew")
+    for name, value in (("window", window), ("overlap", overlap)):
+        if value is not None:
+            _whole(name, value, 1, int(MAX_SECONDS))
+    if guidance_interval is not None and not 0 <= guidance_interval[0] < guidance_interval[1] <= 1:
+        got = "{:g} to {:g}".format(*guidance_interval)
+        raise ValueError(f"guidance interval: got {got}, expected two times from 0 to 1, the smaller one first")
+    if schedule not in (None, "uniform", "sway"):
+        raise ValueError(f"schedule: got {schedule!r}, expected 'uniform' or 'sway'")
     if method not in ("euler", "heun"):
         raise ValueError(f"method: got {method!r}, expected 'euler' or 'heun'")
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 #: The shortest and longest excerpt that one pass of the generator accepts, seconds.
 MIN_SECONDS = 0.1
 MAX_SECONDS = 60.0
+#: The longest sound, made in windows.
+LONGEST_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,15 @@ class Lengths(NamedTuple):
     sync: int
 
 
-def check_seconds(seconds: float) -> None:
+def check_seconds(seconds: float, most: float = MAX_SECONDS) -> None:
     """Refuses a duration that no system makes.
 
     Raises:
-      ValueError: seconds is not a finite number in [MIN_SECONDS, MAX_SECONDS].
+      ValueError: seconds is not a finite number in [MIN_SECONDS, most].
     """
-    if not (math.isfinite(seconds) and MIN_SECONDS <= seconds <= MAX_SECONDS):
+    if not (math.isfinite(seconds) and MIN_SECONDS <= seconds <= most):
         raise ValueError(
-            f"duration: got {seconds:g} s, expected {MIN_SECONDS:g} to {MAX_SECONDS:g} s; "
+            f"duration: got {seconds:g} s, expected {MIN_SECONDS:g} to {most:g} s; "
             "choose another duration or cut the video"
         )
 

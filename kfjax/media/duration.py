@@ -22,11 +22,11 @@ def sound_seconds(path: str | os.PathLike, duration: float | None) -> float:
 def excerpt_seconds(available: float, duration: float | None, name: str) -> float:
     """The part of `available` seconds that is asked for. Raises ValueError as `sound_seconds`."""
     if duration is None:
-        if available > rates.MAX_SECONDS:
-            most = f"at most {rates.MAX_SECONDS:g} s are possible"
+        if available > rates.LONGEST_SECONDS:
+            most = f"at most {rates.LONGEST_SECONDS:g} s are possible"
             raise ValueError(f"{name}: is {available:.1f} s long, {most}; give a duration or cut it")
         return available
-    rates.check_seconds(duration)
+    rates.check_seconds(duration, rates.LONGEST_SECONDS)
     if duration > available + 1e-3:
         raise ValueError(f"duration: got {duration:g} s, but {name} has {available:.3f} s; ask for that at most")
     return min(available, duration)

@@ -1,0 +1,201 @@
+"""A sound longer than one pass: windows are read, encoded, sampled and decoded from left to right, as long as they last.
+
+Nothing grows with the sound but its latents (7 KB a second) and, where a caller keeps it, the sound itself: frames and
+features are held while their window is sampled. Every stage is the program that a clip of one window runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from kfjax import features, generation, media, rates, windows
+from kfjax.limits import MAX_SAMPLES
+from kfjax.module import Params
+from kfjax.request import Request
+from kfjax.structs import Features, Known, Noise, Reference, Schedule, Video
+from kfjax.system import SystemConfig
+
+Encode = Callable[[Video | None], tuple[Features, Features | None]]  # of a window and of the negative prompt
+Say = Callable[[str, float], None]
+
+
+@dataclass
+class LongSound:
+    """One version of a sound in windows.
+
+    Attributes:
+      params: of every part of the system.
+      encode: the features of a window's frames, and of the negative prompt.
+      reference: what stands before every window.
+      latents: of the recording where one is given, f32 [n d].
+      number: which version.
+      at_once: windows in a batch.
+    """
+
+    cfg: SystemConfig
+    params: Params
+    asked: Request
+    encode: Encode
+    reference: Reference | None = None
+    latents: Float[np.ndarray, "n d"] | None = None
+    number: int = 0
+    at_once: int = 1
+    say: Say = lambda what, share: None
+    plan: windows.Plan = field(init=False)
+    _features: dict[int, tuple[Features, Features | None]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self):
+        assert self.asked.windows is not None  # a sound of one pass is not made here
+        self.plan = make_plan(self.cfg, self.asked)
+        self._lengths = rates.lengths(self.asked.windows[0], self.cfg.rates)
+        self._frames = self._read() if self.asked.video is not None else None
+
+    def pieces(self) -> Iterator[Float[np.ndarray, "t 2"]]:
+        """The sound from left to right, which may go beyond ±1; each piece as soon as it is final."""
+        samples = rates.exact_samples(self.asked.seconds, self.cfg.rates)
+        made, position = self._joined(self._waves()), 0
+        for piece in made:
+            piece = piece[: samples - position]
+            position += len(piece)
+            if len(piece):
+                yield piece
+
+    def _joined(self, waves: Iterator[tuple[int, Float[np.ndarray, "t 2"]]]) -> Iterator[np.ndarray]:
+        """The windows' waves one after the other: each from the middle of what it shares with the one before."""
+        per_latent = self.cfg.rates.hop * self.cfg.rates.downsample
+        fade = round(SEAM_SECONDS * self.cfg.rates.sample_rate_hz)
+        rise = ((np.arange(fade) + 0.5) / fade).astype(np.float32)[:, None]
+        tail = None
+        for window, wave in waves:
+            first = self.plan.first[window] * per_latent
+            begin, end = 0, len(wave)
+            if tail is not None:
+                begin = self._seam(window) - first
+                wave[begin : begin + fade] = rise * wave[begin : begin + fade] + (1 - rise) * tail
+            if window + 1 < len(self.plan.first):
+                end = self._seam(window + 1) - first
+                tail = wave[end : end + fade].copy()
+            yield wave[begin:end]
+
+    def _seam(self, window: int) -> int:
+        """The sample from which this window is heard."""
+        per_latent = self.cfg.rates.hop * self.cfg.rates.downsample
+        return (self.plan.first[window] + self.plan.slice(window - 1).stop) // 2 * per_latent
+
+    def _waves(self) -> Iterator[tuple[int, Float[np.ndarray, "t 2"]]]:
+        """(window, its wave), as soon as all its latents are final."""
+        x = self._noise()
+        final, due, seen = 0, 0, {}
+        codec = {name: self.params[name] for name in self.cfg.codec.names}
+
+        def finished(window: int) -> None:
+            seen[window] = self._features.pop(window)[0]
+
+        for piece in windows.advance(
+            self.plan, x, int(self.asked.schedule.taken), self._step, at_once=self.at_once, finished=finished
+        ):
+            final += len(piece)
+            while due < len(self.plan.first) and self.plan.slice(due).stop <= final:
+                own = x[None, self.plan.slice(due)]
+                wave = np.asarray(generation.decode(codec, own, seen.pop(due), cfg=self.cfg))[0]
+                yield due, np.array(wave)
+                due += 1
+
+    def _step(self, some: Sequence[int], step: int, x: Float[np.ndarray, "w n d"]) -> Float[np.ndarray, "w n d"]:
+        """One step of the sampler for these windows; a short batch repeats itself."""
+        rows = [some[i % len(some)] for i in range(self.at_once)]
+        own = x[np.arange(self.at_once) % len(some)]
+        for window in some:
+            if window not in self._features:
+                self._features[window] = self.encode(None if self._frames is None else next(self._frames))
+        encoded, negative = (_stacked([self._features[row][i] for row in rows]) for i in range(2))
+        schedule = self.asked.schedule._replace(
+            first=np.int32(self.asked.schedule.first + step), taken=np.int32(1)
+        )
+        known = None if self._known is None else _rows(self._known, [self.plan.slice(row) for row in rows])
+        made = generation.sample(
+            self.params["mmdit"], encoded, negative, np.array([*self.asked.weights.values()], np.float32), schedule, own,
+            self.reference, known, cfg=self.cfg, branches=self.asked.branches, method=self.asked.method,
+        )  # fmt: skip
+        self._tell(step, some)
+        return np.asarray(made)[: len(some)]
+
+    def _tell(self, step: int, some: Sequence[int]) -> None:
+        count = len(self.plan.first)
+        share = (some[0] + (step + 1) / int(self.asked.schedule.taken)) / (count + 1)
+        self.say(f"window {some[0] + 1} of {count}, step {step + 1}", 0.05 + 0.95 * min(1.0, share))
+
+    def _noise(self) -> Float[np.ndarray, "n d"]:
+        """Noise of the whole: each stretch of a window's length has its own number."""
+        length, count = self.plan.latents, -(-self.plan.total // self.plan.latents)
+        numbers = [self.number + MAX_SAMPLES * stretch for stretch in range(count)]
+        draw = lambda number: generation.draw(
+            Noise(np.full(1, self.asked.seed, np.uint32), np.full(1, number, np.uint32)),
+            shape=(length, self.cfg.mmdit.latent_dim),
+        )
+        noise = np.concatenate([np.asarray(draw(number))[0] for number in numbers])[: self.plan.total]
+        self._known, given = None, self.asked.recording
+        if given is not None and self.latents is not None:
+            mask = given.known(self.plan.total, self.plan.hz, self.asked.seconds)
+            self._known = Known(self.latents, mask, noise.copy())
+            noise = started(noise, self.latents, self.asked.schedule)
+        return noise
+
+    def _read(self) -> Iterator[Video]:
+        """Every window's frames; a video is decoded once."""
+        counts = self._lengths.clip, self._lengths.sync_frames
+        video = self.asked.video
+        if isinstance(video, Video):
+            hz = self.cfg.rates.clip_hz, self.cfg.rates.sync_hz
+            for start in self.plan.starts:
+                parts = zip((video.clip_frames, video.sync_frames), counts, hz, strict=True)
+                yield Video(*(frames[_held(start, count, rate, len(frames))] for frames, count, rate in parts), 0.0)
+            return
+        assert video is not None
+        specs = features.frame_specs(self.cfg)
+        for frames in media.frames_in_windows(video, specs, [(start, counts) for start in self.plan.starts]):
+            yield Video(*frames, seconds=0.0)
+
+
+#: Over which the sound of a window goes over into that of the next.
+SEAM_SECONDS = 0.02
+
+
+def make_plan(cfg: SystemConfig, asked: Request) -> windows.Plan:
+    """The windows of a request.
+
+    Raises:
+      ValueError: windows and overlap that do not go together.
+    """
+    assert asked.windows is not None
+    return windows.make_plan(asked.seconds, cfg.rates, *asked.windows, guard=cfg.defaults.guard)
+
+
+def started(
+    noise: Float[np.ndarray, "*b n d"], latents: Float[np.ndarray, "n d"], schedule: Schedule
+) -> Float[np.ndarray, "*b n d"]:
+    """The point on the way from noise to these latents where the schedule begins."""
+    u = float(schedule.first) / float(schedule.steps)
+    t = u + float(schedule.sway) * (np.cos(np.pi / 2 * u) - 1 + u)
+    return noise if t == 0 else ((1 - t) * noise + t * latents).astype(np.float32)
+
+
+def _held(start: int, count: int, hz: float, frames: int) -> np.ndarray:
+    """Numbers of a window's frames; the last one is held."""
+    return np.minimum(round(start * hz) + np.arange(count), frames - 1)
+
+
+def _stacked(parts: Sequence[Features | None]) -> Features | None:
+    if parts[0] is None or len(parts) == 1:
+        return parts[0]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def _rows(known: Known, places: Sequence[slice]) -> Known:
+    return jax.tree.map(lambda leaf: np.stack([leaf[place] for place in places]), known)
