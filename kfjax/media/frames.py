@@ -1,8 +1,11 @@
 """Frames of a video at chosen rates and sizes."""
 
+import heapq
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -71,34 +74,119 @@ def read_frames(
     Raises:
       MediaError: no such file, not a video, truncated, shorter than 0.1 s, a single frame, or damaged.
     """
+    track = _film(path)
+    seconds = _excerpt_seconds(path, track.seconds, start_seconds, duration_seconds)
+    if counts is None:
+        counts = [max(1, int(spec.rate_hz * seconds + 1e-6)) for spec in specs]
+    spans = [range(count) for count in counts]
+    return next(_windows(path, track, specs, [spans], start_seconds)), seconds
+
+
+def frames_in_windows(
+    path: str | os.PathLike, specs: Sequence[FrameSpec], windows: Iterable[tuple[float, Sequence[int]]]
+) -> Iterator[list[np.ndarray]]:
+    """Frames of a whole video window by window, in one decoding pass; each is yielded as soon as its frames are there.
+
+    A window's frames are those that `read_frames` gives of the whole video at the same times, bit for bit; the last
+    picture is held beyond the video's end. Windows may overlap: what they share is resized once. The frames of those
+    that have begun are held, no more.
+
+    Args:
+      path, specs: as of `read_frames`.
+      windows: (start in seconds, frames per spec) of each, in the order of their starts, which are whole multiples of
+        every spec's 1 / rate_hz.
+
+    Yields:
+      One u8 [n, size, size, 3] RGB array per spec ([n, size, 3 size, 3] of `crops`), upright, for each window.
+
+    Raises:
+      MediaError: as `read_frames`, before the first window; of damage, where it is reached.
+      ValueError: windows out of order, or a start between two frames.
+    """
+    track = _film(path)
+    _excerpt_seconds(path, track.seconds, 0.0, None)
+    spans = [
+        [_span(start, count, spec) for count, spec in zip(counts, specs, strict=True)] for start, counts in windows
+    ]
+    for earlier, later in pairwise(spans):
+        if any(one.start > other.start for one, other in zip(earlier, later, strict=True)):
+            raise ValueError("windows: got one that starts before its predecessor; give them in order of their starts")
+    return _windows(path, track, specs, spans, 0.0)
+
+
+def _span(start_seconds: float, count: int, spec: FrameSpec) -> range:
+    """The window's outputs, numbered from the video's beginning."""
+    first = round(start_seconds * spec.rate_hz)
+    if start_seconds < 0 or abs(first - start_seconds * spec.rate_hz) > 1e-6 * max(1, first):
+        period = f"1/{spec.rate_hz:g} s"
+        raise ValueError(f"windows: got a start at {start_seconds:g} s, expected a multiple of {period}; move it there")
+    return range(first, first + count)
+
+
+def _film(path: str | os.PathLike) -> Track:
     info, track = scan(path)
     if track is None:
         raise MediaError(f"{path}: has sound but no picture; give a video, or no file and a text prompt alone")
     if (info.frame_count or 0) < 2:
         raise MediaError(f"{path}: holds a single frame; a video of at least {MIN_SECONDS} seconds is needed")
-    seconds = _excerpt_seconds(path, track.seconds, start_seconds, duration_seconds)
-    if counts is None:
-        counts = [max(1, int(spec.rate_hz * seconds + 1e-6)) for spec in specs]
+    return track
+
+
+def _windows(
+    path: str | os.PathLike,
+    track: Track,
+    specs: Sequence[FrameSpec],
+    windows: Sequence[Sequence[range]],
+    start_seconds: float,
+) -> Iterator[list[np.ndarray]]:
+    """The arrays of each window; `windows`: for each its outputs per spec, in order."""
     resizers = {spec[1:]: _Resizer(spec.size, spec.resize, track.upright) for spec in specs}
-    widths = [spec.size * len(_SQUARES[spec.resize]) for spec in specs]
-    outputs = [np.empty((n, s.size, w, 3), np.uint8) for n, s, w in zip(counts, specs, widths, strict=True)]
-    filled, time_seconds, frame, early = [0] * len(specs), 0.0, None, _early_seconds(track)
+    shapes = [(spec.size, spec.size * len(_SQUARES[spec.resize]), 3) for spec in specs]
+    totals = [max((spans[i].stop for spans in windows), default=0) for i in range(len(specs))]
+    waiting, begun, done = deque(windows), deque(), [0] * len(specs)
+    for i, k, frame in _outputs(path, track, specs, totals, start_seconds):
+        while waiting and waiting[0][i].start <= k:
+            spans = waiting.popleft()
+            arrays = [np.empty((len(span), *shape), np.uint8) for span, shape in zip(spans, shapes, strict=True)]
+            begun.append((spans, arrays))
+        for spans, arrays in begun:
+            if k in spans[i]:
+                arrays[i][k - spans[i].start] = resizers[specs[i][1:]](frame)
+        done[i] = k + 1
+        while begun and all(count >= span.stop for count, span in zip(done, begun[0][0], strict=True)):
+            yield begun.popleft()[1]
+    for _ in waiting:  # windows of no frames
+        yield [np.empty((0, *shape), np.uint8) for shape in shapes]
+
+
+def _outputs(
+    path: str | os.PathLike, track: Track, specs: Sequence[FrameSpec], totals: Sequence[int], start_seconds: float
+) -> "Iterator[tuple[int, int, av.VideoFrame]]":
+    """(spec, output, the frame that it shows) in order of time, `totals` of each spec; see `read_frames`."""
+    due = heapq.merge(
+        *(_due(i, spec.rate_hz, total) for i, (spec, total) in enumerate(zip(specs, totals, strict=True)))
+    )
+    output, time_seconds, frame, early = next(due, None), 0.0, None, _early_seconds(track)
     for time_seconds, next_frame in shown_frames(path, track, start_seconds):
         reached = time_seconds - start_seconds
-        for i, spec in enumerate(specs):
-            while filled[i] < counts[i] and filled[i] / spec.rate_hz <= reached + TICK_SECONDS:
-                due = reached - filled[i] / spec.rate_hz
-                outputs[i][filled[i]] = resizers[spec[1:]](next_frame if frame is None or due < early else frame)
-                filled[i] += 1
+        while output is not None and output[0] <= reached + TICK_SECONDS:
+            seconds, i, k = output
+            yield i, k, next_frame if frame is None or reached - seconds < early else frame
+            output = next(due, None)
         frame = next_frame
-        if filled == list(counts):
-            return outputs, seconds
+        if output is None:
+            return
     if frame is None or time_seconds < float((track.last - track.start) * track.tick) - MISSING_SECONDS:
         there = f"{time_seconds:.2f} of {track.seconds:.2f} seconds"
         raise MediaError(f"{path}: is damaged: its pictures decode up to {there}; copy or convert it again")
-    for output, n, spec in zip(outputs, filled, specs, strict=True):
-        output[n:] = resizers[spec[1:]](frame)
-    return outputs, seconds
+    while output is not None:
+        yield output[1], output[2], frame
+        output = next(due, None)
+
+
+def _due(i: int, rate_hz: float, total: int) -> Iterator[tuple[float, int, int]]:
+    """(seconds from the start, spec, output) of one spec."""
+    return ((k / rate_hz, i, k) for k in range(total))
 
 
 def _excerpt_seconds(path, total: float, start: float, duration: float | None) -> float:
