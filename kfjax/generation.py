@@ -168,7 +168,8 @@ def begin(
     tokenizer: Tokenizer,
     lengths: rates.Lengths,
     *,
-    versions: int = 1,
+    count: int = 1,
+    windows: bool = False,
     has_video: bool = True,
     branches: tuple[sampler.Branch, ...] = ("full", "empty"),
     method: sampler.Method = "euler",
@@ -181,7 +182,8 @@ def begin(
     Args:
       dtype: of encoders and generator.
       lengths: of the sound, and of the video where there is one.
-      versions: of the clip's sound that are sampled and decoded as one batch.
+      count: how many are sampled as one batch: versions of a clip's sound, which are decoded as one batch too; or
+      windows: windows of a long sound, each with features of its own and decoded by itself.
       schedule, reference, known: arrays, or shapes, as `sample` gets them.
     """
     weights = {
@@ -196,15 +198,19 @@ def begin(
     )}  # fmt: skip
     read = encoded.outputs._replace(**blank)
     negative = encoding(False).outputs._replace(**blank) if "negative" in branches else None
+    rows, versions = (count, 1) if windows else (1, count)
     numbers = jax.ShapeDtypeStruct((versions,), np.uint32)
     draw.begin(Noise(numbers, numbers), shape=(lengths.latents, cfg.mmdit.latent_dim))
     scales = jax.ShapeDtypeStruct((len(branches),), np.float32)
-    latents = jax.ShapeDtypeStruct((versions, lengths.latents, cfg.mmdit.latent_dim), np.float32)
+    latents = jax.ShapeDtypeStruct((count, lengths.latents, cfg.mmdit.latent_dim), np.float32)
+    many = lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype)
     sampled = sample.begin(
-        weights["mmdit"], read, negative, scales, schedule, latents, reference, known,
+        weights["mmdit"], *jax.tree.map(many, (read, negative)), scales, schedule, latents, reference,
+        None if known is None else Known(*map(many, known[:2]), jax.ShapeDtypeStruct(latents.shape, np.float32)),
         cfg=cfg, branches=branches, method=method,
     )  # fmt: skip
-    decoded = decode.begin(codec, latents, read, cfg=cfg)
+    final = jax.ShapeDtypeStruct((versions, *latents.shape[1:]), np.float32)
+    decoded = decode.begin(codec, final, read, cfg=cfg)
     stages = (encoders, encoded), (weights["mmdit"], sampled), (codec, decoded)
     return {name: StageProgram(*stage) for name, stage in zip(("encode", "sample", "decode"), stages, strict=True)}
 

@@ -33,13 +33,16 @@ def check(
     strength: float | None = None,
     window: int | None = None,
     overlap: int | None = None,
+    music_prompt: str = "",
+    music_gain: float = 1.0,
+    loudness: float | None = None,
 ) -> None:
     """The arguments of `Model.generate` that need neither a model nor a file; None: the model's own.
 
     Raises:
       ValueError: one that is out of its range, or does not go with the others.
     """
-    for name, text in (("prompt", prompt), ("negative prompt", negative_prompt)):
+    for name, text in (("prompt", prompt), ("negative prompt", negative_prompt), ("music prompt", music_prompt)):
         if len(text) > MAX_PROMPT_CHARACTERS:
             most = f"at most {MAX_PROMPT_CHARACTERS}"
             raise ValueError(f"{name}: got {len(text)} characters, expected {most}; say what is heard in a sentence")
@@ -50,7 +53,8 @@ def check(
     if steps is not None:
         _whole("steps", steps, 1, MAX_STEPS)
     scales = {"guidance": guidance, "video guidance": video_guidance, "text guidance": text_guidance,
-              "negative guidance": negative_guidance, "keep original": keep_original}  # fmt: skip
+              "negative guidance": negative_guidance, "keep original": keep_original,
+              "music gain": music_gain}  # fmt: skip
     for name, value in scales.items():
         if value is not None:
             check_scale(name, value)
@@ -59,6 +63,8 @@ def check(
         raise ValueError(f"negative guidance: {got}; give one or leave it out")
     if strength is not None and not 0 < strength <= 1:
         raise ValueError(f"strength: got {strength:g}, expected above 0 and up to 1; 1 makes everything anew")
+    if loudness is not None and not -70 <= loudness <= -5:
+        raise ValueError(f"loudness: got {loudness:g}, expected -70 to -5 LUFS, such as -23")
     for name, value in (("window", window), ("overlap", overlap)):
         if value is not None:
             _whole(name, value, 1, int(MAX_SECONDS))

@@ -1,4 +1,4 @@
-"""A sound longer than one pass: windows are read, encoded, sampled and decoded from left to right, as long as they last.
+"""A sound longer than one pass: its windows are read, encoded, sampled and decoded from left to right.
 
 Nothing grows with the sound but its latents (7 KB a second) and, where a caller keeps it, the sound itself: frames and
 features are held while their window is sampled. Every stage is the program that a clip of one window runs.
@@ -115,13 +115,12 @@ class LongSound:
             if window not in self._features:
                 self._features[window] = self.encode(None if self._frames is None else next(self._frames))
         encoded, negative = (_stacked([self._features[row][i] for row in rows]) for i in range(2))
-        schedule = self.asked.schedule._replace(
-            first=np.int32(self.asked.schedule.first + step), taken=np.int32(1)
-        )
+        schedule = self.asked.schedule._replace(first=np.int32(self.asked.schedule.first + step), taken=np.int32(1))
         known = None if self._known is None else _rows(self._known, [self.plan.slice(row) for row in rows])
+        scales = np.array([*self.asked.weights.values()], np.float32)
         made = generation.sample(
-            self.params["mmdit"], encoded, negative, np.array([*self.asked.weights.values()], np.float32), schedule, own,
-            self.reference, known, cfg=self.cfg, branches=self.asked.branches, method=self.asked.method,
+            self.params["mmdit"], encoded, negative, scales, schedule, own, self.reference, known,
+            cfg=self.cfg, branches=self.asked.branches, method=self.asked.method,
         )  # fmt: skip
         self._tell(step, some)
         return np.asarray(made)[: len(some)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -85,3 +86,17 @@ def _needed(step: Callable[..., Any], *arguments: Any) -> float:
         if (sizes := refused(error)) is None:
             raise
         return sizes[0]
+
+
+def process_bytes() -> int:
+    """Peak memory of this process; 0 if the system does not report it."""
+    try:  # on Linux ru_maxrss begins at what the parent process held
+        with open("/proc/self/status") as status:
+            return 1024 * int(next(line for line in status if line.startswith("VmHWM")).split()[1])
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,50 +1,44 @@
-"""From a video file and a prompt to a sound: what a user gives is checked, and `kfjax.generation` called.
+"""A loaded model: from a video file and a prompt to a sound.
 
     model = load()                                          # the built-in model
     sound = model.generate("clip.mp4", prompt="a ball bounces on wood", seed=1)
     sound.save("clip_with_sound.mp4")
 
-Durations are rounded up to buckets and the waveform is cut, so that each of the three programs compiles once a bucket,
-that of sampling also per set of guidance branches; steps, guidance, seed and prompts are traced and compile nothing.
+What a person gives becomes a `Request`, which `kfjax.making` turns into sound by the spine, `kfjax.generation`.
 Traced and compiled programs are kept for the next process, which then imports no network.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
-from kfjax import checkpoint, features, generation, limits, media, memory, programs, rates, sharding, system
+from kfjax import generation, limits, memory, programs, rates, sharding, system
 from kfjax.command import local_path
 from kfjax.flow import sampler
 from kfjax.limits import MAX_PROMPT_CHARACTERS as MAX_PROMPT_CHARACTERS
 from kfjax.limits import MAX_SAMPLES as MAX_SAMPLES
-from kfjax.media.duration import excerpt_seconds, sound_seconds
+from kfjax.making import Maker, bucket_seconds, part_of, silent
 from kfjax.model_codec import ModelCodec
 from kfjax.module import Params
-from kfjax.sound import Sound, finished
-from kfjax.structs import Features, Noise, Schedule, Video
-from kfjax.system import ENCODERS, System, SystemConfig
+from kfjax.recording import Span
+from kfjax.request import TEXT_ONLY_SECONDS as TEXT_ONLY_SECONDS
+from kfjax.request import Asked, resolve
+from kfjax.sound import Sound, Stream, within_range
+from kfjax.structs import Video
+from kfjax.system import System
 
 BUILT_IN = Path(__file__).parent / "assets" / "model"
 SMALL_WORLD = (
     "the built-in model knows only the small world it was trained on (drawn impacts, rolling, footsteps, rain, engines)"
 )
-TEXT_ONLY_SECONDS = 8.0
-MOST_AT_ONCE = 8  # versions of a clip's sound, unless told
-PART_SECONDS = 0.5  # of sampling, between two reports of progress
 MOST_WORDS, MOST_BEYOND = 20, 100  # of what a prompt loses, unknown words and characters named in one line
 
 Progress = Callable[[str, float], None]  # (what happens now, share that is done)
@@ -72,6 +66,7 @@ class Model:
         self._params = system.params
         if self._resident:
             self._params = {name: jax.tree.map(self._place(name), part) for name, part in system.params.items()}
+        self._maker = Maker(self.cfg, self.dtype, self.tokenizer, self._parts, self._resident)
 
     def _place(self, part: str) -> Callable[[jax.Array | np.ndarray], jax.Array]:
         """Onto the device: the codec in float32, because rounding in it is audible, all other parts in `dtype`."""
@@ -93,15 +88,26 @@ class Model:
         negative_prompt: str = "",
         duration: float | None = None,
         steps: int | None = None,
+        schedule: sampler.ScheduleKind | None = None,
+        method: sampler.Method = "euler",
         guidance: float | None = None,
         video_guidance: float | None = None,
         text_guidance: float | None = None,
         negative_guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         seed: int = 0,
         samples: int = 1,
-        method: sampler.Method = "euler",
         batch: int | None = None,
         keep_original: float | None = None,
+        audio: str | Path | np.ndarray | None = None,
+        keep: Sequence[Span] = (),
+        redo: Sequence[Span] = (),
+        strength: float | None = None,
+        reference: str | Path | None = None,
+        music_prompt: str = "",
+        music_gain: float = 1.0,
+        window: int | None = None,
+        overlap: int | None = None,
         progress: Progress | None = None,
     ) -> Sound:
         """Generate sound for a video, a prompt or both. The same arguments give the same bytes.
@@ -110,78 +116,98 @@ class Model:
           video: a file, or frames already at the encoders' rates and sizes; None: from the prompt alone.
           prompt: describes the sound; empty: the video alone decides.
           negative_prompt: describes what must not be heard.
-          duration: seconds of sound, from the start of the video. Default: the video's length; 8 without one.
+          duration: seconds of sound, from the start of the video, up to an hour. Default: the video's length; 8
+            without one.
           steps: of the integration, 1 to 1000. Default: the model's.
+          schedule: "uniform", or "sway": most steps early. Default: sway where there are fewer than 10.
+          method: "euler", or "heun": twice the work a step, second order.
           guidance: scale of classifier-free guidance, 0 to 100. Default: the model's.
           video_guidance, text_guidance: separate scales; each defaults to `guidance`.
           negative_guidance: how strongly `negative_prompt` is avoided. Default: the model's.
+          guidance_interval: times from 0 (noise) to 1 in which guidance acts. Default: always.
           seed: 0 to 2³²-1.
           samples: how many versions, 1 to 64; version k is the same however many are asked for. Where several are
             made at once, it is so up to rounding, see `kfjax.generation`.
-          method: "euler", or "heun": twice the work a step, second order.
-          batch: how many versions are made at once. Default: as many as fit into an accelerator's memory, up to 8; on
-            a CPU, which gains nothing, one after the other.
+          batch: how many versions, or windows of a long sound, are made at once. Default: as many as fit into an
+            accelerator's memory, up to 8; on a CPU, which gains nothing, one after the other.
           keep_original: mixes in the video's own sound times this: its main track; others follow it in a saved video.
+          audio: a recording that the sound goes on from, a file or f32 [t, 1 or 2] at the model's rate; its second 0
+            is the sound's. Give also what of it stands:
+          keep: (from, to) in seconds, which stand, sample for sample but for 20 ms at their borders; or
+          redo: (from, to) in seconds, which are made anew, while the rest stands; or
+          strength: above 0 and up to 1, how far from the recording everything else may go.
+          reference: a file whose sound this shall be like; of a film its picture counts too. Its loudest 3 seconds.
+          music_prompt: describes music that is made beside the sound, without the picture, as a stem of its own.
+          music_gain: of the music in the mix, 0 to 100.
+          window, overlap: whole seconds of the windows that a long sound is made in, and that neighbours share.
+            Default: the model's, for sounds longer than it makes in one pass.
           progress: called with (name of the stage, share that is done).
 
         Returns:
-          The sound: `samples` waveforms of exactly the duration.
+          The sound: `samples` waveforms of exactly the duration; with music also the two stems.
 
         Raises:
-          ValueError: an argument out of its range.
+          ValueError: an argument out of its range, or that does not go with the others.
           MediaError: a file that can't be read; a ValueError too.
         """
-        limits.check(
-            prompt=prompt, negative_prompt=negative_prompt, seed=seed, samples=samples, steps=steps, guidance=guidance,
-            video_guidance=video_guidance, text_guidance=text_guidance, negative_guidance=negative_guidance,
-            method=method, batch=batch, keep_original=keep_original,
+        limits.check(samples=samples, batch=batch, music_prompt=music_prompt, music_gain=music_gain)
+        common: Asked = {
+            "steps": steps, "schedule": schedule, "method": method, "guidance": guidance, "seed": seed,
+            "window": window, "overlap": overlap, "guidance_interval": guidance_interval,
+        }  # fmt: skip
+        asked = resolve(
+            self.cfg, video, prompt, negative_prompt=negative_prompt, duration=duration, audio=audio, keep=keep,
+            redo=redo, strength=strength, reference=reference, video_guidance=video_guidance,
+            text_guidance=text_guidance, negative_guidance=negative_guidance, keep_original=keep_original, **common,
         )  # fmt: skip
-        if video is None and not prompt.strip():
-            raise ValueError("got neither a video nor a prompt, expected at least one; give a file, a prompt or both")
-        video = video if video is None or isinstance(video, Video) else local_path(video)
-        steps = self.cfg.defaults.steps if steps is None else steps
-        scales = self._scales(guidance, video_guidance, text_guidance, negative_guidance, negative_prompt)
-        seconds = _seconds(video, duration)
-        original = _original(video, keep_original, seconds, self.cfg.rates.sample_rate_hz)
-
-        say = progress or (lambda what, share: None)
-        say("reading", 0.0)
-        lengths = rates.lengths(bucket_seconds(seconds), self.cfg.rates)
-        weights = scales.weights(has_video=video is not None)
-        at_once = self._at_once(
-            samples, batch, lengths, has_video=video is not None, branches=tuple(weights), method=method
-        )
-        frames = None if video is None else _read(video, self.cfg, lengths)
-        say("encoding", 0.02)
-        avoided = negative_prompt if scales.negative else None
-        encoded, negative = self._encoded(frames, prompt, avoided, lengths, seconds)
-        mmdit = self._parts("mmdit")["mmdit"]
-        latents = []
-        for rows, kept in generation.batches(samples, at_once):
-            sample = partial(
-                generation.sample, mmdit, encoded, negative, np.array([*weights.values()], np.float32),
-                cfg=self.cfg, branches=tuple(weights), method=method,
-            )  # fmt: skip
-            noise = Noise(np.full(at_once, seed, np.uint32), rows.astype(np.uint32))
-            x = generation.draw(noise, shape=(lengths.latents, self.cfg.mmdit.latent_dim))
-            told = progress and _told(progress, rows[:kept], samples, steps)
-            latents.append((_in_parts(sample, x, sampler.schedule(steps), told), kept))
-        del mmdit, sample
-        codec, waves = self._parts(*self.cfg.codec.names), []
-        for made, kept in latents:
-            say("decoding", 0.8 + 0.2 * len(waves) / samples)
-            for wave in np.asarray(generation.decode(codec, made, encoded, cfg=self.cfg))[:kept]:
-                waves.append(finished(wave[: rates.exact_samples(seconds, self.cfg.rates)], original))
+        say = progress or silent
+        first = part_of(say, 0.0, 0.5) if music_prompt else say
+        waves = np.stack([*self._maker.versions(asked, samples, batch, first)])
+        stems = {}
+        if music_prompt:
+            alone = resolve(self.cfg, None, music_prompt, duration=asked.seconds, **common)
+            music = np.stack([*self._maker.versions(alone, samples, batch, part_of(say, 0.5, 0.5))])
+            stems = {"effects": waves, "music": np.float32(music_gain) * music}
+            waves = np.stack([within_range(wave) for wave in stems["effects"] + stems["music"]])
         say("done", 1.0)
-        path = None if isinstance(video, Video) else video
-        unread = "; ".join(filter(None, (self.unread(prompt), self.unread(negative_prompt, name="negative prompt"))))
-        kept = original is not None
-        return Sound(np.stack(waves), self.cfg.rates.sample_rate_hz, seconds, path, unread, kept)
+        path = None if isinstance(asked.video, Video) else asked.video
+        prompts = {"prompt": prompt, "negative prompt": negative_prompt, "music prompt": music_prompt}
+        unread = "; ".join(filter(None, (self.unread(text, name=name) for name, text in prompts.items())))
+        kept = asked.original is not None
+        return Sound(waves, self.cfg.rates.sample_rate_hz, asked.seconds, path, unread, kept, stems)
+
+    def stream(
+        self,
+        video: str | Path | Video | None = None,
+        prompt: str = "",
+        *,
+        batch: int | None = None,
+        progress: Progress | None = None,
+        **asked: Unpack[Asked],
+    ) -> Stream:
+        """Generate one sound piece by piece: the first ones are there long before a long sound is whole.
+
+        A sound of several windows comes a window at a time, one of a single pass at once. All of it together is what
+        `generate` returns for the same arguments, byte for byte.
+
+        Args:
+          batch, progress, asked: as `generate`.
+
+        Returns:
+          An iterator over f32 [t, 2] within ±1, which knows `seconds` and `sample_rate_hz`.
+
+        Raises:
+          ValueError, MediaError: as `generate`, before anything is made.
+        """
+        limits.check(batch=batch)
+        request = resolve(self.cfg, video, prompt, **asked)
+        pieces = self._maker.pieces(request, 0, batch, progress or silent)
+        return Stream(pieces, request.seconds, self.cfg.rates.sample_rate_hz)
 
     @property
     def codec(self) -> ModelCodec:
         """Its codec by itself: sound to latents, and back."""
-        return ModelCodec(self.cfg, self._parts)
+        return self._maker.codec
 
     def unread(self, prompt: str, name: str = "prompt") -> str:
         """Words outside the vocabulary and text beyond the last token, in one line; empty if all of it is read.
@@ -206,10 +232,11 @@ class Model:
         Raises:
           ValueError: as `generate`.
         """
-        lengths = rates.lengths(bucket_seconds(_seconds(video, duration)), self.cfg.rates)
+        asked = resolve(self.cfg, video, "sound", duration=duration)
+        lengths = rates.lengths(asked.windows[0] if asked.windows else bucket_seconds(asked.seconds), self.cfg.rates)
         parts = generation.begin(self.cfg, self.dtype, self.tokenizer, lengths)
-        rows = dict(zip(parts, self._memory([*parts.values()]), strict=True))
-        process = _process_bytes() if jax.default_backend() == "cpu" else 0
+        rows = dict(zip(parts, self._maker.memory([*parts.values()]), strict=True))
+        process = memory.process_bytes() if jax.default_backend() == "cpu" else 0
         title = f"MB, {self.dtype}, {lengths.latents} latents"
         lines = [f"{'stage':8}{'weights':>12}{'working':>12}{'at most':>12}  {title}"]
         if process:
@@ -218,60 +245,6 @@ class Model:
             numbers = weights, working, process + held
             lines.append(f"{name:8}" + "".join(f"{number / 1e6:12.1f}" for number in numbers))
         return "\n".join(lines)
-
-    def _at_once(self, samples: int, batch: int | None, lengths: rates.Lengths, **program) -> int:
-        """How many versions are made at once. Their programs are being compiled when this returns."""
-        limit = memory.limit_bytes(jax.devices()[0])
-        count = min(samples, batch or (1 if limit is None else MOST_AT_ONCE))
-        begin = partial(generation.begin, self.cfg, self.dtype, self.tokenizer, lengths, **program)
-        parts = [*begin(versions=count).values()]
-        if batch is not None or limit is None:
-            return count
-        while count > 1 and limit < max(needed for _, _, needed in self._memory(parts)):
-            count //= 2
-            parts = [*begin(versions=count).values()]
-        return count
-
-    def _memory(self, parts: Sequence[generation.StageProgram]) -> Iterator[tuple[int, float, float]]:
-        """Bytes of each stage: its weights, its working memory, and all that is held meanwhile."""
-        weights = [_bytes(part.weights) for part in parts]
-        for own, part in zip(weights, parts, strict=True):
-            used = memory.Memory.of(part.begun.compiled.result())
-            working = used.arguments - own + used.temporaries + used.outputs
-            if jax.default_backend() == "cpu" and not self._resident:
-                working = max(working, checkpoint.reading_bytes(part.weights))
-            yield own, working, (sum(weights) if self._resident else own) + working
-
-    def _scales(self, guidance, video, text, negative, negative_prompt: str) -> sampler.Guidance:
-        defaults, avoided = self.cfg.defaults, bool(negative_prompt.strip())
-        general = defaults.guidance if guidance is None else guidance
-        return sampler.Guidance(
-            video=general if video is None else video,
-            text=general if text is None else text,
-            negative=(defaults.negative if negative is None else negative) if avoided else 0.0,
-        )
-
-    def _encoded(
-        self, video: Video | None, prompt: str, negative: str | None, lengths: rates.Lengths, seconds: float
-    ) -> tuple[Features, Features | None]:
-        """Features [1, ...] of the clip, and of the negative prompt if there is one."""
-        encoders = self._parts(*ENCODERS)
-        made = self._features(encoders, video, prompt, lengths, seconds)
-        avoided = None if negative is None else self._features(encoders, None, negative, lengths, seconds)
-        return jax.block_until_ready((made, avoided))  # the next part is read when these are let go
-
-    def _features(
-        self, encoders: Mapping[str, Params], video: Video | None, prompt: str, lengths: rates.Lengths, seconds: float
-    ) -> Features:
-        # Without a video the encoders see the fewest frames they take: one compiled program for all durations.
-        shape = lengths if video is not None else rates.lengths(rates.MIN_SECONDS, self.cfg.rates)
-        excerpt = features.make_excerpt(self.cfg, self.tokenizer, shape, seconds, video, [prompt])
-        encoded = generation.encode(encoders, excerpt, cfg=self.cfg)
-        if video is not None:
-            return encoded
-        # The masks make these features irrelevant; only their lengths count.
-        blank = lambda x, length: np.zeros((1, length, x.shape[-1]), x.dtype)
-        return encoded._replace(clip=blank(encoded.clip, lengths.clip), sync=blank(encoded.sync, lengths.sync))
 
 
 def load(model: str | Path = "built-in", *, dtype: Dtype | None = None) -> Model:
@@ -339,90 +312,5 @@ def use_program_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def bucket_seconds(seconds: float) -> float:
-    """The bucket that `seconds` is rounded up to: at least 1, in steps of 0.5, from 4 of 1, from 16
-    of 4."""
-    step = 0.5 if seconds <= 4 else 1.0 if seconds <= 16 else 4.0
-    return max(1.0, math.ceil(seconds / step - 1e-6) * step)
-
-
-def _told(progress: Progress, versions: np.ndarray, samples: int, steps: int) -> Callable[[int], None]:
-    """Tells `progress` how many steps are done of these versions."""
-    first, last = versions[0] + 1, versions[-1] + 1
-    which = "" if samples == 1 else f" {first} of {samples}" if first == last else f" {first} to {last} of {samples}"
-    share = lambda done: 0.2 + 0.6 * (versions[0] + len(versions) * done / steps) / samples
-    return lambda done: progress(f"sampling{which}, step {done} of {steps}", share(done))
-
-
-def _in_parts(
-    sample: Callable, x: Float[jax.Array, "b n d"], schedule: Schedule, told: Callable[[int], None] | None
-) -> jax.Array:
-    """Latents of all the steps. With `told`, in parts of about `PART_SECONDS`, and it is called before each."""
-    done, steps = 0, int(schedule.taken)
-    part = steps if told is None else 1
-    while done < steps:
-        if told is not None:
-            told(done)
-        begun = time.monotonic()
-        taken = min(part, steps - done)
-        now = schedule._replace(first=np.int32(schedule.first + done), taken=np.int32(taken))
-        x = jax.block_until_ready(sample(now, x))
-        part = max(1, int(PART_SECONDS / (time.monotonic() - begun) * taken))
-        done += taken
-    return jnp.asarray(x)
-
-
-def _process_bytes() -> int:
-    """Peak memory of this process; 0 if the system does not report it."""
-    try:  # on Linux ru_maxrss begins at what the parent process held
-        with open("/proc/self/status") as status:
-            return 1024 * int(next(line for line in status if line.startswith("VmHWM")).split()[1])
-    except (OSError, StopIteration):
-        pass
-    try:
-        import resource
-    except ModuleNotFoundError:
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _bytes(params: Params) -> int:
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
-
-
 def _cast(x: jax.Array | np.ndarray, dtype: jnp.dtype) -> jax.Array | np.ndarray:
     return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
-
-def _seconds(video: str | Path | Video | None, duration: float | None) -> float:
-    """How long the sound is. Raises ValueError for a duration that is impossible or longer than the video."""
-    if isinstance(video, Video):
-        rates.check_seconds(float(video.seconds))
-        return excerpt_seconds(float(video.seconds), duration, "the video")
-    if video is not None:
-        return sound_seconds(video, duration)
-    if duration is not None:
-        rates.check_seconds(duration)
-    return TEXT_ONLY_SECONDS if duration is None else float(duration)
-
-
-def _read(video: str | Path | Video, cfg: SystemConfig, lengths: rates.Lengths) -> Video:
-    """Frames for the encoders; the last one is repeated to the end of the bucket."""
-    counts = lengths.clip, lengths.sync_frames
-    if isinstance(video, Video):
-        parts = zip((video.clip_frames, video.sync_frames), counts, strict=True)
-        frames = [np.concatenate([x, np.repeat(x[-1:], max(0, n - len(x)), 0)])[:n] for x, n in parts]
-    else:
-        frames, _ = media.read_frames(video, features.frame_specs(cfg), counts=counts)
-    return Video(*frames, seconds=0.0)
-
-
-def _original(
-    video: str | Path | Video | None, gain: float | None, seconds: float, sample_rate_hz: int
-) -> np.ndarray | None:
-    """The video's own sound times `gain`; None without a gain."""
-    if gain is None:
-        return None
-    if video is None or isinstance(video, Video):
-        raise ValueError("keep original: got no video file, expected one with sound; give one or leave the gain out")
-    return np.float32(gain) * media.read_audio(video, sample_rate_hz, duration_seconds=seconds)

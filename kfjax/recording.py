@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,7 +64,7 @@ def checked_spans(spans: Sequence[Span], seconds: float, name: str) -> tuple[Spa
                 "correct it"
             )
     ordered = sorted((start, min(end, seconds)) for start, end in within)
-    for (first, end), (start, last) in zip(ordered, ordered[1:], strict=False):
+    for (first, end), (start, last) in pairwise(ordered):
         if start < end:
             raise ValueError(f"{name}: got {first:g}-{end:g} and {start:g}-{last:g}, which overlap; join them")
     return tuple(ordered)

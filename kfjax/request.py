@@ -184,9 +184,7 @@ def _windows(
     return whole, cfg.defaults.overlap if overlap is None else overlap
 
 
-def _original(
-    video: Path | Video | None, gain: float | None, seconds: float, sample_rate_hz: int
-) -> np.ndarray | None:
+def _original(video: Path | Video | None, gain: float | None, seconds: float, sample_rate_hz: int) -> np.ndarray | None:
     """The video's own sound times `gain`; None without a gain."""
     if gain is None:
         return None

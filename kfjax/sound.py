@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class Sound:
       video: the file it was made for, None for text alone.
       unread: what the model did not read of the prompts (`Model.unread`), empty where it read all.
       keeps_original: the video's own sound is in the waveforms.
+      stems: with music, "effects" and "music" apart, f32 [samples, t, 2]; the waveforms are their sum.
     """
 
     waveforms: np.ndarray = field(repr=False)
@@ -37,6 +39,7 @@ class Sound:
     video: Path | None = None
     unread: str = ""
     keeps_original: bool = False
+    stems: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
     def waveform(self) -> np.ndarray:
@@ -104,14 +107,40 @@ class Sound:
         return "".join(players)
 
 
+class Stream(Iterator[np.ndarray]):
+    """Sound while it is made: an iterator over f32 [t, 2] within ±1, from left to right.
+
+    Attributes:
+      seconds: of all of it.
+      sample_rate_hz: the model's.
+    """
+
+    def __init__(self, pieces: Iterator[np.ndarray], seconds: float, sample_rate_hz: int):
+        self._pieces, self.seconds, self.sample_rate_hz = pieces, seconds, sample_rate_hz
+
+    def __next__(self) -> np.ndarray:
+        return next(self._pieces)
+
+
 def finished(wave: np.ndarray, original: np.ndarray | None) -> np.ndarray:
     """f32 [t, 2], with the original added where it is kept, turned down where it would go beyond ±1.
 
     Raises:
       ValueError: NaN or infinite samples.
     """
-    if not np.isfinite(wave).all():
-        raise ValueError("the model made NaN or infinite samples; choose smaller guidance, or another model")
+    wave = finite(wave)
     if original is not None:
         wave = wave + np.pad(original, ((0, len(wave) - len(original)), (0, 0)))
+    return within_range(wave)
+
+
+def finite(wave: np.ndarray) -> np.ndarray:
+    """The wave itself; ValueError for NaN or infinite samples."""
+    if not np.isfinite(wave).all():
+        raise ValueError("the model made NaN or infinite samples; choose smaller guidance, or another model")
+    return wave
+
+
+def within_range(wave: np.ndarray) -> np.ndarray:
+    """f32, turned down where it would go beyond ±1."""
     return (wave / max(1.0, float(np.abs(wave).max()))).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Long sounds in windows of a duration that the weights know: MultiDiffusion (Bar-Tal et al., arXiv 2302.08113) in time.
+"""Long sounds in windows of a duration that the weights know: MultiDiffusion (arXiv 2302.08113) in time.
 
     plan = make_plan(61.3, cfg.rates, window=8, overlap=2)
     for latents in advance(plan, x, steps, evaluate, at_once=4): ...     # those that are final, from left to right
