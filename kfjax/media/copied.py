@@ -136,16 +136,18 @@ def _other_packets(
                 yield packet
 
 
-def copyable(track: Track, container_name: str) -> np.ndarray | None:
+def copyable(track: Track, *, hides: bool) -> np.ndarray | None:
     """Which picture packets are copied, bool [n] in decoding order; None where a copy would show what is hidden.
 
-    mp4 and mov hide what lies before the first shown picture and after the last. Matroska hides nothing: what is hidden
-    is left out where the rest decodes without it, at the end and before a key frame.
+    Args:
+      hides: the container hides what lies before the first shown picture and after the last. mp4 and mov do, but not
+        while they grow; Matroska doesn't. There what is hidden is left out where the rest decodes without it, at the
+        end and before a key frame.
     """
     n, shown = len(track.pts), np.flatnonzero(~track.hidden)
     if not track.timed or len(shown) == n:
         return np.ones(n, bool)
-    if container_name != "matroska":
+    if hides:
         between = (track.pts >= track.start) & (track.pts <= track.last)
         return None if (track.hidden & between).any() else np.ones(n, bool)
     kept = np.zeros(n, bool)

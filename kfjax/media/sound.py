@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -201,22 +201,61 @@ def checked_wave(wave: np.ndarray) -> np.ndarray:
     return wave
 
 
-def add_sound(container: "av.container.OutputContainer", wave: np.ndarray, sample_rate_hz: int) -> "av.AudioStream":
-    """An audio stream for `wave`: AAC, but FLAC in Matroska, which can't say where a padded AAC block ends."""
-    layout = "mono" if wave.shape[1] == 1 else "stereo"
+def checked_pieces(wave: np.ndarray | Iterable[np.ndarray]) -> tuple[int, Iterator[np.ndarray]]:
+    """(channels, pieces f32 [t, channels]) of a waveform that is whole or comes piece by piece.
+
+    ValueError as `checked_wave`, of each piece where it comes; pieces may be empty, but not all of them.
+    """
+    if hasattr(wave, "shape"):
+        whole = checked_wave(wave)
+        return whole.shape[1], iter([whole])
+    pieces = (checked_wave(piece) for piece in wave if len(piece))
+    first = next(pieces, None)
+    if first is None:
+        raise ValueError("the waveform: got no samples in any piece, expected at least one")
+    return first.shape[1], _alike(first, pieces)
+
+
+def _alike(first: np.ndarray, pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    for piece in chain([first], pieces):
+        if piece.shape[1] != first.shape[1]:
+            raise ValueError(f"the waveform: got {piece.shape[1]} channels after {first.shape[1]}; keep their number")
+        yield piece
+
+
+def add_sound(container: "av.container.OutputContainer", channels: int, sample_rate_hz: int) -> "av.AudioStream":
+    """An audio stream: AAC, but FLAC in Matroska, which can't say where a padded AAC block ends."""
+    layout = "mono" if channels == 1 else "stereo"
     if container.format.name in ("matroska", "flac"):
         return container.add_stream("flac", rate=sample_rate_hz, layout=layout)
     return container.add_stream("aac", rate=sample_rate_hz, layout=layout, bit_rate=AAC_BITS_PER_SECOND)
 
 
-def sound_packets(stream: "av.AudioStream", wave: np.ndarray, sample_rate_hz: int) -> "Iterator[av.Packet]":
-    """Encodes f32 [t, 1 or 2] for a stream of `add_sound`; sample 0 is at time 0."""
+def sound_packets(stream: "av.AudioStream", pieces: Iterable[np.ndarray], sample_rate_hz: int) -> "Iterator[av.Packet]":
+    """Encodes pieces f32 [t, 1 or 2] for a stream of `add_sound`; sample 0 is at time 0.
+
+    Where one piece ends and the next begins changes nothing.
+    """
     import av
 
-    layout = "mono" if wave.shape[1] == 1 else "stereo"
-    for start in range(0, len(wave), _CHUNK_SAMPLES):
-        chunk = np.ascontiguousarray(wave[start : start + _CHUNK_SAMPLES].T)
-        frame = av.AudioFrame.from_ndarray(chunk, format="fltp", layout=layout)
+    start = 0
+    for chunk in _chunks(pieces):
+        layout = "mono" if chunk.shape[1] == 1 else "stereo"
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(chunk.T), format="fltp", layout=layout)
         frame.sample_rate, frame.pts, frame.time_base = sample_rate_hz, start, Fraction(1, sample_rate_hz)
+        start += len(chunk)
         yield from stream.encode(frame)
     yield from stream.encode(None)
+
+
+def _chunks(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The samples of all pieces, `_CHUNK_SAMPLES` at a time."""
+    rest = None
+    for piece in pieces:
+        piece = piece if rest is None else np.concatenate([rest, piece])
+        whole = len(piece) // _CHUNK_SAMPLES * _CHUNK_SAMPLES
+        for start in range(0, whole, _CHUNK_SAMPLES):
+            yield piece[start : start + _CHUNK_SAMPLES]
+        rest = piece[whole:]
+    if rest is not None and len(rest):
+        yield rest
