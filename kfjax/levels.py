@@ -1,11 +1,13 @@
+import numpy as np
+
+
 class Limiter:
     def __init__(self, rate):
         pass
 
-    def feed(self, x):
-        return x
+    def through(self, pieces):
+        return pieces
 
-    def end(self):
-        import numpy as np
 
-        return np.zeros((0, 2), np.float32)
+def to_loudness(w, r, l):
+    return w

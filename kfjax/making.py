@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import jax
@@ -26,7 +25,7 @@ from kfjax.model_codec import ModelCodec
 from kfjax.module import Params
 from kfjax.recording import ReferenceSound
 from kfjax.request import Request
-from kfjax.sound import finished, finite
+from kfjax.sound import added, finite, within_range
 from kfjax.structs import Features, Known, Noise, Reference, Schedule, Video
 from kfjax.system import ENCODERS, SystemConfig
 
@@ -67,38 +66,33 @@ class Maker:
         self.parts, self.resident = parts, resident
         self.codec = ModelCodec(cfg, parts)
 
-    def versions(self, asked: Request, samples: int, batch: int | None, say: Say) -> Iterator[np.ndarray]:
-        """f32 [t, 2] within ±1 of every version."""
-        if asked.windows is not None:
-            for number in range(samples):
-                told = lambda what, share, number=number: say(
-                    what if samples == 1 else f"{number + 1} of {samples}, {what}", (number + share) / samples
-                )
-                yield np.concatenate([*self.pieces(asked, number, batch, told)])
-            return
-        given = asked.recording
-        for wave in self._one_pass(asked, samples, batch, say):
-            wave = finished(wave, asked.original)
-            yield wave if given is None else given.spliced(wave, self.cfg.rates.sample_rate_hz, asked.seconds)
-
-    def pieces(self, asked: Request, number: int, batch: int | None, say: Say) -> Iterator[np.ndarray]:
-        """f32 [t, 2] within ±1 from left to right."""
+    def raw(self, asked: Request, samples: int, batch: int | None, say: Say) -> Iterator[Iterator[np.ndarray]]:
+        """The pieces of every version from left to right, f32 [t, 2], which may go beyond ±1; of one pass it is one."""
         if asked.windows is None:
-            yield from self.versions(asked, 1, batch, say)
-            return
-        rate, given = self.cfg.rates.sample_rate_hz, asked.recording
-        limiter, heard, told = Limiter(rate), 0, 0
-        for piece in chain(self._long(asked, number, batch, say), [None]):
-            if piece is not None and asked.original is not None:
-                own = asked.original[heard : heard + len(piece)]
-                piece[: len(own)] += own
-            made = limiter.end() if piece is None else limiter.feed(finite(piece))
-            heard += 0 if piece is None else len(piece)
-            if given is not None:
-                made = given.spliced(made, rate, asked.seconds, told)
-            told += len(made)
-            if len(made):
-                yield made
+            yield from (iter([wave]) for wave in self._one_pass(asked, samples, batch, say))
+        else:
+            for number in range(samples):
+                yield self._long(asked, number, batch, part_of(say, number / samples, 1 / samples))
+
+    def finished(self, asked: Request, pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """f32 [t, 2] within ±1, with what is kept of the original and of the recording.
+
+        One pass is turned down as a whole where it would go beyond ±1; windows go through a limiter.
+
+        Raises:
+          ValueError: NaN or infinite samples.
+        """
+        rate, given, position = self.cfg.rates.sample_rate_hz, asked.recording, 0
+        pieces = (finite(piece) for piece in pieces)
+        if asked.original is not None:
+            pieces = added(pieces, iter([asked.original]))
+        if asked.windows is None:
+            pieces = map(within_range, pieces)
+        else:
+            pieces = Limiter(rate).through(pieces)
+        for piece in pieces:
+            yield piece if given is None else given.spliced(piece, rate, asked.seconds, position)
+            position += len(piece)
 
     def _one_pass(
         self, asked: Request, samples: int, batch: int | None, say: Say

@@ -13,7 +13,7 @@ from kfjax import generation, media, rates
 from kfjax.command import local_path
 from kfjax.module import Params
 from kfjax.programs import Program
-from kfjax.sound import Sound, finished
+from kfjax.sound import Sound, finite, within_range
 from kfjax.structs import Features, Given
 from kfjax.system import SystemConfig
 
@@ -77,7 +77,9 @@ class ModelCodec:
             raise ValueError(f"latents: got shape {np.shape(latents)}, expected {shapes}, as encode returns them")
         codec, seconds = self._parts(*cfg.codec.names), batch.shape[1] / cfg.rates.latent_hz
         waves = generation.decode(codec, batch, _unseen(cfg, seconds), cfg=cfg)
-        return Sound(np.stack([finished(wave, None) for wave in np.asarray(waves)]), cfg.rates.sample_rate_hz, seconds)
+        return Sound(
+            np.stack([within_range(finite(wave)) for wave in np.asarray(waves)]), cfg.rates.sample_rate_hz, seconds
+        )
 
 
 @Program

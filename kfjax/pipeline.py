@@ -25,13 +25,14 @@ from kfjax.command import local_path
 from kfjax.flow import sampler
 from kfjax.limits import MAX_PROMPT_CHARACTERS as MAX_PROMPT_CHARACTERS
 from kfjax.limits import MAX_SAMPLES as MAX_SAMPLES
+from kfjax.levels import to_loudness
 from kfjax.making import Maker, bucket_seconds, part_of, silent
 from kfjax.model_codec import ModelCodec
 from kfjax.module import Params
 from kfjax.recording import Span
 from kfjax.request import TEXT_ONLY_SECONDS as TEXT_ONLY_SECONDS
-from kfjax.request import Asked, resolve
-from kfjax.sound import Sound, Stream, within_range
+from kfjax.request import Asked, Request, resolve
+from kfjax.sound import Sound, Stream, added
 from kfjax.structs import Video
 from kfjax.system import System
 
@@ -106,6 +107,7 @@ class Model:
         reference: str | Path | None = None,
         music_prompt: str = "",
         music_gain: float = 1.0,
+        loudness: float | None = None,
         window: int | None = None,
         overlap: int | None = None,
         progress: Progress | None = None,
@@ -139,6 +141,7 @@ class Model:
           reference: a file whose sound this shall be like; of a film its picture counts too. Its loudest 3 seconds.
           music_prompt: describes music that is made beside the sound, without the picture, as a stem of its own.
           music_gain: of the music in the mix, 0 to 100.
+          loudness: integrated loudness of the result in LUFS, -70 to -5; its true peak stays below -1 dB.
           window, overlap: whole seconds of the windows that a long sound is made in, and that neighbours share.
             Default: the model's, for sounds longer than it makes in one pass.
           progress: called with (name of the stage, share that is done).
@@ -150,31 +153,42 @@ class Model:
           ValueError: an argument out of its range, or that does not go with the others.
           MediaError: a file that can't be read; a ValueError too.
         """
-        limits.check(samples=samples, batch=batch, music_prompt=music_prompt, music_gain=music_gain)
-        common: Asked = {
-            "steps": steps, "schedule": schedule, "method": method, "guidance": guidance, "seed": seed,
-            "window": window, "overlap": overlap, "guidance_interval": guidance_interval,
-        }  # fmt: skip
+        limits.check(samples=samples, batch=batch, loudness=loudness)
         asked = resolve(
-            self.cfg, video, prompt, negative_prompt=negative_prompt, duration=duration, audio=audio, keep=keep,
-            redo=redo, strength=strength, reference=reference, video_guidance=video_guidance,
-            text_guidance=text_guidance, negative_guidance=negative_guidance, keep_original=keep_original, **common,
+            self.cfg, video, prompt, negative_prompt=negative_prompt, duration=duration, steps=steps,
+            schedule=schedule, method=method, guidance=guidance, video_guidance=video_guidance,
+            text_guidance=text_guidance, negative_guidance=negative_guidance, guidance_interval=guidance_interval,
+            seed=seed, keep_original=keep_original, audio=audio, keep=keep, redo=redo, strength=strength,
+            reference=reference, music_prompt=music_prompt, music_gain=music_gain, window=window, overlap=overlap,
         )  # fmt: skip
         say = progress or silent
-        first = part_of(say, 0.0, 0.5) if music_prompt else say
-        waves = np.stack([*self._maker.versions(asked, samples, batch, first)])
-        stems = {}
-        if music_prompt:
-            alone = resolve(self.cfg, None, music_prompt, duration=asked.seconds, **common)
-            music = np.stack([*self._maker.versions(alone, samples, batch, part_of(say, 0.5, 0.5))])
-            stems = {"effects": waves, "music": np.float32(music_gain) * music}
-            waves = np.stack([within_range(wave) for wave in stems["effects"] + stems["music"]])
+        waves, stems = self._waves(asked, samples, batch, say)
+        if loudness is not None:
+            waves = np.stack([to_loudness(wave, self.cfg.rates.sample_rate_hz, loudness) for wave in waves])
         say("done", 1.0)
         path = None if isinstance(asked.video, Video) else asked.video
         prompts = {"prompt": prompt, "negative prompt": negative_prompt, "music prompt": music_prompt}
         unread = "; ".join(filter(None, (self.unread(text, name=name) for name, text in prompts.items())))
         kept = asked.original is not None
         return Sound(waves, self.cfg.rates.sample_rate_hz, asked.seconds, path, unread, kept, stems)
+
+    def _waves(
+        self, asked: Request, samples: int, batch: int | None, say: Progress
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """f32 [samples, t, 2] of the sound; with music also its stems."""
+        made = self._maker
+        whole = lambda asked, pieces: np.concatenate([*made.finished(asked, pieces)])
+        if (music := asked.music) is None:
+            return np.stack([whole(asked, pieces) for pieces in made.raw(asked, samples, batch, say)]), {}
+        halves = (part_of(say, first, 0.5) for first in (0.0, 0.5))
+        effects, others = ([np.concatenate([*pieces]) for pieces in made.raw(one, samples, batch, told)]
+                           for one, told in zip((asked, music), halves, strict=True))  # fmt: skip
+        alone = {"effects": np.stack([whole(asked, iter([wave])) for wave in effects]),
+                 "music": np.stack([whole(music, iter([wave])) for wave in others])}  # fmt: skip
+        mixed = [
+            added(iter([one]), iter([other]), asked.music_gain) for one, other in zip(effects, others, strict=True)
+        ]
+        return np.stack([whole(asked, pieces) for pieces in mixed]), alone
 
     def stream(
         self,
@@ -200,9 +214,12 @@ class Model:
           ValueError, MediaError: as `generate`, before anything is made.
         """
         limits.check(batch=batch)
-        request = resolve(self.cfg, video, prompt, **asked)
-        pieces = self._maker.pieces(request, 0, batch, progress or silent)
-        return Stream(pieces, request.seconds, self.cfg.rates.sample_rate_hz)
+        request, say, made = resolve(self.cfg, video, prompt, **asked), progress or silent, self._maker
+        pieces = next(made.raw(request, 1, batch, say))
+        if request.music is not None:
+            pieces = added(pieces, next(made.raw(request.music, 1, batch, silent)), request.music_gain)
+        path = None if isinstance(request.video, Video) else request.video
+        return Stream(made.finished(request, pieces), self.cfg.rates.sample_rate_hz, request.seconds, path)
 
     @property
     def codec(self) -> ModelCodec:

@@ -54,6 +54,7 @@ class Request:
       seconds: of the sound.
       weights: of the branches of guidance.
       windows: (seconds, overlap) of the windows; None: one pass.
+      music: what is made beside it, without the picture.
       original: f32 [t, 2], the video's own sound that is mixed in, times its gain.
     """
 
@@ -70,6 +71,8 @@ class Request:
     recording: Recording | None
     reference: ReferenceSound | None
     reference_path: Path | None
+    music: Request | None
+    music_gain: float
 
     @property
     def avoids(self) -> bool:
@@ -105,6 +108,8 @@ def resolve(
     reference: str | Path | None = None,
     window: int | None = None,
     overlap: int | None = None,
+    music_prompt: str = "",
+    music_gain: float = 1.0,
 ) -> Request:
     """The request of these arguments; files are looked into, those of sound are read.
 
@@ -116,7 +121,7 @@ def resolve(
         prompt=prompt, negative_prompt=negative_prompt, seed=seed, steps=steps, guidance=guidance,
         video_guidance=video_guidance, text_guidance=text_guidance, negative_guidance=negative_guidance,
         method=method, keep_original=keep_original, schedule=schedule, guidance_interval=guidance_interval,
-        strength=strength, window=window, overlap=overlap,
+        strength=strength, window=window, overlap=overlap, music_prompt=music_prompt, music_gain=music_gain,
     )  # fmt: skip
     if video is None and not prompt.strip():
         raise ValueError("got neither a video nor a prompt, expected at least one; give a file, a prompt or both")
@@ -138,10 +143,16 @@ def resolve(
     weights = scales.weights(has_video=video is not None)
     if guidance_interval is not None:
         weights = {"full": 0.0} | weights  # it counts by itself outside the interval
+    music = None
+    if music_prompt.strip():
+        music = resolve(
+            cfg, None, music_prompt, duration=seconds, steps=steps, schedule=schedule, method=method,
+            guidance=guidance, guidance_interval=guidance_interval, seed=seed, window=window, overlap=overlap,
+        )  # fmt: skip
     return Request(
         video, prompt, negative_prompt if scales.negative else "", seconds, seed, method, times, weights,
         _windows(cfg, seconds, window, overlap, heard), _original(video, keep_original, seconds, rate),
-        given, heard, None if reference is None else local_path(reference),
+        given, heard, None if reference is None else local_path(reference), music, music_gain,
     )  # fmt: skip
 
 

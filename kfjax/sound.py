@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -46,12 +47,15 @@ class Sound:
         """f32 [t, 2], the first sample."""
         return self.waveforms[0]
 
-    def save(self, path: str | Path) -> list[Path]:
+    def save(self, path: str | Path, *, stems: bool = False) -> list[Path]:
         """Write the sound; with several samples, one file each (`clip-1.mp4`, `clip-2.mp4`, …).
 
         .wav and .flac hold the sound alone. .mp4, .m4v, .mov and .mkv hold the video's picture, copied as it is, and
         this as its only sound (with the original kept, the video's other sound tracks follow it); where the sound is
         shorter than the picture, the rest is silent.
+
+        Args:
+          stems: write those there are too, as `clip.effects.wav` and `clip.music.wav`.
 
         Returns:
           The files written.
@@ -71,6 +75,10 @@ class Sound:
             else:
                 gain = 0.0 if self.keeps_original else None  # it is in the wave already; its other tracks follow
                 media.mux(video, wave, self.sample_rate_hz, target, keep_original_gain=gain)
+        for name, waves in self.stems.items() if stems else ():
+            for wave, target in zip(waves, sample_paths(path, len(waves)), strict=True):
+                paths.append(target.with_suffix(f".{name}.wav"))
+                media.write_wav(paths[-1], wave, self.sample_rate_hz)
         return paths
 
     def plot(self, path: str | Path) -> Path:
@@ -111,27 +119,45 @@ class Stream(Iterator[np.ndarray]):
     """Sound while it is made: an iterator over f32 [t, 2] within ±1, from left to right.
 
     Attributes:
-      seconds: of all of it.
       sample_rate_hz: the model's.
+      seconds: of all of it.
+      video: the file it is made for, None for text alone.
     """
 
-    def __init__(self, pieces: Iterator[np.ndarray], seconds: float, sample_rate_hz: int):
-        self._pieces, self.seconds, self.sample_rate_hz = pieces, seconds, sample_rate_hz
+    def __init__(self, pieces: Iterator[np.ndarray], sample_rate_hz: int, seconds: float, video: Path | None):
+        self._pieces, self.sample_rate_hz, self.seconds, self.video = pieces, sample_rate_hz, seconds, video
 
     def __next__(self) -> np.ndarray:
         return next(self._pieces)
 
+    def save(self, output: str | Path | BinaryIO, suffix: str | None = None) -> None:
+        """Write what is still to come, as it is made, into a file that can be played while it grows.
 
-def finished(wave: np.ndarray, original: np.ndarray | None) -> np.ndarray:
-    """f32 [t, 2], with the original added where it is kept, turned down where it would go beyond ±1.
+        Args:
+          output: a name as `Sound.save` takes it; or a binary file, which need not seek, such as standard output.
+          suffix: the format of a binary file: .wav, .flac, .mp4, .mov or .mkv.
 
-    Raises:
-      ValueError: NaN or infinite samples.
-    """
-    wave = finite(wave)
-    if original is not None:
-        wave = wave + np.pad(original, ((0, len(wave) - len(original)), (0, 0)))
-    return within_range(wave)
+        Raises:
+          MediaError: an output that can't be written (further); what is written so far can be played.
+        """
+        ending = (suffix or Path(getattr(output, "name", str(output))).suffix).lower()
+        output = local_path(output) if isinstance(output, str | Path) else output
+        if ending in AUDIO_FORMATS:
+            media.write_wav(output, self, self.sample_rate_hz, live=True, suffix=suffix)
+        elif self.video is None:
+            raise media.MediaError(f"{output}: there is no picture to go with; give a name that ends in .wav or .flac")
+        else:
+            media.mux(self.video, self, self.sample_rate_hz, output, live=True, suffix=suffix)
+
+
+def added(pieces: Iterator[np.ndarray], others: Iterator[np.ndarray], gain: float = 1.0) -> Iterator[np.ndarray]:
+    """The pieces, with `gain` times the others where there are some: these may be cut elsewhere, and end before."""
+    left = np.zeros((0, 2), np.float32)
+    for piece in pieces:
+        while len(left) < len(piece) and (other := next(others, None)) is not None:
+            left = np.concatenate([left, other])
+        own, left = left[: len(piece)], left[len(piece) :]
+        yield piece + np.float32(gain) * np.pad(own, ((0, len(piece) - len(own)), (0, 0)))
 
 
 def finite(wave: np.ndarray) -> np.ndarray:
