@@ -8,22 +8,32 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kfjax import limits, media, rates
 from kfjax.command import local_path, reason, say
 from kfjax.data.sources import Line, table_lines
+from kfjax.limits import TEXT_ONLY_SECONDS
 from kfjax.media.duration import sound_seconds
 from kfjax.media.write import VIDEO_FORMATS, sample_paths
+from kfjax.recording import Span, checked_spans, parse_spans
 
 #: The small clip that comes with the package.
 EXAMPLE = Path(__file__).parent / "assets" / "example.mp4"
-COLUMNS = ("video", "prompt", "negative_prompt", "duration", "seed")
+COLUMNS = ("video", "prompt", "negative_prompt", "duration", "seed", "audio", "keep", "redo", "strength", "reference",
+           "music_prompt")  # fmt: skip
 MOST_LISTED = 5
 
 
 @dataclass(frozen=True)
 class Job:
-    """One clip. `output` is final: a file name with its ending. `problem` says why the job can't be done."""
+    """One clip.
+
+    Attributes:
+      output: final, a file name with its ending; -: standard output.
+      problem: why the job can't be done.
+      keep, redo: spans of the recording, as `recording.parse_spans` reads them.
+    """
 
     video: Path | None
     prompt: str
@@ -33,6 +43,13 @@ class Job:
     samples: int = 1
     output: Path = Path()
     problem: str = ""
+    audio: Path | None = None
+    keep: str = ""
+    redo: str = ""
+    strength: float | None = None
+    reference: Path | None = None
+    music_prompt: str = ""
+    audio_only: bool = False
 
     @property
     def name(self) -> str:
@@ -43,16 +60,40 @@ class Job:
         """The files to write, one for each version."""
         return sample_paths(self.output, self.samples)
 
+    def spans(self, name: str) -> tuple[Span, ...]:
+        """Of the recording: what is kept or made anew."""
+        text = getattr(self, name)
+        return parse_spans(text, name) if text else ()
+
+    def asked(self) -> dict[str, Any]:
+        """Its arguments for `Model.generate`."""
+        return {
+            "negative_prompt": self.negative_prompt, "duration": self.duration, "seed": self.seed,
+            "audio": self.audio, "keep": self.spans("keep"), "redo": self.spans("redo"), "strength": self.strength,
+            "reference": self.reference, "music_prompt": self.music_prompt,
+        }  # fmt: skip
+
     def check(self) -> None:
         """Raises MediaError or ValueError for what can be seen without a model: unreadable input, unwritable output,
         numbers out of their range."""
         if self.problem:
             raise ValueError(self.problem)
-        limits.check(prompt=self.prompt, negative_prompt=self.negative_prompt, seed=self.seed, samples=self.samples)
+        limits.check(
+            prompt=self.prompt, negative_prompt=self.negative_prompt, seed=self.seed, samples=self.samples,
+            strength=self.strength, music_prompt=self.music_prompt,
+        )  # fmt: skip
+        seconds = TEXT_ONLY_SECONDS if self.duration is None else self.duration
         if self.video is not None:
-            sound_seconds(self.video, self.duration)
+            seconds = sound_seconds(self.video, self.duration)
         elif self.duration is not None:
             rates.check_seconds(self.duration, rates.LONGEST_SECONDS)
+        for name in ("keep", "redo"):
+            checked_spans(self.spans(name), seconds, name)
+        for name, path in (("audio", self.audio), ("reference", self.reference)):
+            if path is not None and not media.probe(path).has_audio:
+                raise media.MediaError(f"{name}: {path} has no sound; give a file with an audio track")
+        if str(self.output) == "-":
+            return
         if self.video is None and self.output.suffix.lower() in VIDEO_FORMATS:
             raise ValueError(f"{self.output}: a prompt alone has no picture to write; give a name in .wav or .flac")
         for path in self.outputs:
@@ -80,7 +121,8 @@ def from_folder(folder: Path, template: Job, output: Path, *, audio_only: bool) 
 def from_table(table: Path, template: Job, output: Path, *, audio_only: bool) -> list[Job]:
     """A job for every row of a CSV file with a header.
 
-    Columns: video (a path, relative to the table) and prompt, at least one of them; negative_prompt, duration, seed.
+    Columns: video (a path, relative to the table) and prompt, at least one of them; negative_prompt, duration, seed;
+    audio and reference (paths), keep, redo and strength, music_prompt.
     An empty cell takes the template's value.
 
     Raises:
@@ -98,8 +140,16 @@ def _from_line(line: Line, table: Path, template: Job) -> Job:
         prompt=cells["prompt"] or template.prompt,
         negative_prompt=cells["negative_prompt"] or template.negative_prompt,
     )
+    beside = lambda column: table.parent / cells[column] if cells[column] else getattr(template, column)
     try:
-        local_path(cells["video"])
+        for column in ("video", "audio", "reference"):
+            local_path(cells[column])
+        job = replace(
+            job, audio=beside("audio"), reference=beside("reference"), keep=cells["keep"] or template.keep,
+            redo=cells["redo"] or template.redo, music_prompt=cells["music_prompt"] or template.music_prompt,
+        )  # fmt: skip
+        if cells["strength"]:
+            job = replace(job, strength=_number(cells["strength"], "strength"))
         if cells["duration"]:
             job = replace(job, duration=_number(cells["duration"], "duration"))
         if cells["seed"]:

@@ -7,6 +7,7 @@ import operator
 
 from kfjax.rates import MAX_SECONDS
 
+TEXT_ONLY_SECONDS = 8.0  # of sound for a prompt alone, unless told
 MAX_SEED = 2**32 - 1
 MAX_STEPS = 1000
 MAX_SAMPLES = 64

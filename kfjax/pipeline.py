@@ -23,14 +23,14 @@ import numpy as np
 from kfjax import generation, limits, memory, programs, rates, sharding, system
 from kfjax.command import local_path
 from kfjax.flow import sampler
+from kfjax.levels import to_loudness
 from kfjax.limits import MAX_PROMPT_CHARACTERS as MAX_PROMPT_CHARACTERS
 from kfjax.limits import MAX_SAMPLES as MAX_SAMPLES
-from kfjax.levels import to_loudness
+from kfjax.limits import TEXT_ONLY_SECONDS as TEXT_ONLY_SECONDS
 from kfjax.making import Maker, bucket_seconds, part_of, silent
 from kfjax.model_codec import ModelCodec
 from kfjax.module import Params
 from kfjax.recording import Span
-from kfjax.request import TEXT_ONLY_SECONDS as TEXT_ONLY_SECONDS
 from kfjax.request import Asked, Request, resolve
 from kfjax.sound import Sound, Stream, added
 from kfjax.structs import Video

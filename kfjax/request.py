@@ -12,12 +12,11 @@ import numpy as np
 from kfjax import limits, media, rates, recording
 from kfjax.command import local_path
 from kfjax.flow import sampler
+from kfjax.limits import TEXT_ONLY_SECONDS
 from kfjax.media.duration import excerpt_seconds, sound_seconds
 from kfjax.recording import Recording, ReferenceSound, Span
 from kfjax.structs import Schedule, Video
 from kfjax.system import SystemConfig
-
-TEXT_ONLY_SECONDS = 8.0
 
 
 class Asked(TypedDict, total=False):
