@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
-from scipy.signal import lfilter
+from scipy.signal import firwin, lfilter
 
 #: What a silent sound is said to have: BS.1770's absolute gate.
 SILENCE_LUFS = -70.0
 #: Frames below this (dB of full scale, root mean square) count as silent.
 SILENT_DB = -60.0
+#: Samples on either side of which a peak between two is made.
+PEAK_SAMPLES = 10
+#: Filters for the three values between two samples; those of SciPy's `resample_poly` for four times the rate.
+_BETWEEN = [4 * firwin(8 * PEAK_SAMPLES + 1, 1 / 4, window=("kaiser", 5.0), scale=False)[k::4] for k in (1, 2, 3)]
 _FRAME_SECONDS = 0.05
+_STEPS_AT_ONCE, _PEAKS_AT_ONCE = 600, 1 << 20  # a minute at a time: an hour fits into memory
 
 
 def loudness_lufs(wave: np.ndarray, sample_rate_hz: int) -> float:
@@ -18,16 +23,35 @@ def loudness_lufs(wave: np.ndarray, sample_rate_hz: int) -> float:
 
     A sine of 997 Hz at full scale in one channel has -3.01; mono is one channel. Shorter sounds make one block.
     """
-    x = _weighted(_channels(wave), sample_rate_hz)
-    block, step = round(0.4 * sample_rate_hz), round(0.1 * sample_rate_hz)
-    if x.shape[1] < block:
-        x = np.pad(x, ((0, 0), (0, block - x.shape[1])))
-    sums = np.concatenate([np.zeros((len(x), 1)), np.cumsum(x**2, axis=1)], axis=1)
-    starts = np.arange(0, x.shape[1] - block + 1, step)
-    power = ((sums[:, starts + block] - sums[:, starts]) / block).sum(0)
+    steps = _step_energies(wave, sample_rate_hz)
+    power = np.lib.stride_tricks.sliding_window_view(steps, 4).mean(-1)
     heard = power[_lufs(power) > SILENCE_LUFS]
     heard = heard[_lufs(heard) > _lufs(heard.mean()) - 10] if len(heard) else heard
     return float(_lufs(heard.mean())) if len(heard) else SILENCE_LUFS
+
+
+def true_peak_db(wave: np.ndarray) -> float:
+    """The highest peak between the samples, dB of full scale: of the wave at four times its rate (BS.1770-4, annex 2).
+
+    -inf for silence.
+    """
+    x = np.pad(np.asarray(wave).reshape(len(wave), -1), ((2 * PEAK_SAMPLES, 2 * PEAK_SAMPLES), (0, 0)))
+    starts = range(0, len(x) - 2 * PEAK_SAMPLES, _PEAKS_AT_ONCE)
+    peak = max(true_peaks(x[start : start + _PEAKS_AT_ONCE + 2 * PEAK_SAMPLES]).max() for start in starts)
+    return float(20 * np.log10(peak)) if peak else -np.inf
+
+
+def true_peaks(wave: Float[np.ndarray, "t c"]) -> Float[np.ndarray, " u"]:
+    """The highest absolute value of any channel from each sample to the next, at four times the rate.
+
+    Of all but the first and last `PEAK_SAMPLES`, which the interpolation needs.
+    """
+    highest = np.zeros(len(wave) - 2 * PEAK_SAMPLES)
+    for channel in _channels(wave).copy():
+        np.maximum(highest, np.abs(channel[PEAK_SAMPLES : len(channel) - PEAK_SAMPLES]), out=highest)
+        for taps in _BETWEEN:
+            np.maximum(highest, np.abs(np.convolve(channel, taps, "valid")[1:]), out=highest)
+    return highest
 
 
 def silence_share(wave: np.ndarray, sample_rate_hz: int) -> float:
@@ -69,18 +93,33 @@ def _lufs(power):
     return -0.691 + 10 * np.log10(np.maximum(power, 1e-12))
 
 
-def _weighted(x: Float[np.ndarray, "c t"], rate: int) -> Float[np.ndarray, "c t"]:
-    """BS.1770's two filters, a shelf for the head and a high-pass, for any rate.
+def _step_energies(wave: np.ndarray, rate: int) -> Float[np.ndarray, " steps"]:
+    """Mean squares of the K-weighted channels, summed, of each whole 0.1 s; of four at least, in silence if need be."""
+    step, size = round(0.1 * rate), _STEPS_AT_ONCE * round(0.1 * rate)
+    wave = wave if len(wave) >= 4 * step else np.pad(wave, ((0, 4 * step - len(wave)), *[(0, 0)] * (wave.ndim - 1)))
+    energies, filters = [], [(b, a, np.zeros((wave[:1].size, 2))) for b, a in _k_weighting(rate)]
+    for start in range(0, len(wave) // step * step, size):
+        x = _channels(wave[start : start + size])
+        for number, (b, a, state) in enumerate(filters):
+            x, state = lfilter(b, a, x, zi=state)
+            filters[number] = b, a, state
+        whole = x[:, : x.shape[1] // step * step].reshape(len(x), -1, step)
+        energies.append((whole**2).mean(-1).sum(0))
+    return np.concatenate(energies)
+
+
+def _k_weighting(rate: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(b, a) of BS.1770's two filters, a shelf for the head and a high-pass, for any rate.
 
     Their analogue prototypes, found from the standard's coefficients for 48 kHz by the bilinear transform.
     """
     gain, root = 10 ** (3.999843853973347 / 20), 10 ** (3.999843853973347 * 0.4996667741545416 / 20)
     k, q = np.tan(np.pi * 1681.974450955533 / rate), 0.7071752369554196
-    shelf = [gain + root * k / q + k**2, 2 * (k**2 - gain), gain - root * k / q + k**2]
-    x = np.asarray(lfilter(shelf, [1 + k / q + k**2, 2 * (k**2 - 1), 1 - k / q + k**2], x))
-    k, q = np.tan(np.pi * 38.13547087602444 / rate), 0.5003270373238773
+    shelf = np.array([gain + root * k / q + k**2, 2 * (k**2 - gain), gain - root * k / q + k**2])
     poles = np.array([1 + k / q + k**2, 2 * (k**2 - 1), 1 - k / q + k**2])
-    return np.asarray(lfilter([1, -2, 1], poles / poles[0], x))
+    k, q = np.tan(np.pi * 38.13547087602444 / rate), 0.5003270373238773
+    low = np.array([1 + k / q + k**2, 2 * (k**2 - 1), 1 - k / q + k**2])
+    return [(shelf, poles), (np.array([1.0, -2.0, 1.0]), low / low[0])]
 
 
 def _frame_levels_db(wave: np.ndarray, rate: int) -> Float[np.ndarray, "c frames"]:

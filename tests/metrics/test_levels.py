@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
+from scipy.signal import resample
 
-from kfjax.metrics.levels import SILENCE_LUFS, loudness_lufs, position_correlation, silence_share, width_db
+from kfjax.metrics.levels import (
+    SILENCE_LUFS,
+    loudness_lufs,
+    position_correlation,
+    silence_share,
+    true_peak_db,
+    true_peaks,
+    width_db,
+)
 
 RATE = 48000
 T = np.arange(4 * RATE) / RATE
@@ -33,6 +42,29 @@ def test_loudness_agrees_with_pyloudnorm(rate, tolerance):
     rng = np.random.default_rng(0)
     wave = rng.standard_normal((6 * rate, 2)) * np.repeat(rng.uniform(0.001, 0.3, 6), rate)[:, None]
     assert loudness_lufs(wave, rate) == pytest.approx(pyloudnorm.Meter(rate).integrated_loudness(wave), abs=tolerance)
+
+
+def test_loudness_of_a_long_sound_is_that_of_its_pieces():
+    """Two minutes are filtered in three pieces; a change of level in the middle of one is heard as it is in one."""
+    rng = np.random.default_rng(0)
+    wave = (rng.standard_normal(8000 * 125) * 0.1).astype(np.float32)
+    one, two = loudness_lufs(wave[: 8000 * 59], 8000), loudness_lufs(wave, 8000)
+    assert two == pytest.approx(one, abs=0.02)
+    assert loudness_lufs(wave[8000 * 30 : 8000 * 100], 8000) == pytest.approx(one, abs=0.02)
+
+
+def test_true_peak():
+    """A sine at a quarter of the rate, 45 degrees off, has its samples 3.01 dB below its peaks."""
+    wave = 0.5 * np.sin(np.pi / 2 * np.arange(RATE) + np.pi / 4)
+    assert np.abs(wave).max() == pytest.approx(0.5 / np.sqrt(2))
+    assert true_peak_db(wave[100:-100]) == pytest.approx(-6.02, abs=0.2)
+    assert true_peak_db(0.5 * sine(997)) == pytest.approx(-6.02, abs=0.02)
+    noise = np.random.default_rng(0).standard_normal(4000)
+    assert true_peak_db(noise) == pytest.approx(20 * np.log10(np.abs(resample(noise, 16 * 4000)).max()), abs=0.3)
+    assert true_peak_db(np.stack([0.1 * noise, noise], 1)) == true_peak_db(noise)
+    assert true_peak_db(np.zeros((100, 2))) == -np.inf
+    assert true_peak_db(np.ones(1)) == pytest.approx(0, abs=1e-9)
+    assert np.argmax(true_peaks(np.eye(1, 100, 50).reshape(100, 1))) == 40
 
 
 def test_silence_share():
