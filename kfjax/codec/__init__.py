@@ -19,6 +19,7 @@ from kfjax.structs import Array, Posterior
 
 if TYPE_CHECKING:
     from kfjax.codec.configs import CodecConfig
+    from kfjax.codec.pieces import Overlap
 
 
 @runtime_checkable
@@ -37,6 +38,7 @@ class Codec(Protocol):
         seen: Float[Array, "b v i"] | None,
         has_video: Bool[Array, " b"],
         *,
+        overlap: Overlap | None = None,
         coherent: bool = True,
     ) -> Float[jax.Array, "b t 2"]:
         """Stereo waveform of normalised latents, which may go beyond ±1.
@@ -44,6 +46,7 @@ class Codec(Protocol):
         Args:
           seen: the video's per-frame features, for codecs that place sources; others do not read them.
           has_video: where False, `seen` does not matter.
+          overlap: what is known of a piece of a long sound, see `pieces`; None for a whole one.
           coherent: both ears share one phase; see `audio_codec.decode`.
         """
         ...

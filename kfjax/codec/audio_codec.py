@@ -5,6 +5,8 @@ Public systems have no Mono2Stereo (`stereo=None`): both ears then hear the mono
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
@@ -13,6 +15,7 @@ from kfjax import module
 from kfjax.codec import stereo
 from kfjax.codec.configs import CodecConfig
 from kfjax.codec.mel import log_mel
+from kfjax.codec.pieces import Overlap
 from kfjax.codec.stereo import Mono2Stereo
 from kfjax.codec.vae import MelVAE
 from kfjax.structs import Array, Posterior
@@ -42,6 +45,7 @@ def decode(
     seen: Float[Array, "b v i"] | None,
     has_video: Bool[Array, " b"],
     *,
+    overlap: Overlap | None = None,
     coherent: bool = True,
 ) -> Float[jax.Array, "b t 2"]:
     """Stereo waveform of n · 2 · hop samples.
@@ -50,11 +54,15 @@ def decode(
       latents: normalised, as `encode` and the generator make them.
       seen: the video's per-frame features, which tell where the sources are; not read without Mono2Stereo.
       has_video: where False, `seen` does not matter.
+      overlap: what is known of a piece of a long sound, see `pieces`; None with BigVGAN.
       coherent: vocode once and pan; (left + right) / 2 is then exactly the mono waveform. Otherwise each ear's mel
         is vocoded by itself, as in the paper.
     """
     mel = module.bind(MelVAE, cfg.vae, params["vae"]).decode(latents)
     vocoder = module.bind(*cfg.parts()["vocoder"], params["vocoder"])
+    if overlap is not None:
+        known = overlap.wave.mean(-1) if coherent else jnp.concatenate(jnp.unstack(overlap.wave, axis=-1))
+        vocoder = partial(vocoder, overlap=overlap._replace(wave=known))
     if cfg.stereo is None:
         return jnp.repeat(vocoder(mel)[..., None], 2, -1)
     r = module.bind(Mono2Stereo, cfg.stereo, params["stereo"])(mel, seen, has_video)

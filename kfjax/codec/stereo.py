@@ -48,20 +48,26 @@ class Mono2Stereo(nnx.Module):
 
         Args:
           log_mel: natural-log mel of the mono.
-          clip: the video's per-frame features; frame k is what was seen at k / clip_hz seconds.
+          clip: the video's per-frame features; frame k is what was seen at k / clip_hz seconds. Or one row for every
+            mel frame, as `at_mel_times` makes them.
           has_video: where False, `clip` does not matter.
         """
         heard = self.hear(0.25 * log_mel + 1.5)
-        seen = at_mel_times(self.see(clip), log_mel.shape[1], self.cfg)
+        seen, frames = self.see(clip), log_mel.shape[1]
+        seen = seen if seen.shape[1] == frames else at_mel_times(seen, frames, self.cfg)
         seen = jnp.where(has_video[:, None, None], seen, self.empty[...][None, None])
         x = module.scan_blocks(self.blocks, heard + seen, lambda block, x: block(x), unroll=True)
         return self.out(layers.layer_norm(x))
 
 
-def at_mel_times(x: Float[Array, "b v h"], frames: int, cfg: StereoConfig) -> Float[Array, "b f h"]:
-    """Features of the clip's frames read at the middle of every mel frame: linear in true time, ends held."""
+def at_mel_times(x: Float[Array, "b v h"], frames: int, cfg: StereoConfig, first: int = 0) -> Float[Array, "b f h"]:
+    """Features of the clip's frames read at the middle of every mel frame: linear in true time, ends held.
+
+    Args:
+      frames, first: how many mel frames, and the first of them.
+    """
     count = x.shape[1]
-    at = np.clip((np.arange(frames) + 0.5) / cfg.mel_hz * cfg.clip_hz, 0, count - 1)
+    at = np.clip((first + np.arange(frames) + 0.5) / cfg.mel_hz * cfg.clip_hz, 0, count - 1)
     before = np.floor(at).astype(np.int32)
     after = np.minimum(before + 1, count - 1)
     part = jnp.asarray(at - before, x.dtype)[None, :, None]

@@ -20,10 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Bool, Complex, Float
 
 from kfjax import dsp, layers, module
 from kfjax.codec.configs import RATIOS, VocoderConfig
+from kfjax.codec.pieces import Overlap
 from kfjax.dsp import istft, stft
 
 #: A Hann window of n samples is nearest to the Gaussian exp(-pi t² / (0.25645 n²)), where phase gradients are exact.
@@ -56,9 +57,13 @@ class Vocoder(nnx.Module):
             [layers.linear(cfg.width, r * (cfg.n_fft // r // 2 + 1), rngs, zero=True) for r in RATIOS]
         )
 
-    def __call__(self, log_mel: Float[Array, "b f m"]) -> Float[Array, "b t"]:
-        """The waveform of a natural-log mel, as `mel.log_mel` makes it; silent where all bands are at the floor."""
-        return self.waveform(self.magnitudes(log_mel), log_mel.astype(jnp.float32))
+    def __call__(self, log_mel: Float[Array, "b f m"], overlap: Overlap | None = None) -> Float[Array, "b t"]:
+        """The waveform of a natural-log mel, as `mel.log_mel` makes it; silent where all bands are at the floor.
+
+        Args:
+          overlap: of a mono piece [b t]; what is known stays, and the phases behind it go on from it.
+        """
+        return self.waveform(self.magnitudes(log_mel), log_mel.astype(jnp.float32), overlap)
 
     def magnitudes(self, log_mel: Float[Array, "b f m"]) -> tuple[Float[Array, "b _f _k"], ...]:
         """STFT magnitudes on each of `cfg.grids`, float32: r frames of n_fft / r / 2 + 1 bins for every mel frame.
@@ -78,21 +83,26 @@ class Vocoder(nnx.Module):
         return coarse, *finer
 
     def waveform(
-        self, magnitudes: tuple[Float[Array, "b _f _k"], ...], log_mel: Float[Array, "b f m"]
+        self,
+        magnitudes: tuple[Float[Array, "b _f _k"], ...],
+        log_mel: Float[Array, "b f m"],
+        overlap: Overlap | None = None,
     ) -> Float[Array, "b t"]:
-        """A wave of f * hop samples with these magnitudes and this mel, as nearly as there is one."""
+        """A wave of f * hop samples with these magnitudes and this mel, as nearly as there is one; see `__call__`."""
         cfg = self.cfg
-        wave = istft(magnitudes[0] * start_phasor(magnitudes[0], cfg.n_fft, cfg.hop), cfg.n_fft, cfg.hop)
+        hold = (lambda wave: wave) if overlap is None else overlap.into
+        known = None if overlap is None else _known_phasors(overlap, cfg.n_fft, cfg.hop)
 
         def round(wave):
             for magnitude, (n_fft, hop) in reversed(list(zip(magnitudes, cfg.grids, strict=True))):
                 wave = istft(magnitude * _unit(stft(wave, n_fft, hop)), n_fft, hop)
-            return wave
+            return hold(wave)
 
         def match(wave):
             spec = stft(wave, cfg.n_fft, cfg.hop)
-            return istft(spec * self._gain(jnp.abs(spec), log_mel), cfg.n_fft, cfg.hop)
+            return hold(istft(spec * self._gain(jnp.abs(spec), log_mel), cfg.n_fft, cfg.hop))
 
+        wave = hold(istft(magnitudes[0] * start_phasor(magnitudes[0], cfg.n_fft, cfg.hop, known), cfg.n_fft, cfg.hop))
         wave = _accelerated(round, wave, cfg.rounds, momentum=0.9)
         return _accelerated(match, wave, cfg.matches, momentum=0.85)
 
@@ -116,11 +126,26 @@ class Vocoder(nnx.Module):
         return jnp.exp(jnp.clip(log_mel - jnp.log(mel), -3, 3) @ dsp.mel_to_bins(*self._bands))
 
 
-def start_phasor(magnitude: Float[Array, "b f k"], n_fft: int, hop: int) -> Complex[Array, "b f k"]:
+def _known_phasors(overlap: Overlap, n_fft: int, hop: int) -> tuple[Complex[Array, "b f k"], Bool[Array, "1 f 1"]]:
+    """Phasors of the known waveform, and which frames lie in it whole."""
+    phasors = _unit(stft(overlap.wave, n_fft, hop))
+    last = np.arange(1, phasors.shape[1] + 1) * hop + dsp.padding(n_fft, hop) - 1
+    return phasors, (overlap.weight[np.minimum(last, len(overlap.weight) - 1)] > 0)[None, :, None]
+
+
+def start_phasor(
+    magnitude: Float[Array, "b f k"],
+    n_fft: int,
+    hop: int,
+    known: tuple[Complex[Array, "b f k"], Bool[Array, "1 f 1"]] | None = None,
+) -> Complex[Array, "b f k"]:
     """Unit phasors that fit the slopes of these magnitudes, frame after frame.
 
     A bin follows itself in the frame before and its two neighbours in its own frame, each in proportion to its
     magnitude: so a tone keeps its own frequency, whatever the hop.
+
+    Args:
+      known: phasors, and which frames have these.
     """
     gamma = _HANN_AS_GAUSSIAN * n_fft**2
     log = jnp.log(magnitude + 1e-7)
@@ -138,7 +163,7 @@ def start_phasor(magnitude: Float[Array, "b f k"], n_fft: int, hop: int) -> Comp
     anywhere = 1e-3 * magnitude * jax.lax.complex(noise[..., 0], noise[..., 1])
 
     def step(last, frame):
-        now, advance, slope, anywhere = frame
+        now, advance, slope, anywhere, *known = frame
         carried = last * advance + anywhere
         unit = _unit(carried)
         for _ in range(3):
@@ -146,9 +171,11 @@ def start_phasor(magnitude: Float[Array, "b f k"], n_fft: int, hop: int) -> Comp
             from_below = jnp.pad(spoken[:, :-1] * slope[:, 1:], ((0, 0), (1, 0)))
             from_above = jnp.pad(spoken[:, 1:] * jnp.conj(slope[:, 1:]), ((0, 0), (0, 1)))
             unit = _unit(carried + from_below + from_above)
+        if known:
+            unit = jnp.where(known[1], known[0], unit)
         return now * unit, unit
 
-    frames = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (magnitude, advance, slope, anywhere))
+    frames = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (magnitude, advance, slope, anywhere, *(known or ())))
     return jnp.moveaxis(jax.lax.scan(step, jnp.zeros_like(anywhere[:, 0] + slope[:, 0]), frames)[1], 0, 1)
 
 

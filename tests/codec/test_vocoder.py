@@ -5,6 +5,7 @@ import pytest
 
 from kfjax import module
 from kfjax.codec.mel import MelConfig, log_mel
+from kfjax.codec.pieces import Overlap
 from kfjax.codec.vocoder import Vocoder, VocoderConfig, start_phasor
 from kfjax.config import from_dict
 from kfjax.dsp import istft, stft
@@ -81,6 +82,31 @@ def test_the_starting_phase_of_a_tone_keeps_its_frequency(tone_hz):
     power = np.abs(np.fft.rfft(wave * np.hanning(wave.size), 1 << 17))
     assert abs(power.argmax() * 16000 / (1 << 17) - tone_hz) < 2.0
     assert np.abs(wave).max() > 0.9
+
+
+def test_starting_phases_go_on_from_the_known_ones():
+    tone = np.sin(2 * np.pi * 1013 * np.arange(64 * 128) / 16000 + 1.3).astype(np.float32)[None]
+
+    @jax.jit
+    def again(tone, is_known):
+        spec = stft(tone, 512, 128)
+        magnitude = jnp.abs(spec)
+        known = spec / (magnitude + 1e-9), is_known[None, :, None]
+        return istft(magnitude * start_phasor(magnitude, 512, 128, known), 512, 128)
+
+    behind = slice(24 * 128, 34 * 128)
+    alike = lambda first: np.corrcoef(again(tone, np.arange(64) < first)[0, behind], tone[0, behind])[0, 1]
+    assert alike(22) > 0.95 > 2 * alike(0)
+
+
+def test_what_is_known_stays(vocode, params):
+    mel, wave = mel_of(sound(3)), sound(4)
+    known = jax.jit(lambda *args: module.bind(Vocoder, SMALL, params)(args[0], Overlap(*args[1:])))
+    weight = np.clip(16 - np.arange(wave.shape[1], dtype=np.float32) / 256, 0, 1)
+    made = np.asarray(known(mel, wave, weight))
+    np.testing.assert_array_equal(made[:, : 15 * 256], wave[:, : 15 * 256])
+    assert np.abs(made - vocode(mel)).max() > 0.01
+    np.testing.assert_allclose(known(mel, wave, 0 * weight), vocode(mel), atol=1e-3)
 
 
 def test_a_click_stays_where_it_was(vocode):
