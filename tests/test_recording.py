@@ -42,7 +42,7 @@ def test_other_words_for_spans(text):
 @pytest.mark.parametrize(
     "spans, message",
     [
-        ([(2, 2)], "within 0-8 seconds that is not empty"),
+        ([(2, 2)], "expected a span within 0-8 seconds that"),
         ([(3, 2)], "not empty"),
         ([(7, 9)], "within 0-8"),
         ([(-1, 2)], "within 0-8"),
