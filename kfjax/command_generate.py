@@ -30,8 +30,8 @@ Make sound for a video, a prompt, a folder of videos or a table of both.
 """
 #: Arguments of `kfjax generate` that are checked before a model is loaded; the prompt is too.
 CHECKED = ("negative_prompt", "seed", "samples", "batch", "steps", "guidance", "video_guidance", "text_guidance",
-           "negative_guidance", "keep_original", "schedule", "strength", "window", "overlap", "music_prompt", "music_gain",
-           "loudness")  # fmt: skip
+           "negative_guidance", "keep_original", "schedule", "strength", "window", "overlap", "music_prompt",
+           "music_gain", "loudness")  # fmt: skip
 
 
 #: Those that go on to the model as they are.

@@ -20,7 +20,6 @@ from jaxtyping import Float
 
 from kfjax import checkpoint, features, generation, longform, media, memory, rates
 from kfjax.encoders.tokenizer import Tokenizer
-from kfjax.mastering import Limiter
 from kfjax.model_codec import ModelCodec
 from kfjax.module import Params
 from kfjax.recording import ReferenceSound
@@ -89,7 +88,7 @@ class Maker:
         if asked.windows is None:
             pieces = map(within_range, pieces)
         else:
-            pieces = limited(pieces, Limiter(rate))
+            pieces = _limited(pieces, rate)
         for piece in pieces:
             yield piece if given is None else given.spliced(piece, rate, asked.seconds, position)
             position += len(piece)
@@ -278,8 +277,11 @@ def bucket_seconds(seconds: float) -> float:
     return max(1.0, math.ceil(seconds / step - 1e-6) * step)
 
 
-def limited(pieces: Iterator[np.ndarray], limiter: Limiter) -> Iterator[np.ndarray]:
+def _limited(pieces: Iterator[np.ndarray], sample_rate_hz: int) -> Iterator[np.ndarray]:
     """The pieces through a limiter, which holds back a little."""
+    from kfjax.mastering import Limiter  # imports SciPy, which short sounds do without
+
+    limiter = Limiter(sample_rate_hz)
     for piece in pieces:
         if len(made := limiter.feed(piece)):
             yield made

@@ -13,7 +13,7 @@ import pytest
 from tiny_system import write_model
 
 import kfjax
-from kfjax import media, pipeline
+from kfjax import making, media, pipeline
 from kfjax.cli import main
 
 ROOT = str(Path(__file__).parents[1])
@@ -134,7 +134,7 @@ def test_an_interruption_leaves_nothing(here, clips, model, capsys, monkeypatch)
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "finished", interrupted)
+    monkeypatch.setattr(making, "within_range", interrupted)
     assert main(["generate", str(clips / "a.mp4"), "--model", model]) == 130
     assert names(here) == set()
     assert capsys.readouterr().err.strip().splitlines() == ["kfjax: interrupted"]
@@ -142,7 +142,7 @@ def test_an_interruption_leaves_nothing(here, clips, model, capsys, monkeypatch)
 
 def test_defects_keep_their_traceback(clips, model, monkeypatch):
     """Only what kfjax itself refuses becomes one line; a ValueError from a library is a defect of ours."""
-    monkeypatch.setattr(pipeline, "finished", lambda *_, **__: np.zeros(3).reshape(2, 2))
+    monkeypatch.setattr(making, "within_range", lambda *_, **__: np.zeros(3).reshape(2, 2))
     with pytest.raises(ValueError, match="reshape"):
         main(["generate", str(clips / "a.mp4"), "--model", model])
     with pytest.raises(ValueError, match="reshape"):

@@ -10,11 +10,13 @@ import pytest
 from tiny_system import CONFIG, tiny_system, write_model
 
 import kfjax
-from kfjax import features, generation, media, pipeline, rates
+from kfjax import features, generation, making, media, pipeline, rates
+from kfjax.making import bucket_seconds
 from kfjax.media.write import sample_paths
-from kfjax.pipeline import Model, bucket_seconds
+from kfjax.pipeline import Model
 from kfjax.programs import Program
-from kfjax.sound import Sound, finished
+from kfjax.request import resolve
+from kfjax.sound import Sound, added, finite, within_range
 from kfjax.structs import Video
 
 RATE_HZ = 44100
@@ -68,7 +70,7 @@ def test_words_that_are_not_read_are_told(model, result):
 
 
 def test_progress_is_told_within_the_sampling_and_changes_no_byte(model, clip, result, monkeypatch):
-    monkeypatch.setattr(pipeline, "PART_SECONDS", 0.0)  # a report for each step
+    monkeypatch.setattr(making, "PART_SECONDS", 0.0)  # a report for each step
     quiet = model.generate(clip, "a bell rings", steps=5, samples=2, method="heun")
     told = []
     made = model.generate(clip, "a bell rings", steps=5, samples=2, method="heun", progress=lambda *a: told.append(a))
@@ -154,15 +156,15 @@ def test_as_many_versions_at_once_as_memory_has_room_for(model, monkeypatch, roo
     size = rates.lengths(1.0, CONFIG.rates)
     needed = lambda versions: max(
         held
-        for _, _, held in model._memory(
-            [*generation.begin(CONFIG, model.dtype, model.tokenizer, size, versions=versions).values()]
+        for _, _, held in model._maker.memory(
+            [*generation.begin(CONFIG, model.dtype, model.tokenizer, size, count=versions).values()]
         )
     )
     limit = None if room is None else room * needed(8)
     monkeypatch.setattr(pipeline.memory, "limit_bytes", lambda device: limit)
-    assert model._at_once(64, None, size) == count
-    assert model._at_once(2, None, size) == min(count, 2)
-    assert model._at_once(64, 8, size) == 8
+    assert model._maker._at_once(64, None, size) == count
+    assert model._maker._at_once(2, None, size) == min(count, 2)
+    assert model._maker._at_once(64, 8, size) == 8
 
 
 def test_frames_in_memory(model, clip, result):
@@ -200,9 +202,17 @@ def test_keep_original(model, clip, other_clip, result):
 def test_loud_sound_is_turned_down():
     loud = np.full((10, 2), 1.5, np.float32)
     loud[3] = 3.0
-    assert np.abs(finished(loud, None)).max() == 1
+    assert np.abs(within_range(loud)).max() == 1
     with pytest.raises(ValueError, match="NaN"):
-        finished(np.full((10, 2), np.nan, np.float32), None)
+        finite(np.full((10, 2), np.nan, np.float32))
+
+
+def test_sounds_are_added_however_they_are_cut():
+    one, other = np.random.default_rng(0).standard_normal((2, 100, 2)).astype(np.float32)
+    cut = lambda wave, *places: iter(np.split(wave, places))
+    whole = one + 0.5 * np.pad(other[:70], ((0, 30), (0, 0)))
+    for mine, others in (((30, 31), (10, 60)), ((), (5,)), ((50,), ())):
+        np.testing.assert_allclose(np.concatenate([*added(cut(one, *mine), cut(other[:70], *others), 0.5)]), whole)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
@@ -238,7 +248,7 @@ def test_text_alone_has_no_picture(tmp_path, result):
         ({"prompt": "rain", "batch": 0}, "batch: got 0"),
         ({"prompt": "rain", "guidance": -1.0}, "guidance: got -1"),
         ({"prompt": "rain", "negative_guidance": 2.0}, "no negative prompt"),
-        ({"prompt": "rain", "duration": 0.0}, "duration: got 0 s, expected 0.1 to 60 s"),
+        ({"prompt": "rain", "duration": 0.0}, "duration: got 0 s, expected 0.1 to 3600 s"),
         ({"prompt": "rain", "duration": 1e9}, "duration: got 1e\\+09 s"),
         ({"prompt": "rain", "duration": float("nan")}, "duration: got nan s"),
         ({"prompt": "rain", "method": "rk4"}, "method: got 'rk4'"),
@@ -256,7 +266,7 @@ def test_longer_than_the_video(model, clip):
 
 
 def test_text_alone_defaults_to_eight_seconds():
-    assert pipeline._seconds(None, None) == 8.0
+    assert resolve(CONFIG, None, "rain").seconds == 8.0
 
 
 def test_load(tmp_path, clip, result):

@@ -35,7 +35,7 @@ def test_spans_as_people_write_them(text, spans):
 
 @pytest.mark.parametrize("text", ["", "3", "a-b", "3-1-2", "-2", "1:00-2:00", "0-3;4-5"])
 def test_other_words_for_spans(text):
-    with pytest.raises(ValueError, match="^redo: got "):
+    with pytest.raises(ValueError, match=r"^redo: got "):
         parse_spans(text, "redo")
 
 
