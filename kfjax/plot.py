@@ -47,7 +47,7 @@ class Onsets(NamedTuple):
       name: beside the row.
       true: seconds of the true events; of those that count as one, the first.
       detected: seconds of the onsets heard.
-      pairs: (index in detected, index in true) of those that match, as `evals.metrics.onset_f1` gives them.
+      pairs: (index in detected, index in true) of those that match, as `metrics.onsets.onset_f1` gives them.
     """
 
     name: str
