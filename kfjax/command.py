@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parent
-#: Characters of what is said; all that does not fit public weights takes a third.
+#: Characters of a message at most; the longest, all differences of a public weights file, takes a third.
 LONGEST = 100_000
 #: Modules that the core installation does without -> the extra that brings them.
 EXTRAS = {
