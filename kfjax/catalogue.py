@@ -39,14 +39,11 @@ def models() -> list[ModelInfo]:
     listed = []
     if pipeline.BUILT_IN.is_dir():
         size = sum(path.stat().st_size for path in pipeline.BUILT_IN.iterdir()) / 1e6
-        listed.append(
-            info(system.load_config(pipeline.BUILT_IN / system.CONFIG), "built-in", size, {"Apache-2.0"}, True)
-        )
+        own = system.load_config(pipeline.BUILT_IN / system.CONFIG)
+        listed.append(info(own, "built-in", size, {"Apache-2.0"}, True))
     for cfg in systems.SYSTEMS.values():
         sources = hub.MODELS[cfg.name]
-        size, here = (
-            sum(source.megabytes for source in sources),
-            (pipeline.cache_folder() / "models" / cfg.name).is_dir(),
-        )
+        size = sum(source.megabytes for source in sources)
+        here = (pipeline.cache_folder() / "models" / cfg.name).is_dir()
         listed.append(info(cfg, cfg.name, size, {source.licence for source in sources}, here))
     return listed

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parent
-#: Characters of what is said; all that does not fit public weights takes a third.
+#: Characters of a message at most; the longest, all differences of a public weights file, takes a third.
 LONGEST = 100_000
 #: Modules that the core installation does without -> the extra that brings them.
 EXTRAS = {
     "array_record": "data", "cv2": "data", "gradio": "demo", "grain": "data", "pymunk": "data",
-    "tensorflow_datasets": "builders",
+    "tensorflow_datasets": "builders", "threadpoolctl": "data",
 }  # fmt: skip
 #: `gs://bucket/a`, also as `Path` shortens it, to `gs:/bucket/a`. A single letter is a drive.
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)

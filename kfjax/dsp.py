@@ -143,7 +143,7 @@ def mel_filters(
     corners = _corners(bands, sample_rate_hz, low_hz, high_hz, scale)
     at = np.linspace(0, sample_rate_hz / 2, n_fft // 2 + 1)[:, None]
     if straight == "mel":
-        at, corners = _mels(at, scale), _mels(corners, scale)
+        at, corners = mels(at, scale), mels(corners, scale)
     low, centre, high = corners[:-2], corners[1:-1], corners[2:]
     triangles = np.maximum(0, np.minimum((at - low) / (centre - low), (high - at) / (high - centre)))
     return (triangles * (2 / (high - low)) if unit == "area" else triangles).astype(dtype)
@@ -160,14 +160,15 @@ def mel_to_bins(bands: int, n_fft: int, sample_rate_hz: int) -> np.ndarray:
 def _corners(bands: int, sample_rate_hz: int, low_hz: float, high_hz: float | None, scale: str) -> np.ndarray:
     """In Hz: band i reaches from corner i to corner i + 2, with its centre at corner i + 1."""
     ends = np.array([low_hz, sample_rate_hz / 2 if high_hz is None else high_hz])
-    low, high = _mels(ends, scale)
-    mels = np.linspace(low, high, bands + 2)
+    low, high = mels(ends, scale)
+    at = np.linspace(low, high, bands + 2)
     if scale == "htk":
-        return 700 * np.expm1(mels / 1127)
-    return np.where(mels < _KNEE, mels * _LINEAR_HZ, _KNEE_HZ * np.exp((mels - _KNEE) * _STEP))
+        return 700 * np.expm1(at / 1127)
+    return np.where(at < _KNEE, at * _LINEAR_HZ, _KNEE_HZ * np.exp((at - _KNEE) * _STEP))
 
 
-def _mels(hz: np.ndarray, scale: str) -> np.ndarray:
+def mels(hz: np.ndarray, scale: str = "slaney") -> np.ndarray:
+    """Frequencies in mels, on Slaney's scale or on HTK's ("htk")."""
     if scale == "htk":
         return 1127 * np.log1p(hz / 700)
     above = _KNEE + np.log(np.maximum(hz, _KNEE_HZ) / _KNEE_HZ) / _STEP

@@ -1,4 +1,4 @@
-"""What a sound may be asked for with: ranges that are checked before anything is loaded."""
+"""Ranges of the arguments of a generation, checked before anything is loaded."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kfjax import generation, media, rates
+from kfjax.codec import codec_of
 from kfjax.command import local_path
 from kfjax.module import Params
 from kfjax.programs import Program
@@ -68,31 +69,33 @@ class ModelCodec:
           sound as for a prompt alone: no picture says where its source is.
 
         Raises:
-          ValueError: another shape, or latents that decode to NaN or infinite samples.
+          ValueError: another shape, a length that `encode` never returns, or latents that decode to NaN or infinite
+            samples.
         """
         cfg, batch = self._cfg, np.asarray(latents, np.float32)
         batch = batch[None] if batch.ndim == 2 else batch
         if batch.ndim != 3 or batch.shape[-1] != cfg.mmdit.latent_dim:
             shapes = f"[n, {cfg.mmdit.latent_dim}] or [b, n, {cfg.mmdit.latent_dim}]"
             raise ValueError(f"latents: got shape {np.shape(latents)}, expected {shapes}, as encode returns them")
-        codec, seconds = self._parts(*cfg.codec.names), batch.shape[1] / cfg.rates.latent_hz
-        waves = generation.decode(codec, batch, _unseen(cfg, seconds), cfg=cfg)
-        return Sound(
-            np.stack([within_range(finite(wave)) for wave in np.asarray(waves)]), cfg.rates.sample_rate_hz, seconds
-        )
+        least, most = (rates.lengths(limit, cfg.rates).latents for limit in (rates.MIN_SECONDS, rates.MAX_SECONDS))
+        if not least <= (count := batch.shape[1]) <= most:
+            raise ValueError(f"latents: got {count} of them, expected {least} to {most}; cut or join them")
+        seconds = count / cfg.rates.latent_hz
+        waves = generation.decode(self._parts(*cfg.codec.names), batch, _unseen(cfg, seconds), cfg=cfg)
+        sounds = np.stack([within_range(finite(wave)) for wave in np.asarray(waves)])
+        return Sound(sounds, cfg.rates.sample_rate_hz, seconds)
 
 
 @Program
 def _latents(params: Params, wave: Float[Array, "b t"], *, cfg: SystemConfig) -> Float[Array, "b n d"]:
-    from kfjax.codec import audio_codec
-
-    return jnp.asarray(audio_codec.encode(params, cfg.codec, wave).mean)
+    return jnp.asarray(codec_of(cfg.codec).encode(params, cfg.codec, wave).mean)
 
 
 def _unseen(cfg: SystemConfig, seconds: float) -> Features:
     """Features of neither video nor prompt, [1, ...]."""
     blank = lambda length, dim: np.zeros((1, length, dim), np.float32)
-    lengths, given = rates.lengths(seconds, cfg.rates), Given.whole(np.zeros((1, cfg.text_tokens), bool), seconds)
+    lengths = rates.lengths(min(seconds, rates.MAX_SECONDS), cfg.rates)  # the last latent may reach beyond
+    given = Given.whole(np.zeros((1, cfg.text_tokens), bool), seconds)
     absent = given._replace(has_video=np.zeros(1, bool), has_text=np.zeros(1, bool))
     return Features(
         clip=blank(lengths.clip, cfg.clip.out_dim), sync=blank(lengths.sync, cfg.sync.width),

@@ -47,7 +47,7 @@ class Onsets(NamedTuple):
       name: beside the row.
       true: seconds of the true events; of those that count as one, the first.
       detected: seconds of the onsets heard.
-      pairs: (index in detected, index in true) of those that match, as `evals.metrics.onset_f1` gives them.
+      pairs: (index in detected, index in true) of those that match, as `metrics.onsets.onset_f1` gives them.
     """
 
     name: str
@@ -196,7 +196,7 @@ def draw_mel(
     nyquist_hz: float = 22050.0,
 ) -> None:
     """Mel levels [f, m] in dB (`mel_db`), from `top_db` down to 70 dB below it, with their scale."""
-    import librosa  # slow to import
+    from kfjax.dsp import mels  # jax is slow to import
 
     bands = mel.shape[1]
     image = ax.imshow(
@@ -206,7 +206,7 @@ def draw_mel(
     # At the upper edge alone: a line across would hide the very onset that it marks.
     ax.vlines(marks, 0.92 * bands, bands, color=SKY, linewidth=1.2)
     shown = [f for f in _FREQUENCIES_KHZ if f * 1e3 < nyquist_hz]
-    place = librosa.hz_to_mel(np.array(shown) * 1e3) / librosa.hz_to_mel(nyquist_hz) * (bands + 1) - 0.5
+    place = mels(np.array(shown) * 1e3) / mels(np.array(nyquist_hz)) * (bands + 1) - 0.5
     ax.set(xlim=(0, seconds), ylim=(0, bands), ylabel=f"{name}\nkHz".strip())
     ax.set_yticks(place, [f"{f:g}" for f in shown])
     scale = ax.figure.colorbar(image, cax=ax.inset_axes((1.01, 0, 0.012, 1)), ticks=(-60, -30, 0))

@@ -29,7 +29,7 @@ from kfjax.generators.mmdit.config import MMDiTConfig
 from kfjax.module import Params
 from kfjax.rates import Rates
 
-#: The parts that see and read, what a generation begins with.
+#: The parts that make features of frames and captions.
 ENCODERS = ("clip", "sync", "text")
 #: What a model directory must hold.
 CONFIG, TOKENIZER = FILES = ("config.json", "tokenizer.json")

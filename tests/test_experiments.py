@@ -38,6 +38,12 @@ def test_every_experiment_is_listed():
     assert all(folder.startswith(number) for number, folder in linked)
 
 
+@pytest.mark.parametrize("path", [pytest.param(path, id=path.parent.name) for path in EXPERIMENTS.rglob("*.sh")])
+def test_shell_scripts_call_modules_that_exist(path):
+    called = set(re.findall(r"-m (kfjax[\w.]*)", path.read_text()))
+    assert called and all(map(importlib.util.find_spec, called))
+
+
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_results_parse(path):
     def refused(name):

@@ -15,7 +15,7 @@ import pytest
 from tiny_system import CONFIG, tiny_system, write_model
 
 import kfjax
-from kfjax import media
+from kfjax import media, rates
 from kfjax.pipeline import Model
 from kfjax.sound import Sound
 
@@ -101,6 +101,15 @@ def test_codec_takes_batches(codec):
     assert len(both.waveforms) == 2
     alone = codec.decode(latents[1]).waveform  # the vocoder's phases add up, so that rounding shows
     assert np.abs(both.waveforms[1] - alone).mean() < 0.1 * np.abs(alone).mean()
+
+
+def test_codec_decodes_what_it_encodes_at_the_longest_and_no_more(codec, monkeypatch):
+    monkeypatch.setattr(rates, "MAX_SECONDS", 0.2)
+    latents = codec.encode(tone(0.2))  # whole latents: longer than the sound
+    assert codec.decode(latents).seconds > 0.2
+    for wrong in (np.concatenate([latents, latents]), latents[:1]):
+        with pytest.raises(ValueError, match=rf"latents: got {len(wrong)} of them, expected 5 to {len(latents)}"):
+            codec.decode(wrong)
 
 
 @pytest.mark.parametrize(

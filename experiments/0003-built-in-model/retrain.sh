@@ -8,9 +8,9 @@ python=${PYTHON:-python3}
 kfjax="$python -m kfjax"
 here=experiments/0003-built-in-model
 
-$python -m kfjax.data.scenes --corpus "$runs/scenes" --count 7300 --seed 1 --split train \
+$python -m kfjax.scenes --corpus "$runs/scenes" --count 7300 --seed 1 --split train \
     --durations 4:4000 8:1000 2.5:1200 13:300 1:800
-$python -m kfjax.data.scenes --corpus "$runs/panel" --count 120 --seed 2 --split heldout --durations 4:1
+$python -m kfjax.scenes --corpus "$runs/panel" --count 120 --seed 2 --split heldout --durations 4:1
 
 vae=$runs/vae/vae.safetensors
 vocoder=$runs/vocoder/vocoder.safetensors

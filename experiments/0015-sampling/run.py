@@ -132,7 +132,8 @@ class Listener:
     """Scores of one sound a scene against the true ones."""
 
     def __init__(self, scenes, true, judge, sample_rate_hz: int = 44100):
-        from kfjax.metrics.onsets import log_mel, merge_close
+        from kfjax.metrics.onsets import merge_close
+        from kfjax.metrics.reconstruction import log_mel
         from kfjax.scenes.scores import struck_times
 
         self.scenes, self.judge, self.rate = scenes, judge, sample_rate_hz
@@ -147,7 +148,8 @@ class Listener:
         """f1, matched, detected: onsets; right: the judge's clearest answer, of scenes with one source; chance: what
         the judge gives the true sources; mel: L1, natural log; frechet: of all sounds together."""
         from kfjax.metrics.distributions import frechet_distance
-        from kfjax.metrics.onsets import detect_onsets, log_mel, onset_f1
+        from kfjax.metrics.onsets import detect_onsets, onset_f1
+        from kfjax.metrics.reconstruction import log_mel
 
         rows = {name: [] for name in ("f1", "matched", "detected", "right", "chance", "mel")}
         for wave, scene, struck, mel in zip(waves, self.scenes, self._struck, self._mels, strict=True):

@@ -105,7 +105,7 @@ def scores(waves, mels, scenes, cfg) -> dict[str, list]:
     """Of each scene: difference: the right ear's level over the left's at each event that stands alone, dB;
     coherence: of the ears, 0 to 1; and of their mean (left + right) / 2 against the mono mel [f, m] that it should
     have: lost: level that is missing, dB; comb: how unevenly over bands and frames, dB; mel: L1, natural log."""
-    from kfjax.metrics.onsets import level_difference_db
+    from kfjax.metrics.levels import level_difference_db
 
     rate = cfg.rates.sample_rate_hz
     rows = {name: [] for name in ("difference", "coherence", "lost", "comb", "mel")}

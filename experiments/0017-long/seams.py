@@ -138,7 +138,7 @@ def figures(wave: np.ndarray, scene, seams: np.ndarray) -> dict[str, float]:
 
 def band_jumps(wave: np.ndarray) -> tuple[np.ndarray, float]:
     """Mean over bands of the change of level between neighbouring 100 ms, and the hop of the moments, seconds."""
-    from kfjax.metrics.onsets import log_mel
+    from kfjax.metrics.reconstruction import log_mel
 
     mel = np.exp(2 * log_mel(wave.mean(1), RATE, bands=40))  # power
     mel = mel.T if mel.shape[0] == 40 else mel
@@ -159,7 +159,7 @@ def levels(wave: np.ndarray, moments: np.ndarray) -> np.ndarray:
 
 def shape(wave: np.ndarray) -> np.ndarray:
     """Energy-weighted spectrum in 40 bands, dB, mean 0."""
-    from kfjax.metrics.onsets import log_mel
+    from kfjax.metrics.reconstruction import log_mel
 
     mel = np.exp(2 * log_mel(wave.mean(1), RATE, bands=40))
     mel = mel if mel.shape[0] == 40 else mel.T

@@ -80,14 +80,13 @@ def cut_segments(wave: Float[Array, "b t"], cfg: SpectrogramTransformerConfig) -
     Raises:
       ValueError: the wave is shorter than one segment.
     """
-    size, step = cfg.segment_samples, cfg.segment_step
+    size = cfg.segment_samples
     if wave.ndim != 2 or wave.shape[1] < size:
         raise ValueError(
             f"spectrogram transformer: got a wave {list(wave.shape)}, expected [batch, at least {size} samples at "
             f"{cfg.sample_rate_hz} Hz]; mix to mono, resample, or pad a short sound with silence"
         )
-    count = (wave.shape[1] - size) // step + 1
-    return jnp.stack([wave[:, i * step : i * step + size] for i in range(count)], axis=1)
+    return dsp.frames(wave, size, cfg.segment_step)
 
 
 def normalized_log_mel(

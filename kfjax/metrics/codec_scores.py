@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kfjax.codec.mel import MelConfig
-from kfjax.metrics.onsets import mel_l1, multi_resolution_stft_distance
+from kfjax.metrics.reconstruction import mel_l1, multi_resolution_stft_distance
 
 
 class CodecScore(NamedTuple):

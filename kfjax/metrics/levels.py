@@ -1,4 +1,4 @@
-"""How loud, how silent and how wide a sound is. Waveforms are [t] or [t, channels], full scale 1."""
+"""How loud, how silent and how wide a sound is, and on which side. Waveforms are [t] or [t, channels], full scale 1."""
 
 from __future__ import annotations
 
@@ -83,6 +83,17 @@ def position_correlation(made: np.ndarray, true: np.ndarray, sample_rate_hz: int
     if both.sum() * _FRAME_SECONDS < 0.5 or min(side.std() for side in sides) < 0.1:
         return float("nan")
     return float(np.corrcoef(*sides)[0, 1])
+
+
+def level_difference_db(wave: np.ndarray, time_seconds: float, window_seconds: float, sample_rate_hz: int) -> float:
+    """Level of the right ear over the left's, dB, in the window that begins at `time_seconds`; wave [t, 2].
+
+    Positive is right. A floor of -80 dB of full scale keeps silence at 0.
+    """
+    start = max(0, round(time_seconds * sample_rate_hz))
+    part = np.asarray(wave[start : start + round(window_seconds * sample_rate_hz)], float)
+    left, right = (part**2).mean(axis=0) + 1e-8 if len(part) else (1.0, 1.0)
+    return float(10 * np.log10(right / left))
 
 
 def _channels(wave: np.ndarray) -> Float[np.ndarray, "c t"]:

@@ -1,6 +1,6 @@
-"""Measures of sound: onsets against true events, position between the ears, spectral distances.
+"""When something is struck in a sound, and how well that matches true events.
 
-Waveforms are float arrays [t] or [t, 2] (left, right); times are seconds. numpy, scipy, librosa and `dsp` only.
+Waveforms are float arrays [t] or [t, 2] (left, right); times are seconds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import maximum_filter1d, percentile_filter
 from scipy.optimize import linear_sum_assignment
-from scipy.signal import get_window
 
 from kfjax import dsp
 
@@ -129,51 +128,6 @@ def merge_close(times: Times, apart_seconds: float) -> np.ndarray:
         if not kept or times[index] - times[kept[-1]] >= apart_seconds:
             kept.append(int(index))
     return np.array(kept, int)
-
-
-def level_difference_db(wave: np.ndarray, time_seconds: float, window_seconds: float, sample_rate_hz: int) -> float:
-    """Level of the right ear over the left's, dB, in the window that begins at `time_seconds`; wave [t, 2].
-
-    Positive is right. A floor of -80 dB of full scale keeps silence at 0.
-    """
-    start = max(0, round(time_seconds * sample_rate_hz))
-    part = np.asarray(wave[start : start + round(window_seconds * sample_rate_hz)], float)
-    left, right = (part**2).mean(axis=0) + 1e-8 if len(part) else (1.0, 1.0)
-    return float(10 * np.log10(right / left))
-
-
-def log_mel(wave: np.ndarray, sample_rate_hz: int, bands: int = 128) -> np.ndarray:
-    """Natural log of the mel magnitudes (floor 1e-5), [bands, frames]; stereo is averaged. Window 46 ms, hop 12 ms."""
-    import librosa  # slow to import; its spectra, which are not used, would be compiled for 20 s when first called
-
-    mono = np.asarray(wave, np.float32).reshape(len(wave), -1).mean(axis=1)
-    framed = np.lib.stride_tricks.sliding_window_view(np.pad(mono, 1024), 2048)[::512]
-    magnitude = np.abs(np.fft.rfft(framed * np.asarray(get_window("hann", 2048), np.float32)))
-    mel = librosa.filters.mel(sr=sample_rate_hz, n_fft=2048, n_mels=bands) @ magnitude.T
-    return np.log(np.maximum(mel, 1e-5))
-
-
-def mel_l1(a: np.ndarray, b: np.ndarray, sample_rate_hz: int) -> float:
-    """Mean absolute difference of two waveforms' `log_mel` (natural log units), over their common length."""
-    size = min(len(a), len(b))
-    return float(np.abs(log_mel(a[:size], sample_rate_hz) - log_mel(b[:size], sample_rate_hz)).mean())
-
-
-def multi_resolution_stft_distance(estimate: np.ndarray, reference: np.ndarray) -> float:
-    """Spectral convergence plus mean absolute log-magnitude difference, averaged over windows of 512, 1024, 2048.
-
-    The measure of Parallel WaveGAN (arXiv:1910.11480, equations 3 to 6); stereo channels are averaged.
-    """
-    size = min(len(estimate), len(reference))
-    distances = []
-    for window in (512, 1024, 2048):
-        a, b = (
-            np.maximum(dsp.magnitudes(_channels(wave[:size]), window, window // 4), 1e-5)
-            for wave in (estimate, reference)
-        )
-        convergence = np.linalg.norm(b - a) / np.linalg.norm(b)
-        distances.append(convergence + np.abs(np.log(a) - np.log(b)).mean())
-    return float(np.mean(distances))
 
 
 def _channels(wave: np.ndarray) -> np.ndarray:

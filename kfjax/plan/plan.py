@@ -317,7 +317,7 @@ class Planner:
         )
 
     def _read(self, compiled: jax.stages.Compiled, batch_per_chip: int, parameters: int, seconds: float) -> Plan:
-        from kfjax.plan import hlo as program
+        from kfjax.plan import hlo
         from kfjax.train.engine.flops import chip, train_flops
 
         known, text = chip(self.kind), compiled.as_text() or ""
@@ -338,8 +338,8 @@ class Planner:
             memory=Memory.of(compiled),
             flops=flops(False),
             hardware_flops=flops(recomputes),
-            traffic_bytes=program.traffic_bytes(text),
-            sent=tuple(program.collectives(text)),
+            traffic_bytes=hlo.traffic_bytes(text),
+            sent=tuple(hlo.collectives(text)),
             compile_seconds=seconds,
         )
 

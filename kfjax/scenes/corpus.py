@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from kfjax import disk
 from kfjax.scenes.world.scene import Scene, make_scene
 
 SAMPLE_RATE_HZ = 44100
@@ -139,9 +140,7 @@ def _agree(folder: Path, order: dict[str, Any]) -> None:
             raise ValueError(f"{folder} holds a corpus made to {found}, expected {order}; choose another folder")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(order))
-    os.replace(partial, path)
+    disk.write_text(path, json.dumps(order), noted=False)
 
 
 def _allocate(bucket: Path, scenes: int, seconds: float, size: int) -> None:

@@ -7,13 +7,13 @@ Files in a bucket's folder: `posterior.npy` (float16 [scenes, n, 2d], mean then 
 from __future__ import annotations
 
 import json
-import os
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
+from kfjax import disk
 from kfjax.checkpoint import fingerprint
 from kfjax.codec.configs import CodecConfig
 from kfjax.codec.mel import log_mel
@@ -100,6 +100,4 @@ def _note(bucket: Bucket) -> dict:
 
 
 def _write_note(bucket: Bucket, mark: str, done: int) -> None:
-    temporary = bucket.folder / "latents.json.tmp"
-    temporary.write_text(json.dumps({"fingerprint": mark, "done": done}))
-    os.replace(temporary, bucket.folder / "latents.json")
+    disk.write_text(bucket.folder / "latents.json", json.dumps({"fingerprint": mark, "done": done}), noted=False)

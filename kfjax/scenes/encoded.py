@@ -103,7 +103,7 @@ class EncodedScenes:
         Args:
           coherent: vocode once and pan; otherwise each ear's mel is vocoded by itself.
         """
-        codec = {name: self._params[name] for name in self.cfg.codec.parts()}
+        codec = {name: self._params[name] for name in self.cfg.codec.names}
         for scene, latent in enumerate(latents):
             encoded, _, _ = self._batches[scene // _BATCH]
             own = jax.tree.map(lambda x, i=scene % _BATCH: x[i : i + 1], encoded)

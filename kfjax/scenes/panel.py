@@ -24,6 +24,7 @@ from kfjax.module import Params
 from kfjax.plot import Onsets
 from kfjax.rates import lengths
 from kfjax.scenes import Corpus, Scene
+from kfjax.scenes.scores import struck_times
 from kfjax.scenes.sounds import scene_excerpt
 from kfjax.structs import Excerpt, Noise
 from kfjax.system import SystemConfig
@@ -60,7 +61,7 @@ def flow_panel(
     if seconds not in corpus.buckets:
         raise ValueError(f"panel: no held-out scenes of {seconds:g} s; there are {sorted(corpus.buckets)} s")
     bucket = corpus.buckets[seconds]
-    chosen = [i for i in range(len(bucket)) if any(e.struck for e in bucket.scene(i).events)][:scenes]
+    chosen = [i for i in range(len(bucket)) if struck_times(bucket.scene(i))][:scenes]
     if not chosen:
         raise ValueError(f"panel: none of {len(bucket)} held-out scenes has an impact; render more")
     held, rate = [bucket.scene(i) for i in chosen], cfg.rates.sample_rate_hz
@@ -114,7 +115,7 @@ def _heard(name: str, waves: Iterable[np.ndarray], scenes: Sequence[Scene], rate
     """Mean F1 of the onsets heard, and a row of the raster for each sound; events that nobody hears apart are one."""
     rows, scores = [], []
     for wave, scene in zip(waves, scenes, strict=True):
-        times = np.array([event.time_seconds for event in scene.events if event.struck])
+        times = np.array(struck_times(scene))
         true, heard = times[merge_close(times, 0.05)], detect_onsets(wave, rate)
         score = onset_f1(heard, true)
         scores.append(score.f1)

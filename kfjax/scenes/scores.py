@@ -1,4 +1,4 @@
-"""Scores of sounds against the scenes they were made for: in time, in meaning, in space. Pure functions, numpy only.
+"""Scores of sounds against the scenes they were made for: in time, in meaning, in space. Pure functions.
 
 `listen` hears what is needed in every sound once; the scores compare what was heard with what is true.
 """
@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kfjax.metrics.onsets import detect_onsets, level_difference_db, merge_close, onset_f1
+from kfjax.metrics.levels import level_difference_db
+from kfjax.metrics.onsets import detect_onsets, merge_close, onset_f1
 from kfjax.scenes import Event, Scene
 from kfjax.scenes.source_classifier import SourceJudge
 

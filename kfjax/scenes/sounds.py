@@ -3,7 +3,7 @@
     sounds = SceneSounds(system.load("model"))
     for wave in sounds.generate(captions, 8.0, films=(bucket, rows)):       # float32 [t, 2] each
 
-A scene's noise comes from the seed and the scene's own number, so its sound is the same in whatever batch it is made.
+A scene's noise comes from the seed and the scene's own number: its latents are the same in any batch, but for rounding.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from kfjax import features, generation, rates
-from kfjax.codec.audio_codec import CodecConfig
+from kfjax.codec.configs import CodecConfig
 from kfjax.codec.mel import log_mel
 from kfjax.codec.vae import MelVAE
 from kfjax.codec.vocoder import Vocoder

@@ -13,7 +13,7 @@ from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from kfjax.metrics.onsets import band_levels_db
-from kfjax.scenes import SOURCES, make_scene
+from kfjax.scenes import SOURCES
 
 #: Levels below this (dB of full scale), or further than this below the clip's peak, count as silence.
 _FLOOR_DB, _RANGE_DB = -68.0, 55.0
@@ -21,8 +21,6 @@ _FLOOR_DB, _RANGE_DB = -68.0, 55.0
 _LAGS = (2, 8, 24, 80)
 #: Natural log of power per dB.
 _NEPERS = np.log(10) / 10
-#: Scenes of the judge's own: far from the seeds of tests, figures and corpora.
-_FIRST_SEED = 1_700_000_000
 #: Weight decay of the regression.
 _DECAY = 1e-3
 
@@ -121,13 +119,6 @@ class SourceJudge:
         with np.load(path) as arrays:
             sources = tuple(map(str, arrays["sources"])) if "sources" in arrays else SOURCES
             return cls(arrays["mean"], arrays["scale"], arrays["weights"], arrays["biases"], sources)
-
-
-def scene_judge(count: int = 900, seed: int = 0) -> SourceJudge:
-    """The judge of the built-in world: trained on `count` scenes of the "train" split of 4 to 8 seconds (a minute)."""
-    lengths = np.random.default_rng(seed).choice((4.0, 5.0, 6.5, 8.0), count)
-    scenes = [make_scene(_FIRST_SEED + seed * count + i, duration_seconds=float(lengths[i])) for i in range(count)]
-    return SourceJudge.fit((scene.sound() for scene in scenes), [scene.sources for scene in scenes], seed)
 
 
 def describe(levels_db: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from scipy.signal import resample
 
 from kfjax.metrics.levels import (
     SILENCE_LUFS,
+    level_difference_db,
     loudness_lufs,
     position_correlation,
     silence_share,
@@ -84,3 +85,10 @@ def test_width_and_position():
     assert position_correlation(moving[:, ::-1], moving, RATE) == pytest.approx(-1, abs=1e-6)
     assert position_correlation(moving[:, ::-1], moving[:, ::-1], RATE) == pytest.approx(1, abs=1e-6)
     assert np.isnan([position_correlation(still, moving, RATE), position_correlation(loud, moving, RATE)]).all()
+
+
+def test_level_difference():
+    wave = np.ones((RATE, 2)) * (0.1, 0.2)
+    assert level_difference_db(wave, 0.2, 0.1, RATE) == pytest.approx(6.02, abs=0.01)
+    assert level_difference_db(np.zeros((RATE, 2)), 0.2, 0.1, RATE) == 0.0
+    assert level_difference_db(wave, 5.0, 0.1, RATE) == 0.0

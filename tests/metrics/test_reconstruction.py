@@ -3,18 +3,23 @@
 import numpy as np
 import pytest
 
-from kfjax.metrics.onsets import log_mel, mel_l1, multi_resolution_stft_distance, onset_f1
+from kfjax.metrics.onsets import onset_f1
 from kfjax.metrics.reconstruction import (
     BEST_DB,
     CEPSTRA,
+    log_mel,
     lsd_db,
     mcd_db,
     mel_cepstra,
+    mel_l1,
+    multi_resolution_stft_distance,
     pesq_score,
     reconstruction,
     sdr_db,
     si_sdr_db,
 )
+from kfjax.scenes.world.event import Event
+from kfjax.scenes.world.sound import render_sound
 
 RATE = 44100
 
@@ -98,6 +103,23 @@ def test_mel_and_stft_of_a_gain(rng):
     true = 0.3 * rng.standard_normal(RATE)
     assert mel_l1(0.5 * true, true, RATE) == pytest.approx(np.log(2), abs=1e-3)
     assert multi_resolution_stft_distance(0.5 * true, true) == pytest.approx(0.5 + np.log(2), abs=1e-3)
+
+
+def test_spectral_distances():
+    a, b = (render_sound([Event(0.5, source, "impact", 0.0, 0.8)], 2.0, 0) for source in ("wood", "glass"))
+    assert log_mel(a, RATE).shape[0] == 128
+    assert mel_l1(a, a, RATE) == 0 and multi_resolution_stft_distance(a, a) == 0
+    assert mel_l1(a, 1.1 * a, RATE) < 0.1 < mel_l1(a, b, RATE)
+    assert multi_resolution_stft_distance(a, 1.1 * a) < 0.3 < multi_resolution_stft_distance(a, b)
+
+
+@pytest.mark.slow  # librosa's spectra are compiled for 20 s when first called
+def test_the_log_mel_is_librosas():
+    import librosa
+
+    wave = np.random.default_rng(0).uniform(-1, 1, (5000, 2)).astype(np.float32)
+    expected = librosa.feature.melspectrogram(y=wave.mean(1), sr=RATE, n_fft=2048, hop_length=512, power=1.0)
+    np.testing.assert_allclose(log_mel(wave, RATE), np.log(np.maximum(expected, 1e-5)), atol=1e-4)
 
 
 def test_channel_order_does_not_matter(rng):

@@ -5,7 +5,7 @@ import pytest
 from tiny_system import tiny_system
 
 from kfjax.flow.sampler import Guidance
-from kfjax.metrics.onsets import mel_l1
+from kfjax.metrics.reconstruction import mel_l1
 from kfjax.scenes import render_corpus
 from kfjax.scenes import sounds as scene_sounds
 from kfjax.scenes.encoded import EncodedScenes
