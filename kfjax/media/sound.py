@@ -40,8 +40,9 @@ def read_audio(
 ) -> np.ndarray:
     """The file's sound, f32 [t, channels], resampled; sample 0 is `start_seconds` after the first shown picture.
 
-    Mono becomes two equal channels, stereo becomes mono by the mean; more channels are mixed to stereo first. Shorter
-    than `duration_seconds` where the sound ends before. Raises MediaError if there is no sound.
+    Mono becomes two equal channels, stereo becomes mono by the mean; more channels are mixed to stereo first, centre and
+    surround at -3 dB. The sum, and a file of floats, may go beyond ±1. Shorter than `duration_seconds` where the sound
+    ends before, down to no samples. Raises MediaError if there is no sound.
     """
     _, track = scan(path)
     origin = track.start * track.tick if track is not None and track.timed else None
