@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kfjax.mastering import CEILING, Limiter, limited, to_loudness
+from kfjax.levels import CEILING, Limiter, limited, to_loudness
 from kfjax.metrics.levels import loudness_lufs, true_peak_db
 
 RATE = 44100
@@ -53,6 +53,12 @@ def test_pieces_change_nothing(sizes):
     pieces.append(limiter.end())
     assert lag == 441 + 20 == len(pieces[-1])
     np.testing.assert_allclose(np.concatenate(pieces), limited(wave, RATE), rtol=0, atol=1e-7)
+
+
+def test_through_is_feed_and_end():
+    wave = bursts()
+    pieces = [*Limiter(RATE).through(iter([wave[:5], wave[5:5], wave[5:]]))]
+    np.testing.assert_array_equal(np.concatenate(pieces), limited(wave, RATE))
 
 
 def test_what_is_below_the_ceiling_is_unchanged_bit_for_bit():
