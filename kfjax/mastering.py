@@ -1,14 +1,14 @@
 """Loudness and peaks of finished sound: a limiter that works on pieces of it, and gain to a loudness.
 
-limiter = Limiter(44100)
-pieces = [*map(limiter.feed, pieces), limiter.end()]    # no true peak above -1 dB, as long as what went in
+pieces = Limiter(44100).through(pieces)    # no true peak above -1 dB, as long as what went in
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 from jaxtyping import Float
-from scipy.ndimage import maximum_filter1d
 
 from kfjax.metrics.levels import PEAK_SAMPLES, SILENCE_LUFS, loudness_lufs, true_peaks
 
@@ -52,6 +52,11 @@ class Limiter:
         self._reduction = np.zeros(ahead)
         self._count, self._highest = 0, 0.0
 
+    def through(self, pieces: Iterable[Float[np.ndarray, "t c"]]) -> Iterator[Float[np.ndarray, "u c"]]:
+        """All pieces of a sound, f32; what comes out has other lengths, and the same altogether."""
+        yield from filter(len, map(self.feed, pieces))
+        yield from filter(len, [self.end()])
+
     def feed(self, wave: Float[np.ndarray, "t c"]) -> Float[np.ndarray, "u c"]:
         """The next piece, of any length. Returns what is finished, f32; altogether it lags by the look-ahead."""
         if not len(wave):
@@ -78,6 +83,8 @@ class Limiter:
 
     def _highest_ahead(self, excess_db: Float[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
         """The maximum of the look-ahead from each sample on."""
+        from scipy.ndimage import maximum_filter1d
+
         self._excess = np.concatenate([self._excess, excess_db])
         size = self._held
         # The filter is centred, and says nothing of use at the ends.
@@ -97,8 +104,7 @@ class Limiter:
 def limited(wave: Float[np.ndarray, "t c"], sample_rate_hz: int, ceiling: float = CEILING) -> Float[np.ndarray, "t c"]:
     """The whole sound through a `Limiter`."""
     limiter, block = Limiter(sample_rate_hz, ceiling, channels=wave.shape[1]), _BLOCK_SECONDS * sample_rate_hz
-    pieces = [limiter.feed(wave[start : start + block]) for start in range(0, len(wave), block)]
-    return np.concatenate([*pieces, limiter.end()])
+    return np.concatenate([*limiter.through(wave[start : start + block] for start in range(0, len(wave), block))])
 
 
 def to_loudness(wave: Float[np.ndarray, "t c"], sample_rate_hz: int, lufs: float) -> Float[np.ndarray, "t c"]:

@@ -27,6 +27,7 @@ from kfjax.limits import MAX_PROMPT_CHARACTERS as MAX_PROMPT_CHARACTERS
 from kfjax.limits import MAX_SAMPLES as MAX_SAMPLES
 from kfjax.limits import TEXT_ONLY_SECONDS as TEXT_ONLY_SECONDS
 from kfjax.making import Maker, bucket_seconds, part_of, silent
+from kfjax.mastering import to_loudness
 from kfjax.model_codec import ModelCodec
 from kfjax.module import Params
 from kfjax.recording import Span
@@ -164,8 +165,6 @@ class Model:
         say = progress or silent
         waves, stems = self._waves(asked, samples, batch, say)
         if loudness is not None:
-            from kfjax.mastering import to_loudness  # imports SciPy
-
             waves = np.stack([to_loudness(wave, self.cfg.rates.sample_rate_hz, loudness) for wave in waves])
         say("done", 1.0)
         path = None if isinstance(asked.video, Video) else asked.video

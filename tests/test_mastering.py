@@ -55,6 +55,12 @@ def test_pieces_change_nothing(sizes):
     np.testing.assert_allclose(np.concatenate(pieces), limited(wave, RATE), rtol=0, atol=1e-7)
 
 
+def test_through_is_feed_and_end():
+    wave = bursts()
+    pieces = [*Limiter(RATE).through(iter([wave[:5], wave[5:5], wave[5:]]))]
+    np.testing.assert_array_equal(np.concatenate(pieces), limited(wave, RATE))
+
+
 def test_what_is_below_the_ceiling_is_unchanged_bit_for_bit():
     quiet = (bursts() * 0.05).astype(np.float32)
     assert true_peak_db(quiet) < -1

@@ -2,6 +2,7 @@
 
 import math
 
+import av
 import media_files as files
 import numpy as np
 import pytest
@@ -52,3 +53,19 @@ def test_sound_alone_begins_with_its_first_sample_whatever_its_time(tmp_path, lo
     np.testing.assert_array_equal(one, two)
     first = round(start_seconds * 48000)
     np.testing.assert_allclose(one, long_sound[first : first + len(one)], atol=1e-3)
+
+
+@pytest.mark.parametrize("channel, mixed", [(0, (1, 0)), (1, (0, 1)), (2, (2**-0.5, 2**-0.5)), (3, (0, 0)),
+                                            (4, (2**-0.5, 0)), (5, (0, 2**-0.5))])  # fmt: skip
+def test_five_channels_are_mixed_to_two(tmp_path, channel, mixed):
+    """Front, centre, low-frequency effects (left out), and surround."""
+    wave = np.zeros((6, 4800), np.float32)
+    wave[channel] = np.sin(np.arange(4800) / 10)
+    with av.open(str(tmp_path / "a.wav"), "w") as target:
+        stream = target.add_stream("pcm_f32le", rate=48000, layout="5.1")
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.T).reshape(1, -1), "flt", "5.1")
+        frame.sample_rate, frame.pts = 48000, 0
+        target.mux([*stream.encode(frame), *stream.encode(None)])
+    heard = media.read_audio(tmp_path / "a.wav", 48000)
+    np.testing.assert_allclose(heard, wave[channel][:, None] * mixed, atol=1e-4)
+    assert media.read_audio(tmp_path / "a.wav", 48000, start_seconds=3.0, duration_seconds=1.0).shape == (0, 2)

@@ -114,8 +114,8 @@ def open_input(path: str | os.PathLike) -> "Iterator[av.container.InputContainer
             yield container
     except FFmpegError as error:
         reason = getattr(error, "strerror", None) or str(error)
-        advice = "give a video file that plays (mp4, mov, mkv, webm, avi, gif)"
-        raise MediaError(f"{path}: is not a readable video ({reason}); {advice}") from error
+        advice = "give one that plays (mp4, mov, mkv, webm, avi, gif; of sound wav, flac, mp3, m4a)"
+        raise MediaError(f"{path}: is not a readable video or sound file ({reason}); {advice}") from error
 
 
 def _webp_as_png(path: Path) -> bytes:

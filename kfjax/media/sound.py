@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -40,8 +40,9 @@ def read_audio(
 ) -> np.ndarray:
     """The file's sound, f32 [t, channels], resampled; sample 0 is `start_seconds` after the first shown picture.
 
-    Mono becomes two equal channels, stereo becomes mono by the mean; more channels are mixed to stereo first. Shorter
-    than `duration_seconds` where the sound ends before. Raises MediaError if there is no sound.
+    Mono becomes two equal channels, stereo becomes mono by the mean; more channels are mixed to stereo first, centre
+    and surround at -3 dB. The sum, and a file of floats, may go beyond ±1. Shorter than `duration_seconds` where the
+    sound ends before, down to no samples. Raises MediaError if there is no sound.
     """
     _, track = scan(path)
     origin = track.start * track.tick if track is not None and track.timed else None
@@ -201,12 +202,17 @@ def checked_wave(wave: np.ndarray) -> np.ndarray:
     return wave
 
 
+def is_whole(wave: np.ndarray | Iterable[np.ndarray]) -> TypeGuard[np.ndarray]:
+    """Whether it is a waveform (an array of any kind), not pieces of one."""
+    return hasattr(wave, "shape")
+
+
 def checked_pieces(wave: np.ndarray | Iterable[np.ndarray]) -> tuple[int, Iterator[np.ndarray]]:
     """(channels, pieces f32 [t, channels]) of a waveform that is whole or comes piece by piece.
 
     ValueError as `checked_wave`, of each piece where it comes; pieces may be empty, but not all of them.
     """
-    if hasattr(wave, "shape"):
+    if is_whole(wave):
         whole = checked_wave(wave)
         return whole.shape[1], iter([whole])
     pieces = (checked_wave(piece) for piece in wave if len(piece))

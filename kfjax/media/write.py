@@ -3,7 +3,7 @@
 import heapq
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -25,7 +25,7 @@ from kfjax.media.copied import (
 from kfjax.media.encoded import add_picture, encoded, encoded_anew
 from kfjax.media.headers import hide_after, set_display_size
 from kfjax.media.probe import MediaError, demuxed, open_input, picture_of, picture_stream, scan
-from kfjax.media.sound import AAC_RATES_HZ, add_sound, checked_pieces, checked_wave, read_audio, sound_packets
+from kfjax.media.sound import AAC_RATES_HZ, add_sound, checked_pieces, checked_wave, is_whole, read_audio, sound_packets
 from kfjax.media.target import Output, Pipe, replacing, target_of, temporary_name, unwritable
 
 if TYPE_CHECKING:
@@ -83,14 +83,14 @@ def check_output(path: str | os.PathLike, source: str | os.PathLike | None = Non
 
 
 def _check_target(
-    output: Output, suffix: str | None, suffixes: Iterable[str], source: str | os.PathLike | None = None
+    output: Output, suffix: str | None, suffixes: Collection[str], source: str | os.PathLike | None = None
 ) -> str:
     """The output's ending, in small letters, once it is known that it can be written."""
     if isinstance(output, str | os.PathLike):
         _check_suffix(output, suffixes)
         check_output(output, source)
         return Path(output).suffix.lower()
-    if suffix not in suffixes:
+    if suffix is None or suffix not in suffixes:
         raise ValueError(f"suffix: got {suffix!r} for a binary file, expected one of {' '.join(suffixes)}")
     if source is not None and suffix in VIDEO_FORMATS:
         _check_picture(Path(f"output{suffix}"), source)
@@ -190,7 +190,7 @@ def mux(
 
     suffix = _check_target(output, suffix, VIDEO_FORMATS, video_path)
     if keep_original_gain:
-        if not hasattr(wave, "shape"):
+        if not is_whole(wave):
             raise ValueError("keep original: got a waveform in pieces, expected a whole one; mix it into the pieces")
         original = read_audio(video_path, sample_rate_hz)
         wave = _mixed(_stereo(checked_wave(wave)), original, keep_original_gain)

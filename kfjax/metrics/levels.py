@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from jaxtyping import Float
-from scipy.signal import firwin, lfilter
 
 #: What a silent sound is said to have: BS.1770's absolute gate.
 SILENCE_LUFS = -70.0
@@ -12,8 +13,6 @@ SILENCE_LUFS = -70.0
 SILENT_DB = -60.0
 #: Samples on either side of which a peak between two is made.
 PEAK_SAMPLES = 10
-#: Filters for the three values between two samples; those of SciPy's `resample_poly` for four times the rate.
-_BETWEEN = [4 * firwin(8 * PEAK_SAMPLES + 1, 1 / 4, window=("kaiser", 5.0), scale=False)[k::4] for k in (1, 2, 3)]
 _FRAME_SECONDS = 0.05
 _STEPS_AT_ONCE, _PEAKS_AT_ONCE = 600, 1 << 20  # a minute at a time: an hour fits into memory
 
@@ -49,9 +48,19 @@ def true_peaks(wave: Float[np.ndarray, "t c"]) -> Float[np.ndarray, " u"]:
     highest = np.zeros(len(wave) - 2 * PEAK_SAMPLES)
     for channel in _channels(wave).copy():
         np.maximum(highest, np.abs(channel[PEAK_SAMPLES : len(channel) - PEAK_SAMPLES]), out=highest)
-        for taps in _BETWEEN:
+        for taps in _between():
             np.maximum(highest, np.abs(np.convolve(channel, taps, "valid")[1:]), out=highest)
     return highest
+
+
+@cache
+def _between() -> list[np.ndarray]:
+    """Filters for the three values between two samples: those of SciPy's `resample_poly` for four times the rate."""
+    from scipy.signal.windows import kaiser
+
+    count = 4 * PEAK_SAMPLES
+    taps = np.sinc(np.arange(-count, count + 1) / 4) * kaiser(2 * count + 1, 5.0)
+    return [taps[k::4] for k in (1, 2, 3)]
 
 
 def silence_share(wave: np.ndarray, sample_rate_hz: int) -> float:
@@ -106,6 +115,8 @@ def _lufs(power):
 
 def _step_energies(wave: np.ndarray, rate: int) -> Float[np.ndarray, " steps"]:
     """Mean squares of the K-weighted channels, summed, of each whole 0.1 s; of four at least, in silence if need be."""
+    from scipy.signal import lfilter
+
     step, size = round(0.1 * rate), _STEPS_AT_ONCE * round(0.1 * rate)
     wave = wave if len(wave) >= 4 * step else np.pad(wave, ((0, 4 * step - len(wave)), *[(0, 0)] * (wave.ndim - 1)))
     energies, filters = [], [(b, a, np.zeros((wave[:1].size, 2))) for b, a in _k_weighting(rate)]
