@@ -7,15 +7,15 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-import media_files as files
 import numpy as np
 import pytest
-from tiny_system import write_model
 
 import kfjax
 from kfjax import cli, command, media, pipeline
 from kfjax.scenes.__main__ import main as scenes
 from kfjax.train import config as train_config
+from tests.tiny import media_files as files
+from tests.tiny.system import write_model
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -4,10 +4,8 @@ import os
 from pathlib import Path
 
 import jax
-import media_files as files
 import numpy as np
 import pytest
-from tiny_system import CONFIG, tiny_system, write_model
 
 import kfjax
 from kfjax import features, generation, media, pipeline, rates
@@ -16,6 +14,8 @@ from kfjax.pipeline import Model, bucket_seconds
 from kfjax.programs import Program
 from kfjax.sound import Sound, finished
 from kfjax.structs import Video
+from tests.tiny import media_files as files
+from tests.tiny.system import CONFIG, tiny_system, write_model
 
 RATE_HZ = 44100
 SHARED = Path(os.environ.get("KFJAX_SHARED", Path(__file__).parents[2] / "shared"))

@@ -6,7 +6,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny_system import tiny_system, write_model
 
 from kfjax import config, system
 from kfjax.checkpoint import StateStore, save_params
@@ -22,6 +21,7 @@ from kfjax.scenes.scores import Presence, following, listen, meaning, presence, 
 from kfjax.scenes.sounds import SceneSounds, scene_excerpt
 from kfjax.scenes.source_classifier import SourceJudge
 from kfjax.structs import TrainState
+from tests.tiny.system import tiny_system, write_model
 
 RATE = 44100
 SECONDS = 1.0

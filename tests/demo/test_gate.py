@@ -105,7 +105,7 @@ def test_the_command_refuses_in_one_line(capsys):
 
 def test_the_missing_extra_is_named(tmp_path):
     program = "import sys; sys.modules['gradio'] = None; from kfjax.cli import main; sys.exit(main(sys.argv[1:]))"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": str(tmp_path)}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", program, "demo", "--port", "0"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert ended.returncode == 2

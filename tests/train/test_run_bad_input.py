@@ -14,7 +14,6 @@ import time
 import jax
 import numpy as np
 import pytest
-from tiny_task import make_task
 
 from kfjax import config as strict
 from kfjax.cli import main
@@ -24,6 +23,7 @@ from kfjax.train.engine import loop
 from kfjax.train.engine.lock import Lock
 from kfjax.train.engine.loop import LoopConfig, run
 from kfjax.train.tasks import make as tasks
+from tests.tiny.task import make_task
 
 CONFIG = """
 from ml_collections import ConfigDict

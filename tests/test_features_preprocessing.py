@@ -9,7 +9,6 @@ import math
 from fractions import Fraction
 
 import jax.numpy as jnp
-import media_files as files
 import numpy as np
 import pytest
 
@@ -18,6 +17,7 @@ from kfjax.convert.systems import SYSTEMS
 from kfjax.encoders.stem import signed
 from kfjax.features import frame_specs
 from kfjax.rates import Rates, lengths
+from tests.tiny import media_files as files
 
 CLIP, SYNC = frame_specs(SYSTEMS["large_44k_v2"])
 #: Frames of a 2:1 picture with a number in its middle.

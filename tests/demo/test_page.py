@@ -14,15 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import media_files as files
 import numpy as np
 import pytest
-from tiny_system import write_model
 
 from kfjax import media
 from kfjax.jobs import EXAMPLE
+from tests.tiny import media_files as files
+from tests.tiny.system import write_model
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RATE_HZ = 44100
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PATIENCE_SECONDS = 200

@@ -5,12 +5,12 @@ import subprocess
 from fractions import Fraction
 
 import av
-import media_files as files
 import numpy as np
 import pytest
 
 from kfjax import media
 from kfjax.sound import Sound
+from tests.tiny import media_files as files
 
 RATE_HZ = 44100
 WAVE = np.zeros((RATE_HZ // 2, 2), np.float32)

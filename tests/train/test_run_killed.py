@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_task import make_batch, make_task
 
 from kfjax.checkpoint import StateStore
 from kfjax.structs import TrainState
 from kfjax.train.config import load_config
 from kfjax.train.engine.loop import LoopConfig, Task, init_state, run
 from kfjax.train.tasks.make import make_task as make_real_task
+from tests.tiny.task import make_batch, make_task
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "configs/flow.py:features-runlocal"
@@ -78,7 +78,7 @@ def unfinished(workdir: Path) -> int:
 
 def start_and_kill(workdir: Path, whole: int, made: int) -> None:
     """Kills when `whole` saves were completed and the next has made so many files, or is completed as well."""
-    path = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    path = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, __file__, workdir]
     with subprocess.Popen(command, cwd=ROOT, env=path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.readline()

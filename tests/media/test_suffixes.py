@@ -1,11 +1,11 @@
 """Which names are clips'."""
 
-import media_files as files
 import pytest
 from PIL import Image
 
 from kfjax import jobs, media
 from kfjax.data import sources
+from tests.tiny import media_files as files
 
 
 @pytest.mark.parametrize("suffix", media.FILM_SUFFIXES)

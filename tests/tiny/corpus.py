@@ -3,10 +3,9 @@
 import shutil
 from pathlib import Path
 
-from tiny_system import CONFIG, tiny_system
-
 from kfjax.scenes import Corpus, render_corpus
 from kfjax.scenes.encode import encode_corpus
+from tests.tiny.system import CONFIG, tiny_system
 
 DURATIONS = {1.0: 10, 0.7: 6}
 

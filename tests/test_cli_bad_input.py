@@ -5,14 +5,14 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import media_files as files
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_system import write_model
 
 from kfjax import media
 from kfjax.cli import main
+from tests.tiny import media_files as files
+from tests.tiny.system import write_model
 
 RATE_HZ = 44100
 

@@ -3,12 +3,12 @@
 from fractions import Fraction
 
 import av
-import media_files as files
 import numpy as np
 import pytest
 
 from kfjax import media
 from kfjax.media.playable import pictures, write_playable
+from tests.tiny import media_files as files
 
 CLIP, SYNC = media.FrameSpec(8, 64, "stretch"), media.FrameSpec(25, 64, "crop")
 

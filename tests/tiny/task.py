@@ -1,6 +1,6 @@
 """A run of the training loop in milliseconds: a linear map under dropout, with a real optimiser.
 
-python tests/tiny_task.py WORKDIR STEPS SECONDS_A_BATCH
+python tests/tiny/task.py WORKDIR STEPS SECONDS_A_BATCH
 """
 
 import sys

@@ -7,14 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import av
-import media_files as files
 import numpy as np
 import pytest
-from silent_model import LIMITS, RATE_HZ, quiet, silent_studio, wish
 
 from kfjax import media
 from kfjax.demo.studio import Limits, Studio, Wish
 from kfjax.media.playable import is_playable, pictures, write_playable
+from tests.tiny import media_files as files
+from tests.tiny.studio import LIMITS, RATE_HZ, quiet, silent_studio, wish
 
 #: For other threads, on a busy machine; nothing waits so long where all is well.
 PATIENCE_SECONDS = 60

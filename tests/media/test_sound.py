@@ -2,12 +2,12 @@
 
 import math
 
-import media_files as files
 import numpy as np
 import pytest
 
 from kfjax import media
 from kfjax.media import sound
+from tests.tiny import media_files as files
 
 
 @pytest.fixture(scope="module")

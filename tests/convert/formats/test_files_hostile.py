@@ -6,10 +6,8 @@ import random
 import re
 from itertools import count
 
-import hostile_files as hostile
 import numpy as np
 import pytest
-import tiny_public as public
 
 from kfjax import config, system
 from kfjax.checkpoint import WeightsError, load_params, unflatten
@@ -17,6 +15,8 @@ from kfjax.command import quoted
 from kfjax.convert import directory
 from kfjax.convert.formats import files
 from kfjax.encoders.tokenizer import Tokenizer
+from tests import hostile_files as hostile
+from tests.tiny import public
 
 SECONDS = 20
 #: What a message may be: a line that can be read.

@@ -34,7 +34,7 @@ def start(workdir: Path, steps: int, processes: int, seconds=0.0, first_bad=1000
     """Processes that share six fake devices, as [Popen]; see process_run.py."""
     workdir.mkdir(exist_ok=True)
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={6 // processes}"  # the last one counts
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = str(ROOT)
     environment = os.environ | {"PYTHONPATH": path, "XLA_FLAGS": flags}
     port = free_port()
     # A process that waits for a dead one does not heed SIGTERM, hence -k, which also counts from a signal passed on.

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_system import tiny_system
 
 from kfjax import disk, pipeline, system
 from kfjax.checkpoint import CheckpointError, StateStore
 from kfjax.module import flatten
 from kfjax.sharding import make_mesh, param_shardings
+from tests.tiny.system import tiny_system
 
 
 def state():

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 FOLDERS = sorted(path for path in EXPERIMENTS.iterdir() if re.match(r"\d{4}-", path.name) and any(path.iterdir()))
 RESULTS = sorted(EXPERIMENTS.glob("*/*.json"))
 

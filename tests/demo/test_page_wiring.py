@@ -6,11 +6,11 @@ import urllib.request
 from types import SimpleNamespace
 
 import pytest
-from silent_model import silent_studio
 
 from kfjax.cli import main
 from kfjax.demo.__main__ import _listener
 from kfjax.demo.studio import Studio
+from tests.tiny.studio import silent_studio
 
 
 @pytest.fixture

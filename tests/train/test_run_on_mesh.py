@@ -6,7 +6,6 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from tiny_system import CONFIG
 
 from kfjax.data.batches import SyntheticInput
 from kfjax.data.buckets import Buckets
@@ -16,6 +15,7 @@ from kfjax.system import init_parts
 from kfjax.train.engine.loop import LoopConfig, Task, run
 from kfjax.train.engine.optim import OptimConfig, make_optimizer
 from kfjax.train.tasks import flow_step
+from tests.tiny.system import CONFIG
 
 SYSTEM = replace(CONFIG, mmdit=replace(CONFIG.mmdit, heads=4, joint_depth=2, single_depth=2, hidden_multiple=64))
 MESH = ",".join(f"{axis}={size}" for axis, size in PRESETS["v5p-256"].shrunk().axes.items())
