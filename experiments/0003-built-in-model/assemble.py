@@ -1,6 +1,6 @@
 """The trained parts become one model directory, with a card that says what it is and what was measured.
 
-    python experiments/0003-built-in-model/assemble.py --flow runs/flow --vae runs/vae/vae.safetensors \
+    python -m experiments 0003/assemble --flow runs/flow --vae runs/vae/vae.safetensors \
         --vocoder runs/vocoder/vocoder.safetensors --tokenizer runs/tokenizer.json [--results results.json]
 
 The generator comes from ema.safetensors of its run, or, while it still trains, from its newest checkpoint.
@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from experiments import harness
+
+from .card import model_card
+
 MOST_MEGABYTES = 40
 
 
 def arguments(argv=None) -> argparse.Namespace:
-    from kfjax.pipeline import BUILT_IN
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--flow", type=Path, required=True, help="working folder of the generator's training")
@@ -37,7 +36,7 @@ def arguments(argv=None) -> argparse.Namespace:
     add("--negative", type=float)
     add("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
     add("--results", type=Path, help="results.json of evaluate.py, for the card")
-    add("--output", type=Path, default=BUILT_IN)
+    add("--output", type=Path, default=harness.MODEL)
     return parser.parse_args(argv)
 
 
@@ -73,7 +72,7 @@ def trained_flow(folder: Path, checkpoint: bool):
 
     weights = folder / "ema.safetensors"
     if weights.exists() and not checkpoint:
-        return load_params(weights), last_step(folder)
+        return load_params(weights), harness.train_log(folder / "metrics.jsonl")[-1]["step"]
     import orbax.checkpoint as ocp
 
     saved = sorted((int(path.name), path) for path in (folder / "checkpoints").glob("*") if path.name.isdigit())
@@ -85,17 +84,9 @@ def trained_flow(folder: Path, checkpoint: bool):
     return unflatten(flatten(state["ema"])), step
 
 
-def last_step(folder: Path) -> int:
-    """The last step in a run's log."""
-    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"]
-
-
 def training_hours(folder: Path) -> float:
     """Hours of all sittings of a run: its clock starts again at every resume."""
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return 0.0
-    elapsed = [json.loads(line)["elapsed"] for line in path.read_text().splitlines()]
+    elapsed = [line["elapsed"] for line in harness.train_log(folder / "metrics.jsonl")]
     ends = [a for a, b in zip(elapsed, [*elapsed[1:], 0.0], strict=True) if b < a]
     return sum(ends) / 3600
 
@@ -115,9 +106,6 @@ def rounding_loss(params, dtype: str) -> float:
 
 def main(argv=None) -> None:
     args = arguments(argv)
-    sys.path.insert(0, str(Path(__file__).parent))
-    from card import model_card
-
     from kfjax import module, system
     from kfjax.checkpoint import load_params
     from kfjax.encoders.tokenizer import Tokenizer
@@ -147,7 +135,3 @@ def main(argv=None) -> None:
     print(f"{args.output}: step {step}, {module.count(params) / 1e6:.1f} M parameters, {size:.1f} MB")
     if size > MOST_MEGABYTES:
         raise SystemExit(f"{size:.1f} MB is more than the {MOST_MEGABYTES} MB that the package may carry")
-
-
-if __name__ == "__main__":
-    main()

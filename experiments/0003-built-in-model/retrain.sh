@@ -8,9 +8,9 @@ python=${PYTHON:-python3}
 kfjax="$python -m kfjax"
 here=experiments/0003-built-in-model
 
-$python -m kfjax.data.scenes --corpus "$runs/scenes" --count 7300 --seed 1 --split train \
+$python -m kfjax.scenes --corpus "$runs/scenes" --count 7300 --seed 1 --split train \
     --durations 4:4000 8:1000 2.5:1200 13:300 1:800
-$python -m kfjax.data.scenes --corpus "$runs/panel" --count 120 --seed 2 --split heldout --durations 4:1
+$python -m kfjax.scenes --corpus "$runs/panel" --count 120 --seed 2 --split heldout --durations 4:1
 
 vae=$runs/vae/vae.safetensors
 vocoder=$runs/vocoder/vocoder.safetensors
@@ -27,8 +27,8 @@ flow loop.steps=2400 optim.decay_steps=0 "data.buckets=((4.0, 1.0),)"
 flow
 
 assemble() {
-    $python $here/assemble.py --flow "$runs/flow" --vae "$vae" --vocoder "$vocoder" --tokenizer "$tokenizer" "$@"
+    $python -m experiments 0003/assemble --flow "$runs/flow" --vae "$vae" --vocoder "$vocoder" --tokenizer "$tokenizer" "$@"
 }
 assemble
-$python $here/evaluate.py kfjax/assets/model --corpus "$runs/heldout" --output $here/results.json
+$python -m experiments 0003/evaluate kfjax/assets/model --corpus "$runs/heldout" --output $here/results.json
 assemble --results $here/results.json

@@ -1,8 +1,8 @@
 """What does Mono2Stereo give that two copies of the mono or two independent sounds don't, and what do the ears lose
 when they are summed?
 
-    python experiments/0016-stereo/run.py               # measures what results.json lacks, then table and plot
-    python experiments/0016-stereo/run.py --report      # table and plot from results.json
+    python -m experiments 0016               # measures what results.json lacks, then the table
+    python -m experiments 0016 --report      # table from results.json
 
 The held-out scenes are those of experiment 3, rendered at the first use.
 """
@@ -10,16 +10,13 @@ The held-out scenes are those of experiment 3, rendered at the first use.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE), str(ROOT), str(HERE.parent), str(HERE.parent / "0003-built-in-model")]
+from experiments import harness
+
 #: The ways to two ears. The first two share Mono2Stereo, the last two know nothing of where things stand.
 COHERENT, SEPARATE, COPIED, INDEPENDENT = "coherent", "separate", "copied", "independent"
 WAYS = (COHERENT, SEPARATE, COPIED, INDEPENDENT)
@@ -31,28 +28,22 @@ RANGE_DB = 40.0
 
 
 def main(argv=None) -> None:
-    import results
-
-    results.main(__doc__, HERE, measure, argv)
+    harness.on_scenes(__name__, __doc__, measure, argv)
 
 
 def measure(args: argparse.Namespace) -> None:
     """All ways with one seed of noise, then with the next: they start from the same latents."""
-    import evaluate
-    from results import Results
-
     from kfjax import pipeline, system
     from kfjax.scenes.encoded import EncodedScenes
     from kfjax.scenes.evaluation import SceneProtocol
-    from kfjax.scenes.scores import struck_times
 
     pipeline.use_program_cache()
     start, model = time.monotonic(), system.load(args.model)
-    bucket = evaluate.held_out(args.corpus, SceneProtocol(), model.cfg.sync.size).buckets[args.seconds]
-    rows = [i for i in range(len(bucket)) if struck_times(bucket.scene(i))][: args.scenes]
+    bucket = harness.held_out(args.corpus, SceneProtocol(), model.cfg.sync.size).buckets[args.seconds]
+    rows = harness.struck(bucket, args.scenes)
     scenes = [bucket.scene(i) for i in rows]
     settings = {"model": model.cfg.name, "seconds": args.seconds, "scenes": len(scenes), "seeds": args.seeds}
-    results = Results(args.output, settings)
+    results = harness.Results(args.output, settings)
     results.notes["positions"] = [[event.x for event in alone(scene)] for scene in scenes]
     if not results.has(TRUE, 0):
         true = [bucket.waveform(i) for i in rows]
@@ -165,7 +156,3 @@ def mel_of(wave: np.ndarray, cfg) -> np.ndarray:
 
     hop = cfg.codec.mel.hop
     return np.asarray(log_mel(np.pad(wave, (0, -len(wave) % hop))[None].astype(np.float32), cfg.codec.mel)[0])
-
-
-if __name__ == "__main__":
-    main()

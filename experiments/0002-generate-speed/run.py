@@ -1,7 +1,7 @@
 """How long `kfjax generate` takes on a 5-s clip of 1080p: whole processes, with an empty and with a full program cache.
 
-    python experiments/0002-generate-speed/bench.py [CLIP] [--model FOLDER] [--output results.json]
-    python experiments/0002-generate-speed/bench.py --against CHECKOUT [--pairs 5]
+    python -m experiments 0002 [CLIP] [--model FOLDER] [--output results.json]
+    python -m experiments 0002 --against CHECKOUT
 
 Also: peak memory, `kfjax --help`, and how many programs are compiled when settings change. The second form times
 `kfjax generate --example` here, in another checkout, and a bare `import jax` with one jitted call, in turn, and gives
@@ -19,9 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+from experiments import harness
+from experiments.harness import ROOT
 
+PAIRS = 5  # of runs, here and in another checkout
 LIMITS = {"help_seconds": 0.5, "first_seconds": 25.0, "second_seconds": 12.0, "peak_gb": 2.0, "recompiled": 0}
 
 
@@ -65,11 +66,11 @@ def measure(command: list[str], root: Path = ROOT, program: tuple = ("-m", "kfja
 BARE = ("-c", "import jax; jax.jit(lambda x: x + 1)(1.0)")
 
 
-def compared(other: Path, pairs: int) -> dict[str, dict[str, float]]:
+def compared(other: Path) -> dict[str, dict[str, float]]:
     """Medians of the ratios of seconds, pair by pair: first runs (an empty cache) and second ones."""
     ratios = {name: {"seconds": [], "cpu_seconds": []} for name in ("first", "second", "second_to_bare_jax")}
     with tempfile.TemporaryDirectory() as folder:
-        for k in range(pairs):
+        for k in range(PAIRS):
             runs = {}
             for name, root in (("here", ROOT), ("other", other)):
                 command = ["generate", "--example", "--output", f"{folder}/{name}.mp4"]
@@ -113,10 +114,9 @@ def main() -> None:
     parser.add_argument("--model", default="built-in")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="compare with another checkout, in turn")
-    parser.add_argument("--pairs", type=int, default=5)
     args = parser.parse_args()
     if args.against is not None:
-        print(json.dumps(compared(args.against.resolve(), args.pairs), indent=1))
+        print(json.dumps(compared(args.against.resolve()), indent=1))
         return
     with tempfile.TemporaryDirectory() as folder:
         clip = args.clip or Path(folder, "clip.mp4")
@@ -140,8 +140,4 @@ def main() -> None:
         print(f"{name:16} {value:8} (limit {LIMITS[name]}){'' if value <= LIMITS[name] else '  TOO MUCH'}")
     print(json.dumps(details))
     if args.output:
-        args.output.write_text(json.dumps({"limits": LIMITS, **figures, **details}, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+        harness.write_json(args.output, harness.made() | {"limits": LIMITS, **figures, **details})

@@ -1,33 +1,23 @@
 """How many ten-second excerpts a second the training input reads from local disk, mixed, batched, ready for the device.
 
-    python experiments/0006-input-speed/bench.py [--folder FOLDER] [--gigabytes 1.5] [--batch 64] [--rounds 8]
+    python -m experiments 0006 [FOLDER]
 
-Writes features of full size (0.75 MB an excerpt) into a temporary folder, which is deleted, and reads batches of them
+Writes features of full size (0.75 MB an excerpt) into a temporary folder in FOLDER, which is deleted, and reads batches
 as `kfjax train` does: with the files in the page cache and without, with and without joined excerpts, by 1 and by 2
-threads. Run it on an idle machine; `--cores` keeps it to some of many.
+threads. Run it on an idle machine; it keeps to two cores of many.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
 SECONDS, SHARD = 10.0, 256
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, help="on the disk to measure; default: the system's temporary folder")
-    parser.add_argument("--gigabytes", type=float, default=1.5, help="of features to write (default 1.5, at most 3)")
-    parser.add_argument("--batch", type=int, default=64, help="excerpts (default 64)")
-    parser.add_argument("--rounds", type=int, default=8, help="batches a measurement (default 8)")
-    parser.add_argument("--cores", type=int, default=2)
-    return parser.parse_args()
+#: Of features to write; excerpts of a batch; batches of a measurement.
+GIGABYTES, BATCH, ROUNDS, CORES = 1.5, 64, 8, 2
 
 
 def write(folder: Path, cfg, counts: dict[float, int]) -> None:
@@ -61,14 +51,14 @@ def forget(folder: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def measure(made, rounds: int) -> tuple[float, float, float]:
+def measure(made) -> tuple[float, float, float]:
     """(excerpts a second, processor milliseconds an excerpt, megabytes an excerpt) over some batches."""
     import jax
 
-    made(rounds)  # opens the files; another batch than those below
+    made(ROUNDS)  # opens the files; another batch than those below
     count, size = 0, 0
     start = time.perf_counter(), time.process_time()
-    for step in range(rounds):
+    for step in range(ROUNDS):
         leaves = jax.tree.leaves(made(step))
         count += len(leaves[0])
         size += sum(leaf.nbytes for leaf in leaves)
@@ -77,19 +67,17 @@ def measure(made, rounds: int) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    args = arguments()
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    sys.path[:0] = [str(ROOT)]
     from kfjax.data.batches import FeatureInput
     from kfjax.data.buckets import Buckets
     from kfjax.generators.mmdit.sizes import SIZES
     from kfjax.system import SystemConfig
 
     cfg = SystemConfig(mmdit=SIZES["1.5b"])
-    count = int(min(args.gigabytes, 3.0) * 1e9 / 4 / 0.76e6)  # half of it ten-second excerpts, in two folders
-    buckets = Buckets({SECONDS: 1.0}, batch_seconds=SECONDS * args.batch, multiple_of=args.batch, seed=0)
-    with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
+    count = int(GIGABYTES * 1e9 / 4 / 0.76e6)  # half of it ten-second excerpts, in two folders
+    buckets = Buckets({SECONDS: 1.0}, batch_seconds=SECONDS * BATCH, multiple_of=BATCH, seed=0)
+    with tempfile.TemporaryDirectory(dir=sys.argv[1] if sys.argv[1:] else None) as temporary:
         folders = [Path(temporary, name) for name in ("a", "b")]
         for folder in folders:
             write(folder, cfg, {SECONDS: count, SECONDS / 2: 2 * count})
@@ -100,10 +88,6 @@ def main() -> None:
             for source in ("disk", "page cache"):
                 if source == "disk":
                     forget(Path(temporary))
-                speed, busy, size = measure(made, args.rounds)
+                speed, busy, size = measure(made)
                 name = f"{threads} thread(s), {joined:.0%} joined, {source}"
                 print(f"{name:44}{speed:11.0f}{busy:17.2f}{size:6.2f}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """Plans of the paper's sizes on TPU pods with ten-second clips, one compile at a time, into results.json.
 
-    python experiments/0007-plan/table.py [--only 6b:v6e-64 …]    compile what results.json does not have yet
-    python experiments/0007-plan/table.py --print                 the table of what is there
+    python -m experiments 0007 [--only 6b:v6e-64 …]    compile what results.json does not have yet
+    python -m experiments 0007 --print                 the table of what is there
 
 Needs the `plan` extra, up to 11 GB of memory and 3 to 20 minutes of two processors a try. Every try is
 written at once, refusals included; stop it at any time and start it again.
@@ -10,12 +10,10 @@ written at once, refusals included; stop it at any time and start it again.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from experiments.harness import ROOT, markdown, read_json, write_json
+
 RESULTS = Path(__file__).with_name("results.json")
 SIZES, TOPOLOGIES = ("1.5b", "3b", "6b"), ("v5p-256", "v6e-64")
 
@@ -27,23 +25,12 @@ def main() -> None:
     parser.add_argument("--tries", type=int, default=8, help="compile at most that many a cell in this run")
     parser.add_argument("--print", action="store_true", help="print the table, compile nothing")
     args = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
     if args.print:
-        print("\n".join(table(read())))
+        print("\n".join(table(read_json(RESULTS, []))))
         return
     for cell in args.only:
         size, _, topology = cell.partition(":")
         fill(size, topology, args.tries)
-
-
-def read() -> list[dict]:
-    return json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
-
-
-def write(tries: list[dict]) -> None:
-    temporary = RESULTS.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(tries, indent=1) + "\n")
-    os.replace(temporary, RESULTS)
 
 
 def of_cell(tries: list[dict], size: str, topology: str) -> list[dict]:
@@ -63,7 +50,7 @@ def fill(size: str, topology: str, most: int) -> None:
     config = load_config(f"{ROOT}/configs/flow.py:{size}")
     planner = Planner(config, f"flow.py:{size}", machines.find(topology))
     for _ in range(most):
-        tried = {one["batch_per_chip"]: one["peak_bytes"] for one in of_cell(read(), size, topology)}
+        tried = {one["batch_per_chip"]: one["peak_bytes"] for one in of_cell(read_json(RESULTS, []), size, topology)}
         if (batch := next_batch(tried, planner.capacity)) is None:
             return
         one = {"size": size, "topology": topology, "batch_per_chip": batch}
@@ -74,7 +61,7 @@ def fill(size: str, topology: str, most: int) -> None:
         except DoesNotFit as error:
             one |= {"fits": False, "peak_bytes": max(error.needed_bytes, 1.01 * planner.capacity)}
             print(error, flush=True)
-        write([*read(), one])
+        write_json(RESULTS, [*read_json(RESULTS, []), one])
         jax.clear_caches()
 
 
@@ -82,17 +69,17 @@ def table(tries: list[dict]) -> list[str]:
     """Markdown: the largest batch that fits, of every cell."""
     from kfjax.train.engine.flops import CHIPS
 
-    rows = [
-        "| model | chips | clips a chip | memory of a chip, GiB | state, GiB | received per chip and step, GiB "
-        "| all-to-all | lower bound of step time, s (limited by) | clips/s at most | utilisation at most |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    header = [
+        "model", "chips", "clips a chip", "memory of a chip, GiB", "state, GiB", "received per chip and step, GiB",
+        "all-to-all", "lower bound of step time, s (limited by)", "clips/s at most", "utilisation at most",
+    ]  # fmt: skip
+    rows = []
     for topology in TOPOLOGIES:
         for size in SIZES:
             done = of_cell(tries, size, topology)
             fits = [one for one in done if one["fits"]]
             if not fits:
-                rows.append(f"| {size} | {topology} | {'none fits' if done else 'not compiled yet'} |" + " |" * 7)
+                rows.append([size, topology, "none fits" if done else "not compiled yet", *[""] * 7])
                 continue
             best = max(fits, key=lambda one: one["batch_per_chip"])
             refused = min((one["batch_per_chip"] for one in done if not one["fits"]), default=None)
@@ -103,14 +90,10 @@ def table(tries: list[dict]) -> list[str]:
             bound = max(best["bounds"], key=best["bounds"].get)
             seconds = best["bounds"][bound]
             peak, whole = best["peak_bytes"] / 2**30, CHIPS[best["chip"]].hbm_bytes / 2**30
-            rows.append(
-                f"| {size} | {topology}: {best['chips']} {best['chip']} | {known} | {peak:.1f} of {whole:.0f} "
-                f"| {best['memory']['arguments'] / 2**30:.2f} | {wire:.1f} "
-                f"| {kinds['all-to-all']['count'] if 'all-to-all' in kinds else 'none'} "
-                f"| {seconds:.2f} ({bound}) | {best['batch'] / seconds:.0f} | {100 * best['mfu_bound']:.0f} % |"
-            )
-    return rows
-
-
-if __name__ == "__main__":
-    main()
+            rows.append([
+                size, f"{topology}: {best['chips']} {best['chip']}", known, f"{peak:.1f} of {whole:.0f}",
+                f"{best['memory']['arguments'] / 2**30:.2f}", f"{wire:.1f}",
+                kinds["all-to-all"]["count"] if "all-to-all" in kinds else "none", f"{seconds:.2f} ({bound})",
+                f"{best['batch'] / seconds:.0f}", f"{100 * best['mfu_bound']:.0f} %",
+            ])  # fmt: skip
+    return markdown(header, rows)

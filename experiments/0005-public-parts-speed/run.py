@@ -1,29 +1,16 @@
-"""Time of Synchformer's visual branch and of the 44 kHz VAE's decoder on a CPU: ours and PyTorch eager, in turn.
+"""Time of the 44 kHz BigVGAN, Synchformer's visual branch and the 44 kHz VAE's decoder on a CPU, beside PyTorch eager.
 
-    python experiments/0005-public-parts-speed/parts.py [--seconds 8] [--rounds 3] [--threads 2] [--only vae]
+    python -m experiments 0005 [--seconds 8] [--rounds 3] [--threads 2] [--only vae]
 
-Both hold the same random weights and get the same input; their outputs must agree before anything is timed. Beside the
-VAE stands its floor: the matrix products of the decoder's convolutions, and nothing else.
+Both hold the same random weights, BigVGAN's folded in PyTorch, and get the same input; their outputs must agree before
+anything is timed. Beside the VAE stands its floor: the matrix products of the decoder's convolutions, and nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("synchformer", "vae")
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=8.0, help="of the clip")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", choices=PARTS)
-    return parser.parse_args()
+from experiments import harness
 
 
 def random_state(module, cfg, scale: float):
@@ -63,17 +50,43 @@ def grouped_attention(attention, x, cfg, axis: str):
     return attention.proj(made.transpose(1, 2).flatten(2))
 
 
+def bigvgan_pair(seconds: float):
+    """(PyTorch, kfjax): functions of nothing that make a waveform of a random mel."""
+    import jax
+    import numpy as np
+    import torch
+
+    from kfjax.codec.bigvgan import BigVGAN
+    from kfjax.convert.tables.bigvgan import CONFIGS, FAMILY
+    from kfjax.module import bind
+    from tests.reference.bigvgan import TorchBigVGAN
+
+    cfg = CONFIGS["44k"]
+    theirs = TorchBigVGAN(cfg).randomise(0).fold().eval()
+    state = {key: value.numpy() for key, value in theirs.state_dict().items()}
+    params = jax.device_put(FAMILY.from_torch(state, cfg)["vocoder"])
+    mel = np.random.default_rng(0).standard_normal((1, round(seconds * 44100 / cfg.hop), cfg.bands), np.float32)
+    for_torch = torch.from_numpy(mel.transpose(0, 2, 1).copy())
+    run = jax.jit(lambda params, mel: bind(BigVGAN, cfg, params)(mel))
+
+    def eager():
+        with torch.inference_mode():
+            return theirs(for_torch).numpy()
+
+    return eager, lambda: np.asarray(run(params, mel))
+
+
 def synchformer_pair(seconds: float):
     """(PyTorch, kfjax): functions of nothing that make the sync tokens [1 s 768]."""
     import jax
     import numpy as np
     import torch
     import torch.nn.functional as F
-    from torch_synchformer import Visual
 
     from kfjax.convert.tables import synchformer
     from kfjax.encoders.synchformer import Synchformer
     from kfjax.module import bind
+    from tests.reference.synchformer import Visual
 
     cfg = synchformer.CONFIGS["synchformer"]
     state = random_state(synchformer, cfg, 0.03)
@@ -106,11 +119,11 @@ def vae_pair(seconds: float):
     import jax
     import numpy as np
     import torch
-    from torch_vae import VAE
 
     from kfjax.codec.vae import MelVAE
     from kfjax.convert.tables import vae
     from kfjax.module import bind
+    from tests.reference.vae import VAE
 
     cfg = vae.CONFIGS["44k"]
     state = random_state(vae, cfg, 1.0)
@@ -153,29 +166,17 @@ def vae_floor(seconds: float):
     return lambda: jax.block_until_ready(run(pairs))
 
 
+PARTS = {"bigvgan": bigvgan_pair, "synchformer": synchformer_pair, "vae": vae_pair}
+
+
 def main() -> None:
-    args = arguments()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads must not count as processor time
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])  # XLA has no thread option of its own
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
-    import numpy as np
-    import torch
-    from bigvgan import measure, report
-
-    torch.set_num_threads(args.threads)
-    pairs = {"synchformer": synchformer_pair, "vae": vae_pair}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=8.0, help="of the clip")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", choices=PARTS)
+    args = parser.parse_args()
+    harness.use_threads(args.threads)
     for name in [args.only] if args.only else PARTS:
-        ways = dict(zip(("PyTorch eager", "kfjax"), pairs[name](args.seconds), strict=True))
-        want, got = (way() for way in ways.values())  # also compiles and warms up
-        difference = np.linalg.norm(got - want) / np.linalg.norm(want)
-        print(f"{name}: {list(got.shape)}, relative difference {difference:.1e}")
-        if not difference < 1e-4:
-            raise SystemExit("the two do not agree")
-        if name == "vae":
-            ways["floor"] = vae_floor(args.seconds)
-            ways["floor"]()
-        report(measure(ways, args.rounds))
-
-
-if __name__ == "__main__":
-    main()
+        more = {"floor": vae_floor(args.seconds)} if name == "vae" else {}
+        harness.beside_torch(name, *PARTS[name](args.seconds), args.rounds, **more)
