@@ -13,24 +13,35 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
-def main(argv: list[str]) -> int | None:
-    folders = {path.name: path for path in sorted(HERE.glob("[0-9]*-*"))}
-    if not argv or argv[0] in ("-h", "--help"):
-        questions = [(path / "README.md").read_text().partition("\n")[0].lstrip("# ") for path in folders.values()]
-        print("\n".join(f"{name[:4]}  {said.partition(' ')[2]}" for name, said in zip(folders, questions, strict=True)))
+FOLDERS = {path.name: path for path in sorted(HERE.glob("[0-9]*-*"))}
+
+
+def script(target: str) -> tuple[str, list[str]] | None:
+    """(module, arguments that it gets) of NUMBER, NUMBER/SCRIPT or "ablations"; None where there is none."""
+    if target == "ablations":
+        return "experiments.ablations", []
+    number, _, name = target.rstrip("/").partition("/")
+    folder = next((own for own in FOLDERS if number and own.startswith(number)), None)
+    if folder is None:
         return None
-    name, _, script = argv[0].rstrip("/").partition("/")
-    folder = next((own for own in folders if name and own.startswith(name)), None)
-    if folder and (folders[folder] / f"{script or 'run'}.py").exists():
-        module = f"{folder}.{script or 'run'}"
-    elif (folder and not script) or name == "ablations":
-        module, argv = "ablations", [*argv, folder] if folder else argv
-    else:
-        print(f"experiments: got {argv[0]}, expected one of {', '.join(own[:4] for own in folders)}, ablations, or "
-              "NUMBER/SCRIPT", file=sys.stderr)  # fmt: skip
+    if (FOLDERS[folder] / f"{name or 'run'}.py").exists():
+        return f"experiments.{folder}.{name or 'run'}", []
+    return None if name else ("experiments.ablations", [folder])
+
+
+def main(argv: list[str]) -> int | None:
+    if not argv or argv[0] in ("-h", "--help"):
+        for name, path in FOLDERS.items():
+            question = (path / "README.md").read_text().partition("\n")[0].lstrip("# ").partition(" ")[2]
+            print(f"{name[:4]}  {question}")
+        return None
+    if (found := script(argv[0])) is None:
+        known = ", ".join(name[:4] for name in FOLDERS)
+        print(f"experiments: got {argv[0]}, expected ablations, NUMBER/SCRIPT or one of {known}", file=sys.stderr)
         return 2
-    sys.argv = [f"python -m experiments {argv[0]}", *argv[1:]]
-    return import_module(f"experiments.{module}").main()
+    module, more = found
+    sys.argv = [f"python -m experiments {argv[0]}", *argv[1:], *more]
+    return import_module(module).main()
 
 
 if __name__ == "__main__":

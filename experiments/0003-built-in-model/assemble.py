@@ -35,7 +35,7 @@ def arguments(argv=None) -> argparse.Namespace:
     add("--steps", type=int)
     add("--negative", type=float)
     add("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
-    add("--results", type=Path, help="results.json of evaluate.py, for the card")
+    add("--results", type=Path, help="of 0003/evaluate, for the card")
     add("--output", type=Path, default=harness.MODEL)
     return parser.parse_args(argv)
 

@@ -4,25 +4,20 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "experiments/0009-train-speed"
-MODULES = ("stopwatch", "step", "convolution", "parts", "checks", "curve", "gpu")
+ROOT = Path(__file__).parents[2]
+MODULES = ("roofline", "step", "convolution", "parts", "checks", "curve", "gpu")
 
 
 @pytest.fixture(scope="module")
 def speed():
-    """The experiment's modules, which are on no import path."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        yield SimpleNamespace(**{name: __import__(name) for name in MODULES})
-    finally:
-        sys.path.remove(str(FOLDER))
-        for name in MODULES:
-            sys.modules.pop(name, None)
+    """The experiment's modules."""
+    return SimpleNamespace(**{name: import_module(f"experiments.0009-train-speed.{name}") for name in MODULES})
 
 
 class FakeTrainer:
@@ -55,7 +50,7 @@ class FakeTrainer:
 @pytest.mark.parametrize("compiler, device, found", [(1000, 1000, 100), (40, 1000, 40), (1000, 60, None)])
 def test_the_largest_batch_is_found_by_compiling_and_reported_once_it_ran(speed, compiler, device, found):
     trainer = FakeTrainer(30.0, compiler, device)
-    card = speed.stopwatch.Card(1e12, 1e9)
+    card = speed.roofline.Card(1e12, 1e9)
     figures = speed.step.measure(trainer, 130.0, card, 1024, 1, lambda: True)
     if found:
         assert 0.9 * found <= figures["batch"] <= found
@@ -69,7 +64,7 @@ def test_the_largest_batch_is_found_by_compiling_and_reported_once_it_ran(speed,
 
 
 def test_where_nothing_runs_that_is_the_result(speed):
-    figures = speed.step.measure(FakeTrainer(0.0, 1000, 0), 20.0, speed.stopwatch.Card(1, 1), 1024, 1, lambda: True)
+    figures = speed.step.measure(FakeTrainer(0.0, 1000, 0), 20.0, speed.roofline.Card(1, 1), 1024, 1, lambda: True)
     assert figures["batch"] == 0
     assert all(needed is None for rows, needed in figures["tried"].items() if int(rows) <= 20)
 
@@ -89,18 +84,11 @@ def test_the_search_ends_with_its_time_and_its_largest_batch(speed):
 
 
 def test_a_roofline_names_what_limits(speed):
-    card = speed.stopwatch.Card(100.0, 10.0)
-    wide = speed.stopwatch.roofline(400.0, 20.0, 8.0, card)
+    card = speed.roofline.Card(100.0, 10.0)
+    wide = speed.roofline.roofline(400.0, 20.0, 8.0, card)
     assert (wide["bound"], wide["intensity"], wide["of_bound"], wide["of_matmul"]) == ("compute", 20.0, 0.5, 0.5)
-    thin = speed.stopwatch.roofline(40.0, 40.0, 8.0, card)
+    thin = speed.roofline.roofline(40.0, 40.0, 8.0, card)
     assert (thin["bound"], thin["of_bound"], thin["of_matmul"]) == ("memory", 0.5, 0.05)
-
-
-def test_functions_are_timed_in_turn(speed):
-    called = []
-    taken = speed.stopwatch.seconds({name: lambda name=name: called.append(name) for name in "ab"}, 3, 0.0)
-    assert called == [*"aabb", *"ababab"]  # compiled, tried once, and three rounds
-    assert [len(rounds) for rounds in taken.values()] == [3, 3]
 
 
 def test_the_fastest_is_that_of_a_block_in_training(speed):
@@ -120,7 +108,7 @@ def test_the_fastest_is_that_of_a_block_in_training(speed):
 
 
 def test_a_stage_that_hangs_or_fails_is_noted(speed, tmp_path, monkeypatch):
-    monkeypatch.setattr(speed.gpu, "HERE", tmp_path)
+    monkeypatch.setattr(speed.gpu, "COMMAND", [sys.executable, str(tmp_path / "gpu.py")])
     monkeypatch.setattr(sys, "argv", ["gpu.py"])
     args = SimpleNamespace(output=tmp_path)
     for name, code in {"good": "", "bad": "raise SystemExit(3)", "slow": "import time; time.sleep(60)"}.items():
@@ -150,11 +138,11 @@ def test_the_rates_of_the_card_and_the_report(speed, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_all_of_it_at_tiny_sizes(tmp_path):
+def test_all_of_it_at_tiny_sizes(speed, tmp_path):
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
     for more in ([], ["--curve", "--steps", "3"]):
-        command = [sys.executable, str(FOLDER / "gpu.py"), "--output", str(tmp_path), "--small", *more]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        command = [*speed.gpu.COMMAND, "--output", str(tmp_path), "--small", *more]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
     assert {name: one["ended"] for name, one in results["stages"].items()} == dict.fromkeys(

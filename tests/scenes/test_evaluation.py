@@ -1,7 +1,6 @@
-import importlib.util
 import json
 from dataclasses import replace
-from pathlib import Path
+from importlib import import_module
 
 import jax
 import numpy as np
@@ -28,12 +27,8 @@ SECONDS = 1.0
 
 
 def experiment(name: str):
-    """A script of the experiment, which is on no import path."""
-    path = Path(__file__).parents[2] / f"experiments/0003-built-in-model/{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """A script of the experiment."""
+    return import_module(f"experiments.0003-built-in-model.{name}")
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,11 @@
-"""Time and work of compiled functions: seconds in turn, operations and bytes, and which of the two is the limit."""
+"""Work of compiled functions: operations and bytes, and which of the two is the limit."""
 
 from __future__ import annotations
 
-import math
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-
-Call = Callable[[], Any]
 
 
 class Card(NamedTuple):
@@ -20,39 +15,7 @@ class Card(NamedTuple):
     bytes_per_second: float
 
 
-def seconds(
-    runs: Mapping[str, Call], rounds: int, least: float, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, list[float]]:
-    """Seconds of one call of each function in every round, all in turn; the first call, which compiles, is left out.
-
-    Args:
-      least: of a round, in seconds; short functions are called as often as that takes, and awaited once.
-      clock: time.process_time for work on processors that others use too.
-    """
-    calls = {}
-    for name, run in runs.items():
-        jax.block_until_ready(run())
-        calls[name] = math.ceil(max(1.0, min(200.0, least / max(1e-6, _taken(run, 1, clock)))))
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            taken[name].append(_taken(run, calls[name], clock))
-    return taken
-
-
-def medians(taken: Mapping[str, list[float]]) -> dict[str, float]:
-    return {name: statistics.median(rounds) for name, rounds in taken.items()}
-
-
-def _taken(run: Call, calls: int, clock: Callable[[], float]) -> float:
-    start = clock()
-    for _ in range(calls):
-        last = run()
-    jax.block_until_ready(last)
-    return (clock() - start) / calls
-
-
-def compiled(function: Callable[..., Any], *args: Any) -> tuple[Call, float]:
+def compiled(function: Callable[..., Any], *args: Any) -> tuple[Callable[[], Any], float]:
     """(the function on these arguments, compiled, bytes that it reads and writes as XLA counts them).
 
     Where XLA gives no count: arguments, results and twice the temporaries.
@@ -87,12 +50,7 @@ def roofline(flops: float, size: float, taken: float, card: Card) -> dict[str, A
     least = {"compute": flops / card.flops_per_second, "memory": size / card.bytes_per_second}
     bound = max(least, key=least.__getitem__)
     return {
-        "seconds": taken,
-        "flops": flops,
-        "bytes": size,
-        "tflops": flops / taken / 1e12,
-        "of_matmul": flops / taken / card.flops_per_second,
-        "intensity": flops / size,
-        "bound": bound,
+        "seconds": taken, "flops": flops, "bytes": size, "tflops": flops / taken / 1e12,
+        "of_matmul": flops / taken / card.flops_per_second, "intensity": flops / size, "bound": bound,
         "of_bound": least[bound] / taken,
-    }
+    }  # fmt: skip
