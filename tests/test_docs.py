@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import kfjax
-from experiments.__main__ import script
 from kfjax import cli, command, media, pipeline
 from kfjax.scenes.__main__ import main as scenes
 from kfjax.train import config as train_config
@@ -114,6 +113,8 @@ def check_command(words: list[str], parse) -> None:
         asked = {extra for word in words for named in re.findall(r"^\.\[(.*)\]$", word) for extra in named.split(",")}
         assert asked <= extras.keys(), words
     elif python and words[1:3] == ["-m", "experiments"]:
+        from experiments.__main__ import script
+
         assert not words[3:] or script(words[3]), words
     elif python and words[1] == "-m":
         assert words[2] in ("venv", "pytest", "pip"), words

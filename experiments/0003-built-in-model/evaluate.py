@@ -16,13 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments.harness import held_out, made, markdown, plain, write_json
+from kfjax import media, pipeline, system
+from kfjax.scenes.evaluation import MEASURES, Evaluation, SceneProtocol, judge_file
+from kfjax.scenes.sounds import SceneSounds
 
 COLUMNS = ("video and caption", "video", "caption", "floor", "ceiling", "codec ceiling")
 
 
 def arguments(argv=None) -> argparse.Namespace:
-    from kfjax.scenes.evaluation import MEASURES
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("model", type=Path, help="model directory")
@@ -45,8 +46,6 @@ def arguments(argv=None) -> argparse.Namespace:
 
 
 def plan_of(args: argparse.Namespace):
-    from kfjax.scenes.evaluation import SceneProtocol
-
     plan = SceneProtocol(scenes=args.scenes, seconds=args.seconds)
     if not args.quick:
         return plan
@@ -56,17 +55,11 @@ def plan_of(args: argparse.Namespace):
 
 
 def recordings(paths: list[Path], sample_rate_hz: int):
-    from kfjax import media
-
     return {path.stem: media.read_audio(path, sample_rate_hz, 1, duration_seconds=10.0)[:, 0] for path in paths}
 
 
 def main(argv=None) -> dict:
     args = arguments(argv)
-    from kfjax import pipeline, system
-    from kfjax.scenes.evaluation import Evaluation, judge_file
-    from kfjax.scenes.sounds import SceneSounds
-
     pipeline.use_program_cache()
     start, plan, model = time.monotonic(), plan_of(args), system.load(args.model)
     sounds = SceneSounds(model, steps=args.steps, guidance=args.guidance, negative=args.negative, seed=args.seed)

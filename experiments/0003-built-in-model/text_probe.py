@@ -9,6 +9,13 @@ from __future__ import annotations
 
 import sys
 
+import jax
+import numpy as np
+
+from kfjax import features, rates, system
+from kfjax.generators.mmdit.mmdit import MMDiT
+from kfjax.module import bind
+
 CAPTIONS = (
     "heavy rain", "a bell rings", "a piano plays", "wind", "a crackling fire", "footsteps on stone",
     "a clock is ticking", "an engine passes", "a glass ball bounces", "a wooden ball bounces on the floor",
@@ -18,13 +25,6 @@ LATENTS, SECONDS = 64, 8.0
 
 
 def main() -> None:
-    import jax
-    import numpy as np
-
-    from kfjax import features, rates, system
-    from kfjax.generators.mmdit.mmdit import MMDiT
-    from kfjax.module import bind
-
     model = system.load(sys.argv[1])
     lengths = rates.lengths(1.0, model.cfg.rates)
     excerpt = features.make_excerpt(model.cfg, model.tokenizer, lengths, SECONDS, None, CAPTIONS)

@@ -22,7 +22,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cells = [f"{size}:{topology}" for topology in TOPOLOGIES for size in SIZES]
     parser.add_argument("--only", nargs="+", default=cells, metavar="SIZE:TOPOLOGY")
-    parser.add_argument("--tries", type=int, default=8, help="compile at most that many a cell in this run")
     parser.add_argument("--print", action="store_true", help="print the table, compile nothing")
     args = parser.parse_args()
     if args.print:
@@ -30,14 +29,14 @@ def main() -> None:
         return
     for cell in args.only:
         size, _, topology = cell.partition(":")
-        fill(size, topology, args.tries)
+        fill(size, topology)
 
 
 def of_cell(tries: list[dict], size: str, topology: str) -> list[dict]:
     return [one for one in tries if (one["size"], one["topology"]) == (size, topology)]
 
 
-def fill(size: str, topology: str, most: int) -> None:
+def fill(size: str, topology: str) -> None:
     """Try batches until the largest that fits is known."""
     from kfjax.plan import topology as machines
 
@@ -49,7 +48,7 @@ def fill(size: str, topology: str, most: int) -> None:
 
     config = load_config(f"{ROOT}/configs/flow.py:{size}")
     planner = Planner(config, f"flow.py:{size}", machines.find(topology))
-    for _ in range(most):
+    while True:
         tried = {one["batch_per_chip"]: one["peak_bytes"] for one in of_cell(read_json(RESULTS, []), size, topology)}
         if (batch := next_batch(tried, planner.capacity)) is None:
             return

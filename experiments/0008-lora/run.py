@@ -21,6 +21,14 @@ import numpy as np
 
 from experiments.harness import MODEL, ROOT, made, markdown, plain, read_json, write_json
 from experiments.harness import train as kfjax_train
+from kfjax import media, pipeline, system
+from kfjax.cli import main as kfjax
+from kfjax.metrics.onsets import band_levels_db, detect_onsets
+from kfjax.scenes import RECIPES, SOURCES, make_scene, render_corpus, write_mp4
+from kfjax.scenes import scores as scene_scores
+from kfjax.scenes.corpus import scene_seed
+from kfjax.scenes.sounds import SceneSounds
+from kfjax.scenes.source_classifier import SourceJudge
 
 from .frogs import FROG, make_frog_scene
 
@@ -57,10 +65,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     add("--workdir", type=Path, default=ROOT / "runs" / "frogs", help="default: %(default)s")
     add("--output", type=Path, default=HERE / "results.json")
     add("--quick", action="store_true", help="a few scenes, two steps")
-    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes to config.py, as for kfjax train")
     args = parser.parse_args(argv)
-
-    from kfjax import pipeline, system
 
     pipeline.use_program_cache()
     sizes, clock = QUICK if args.quick else Sizes(), Clock(args.workdir)
@@ -109,8 +114,6 @@ class Clock:
 def render(folder: Path, sizes: Sizes, size: int) -> dict:
     """name -> corpus: frogs to train on, frogs and old scenes to train on, frogs before a background never trained on,
     and held-out old scenes."""
-    from kfjax.scenes import make_scene, render_corpus
-
     kinds = {"train": ("train", make_frog_scene), "mixed": ("train", make_mixed_scene),
              "heldout": ("heldout", make_frog_scene), "old": ("heldout", make_scene)}  # fmt: skip
     return {
@@ -122,19 +125,11 @@ def render(folder: Path, sizes: Sizes, size: int) -> dict:
 
 def make_mixed_scene(seed: int, **how):
     """A frog where the seed is even, else a scene of the built-in world."""
-    from kfjax.scenes import make_scene
-
     return make_scene(seed, **how) if seed % 2 else make_frog_scene(seed, **how)
 
 
 def learn_judge(base, sizes: Sizes, file: Path):
     """A judge of the old sources and frogs: each true sound is learnt as it is and as the codec gives it back."""
-    from kfjax.metrics.onsets import band_levels_db
-    from kfjax.scenes import RECIPES, SOURCES, make_scene
-    from kfjax.scenes.corpus import scene_seed
-    from kfjax.scenes.sounds import SceneSounds
-    from kfjax.scenes.source_classifier import SourceJudge
-
     if file.exists():
         return SourceJudge.load(file)
     rate, recipes = base.cfg.rates.sample_rate_hz, [*RECIPES, "several"]
@@ -163,8 +158,6 @@ def measures(model, corpora: dict, judge, count: int) -> dict[str, Callable[[], 
     Args:
       count: sounds of a sentence without a film, all from the same noises.
     """
-    from kfjax.scenes.sounds import SceneSounds
-
     sounds, rate = SceneSounds(model), model.cfg.rates.sample_rate_hz
     bucket, scenes = frogs_of(corpora["heldout"])
     rows, known = old_scenes(corpora["old"])
@@ -203,8 +196,6 @@ def old_scenes(corpus):
 
 def ceilings(base, corpora: dict, judge) -> dict:
     """The same of the true sounds, and of true frogs through the codec."""
-    from kfjax.scenes.sounds import SceneSounds
-
     rate = base.cfg.rates.sample_rate_hz
     bucket, scenes = frogs_of(corpora["heldout"])
     true = [bucket.waveform(i) for i in range(len(scenes))]
@@ -223,8 +214,6 @@ def frogs_of(corpus):
 
 def frogs_heard(waves, scenes, judge, rate: int) -> dict:
     """How often and how clearly the judge hears a frog above all else, and whether the croaks are in time."""
-    from kfjax.scenes import scores as scene_scores
-
     heard = scene_scores.listen(waves, scenes, rate, judge)
     truth = [FROG] * len(scenes)
     answers = scene_scores.meaning(heard.chances, truth)
@@ -236,8 +225,6 @@ def frogs_heard(waves, scenes, judge, rate: int) -> dict:
 
 def old_heard(waves, scenes, judge, rate: int) -> dict:
     """Old scenes of one source: right answers, and how often a frog is heard that is not there."""
-    from kfjax.scenes import scores as scene_scores
-
     heard = scene_scores.listen(waves, scenes, rate, judge)
     answers = scene_scores.meaning(heard.chances, [scene.sources[0] for scene in scenes])
     frogs = np.mean([max(chances, key=chances.__getitem__) == FROG for chances in heard.chances])
@@ -249,18 +236,12 @@ def old_heard(waves, scenes, judge, rate: int) -> dict:
 def train(args: argparse.Namespace, corpus: str) -> Path:
     """The tuned model directory; `kfjax train` resumes, and does nothing where the run is complete."""
     quick = ["loop.steps=2", "data.batch_seconds=8.0"] if args.quick else []
-    values = [f"data.folder={args.workdir / corpus}", f"data.start={args.model}", *quick, *args.set]
+    values = [f"data.folder={args.workdir / corpus}", f"data.start={args.model}", *quick]
     return kfjax_train(HERE / "config.py", args.workdir / f"lora-{corpus}", *values) / "model"
 
 
 def generate(tuned: Path, workdir: Path, judge) -> dict:
     """One held-out film through the command line, and what the judge hears in the file that comes out."""
-    from kfjax import media
-    from kfjax.cli import main as kfjax
-    from kfjax.metrics.onsets import detect_onsets
-    from kfjax.scenes import scores as scene_scores
-    from kfjax.scenes import write_mp4
-
     scene = make_frog_scene(1, duration_seconds=5.0, split="heldout")
     silent, made = workdir / "frog.mp4", workdir / "frog_with_sound.mp4"
     write_mp4(scene, silent, silent=True)

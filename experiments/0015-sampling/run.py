@@ -15,6 +15,14 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import harness
+from kfjax import pipeline, system
+from kfjax.flow.sampler import Guidance
+from kfjax.metrics.distributions import frechet_distance, gaussian
+from kfjax.metrics.onsets import band_levels_db, detect_onsets, log_mel, merge_close, onset_f1
+from kfjax.scenes.encoded import EncodedScenes
+from kfjax.scenes.evaluation import SceneProtocol, judge_file, judge_for
+from kfjax.scenes.scores import struck_times
+from kfjax.scenes.sounds import SceneSounds
 
 SCALES = (1.0, 2.0, 3.0, 4.5, 6.0)
 ROUNDS = 3  # of timing
@@ -43,8 +51,6 @@ class Cell(NamedTuple):
 
     @property
     def branches(self) -> int:
-        from kfjax.flow.sampler import Guidance
-
         return len(Guidance(self.video, self.text).weights(self.film))
 
 
@@ -66,9 +72,6 @@ def main(argv=None) -> None:
 
 def measure(args: argparse.Namespace) -> None:
     """Every cell that results.json lacks."""
-    from kfjax import pipeline, system
-    from kfjax.scenes.encoded import EncodedScenes
-
     pipeline.use_program_cache()
     model = system.load(args.model)
     bucket, judge = held_out(args, model)
@@ -95,8 +98,6 @@ def measure(args: argparse.Namespace) -> None:
 
 def one_cell(results, listener: Listener, scenes, cell: Cell, seed: int) -> None:
     """Sample, decode, listen, keep."""
-    from kfjax.flow.sampler import Guidance
-
     start = time.monotonic()
     latents = scenes.latents(Guidance(cell.video, cell.text), cell.steps, cell.method, seed)
     waves = [within_range(wave) for wave in scenes.sounds(latents)]
@@ -108,9 +109,6 @@ def one_cell(results, listener: Listener, scenes, cell: Cell, seed: int) -> None
 
 def held_out(args: argparse.Namespace, model):
     """The scenes of the length asked for, and the judge of sources."""
-    from kfjax.scenes.evaluation import SceneProtocol, judge_file, judge_for
-    from kfjax.scenes.sounds import SceneSounds
-
     plan = SceneProtocol()
     bucket = harness.held_out(args.corpus, plan, model.cfg.sync.size).buckets[args.seconds]
     file = judge_file(bucket.folder.parent, plan, {name: model.params[name] for name in ("vae", "vocoder")})
@@ -121,9 +119,6 @@ class Listener:
     """Scores of one sound a scene against the true ones."""
 
     def __init__(self, scenes, true, judge, sample_rate_hz: int = 44100):
-        from kfjax.metrics.onsets import log_mel, merge_close
-        from kfjax.scenes.scores import struck_times
-
         self.scenes, self.judge, self.rate = scenes, judge, sample_rate_hz
         self.true = true
         self._struck = [struck_times(scene) for scene in scenes]
@@ -135,9 +130,6 @@ class Listener:
     def scores(self, waves) -> dict:
         """f1, matched, detected: onsets; right: the judge's clearest answer, of scenes with one source; chance: what
         the judge gives the true sources; mel: L1, natural log; frechet: of all sounds together."""
-        from kfjax.metrics.distributions import frechet_distance
-        from kfjax.metrics.onsets import detect_onsets, log_mel, onset_f1
-
         rows = []
         for wave, scene, struck, mel in zip(waves, self.scenes, self._struck, self._mels, strict=True):
             heard, chances = detect_onsets(wave, self.rate), self.judge.probabilities(wave, self.rate)
@@ -157,16 +149,11 @@ class Listener:
 
     def _frames(self, waves):
         """The Gaussian of band levels, 40 numbers in dB every 20 ms: how loud what is, whenever it is."""
-        from kfjax.metrics.distributions import gaussian
-        from kfjax.metrics.onsets import band_levels_db
-
         return gaussian(np.concatenate([np.maximum(band_levels_db(w, self.rate)[:, ::4].T, -70.0) for w in waves]))
 
 
 def references(results, listener: Listener, model, seconds: float) -> None:
     """The true sound, and what the codec leaves of it."""
-    from kfjax.scenes.sounds import SceneSounds
-
     if not results.has(TRUE, 0):
         results.put(TRUE, 0, listener.scores(listener.true))
     if not results.has(CODEC, 0):
@@ -175,8 +162,6 @@ def references(results, listener: Listener, model, seconds: float) -> None:
 
 def timed(encoded) -> dict:
     """Processor seconds of sampling one batch of scenes, all threads, one number a round; cells in turn."""
-    from kfjax.flow.sampler import Guidance
-
     run = lambda cell: encoded.latents(Guidance(cell.video, cell.text), cell.steps, cell.method, batches=1)
     taken = harness.in_turn({cell.name: lambda cell=cell: run(cell) for cell in TIMED}, ROUNDS)
     return {name: [one.processor for one in rounds] for name, rounds in taken.items()}

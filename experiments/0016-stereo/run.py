@@ -14,8 +14,15 @@ import time
 from typing import NamedTuple
 
 import numpy as np
+from scipy.signal import csd, welch
 
 from experiments import harness
+from kfjax import pipeline, system
+from kfjax.codec.mel import log_mel
+from kfjax.flow.sampler import Guidance
+from kfjax.metrics.onsets import level_difference_db
+from kfjax.scenes.encoded import EncodedScenes
+from kfjax.scenes.evaluation import SceneProtocol
 
 #: The ways to two ears. The first two share Mono2Stereo, the last two know nothing of where things stand.
 COHERENT, SEPARATE, COPIED, INDEPENDENT = "coherent", "separate", "copied", "independent"
@@ -33,10 +40,6 @@ def main(argv=None) -> None:
 
 def measure(args: argparse.Namespace) -> None:
     """All ways with one seed of noise, then with the next: they start from the same latents."""
-    from kfjax import pipeline, system
-    from kfjax.scenes.encoded import EncodedScenes
-    from kfjax.scenes.evaluation import SceneProtocol
-
     pipeline.use_program_cache()
     start, model = time.monotonic(), system.load(args.model)
     bucket = harness.held_out(args.corpus, SceneProtocol(), model.cfg.sync.size).buckets[args.seconds]
@@ -74,8 +77,6 @@ class Draw(NamedTuple):
 
 
 def draw(encoded, defaults, seed: int) -> Draw:
-    from kfjax.flow.sampler import Guidance
-
     latents = encoded.latents(Guidance(defaults.guidance, defaults.guidance), defaults.steps, seed=seed)
     return Draw(latents, list(encoded.mels(latents)), list(encoded.sounds(latents)))
 
@@ -96,8 +97,6 @@ def scores(waves, mels, scenes, cfg) -> dict[str, list]:
     """Of each scene: difference: the right ear's level over the left's at each event that stands alone, dB;
     coherence: of the ears, 0 to 1; and of their mean (left + right) / 2 against the mono mel [f, m] that it should
     have: lost: level that is missing, dB; comb: how unevenly over bands and frames, dB; mel: L1, natural log."""
-    from kfjax.metrics.onsets import level_difference_db
-
     rate = cfg.rates.sample_rate_hz
     rows = {name: [] for name in ("difference", "coherence", "lost", "comb", "mel")}
     for wave, mel, scene in zip(waves, mels, scenes, strict=True):
@@ -123,8 +122,6 @@ def coherence(wave: np.ndarray, sample_rate_hz: int) -> float:
     1: one is a filtered copy of the other, level differences included; two independent noises come near 0, as near
     as the number of windows allows.
     """
-    from scipy.signal import csd, welch
-
     window = 1 << round(np.log2(0.046 * sample_rate_hz))
     left, right = wave.astype(np.float64).T
     power = [welch(ear, sample_rate_hz, nperseg=window)[1] for ear in (left, right)]
@@ -152,7 +149,5 @@ def compatibility(summed: np.ndarray, mel: np.ndarray) -> tuple[float, float, fl
 
 def mel_of(wave: np.ndarray, cfg) -> np.ndarray:
     """The codec's own log-mel [f, m] of a mono sound [t]."""
-    from kfjax.codec.mel import log_mel
-
     hop = cfg.codec.mel.hop
     return np.asarray(log_mel(np.pad(wave, (0, -len(wave) % hop))[None].astype(np.float32), cfg.codec.mel)[0])
