@@ -13,7 +13,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
-FOLDERS = {path.name: path for path in sorted(HERE.glob("[0-9]*-*"))}
+FOLDERS = {path.name: path for path in sorted(HERE.glob("[0-9]*-*")) if (path / "README.md").exists()}
 
 
 def script(target: str) -> tuple[str, list[str]] | None:

@@ -26,7 +26,7 @@ Make sound for a video, a prompt, a folder of videos or a table of both.
   kfjax generate clip.mp4 --audio take.wav --redo 3-5          the take again, but for seconds 3 to 5
   kfjax generate film.mp4 --stream --output - | mpv -          a film of an hour at most, heard while it is made
   kfjax generate clips/ --output sounds/                       every video of a folder; run again to resume
-  kfjax generate clips.csv --output sounds/                    a row for each, with columns named like these options
+  kfjax generate clips.csv --output sounds/                    a row for each, named like these options
 """
 #: Arguments of `kfjax generate` that are checked before a model is loaded; the prompt is too.
 CHECKED = ("negative_prompt", "seed", "samples", "batch", "steps", "guidance", "video_guidance", "text_guidance",

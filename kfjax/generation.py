@@ -20,10 +20,12 @@ from typing import NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from kfjax import features, rates, system
 from kfjax.codec import codec_of
+from kfjax.codec.configs import VocoderConfig
+from kfjax.codec.pieces import Overlap
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.flow import sampler
 from kfjax.generators import generator_of
@@ -107,6 +109,30 @@ def decode(
     """
     seen = None if cfg.codec.stereo is None else features.seen_by_stereo(cfg, encoded, latents.shape[1])
     return codec_of(cfg.codec).decode(params, cfg.codec, latents, seen, encoded.given.has_video, coherent=coherent)
+
+
+@Program
+def seen(encoded: Features, *, cfg: SystemConfig, latents: int) -> Float[Array, "b f i"]:
+    """What Mono2Stereo sees of a window of `latents`: a row for each of its mel frames, for `decode_piece`."""
+    from kfjax.codec.stereo import at_mel_times
+
+    assert cfg.codec.stereo is not None
+    found = features.seen_by_stereo(cfg, encoded, latents)
+    return at_mel_times(found, latents * cfg.rates.downsample, cfg.codec.stereo)
+
+
+@Program
+def decode_piece(
+    params: Params,
+    latents: Float[Array, "b n d"],
+    rows: Float[Array, "b f i"] | None,
+    has_video: Bool[Array, " b"],
+    overlap: Overlap | None,
+    *,
+    cfg: SystemConfig,
+) -> Float[Array, "b t 2"]:
+    """Waveforms of a window of a long sound, see `codec.pieces`; what is given is given as there."""
+    return codec_of(cfg.codec).decode(params, cfg.codec, latents, rows, has_video, overlap=overlap)
 
 
 def generate(
@@ -210,9 +236,21 @@ def begin(
         cfg=cfg, branches=branches, method=method,
     )  # fmt: skip
     final = jax.ShapeDtypeStruct((versions, *latents.shape[1:]), np.float32)
-    decoded = decode.begin(codec, final, read, cfg=cfg)
+    decoded = _begin_pieces(codec, final, read, cfg) if windows else decode.begin(codec, final, read, cfg=cfg)
     stages = (encoders, encoded), (weights["mmdit"], sampled), (codec, decoded)
     return {name: StageProgram(*stage) for name, stage in zip(("encode", "sample", "decode"), stages, strict=True)}
+
+
+def _begin_pieces(codec: Params, latents: jax.ShapeDtypeStruct, read: Features, cfg: SystemConfig) -> Begun:
+    """Start to compile what decodes a window of a long sound."""
+    length, rows, overlap = latents.shape[1], None, None
+    if cfg.codec.stereo is not None:
+        rows = seen.begin(read, cfg=cfg, latents=length).outputs
+    if isinstance(cfg.codec.vocoder, VocoderConfig):
+        samples = length * cfg.rates.downsample * cfg.rates.hop
+        shapes = (1, samples, 2), (samples,)
+        overlap = Overlap(*(jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes))
+    return decode_piece.begin(codec, latents, rows, jax.ShapeDtypeStruct((1,), bool), overlap, cfg=cfg)
 
 
 def _excerpt(cfg: SystemConfig, tokenizer: Tokenizer, lengths: rates.Lengths | None) -> Excerpt:

@@ -64,8 +64,8 @@ def check(
         raise ValueError(f"negative guidance: {got}; give one or leave it out")
     if strength is not None and not 0 < strength <= 1:
         raise ValueError(f"strength: got {strength:g}, expected above 0 and up to 1; 1 makes everything anew")
-    if loudness is not None and not -70 <= loudness <= -5:
-        raise ValueError(f"loudness: got {loudness:g}, expected -70 to -5 LUFS, such as -23")
+    if loudness is not None and not -70 < loudness <= 0:
+        raise ValueError(f"loudness: got {loudness:g}, expected above -70 and up to 0 LUFS, such as -23")
     for name, value in (("window", window), ("overlap", overlap)):
         if value is not None:
             _whole(name, value, 1, int(MAX_SECONDS))

@@ -6,6 +6,7 @@ features are held while their window is sampled. Every stage is the program that
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from kfjax import features, generation, media, rates, windows
+from kfjax.codec.pieces import Overlap, Pieces
 from kfjax.limits import MAX_SAMPLES
 from kfjax.module import Params
 from kfjax.request import Request
@@ -58,54 +60,53 @@ class LongSound:
 
     def pieces(self) -> Iterator[Float[np.ndarray, "t 2"]]:
         """The sound from left to right, which may go beyond ±1; each piece as soon as it is final."""
-        samples = rates.exact_samples(self.asked.seconds, self.cfg.rates)
-        made, position = self._joined(self._waves()), 0
-        for piece in made:
-            piece = piece[: samples - position]
-            position += len(piece)
-            if len(piece):
-                yield piece
+        samples, position = rates.exact_samples(self.asked.seconds, self.cfg.rates), 0
+        decoder = Pieces(self._decode, self.cfg.codec, self.plan.total, self.plan.latents)
+        for latents, rows in self._sampled():
+            for wave in decoder.feed(latents[None], rows):
+                piece = wave[0, : samples - position]
+                position += len(piece)
+                if len(piece):
+                    yield piece
 
-    def _joined(self, waves: Iterator[tuple[int, Float[np.ndarray, "t 2"]]]) -> Iterator[np.ndarray]:
-        """The windows' waves one after the other: each from the middle of what it shares with the one before."""
-        per_latent = self.cfg.rates.hop * self.cfg.rates.downsample
-        fade = round(SEAM_SECONDS * self.cfg.rates.sample_rate_hz)
-        rise = ((np.arange(fade) + 0.5) / fade).astype(np.float32)[:, None]
-        tail = None
-        for window, wave in waves:
-            first = self.plan.first[window] * per_latent
-            begin, end = 0, len(wave)
-            if tail is not None:
-                begin = self._seam(window) - first
-                wave[begin : begin + fade] = rise * wave[begin : begin + fade] + (1 - rise) * tail
-            if window + 1 < len(self.plan.first):
-                end = self._seam(window + 1) - first
-                tail = wave[end : end + fade].copy()
-            yield wave[begin:end]
-
-    def _seam(self, window: int) -> int:
-        """The sample from which this window is heard."""
-        per_latent = self.cfg.rates.hop * self.cfg.rates.downsample
-        return (self.plan.first[window] + self.plan.slice(window - 1).stop) // 2 * per_latent
-
-    def _waves(self) -> Iterator[tuple[int, Float[np.ndarray, "t 2"]]]:
-        """(window, its wave), as soon as all its latents are final."""
-        x = self._noise()
-        final, due, seen = 0, 0, {}
-        codec = {name: self.params[name] for name in self.cfg.codec.names}
+    def _sampled(self) -> Iterator[tuple[Float[np.ndarray, "m d"], Float[np.ndarray, "1 f i"] | None]]:
+        """Latents that are final, and what Mono2Stereo sees of each of their mel frames."""
+        rows: deque[tuple[int, np.ndarray]] = deque()  # of windows that are sampled, and the mel frame they begin with
+        per = self.cfg.rates.downsample
 
         def finished(window: int) -> None:
-            seen[window] = self._features.pop(window)[0]
+            encoded = self._features.pop(window)[0]
+            if self.cfg.codec.stereo is not None:
+                found = np.asarray(generation.seen(encoded, cfg=self.cfg, latents=self.plan.latents))
+                rows.append((per * self.plan.first[window], found))
 
-        for piece in windows.advance(
-            self.plan, x, int(self.asked.schedule.taken), self._step, at_once=self.at_once, finished=finished
-        ):
-            final += len(piece)
-            while due < len(self.plan.first) and self.plan.slice(due).stop <= final:
-                own = x[None, self.plan.slice(due)]
-                wave = np.asarray(generation.decode(codec, own, seen.pop(due), cfg=self.cfg))[0]
-                yield due, np.array(wave)
-                due += 1
+        frame = 0
+        for latents in windows.advance(
+            self.plan, self._noise(), int(self.asked.schedule.taken), self._step, at_once=self.at_once,
+            finished=finished,
+        ):  # fmt: skip
+            stop = frame + per * len(latents)
+            yield latents, self._rows_of(rows, frame, stop)
+            frame = stop
+
+    def _rows_of(self, rows: deque[tuple[int, np.ndarray]], frame: int, stop: int) -> np.ndarray | None:
+        """Rows of these mel frames: each from the window in whose middle it lies. Windows before them are let go."""
+        if not rows:
+            return None
+        middle = lambda i: (rows[i][0] + rows[i - 1][0] + rows[i - 1][1].shape[1]) // 2
+        parts = []
+        for i, (first, found) in enumerate(rows):
+            begin = frame if i == 0 else max(frame, middle(i))
+            end = stop if i == len(rows) - 1 else min(stop, middle(i + 1))
+            parts.append(found[:, max(0, begin - first) : max(0, end - first)])
+        while len(rows) > 1 and middle(1) <= stop:
+            rows.popleft()
+        return np.concatenate(parts, 1)
+
+    def _decode(self, latents: np.ndarray, rows: np.ndarray | None, overlap: Overlap | None) -> jax.Array:
+        codec = {name: self.params[name] for name in self.cfg.codec.names}
+        has_video = np.array([self.asked.video is not None])
+        return generation.decode_piece(codec, latents, rows, has_video, overlap, cfg=self.cfg)
 
     def _step(self, some: Sequence[int], step: int, x: Float[np.ndarray, "w n d"]) -> Float[np.ndarray, "w n d"]:
         """One step of the sampler for these windows; a short batch repeats itself."""
@@ -160,10 +161,6 @@ class LongSound:
         specs = features.frame_specs(self.cfg)
         for frames in media.frames_in_windows(video, specs, [(start, counts) for start in self.plan.starts]):
             yield Video(*frames, seconds=0.0)
-
-
-#: Over which the sound of a window goes over into that of the next.
-SEAM_SECONDS = 0.02
 
 
 def make_plan(cfg: SystemConfig, asked: Request) -> windows.Plan:

@@ -23,11 +23,11 @@ import numpy as np
 from kfjax import generation, limits, memory, programs, rates, sharding, system
 from kfjax.command import local_path
 from kfjax.flow import sampler
-from kfjax.levels import to_loudness
 from kfjax.limits import MAX_PROMPT_CHARACTERS as MAX_PROMPT_CHARACTERS
 from kfjax.limits import MAX_SAMPLES as MAX_SAMPLES
 from kfjax.limits import TEXT_ONLY_SECONDS as TEXT_ONLY_SECONDS
 from kfjax.making import Maker, bucket_seconds, part_of, silent
+from kfjax.mastering import to_loudness
 from kfjax.model_codec import ModelCodec
 from kfjax.module import Params
 from kfjax.recording import Span
@@ -141,7 +141,8 @@ class Model:
           reference: a file whose sound this shall be like; of a film its picture counts too. Its loudest 3 seconds.
           music_prompt: describes music that is made beside the sound, without the picture, as a stem of its own.
           music_gain: of the music in the mix, 0 to 100.
-          loudness: integrated loudness of the result in LUFS, -70 to -5; its true peak stays below -1 dB.
+          loudness: integrated loudness of the result, above -70 to 0 LUFS, such as -23; its true peak stays below
+            -1 dB.
           window, overlap: whole seconds of the windows that a long sound is made in, and that neighbours share.
             Default: the model's, for sounds longer than it makes in one pass.
           progress: called with (name of the stage, share that is done).
