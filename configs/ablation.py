@@ -1,11 +1,11 @@
 """The base of experiments 0010 to 0014: a small generator on the features of scenes, from nothing.
 
-    python experiments/ablations.py prepare --scenes runs/scenes      # once: features and held-out scenes
+    python -m experiments ablations prepare --scenes runs/scenes      # once: features and held-out scenes
     kfjax train configs/ablation.py:0 --workdir runs/base-0
 
 The encoders and the codec are the built-in model's, frozen. All scenes last 4 seconds, so a duration embedding would
 only be a constant, and one that changes at other lengths: there is none. Hardware: one CPU core, about 2 minutes.
-Metric: onset F1 on held-out scenes (experiments/ablations.py). Variants: "0", "1", "2" (seeds).
+Metric: onset F1 on held-out scenes (`experiments/ablations.py`). Variants: "0", "1", "2" (seeds).
 """
 
 from pathlib import Path

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from experiments import harness
 from kfjax import config as strict
 from kfjax import module, pipeline, rates, system
 from kfjax.checkpoint import load_params
@@ -37,34 +36,18 @@ ASKED = {2.0: 32, 4.0: 48, 6.0: 32, 8.0: 16, 13.0: 12}
 #: Of sampling.
 STEPS, GUIDANCE = 10, 3.0
 RATE_HZ = 44100
-
-
-class Folders(NamedTuple):
-    """Where everything lies, below one folder."""
-
-    root: Path
-
-    @property
-    def features(self) -> Path:
-        return self.root / "features"
-
-    @property
-    def heldout(self) -> Path:
-        return self.root / "heldout"
-
-    @property
-    def heldout_features(self) -> Path:
-        return self.root / "heldout-features"
+#: Folders below the root.
+FEATURES, HELD, HELD_FEATURES = "features", "heldout", "heldout-features"
 
 
 def prepare(scenes: Path, root: Path) -> None:
     """Render what is held out and encode everything; what is there already is left alone."""
     pipeline.use_program_cache()
-    folders, encoder = Folders(root), FeatureEncoder(system.load(pipeline.BUILT_IN), 16)
+    encoder = FeatureEncoder(system.load(pipeline.BUILT_IN), 16)
     count = sum(HELDOUT.values())
-    heldout = render_corpus(folders.heldout, count, seed=HELDOUT_SEED, split="heldout", durations=HELDOUT, size=64)
-    encode(heldout, tuple(HELDOUT), folders.heldout_features, encoder, shards=1)
-    encode(Corpus(scenes), TRAINED_SECONDS, folders.features, encoder, shards=SHARDS)
+    heldout = render_corpus(root / HELD, count, seed=HELDOUT_SEED, split="heldout", durations=HELDOUT, size=64)
+    encode(heldout, tuple(HELDOUT), root / HELD_FEATURES, encoder, shards=1)
+    encode(Corpus(scenes), TRAINED_SECONDS, root / FEATURES, encoder, shards=SHARDS)
 
 
 def encode(corpus: Corpus, durations: tuple[float, ...], folder: Path, encoder: FeatureEncoder, *, shards: int) -> None:
@@ -106,7 +89,7 @@ class Listener:
     """
 
     def __init__(self, config, weights: Path, root: Path):
-        self._config, self._folders = config, Folders(root)
+        self._config, self._root = config, root
         base = system.load(pipeline.BUILT_IN)
         trained = strict.from_dict(MMDiTConfig, config.system.mmdit.to_dict())
         self._params = load_params(weights)
@@ -117,7 +100,7 @@ class Listener:
 
     def scores(self, seconds: float) -> dict[str, list[float]]:
         """Of every struck scene of that length: see `score`; "floor" is the F1 of the sound made for the next scene."""
-        bucket, rows = struck(self._folders, seconds)
+        bucket, rows = struck(self._root, seconds)
         scenes = [bucket.scene(i) for i in rows]
         sounds = SceneSounds(self._system, steps=STEPS, guidance=GUIDANCE)
         waves = list(sounds.generate([scene.caption for scene in scenes], seconds, films=(bucket, rows)))
@@ -128,7 +111,7 @@ class Listener:
         cfg = self._system.cfg
         step = strict.from_dict(FlowStepConfig, self._config.step.to_dict())
         buckets = Buckets({4.0: 1.0}, batch_seconds=64.0, multiple_of=1, seed=0)
-        held = FeatureInput(cfg, ((self._folders.heldout_features, 1.0),), buckets, seed=0)
+        held = FeatureInput(cfg, ((self._root / HELD_FEATURES, 1.0),), buckets, seed=0)
         return round(Validation(flow_figures(cfg, step), held, 4)(self._params, 0)["loss"], 5)
 
 
@@ -137,10 +120,10 @@ def plain_codec(codec: CodecConfig) -> CodecConfig:
     return replace(codec, stereo=None, vocoder=replace(codec.vocoder, rounds=0, matches=0))
 
 
-def struck(folders: Folders, seconds: float) -> tuple[Bucket, list[int]]:
-    """The held-out scenes of a length in which something is struck: those that have a synchrony."""
-    bucket = Corpus(folders.heldout).buckets[seconds]
-    return bucket, [i for i in range(len(bucket)) if struck_times(bucket.scene(i))][: ASKED[seconds]]
+def struck(root: Path, seconds: float) -> tuple[Bucket, list[int]]:
+    """The held-out scenes of a length, and which of them are asked."""
+    bucket = Corpus(root / HELD).buckets[seconds]
+    return bucket, harness.struck(bucket, ASKED[seconds])
 
 
 def score(
@@ -185,13 +168,13 @@ def silent_share(wave: np.ndarray) -> float:
 def ceiling(root: Path, lengths: tuple[float, ...]) -> dict[str, dict]:
     """By length: which scenes are asked, and the scores of their true sounds through the codec. Kept in the root."""
     path = root / "ceiling.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = harness.read_json(path, {})
     for seconds in (s for s in lengths if f"{s:g}" not in known):
-        bucket, rows = struck(Folders(root), seconds)
+        bucket, rows = struck(root, seconds)
         scenes, true = [bucket.scene(i) for i in rows], [bucket.waveform(i) for i in rows]
         base = system.load(pipeline.BUILT_IN)
         base = base._replace(cfg=replace(base.cfg, codec=plain_codec(base.cfg.codec)))
         coded = list(SceneSounds(base).through_codec(true, seconds))
         known[f"{seconds:g}"] = {"scenes": rows} | score(coded, true, scenes, seconds)
-        path.write_text(json.dumps(known))
+        harness.write_json(path, known)
     return {f"{s:g}": known[f"{s:g}"] for s in lengths}

@@ -1,18 +1,16 @@
-"""The ablations' tables and pictures, from results.json alone."""
+"""What the ablations compare, and their tables, from results.json alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from kfjax import plot as pictures
-from kfjax.evals.statistics import Comparison, compare, holm, mean_and_deviation
-
-if TYPE_CHECKING:
-    from ablations import Experiment
+from experiments.harness import ROOT, markdown, spread
+from kfjax.evals.statistics import Comparison, compare, holm
 
 #: What a measure is called. "loss" is one number a run, the others one a scene.
 MEASURES = {
@@ -23,6 +21,37 @@ MEASURES = {
     "end_error_db": "error of the last 250 ms' level, dB",
     "loss": "held-out loss",
 }
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is compared, by what (see MEASURES), on scenes of which lengths.
+
+    The first variant is the one that the others are compared with.
+    """
+
+    name: str
+    variants: tuple[str, ...]
+    seconds: tuple[float, ...] = (4.0,)
+    measures: tuple[str, ...] = ("f1", "loss")
+
+    @property
+    def folder(self) -> Path:
+        return ROOT / "experiments" / self.name
+
+
+#: In the order in which they run.
+EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (
+        Experiment("0010-rope", ("aligned", "unscaled", "none"), (2.0, 4.0, 6.0)),
+        Experiment("0012-sync-features", ("with", "without")),
+        Experiment("0011-duration", ("discrete", "fourier", "none"), (2.0, 4.0, 8.0, 13.0),
+                   ("f1", "late_f1", "last_db", "silent", "end_error_db")),
+        Experiment("0013-conv-blocks", ("conv3", "linear")),
+        Experiment("0014-joint-single", ("2to4", "3to1", "1to6")),
+    )
+}  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -37,25 +66,28 @@ class Row(NamedTuple):
 
 def tables(experiment: Experiment, results: dict) -> str:
     """Markdown: what was measured, then what it cost. p is adjusted for the comparisons under one measure (Holm)."""
-    lines = [
-        "| measure | scenes | variant | mean ± deviation (seeds) | difference | p scenes | p seeds | p, Holm |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    body = []
     for measure in experiment.measures:
         rows = list(measured(experiment, results, measure))
         compared = [row for row in rows if row.comparison]
         adjusted = dict(zip(map(id, compared), holm([row.comparison.p for row in compared]), strict=True))
         for row in rows:
-            lines.append(
-                f"| {MEASURES[measure]} | {row.length} | {row.variant} | {spread(row.values)} | "
-                f"{differing(row.comparison, adjusted.get(id(row)))} |"
-            )
+            own = f"{spread(row.values)} ({len(row.values)})"
+            body.append([MEASURES[measure], row.length, row.variant, own, *differing(row, adjusted)])
         if measure != "loss":
-            lines += [
-                f"| {MEASURES[measure]} | {length} s | *{name}* | {value:.3f} | | | | |"
-                for length, name, value in bounds(results, measure)
-            ]
-    return "\n".join([*lines, "", *costs(experiment, results)])
+            for length, name, value in bounds(results, measure):
+                body.append([MEASURES[measure], f"{length} s", f"*{name}*", value, *[""] * 4])
+    header = [
+        "measure",
+        "scenes",
+        "variant",
+        "mean ± deviation (seeds)",
+        "difference",
+        "p scenes",
+        "p seeds",
+        "p, Holm",
+    ]
+    return "\n".join([*markdown(header, body), "", *costs(experiment, results)])
 
 
 def measured(experiment: Experiment, results: dict, measure: str) -> Iterator[Row]:
@@ -95,78 +127,18 @@ def mean_of(values: list[float | None]) -> float:
     return float(np.mean([value for value in values if value is not None]))
 
 
-def spread(values: list[float]) -> str:
-    mean, deviation = mean_and_deviation(values)
-    return f"{mean:.3f} ± {deviation:.3f} ({len(values)})"
-
-
-def differing(comparison: Comparison | None, adjusted: float | None) -> str:
-    if comparison is None:
-        return "| | |"
-    p = [comparison.p_scenes, comparison.p_seeds, adjusted]
-    return " | ".join([f"{comparison.difference:+.3f} ± {comparison.deviation:.3f}", *map(chance, p)])
-
-
-def chance(p: float) -> str:
-    return "" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+def differing(row: Row, adjusted: dict[int, float]) -> list[str]:
+    if (one := row.comparison) is None:
+        return [""] * 4
+    chance = lambda p: "" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    p = one.p_scenes, one.p_seeds, adjusted[id(row)]
+    return [f"{one.difference:+.3f} ± {one.deviation:.3f}", *map(chance, p)]
 
 
 def costs(experiment: Experiment, results: dict) -> list[str]:
-    lines = ["| variant | parameters | steps | seconds of training (by seed) |", "|---|---|---|---|"]
+    body = []
     for variant in experiment.variants:
-        runs = [one for name, one in sorted(results["runs"].items()) if name.rpartition("-")[0] == variant]
-        if runs:
+        if runs := [one for name, one in sorted(results["runs"].items()) if name.rpartition("-")[0] == variant]:
             seconds = ", ".join(str(one["seconds"]) for one in runs)
-            lines.append(f"| {variant} | {runs[0]['parameters']:,} | {runs[0]['steps']} | {seconds} |")
-    return lines
-
-
-def plot(experiment: Experiment, results: dict, path: Path) -> None:
-    """A panel a measure: every seed a dot, their mean a bar."""
-    from matplotlib.figure import Figure
-
-    count = len(experiment.measures)
-    columns = min(count, 3)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(7.2, 0.5 + 2.6 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax, measure in zip(axes, experiment.measures, strict=False):
-        draw(ax, list(measured(experiment, results, measure)), experiment.variants)
-        ax.set_title(MEASURES[measure], fontsize=7)
-        if measure != "loss":
-            limits(ax, results, measure, len(experiment.variants))
-    for ax in axes[count:]:
-        ax.set_axis_off()
-    handles, labels = axes[0].get_legend_handles_labels()
-    named = dict(zip(labels, handles, strict=True))
-    figure.legend(named.values(), named.keys(), fontsize=8, ncols=len(named), loc="outside upper center", frameon=False)
-    pictures.save(figure, path)
-
-
-def draw(ax, rows: list[Row], variants: tuple[str, ...]) -> None:
-    """Variants side by side; lengths beside one another with a gap."""
-    lengths = list(dict.fromkeys(row.length for row in rows))
-    place = lambda row: lengths.index(row.length) * (len(variants) + 1) + variants.index(row.variant)
-    colours = [f"C{k}" for k in range(len(variants))]
-    for row in rows:
-        x, colour = place(row), colours[variants.index(row.variant)]
-        ax.bar(x, np.mean(row.values), width=0.8, color=colour, alpha=0.35, label=row.variant)
-        ax.scatter([x + 0.15 * (k - 1) for k in range(len(row.values))], row.values, s=12, color=colour, zorder=3)
-    centres = [k * (len(variants) + 1) + (len(variants) - 1) / 2 for k in range(len(lengths))]
-    ax.set_xticks(centres, lengths, fontsize=7)
-    ax.tick_params(axis="y", labelsize=7)
-    values = [value for row in rows for value in row.values]
-    if rows[0].measure == "loss":
-        margin = 0.3 * (max(values) - min(values)) + 1e-3
-        ax.set_ylim(min(values) - margin, max(values) + margin)
-
-
-def limits(ax, results: dict, measure: str, variants: int) -> None:
-    """Ceiling and floor as dashes over each length's bars."""
-    lengths = list(results["true sound"])
-    for length, name, value in bounds(results, measure):
-        x = lengths.index(length) * (variants + 1)
-        ax.hlines(value, x - 0.5, x + variants - 0.5, color="black", linestyle="--", linewidth=0.8)
-        ax.annotate(name, (x - 0.5, value), xytext=(0, 2), textcoords="offset points", fontsize=5)
-    if "f1" in measure:
-        ax.set_ylim(0, 1.08)
+            body.append([variant, f"{runs[0]['parameters']:,}", runs[0]["steps"], seconds])
+    return markdown(["variant", "parameters", "steps", "seconds of training (by seed)"], body)

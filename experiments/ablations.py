@@ -1,10 +1,10 @@
-"""The trained ablations, experiments 0010 to 0014: their data, their runs, their tables and pictures.
+"""The trained ablations, experiments 0010 to 0014: their data, their runs, their tables.
 
-    python experiments/ablations.py prepare --scenes runs/scenes     # features and held-out scenes, once (10 minutes)
-    python experiments/ablations.py run                              # all that is not done yet; stop and go on at will
-    python experiments/ablations.py run 0010-rope --process 0/2      # some of it; this is process 0 of 2
-    python experiments/ablations.py collect                          # what the runs measured -> results.json
-    python experiments/ablations.py table 0010-rope                  # results.json -> tables and plot.png
+    python -m experiments ablations prepare --scenes runs/scenes  # features and held-out scenes, once (10 minutes)
+    python -m experiments ablations run                           # all that is not done yet; stop and go on at will
+    python -m experiments 0010 run --process 0/2                  # some of it; this is process 0 of 2
+    python -m experiments ablations collect                       # what the runs measured -> results.json
+    python -m experiments 0010 table                              # results.json -> tables
 
 Runs whose configurations are equal are one run: the same three stand for the base in every experiment.
 """
@@ -15,51 +15,16 @@ import argparse
 import hashlib
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE)]
+from experiments import ablation_data, ablation_tables, harness
+from experiments.ablation_tables import EXPERIMENTS, Experiment
+
 SEEDS = (0, 1, 2)
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What is compared, by what (see ablation_tables.MEASURES), on scenes of which lengths.
-
-    The first variant is the one that the others are compared with.
-    """
-
-    name: str
-    variants: tuple[str, ...]
-    seconds: tuple[float, ...] = (4.0,)
-    measures: tuple[str, ...] = ("f1", "loss")
-
-    @property
-    def folder(self) -> Path:
-        return HERE / self.name
-
-
-#: In the order in which they run.
-EXPERIMENTS = {
-    experiment.name: experiment
-    for experiment in (
-        Experiment("0010-rope", ("aligned", "unscaled", "none"), (2.0, 4.0, 6.0)),
-        Experiment("0012-sync-features", ("with", "without")),
-        Experiment(
-            "0011-duration",
-            ("discrete", "fourier", "none"),
-            (2.0, 4.0, 8.0, 13.0),
-            ("f1", "late_f1", "last_db", "silent", "end_error_db"),
-        ),
-        Experiment("0013-conv-blocks", ("conv3", "linear")),
-        Experiment("0014-joint-single", ("2to4", "3to1", "1to6")),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -87,29 +52,28 @@ class Run:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    commands = {"prepare": prepare, "run": run, "collect": collect, "table": table}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=("prepare", "run", "collect", "table"))
+    parser.add_argument("command", choices=commands)
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help=f"of {', '.join(EXPERIMENTS)} (all)")
     parser.add_argument("--root", type=Path, default=Path("runs/ablations"), help="default: %(default)s")
     parser.add_argument("--scenes", type=Path, default=Path("runs/scenes"), help="prepare: the corpus to train on")
     parser.add_argument("--process", default="0/1", metavar="I/N", help="run: every N-th run from I on")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if unknown := sorted(set(args.experiments) - EXPERIMENTS.keys()):
         parser.error(f"got {', '.join(unknown)}, expected some of {', '.join(EXPERIMENTS)}")
-    chosen = [EXPERIMENTS[name] for name in EXPERIMENTS if name in (args.experiments or EXPERIMENTS)]
-    globals()[args.command](args, chosen)
+    commands[args.command](
+        args, [EXPERIMENTS[name] for name in EXPERIMENTS if name in (args.experiments or EXPERIMENTS)]
+    )
 
 
 def prepare(args: argparse.Namespace, _: list[Experiment]) -> None:
-    import ablation_data
-
     ablation_data.prepare(args.scenes, args.root)
 
 
 def run(args: argparse.Namespace, chosen: list[Experiment]) -> None:
     """Train and listen, run by run; seed after seed: a stop leaves comparisons of fewer seeds, not of fewer ways."""
     from kfjax import pipeline
-    from kfjax.train.__main__ import main as train
 
     pipeline.use_program_cache()
     os.environ["TQDM_DISABLE"] = "1"
@@ -121,11 +85,9 @@ def run(args: argparse.Namespace, chosen: list[Experiment]) -> None:
                 one = Run(experiment, variant, seed)
                 unique.setdefault(one.name, (one, set()))[1].update(experiment.seconds)
     for one, seconds in list(unique.values())[process::processes]:
-        workdir = args.root / "train" / one.name
-        start = time.monotonic()
+        workdir, start = args.root / "train" / one.name, time.monotonic()
         if steps(workdir) < one.config.loop.steps:
-            paths = f"data.corpora=(('{args.root / 'features'}', 1.0),)"
-            train([one.spec, "--workdir", str(workdir), "--set", paths])
+            harness.train(one.spec, workdir, f"data.corpora=(('{args.root / ablation_data.FEATURES}', 1.0),)")
         if steps(workdir) < one.config.loop.steps:
             raise SystemExit(f"{workdir}: stopped at step {steps(workdir)}; run again to go on")
         trained = time.monotonic()
@@ -136,28 +98,20 @@ def run(args: argparse.Namespace, chosen: list[Experiment]) -> None:
 
 def listen(one: Run, workdir: Path, root: Path, seconds: Sequence[float]) -> None:
     """What is measured of a trained run, into its folder; lengths that are there already are left alone."""
-    import ablation_data
-
     path = workdir / "scores.json"
-    scores = json.loads(path.read_text()) if path.exists() else {}
-    missing = [s for s in seconds if f"{s:g}" not in scores.get("lengths", {})]
+    scores = harness.read_json(path, {"lengths": {}})
+    missing = [s for s in seconds if f"{s:g}" not in scores["lengths"]]
     if not missing:
         return
     listener = ablation_data.Listener(one.config, workdir / "ema.safetensors", root)
-    scores = {
-        "parameters": listener.parameters,
-        "loss": scores.get("loss") or listener.loss(),
-        "lengths": scores.get("lengths", {}),
-    }
+    scores |= {"parameters": listener.parameters, "loss": scores.get("loss") or listener.loss()}
     for length in missing:
         scores["lengths"][f"{length:g}"] = listener.scores(length)
-        write_json(path, scores)
+        harness.write_json(path, scores)
 
 
 def collect(args: argparse.Namespace, chosen: list[Experiment]) -> None:
     """results.json of every experiment, of those runs that are done."""
-    import ablation_data
-
     for experiment in chosen:
         runs, of = {}, [Run(experiment, variant, seed) for variant in experiment.variants for seed in SEEDS]
         for one in of:
@@ -166,20 +120,21 @@ def collect(args: argparse.Namespace, chosen: list[Experiment]) -> None:
         if runs:
             ceiling = ablation_data.ceiling(args.root, experiment.seconds)
             ceiling = {length: {"scenes": own["scenes"]} | only(own, experiment) for length, own in ceiling.items()}
-            write_json(experiment.folder / "results.json", {"true sound": ceiling, "runs": runs})
+            found = {"made": harness.made(), "true sound": ceiling, "runs": runs}
+            harness.write_json(experiment.folder / "results.json", found)
         print(f"{experiment.name}: {len(runs)} of {len(of)} runs")
 
 
 def measured(workdir: Path, experiment: Experiment) -> dict | None:
     """What an experiment needs of a run; None while that is not all there. Seconds: with start and compilation."""
-    path, lengths = workdir / "scores.json", [f"{s:g}" for s in experiment.seconds]
-    scores = json.loads(path.read_text()) if path.exists() else {"lengths": {}}
+    lengths = [f"{s:g}" for s in experiment.seconds]
+    scores = harness.read_json(workdir / "scores.json", {"lengths": {}})
     if not scores["lengths"].keys() >= set(lengths):
         return None
     return {
         "parameters": scores["parameters"],
         "steps": steps(workdir),
-        "seconds": round(log(workdir)[-1]["elapsed"]),
+        "seconds": round(harness.train_log(workdir / "metrics.jsonl", "train")[-1]["elapsed"]),
         "loss": scores["loss"],
         "lengths": {s: only(scores["lengths"][s], experiment) for s in lengths},
     }
@@ -187,13 +142,7 @@ def measured(workdir: Path, experiment: Experiment) -> dict | None:
 
 def steps(workdir: Path) -> int:
     """How far the training in a folder is."""
-    return log(workdir)[-1]["step"] if (workdir / "metrics.jsonl").exists() else 0
-
-
-def log(workdir: Path) -> list[dict]:
-    """The figures of a training, the start among them."""
-    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [{"step": 0}, *(line for line in lines if line["kind"] == "train")]
+    return [0, *(line["step"] for line in harness.train_log(workdir / "metrics.jsonl", "train"))][-1]
 
 
 def only(scores: dict, experiment: Experiment) -> dict:
@@ -202,24 +151,9 @@ def only(scores: dict, experiment: Experiment) -> dict:
 
 
 def table(_: argparse.Namespace, chosen: list[Experiment]) -> None:
-    import ablation_tables
-
     for experiment in chosen:
         path = experiment.folder / "results.json"
         if not path.exists():
-            raise SystemExit(
-                f"{path}: is not there; python experiments/ablations.py run {experiment.name}, then collect"
-            )
+            raise SystemExit(f"{path}: is not there; run and collect {experiment.name} first")
         results = json.loads(path.read_text())
         print(ablation_tables.tables(experiment, results))
-        ablation_tables.plot(experiment, results, experiment.folder / "plot.png")
-
-
-def write_json(path: Path, values: dict) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(values) + "\n")
-    os.replace(temporary, path)
-
-
-if __name__ == "__main__":
-    main()

@@ -89,7 +89,7 @@ class Maker:
         if asked.windows is None:
             pieces = map(within_range, pieces)
         else:
-            pieces = Limiter(rate).through(pieces)
+            pieces = limited(pieces, Limiter(rate))
         for piece in pieces:
             yield piece if given is None else given.spliced(piece, rate, asked.seconds, position)
             position += len(piece)
@@ -276,6 +276,14 @@ def bucket_seconds(seconds: float) -> float:
     of 4."""
     step = 0.5 if seconds <= 4 else 1.0 if seconds <= 16 else 4.0
     return max(1.0, math.ceil(seconds / step - 1e-6) * step)
+
+
+def limited(pieces: Iterator[np.ndarray], limiter: Limiter) -> Iterator[np.ndarray]:
+    """The pieces through a limiter, which holds back a little."""
+    for piece in pieces:
+        if len(made := limiter.feed(piece)):
+            yield made
+    yield limiter.end()
 
 
 def _read(video: str | Path | Video, cfg: SystemConfig, lengths: rates.Lengths) -> Video:

@@ -35,6 +35,23 @@ HOMES = {
     "pymunk": ("scenes/",),
     "cv2": ("scenes/",),
 }
+#: Tests of no single module, and of what instead. `test_x.py` and `test_x_aspect.py` are of module or folder x.
+WIDER = {
+    "test_architecture": "the repository",
+    "test_colab": "colab/",
+    "test_docs": "README.md and docs/",
+    "test_public": "`kfjax.__all__`",
+    "test_x64": "all programs, in a process of 64 bits",
+    "data/builders/test_builders": "all builders",
+    "data/builders/test_extraction": "all builders, through kfjax/data/extract.py",
+    "data/builders/test_tfds": "all builders, by the library's own tests",
+    "encoders/test_public_weights": "CLIP and Synchformer against public outputs",
+    "encoders/test_transformers_parity": "CLIP and T5 against transformers",
+    "experiments/test_ablations": "experiments/",
+    "experiments/test_experiments": "experiments/",
+    "experiments/test_train_speed": "experiments/",
+    "generators/test_interface": "what generators and codecs have in common",
+}
 #: Calls that run whatever a file contains.
 UNSAFE = {"eval", "exec", "pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads", "load(allow_pickle)"}
 
@@ -115,6 +132,20 @@ def test_every_import_has_its_home():
 def test_no_file_is_trusted_to_run():
     unsafe = {name(path): found for path in PACKAGE if (found := called(ast.parse(path.read_text())) & UNSAFE)}
     assert not unsafe
+
+
+def test_tests_mirror_the_package():
+    tests = {name(path).removeprefix("tests/").removesuffix(".py") for path in (ROOT / "tests").rglob("test_*.py")}
+    assert WIDER.keys() <= tests
+    astray = []
+    for test in sorted(tests - WIDER.keys()):
+        folder, _, stem = test.rpartition("test_")
+        words = stem.split("_")
+        stems = ["_".join(words[:n]) for n in range(len(words), 0, -1)]
+        places = [ROOT / "kfjax" / folder / name for stem in stems for name in (f"{stem}.py", f"__{stem}__.py", stem)]
+        if not any(place.exists() for place in places):
+            astray.append(f"tests/{test}.py: no kfjax/{folder}{stem}(.py); rename it, or give it a place in WIDER")
+    assert not astray
 
 
 @pytest.mark.parametrize("module", ["kfjax", "kfjax.cli", "kfjax.pipeline"])

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from trees import assert_equal
 
 from kfjax import checkpoint
 from kfjax.checkpoint import CheckpointError, StateStore, WeightsError, load_params, save_params, unflatten
@@ -20,6 +19,7 @@ from kfjax.module import flatten
 from kfjax.sharding import data_mesh, make_mesh, param_shardings, replicated
 from kfjax.structs import TrainState
 from kfjax.train.engine.optim import OptimConfig, make_optimizer
+from tests.trees import assert_equal
 
 
 def params(width=4):

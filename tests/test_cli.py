@@ -7,14 +7,14 @@ import tomllib
 from pathlib import Path
 
 import jax
-import media_files as files
 import numpy as np
 import pytest
-from tiny_system import write_model
 
 import kfjax
 from kfjax import making, media, pipeline
 from kfjax.cli import main
+from tests.tiny import media_files as files
+from tests.tiny.system import write_model
 
 ROOT = str(Path(__file__).parents[1])
 

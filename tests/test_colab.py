@@ -12,13 +12,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import notebook_run
 import pytest
-from media_files import numbered
-from notebook_run import Report, code_cells, filled_in
-from tiny_system import write_model
 
 from kfjax import media
+from tests import notebook_run
+from tests.notebook_run import Report, code_cells, filled_in
+from tests.tiny.media_files import numbered
+from tests.tiny.system import write_model
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.py"))

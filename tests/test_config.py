@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import pytest
-from tiny_system import CONFIG
 
 from kfjax import config
 from kfjax.system import SystemConfig
+from tests.tiny.system import CONFIG
 
 
 @dataclass(frozen=True)

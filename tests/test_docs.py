@@ -7,15 +7,15 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-import media_files as files
 import numpy as np
 import pytest
-from tiny_system import write_model
 
 import kfjax
 from kfjax import cli, command, media, pipeline
 from kfjax.scenes.__main__ import main as scenes
 from kfjax.train import config as train_config
+from tests.tiny import media_files as files
+from tests.tiny.system import write_model
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -112,6 +112,10 @@ def check_command(words: list[str], parse) -> None:
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         asked = {extra for word in words for named in re.findall(r"^\.\[(.*)\]$", word) for extra in named.split(",")}
         assert asked <= extras.keys(), words
+    elif python and words[1:3] == ["-m", "experiments"]:
+        from experiments.__main__ import script
+
+        assert not words[3:] or script(words[3]), words
     elif python and words[1] == "-m":
         assert words[2] in ("venv", "pytest", "pip"), words
     elif python or ("/" in words[0] and not words[0].startswith(".")):

@@ -4,11 +4,11 @@ import dataclasses
 
 import jax
 import numpy as np
-from tiny_system import CONFIG, tiny_system
 
 from kfjax import features
 from kfjax.rates import lengths
 from kfjax.structs import Video
+from tests.tiny.system import CONFIG, tiny_system
 
 SIZE = lengths(1.0, CONFIG.rates)
 FRAMES = np.random.default_rng(0).integers(0, 256, (SIZE.sync_frames, 32, 32, 3), np.uint8)

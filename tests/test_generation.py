@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_system import CAPTIONS, CONFIG, tiny_system
 
 from kfjax import features, generation, rates
 from kfjax.codec.bigvgan import BigVGAN, BigVGANConfig
@@ -19,6 +18,7 @@ from kfjax.encoders.configs import CLIPTextConfig
 from kfjax.flow.sampler import Guidance
 from kfjax.module import init
 from kfjax.structs import Noise, Schedule
+from tests.tiny.system import CAPTIONS, CONFIG, tiny_system
 
 SIZE = rates.lengths(0.5, CONFIG.rates)
 SEEDS = np.array([5, 5, 9], np.uint32)

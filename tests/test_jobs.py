@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
-import media_files as files
 import pytest
 
 from kfjax import jobs, media
 from kfjax.jobs import Job
+from tests.tiny import media_files as files
 
 TEMPLATE = Job(None, "", "", None, 0)
 

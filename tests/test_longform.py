@@ -2,15 +2,15 @@
 
 from dataclasses import replace
 
-import media_files as files
 import numpy as np
 import pytest
-from tiny_system import CONFIG, tiny_system
+from tests.tiny.system import CONFIG, tiny_system
 
 from kfjax import generation, longform, media
 from kfjax.pipeline import Model
 from kfjax.programs import Program
 from kfjax.structs import Schedule
+from tests.tiny import media_files as files
 
 RATE = 44100
 WINDOWS = {"window": 2, "overlap": 1, "steps": 3}

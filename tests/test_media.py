@@ -8,11 +8,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import media_files as files
 import numpy as np
 import pytest
 
 from kfjax import media
+from tests.tiny import media_files as files
 
 RATE_HZ = 44100
 SLOW, FAST = media.FrameSpec(8, 64, "stretch"), media.FrameSpec(25, 64, "crop")

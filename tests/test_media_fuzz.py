@@ -6,11 +6,11 @@ import sys
 from fractions import Fraction
 
 import av
-import media_files as files
 import numpy as np
 import pytest
 
 from kfjax import media
+from tests.tiny import media_files as files
 
 #: Reads, listens and writes with every damaged copy; a death by signal is a hang (SIGALRM), a crash or too much memory.
 CHILD = """

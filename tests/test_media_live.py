@@ -9,11 +9,11 @@ import threading
 from fractions import Fraction
 
 import av
-import media_files as files
 import numpy as np
 import pytest
 
 from kfjax import media
+from tests.tiny import media_files as files
 
 RATE_HZ = 44100
 WAVE = (np.random.default_rng(0).standard_normal((6 * RATE_HZ + 77, 2)) * 0.1).astype(np.float32)

@@ -3,12 +3,12 @@
 import tracemalloc
 from fractions import Fraction
 
-import media_files as files
 import numpy as np
 import pytest
 
 from kfjax import media
 from kfjax.media import frames as frames_module
+from tests.tiny import media_files as files
 
 SLOW, FAST, WIDE = media.FrameSpec(8, 64, "stretch"), media.FrameSpec(25, 64, "crop"), media.FrameSpec(1, 48, "crops")
 SPECS = (SLOW, FAST, WIDE)

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tiny_public as public
 
 import kfjax
 from kfjax import jobs, system
 from kfjax.encoders.clip import CLIPTextConfig
+from tests.tiny import public
 
 ROOT = Path(__file__).parents[1]
 ROW = re.compile(r"^(process|encode|sample|decode) +([\d. ]+)", re.MULTILINE)

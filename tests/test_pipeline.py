@@ -4,10 +4,8 @@ import os
 from pathlib import Path
 
 import jax
-import media_files as files
 import numpy as np
 import pytest
-from tiny_system import CONFIG, tiny_system, write_model
 
 import kfjax
 from kfjax import features, generation, making, media, pipeline, rates
@@ -18,6 +16,8 @@ from kfjax.programs import Program
 from kfjax.request import resolve
 from kfjax.sound import Sound, added, finite, within_range
 from kfjax.structs import Video
+from tests.tiny import media_files as files
+from tests.tiny.system import CONFIG, tiny_system, write_model
 
 RATE_HZ = 44100
 SHARED = Path(os.environ.get("KFJAX_SHARED", Path(__file__).parents[2] / "shared"))

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_system import CONFIG, write_model
-from trees import assert_equal
 
 from kfjax import module, programs, system
 from kfjax.programs import Program, kept
+from tests.tiny.system import CONFIG, write_model
+from tests.trees import assert_equal
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,15 +9,15 @@ import sys
 import wave as riff
 from pathlib import Path
 
-import media_files as files
 import numpy as np
 import pytest
-from tiny_system import CONFIG, tiny_system, write_model
 
 import kfjax
 from kfjax import media, rates
 from kfjax.pipeline import Model
 from kfjax.sound import Sound
+from tests.tiny import media_files as files
+from tests.tiny.system import CONFIG, tiny_system, write_model
 
 RATE_HZ = 44100
 HOP = CONFIG.rates.hop * CONFIG.rates.downsample

@@ -17,7 +17,6 @@ import optax
 import pytest
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
-from tiny_system import CONFIG
 
 from kfjax import sharding
 from kfjax.generators.mmdit.mmdit import MMDiT
@@ -44,6 +43,7 @@ from kfjax.structs import FeatureBatch, Features, Given, Posterior, TrainState
 from kfjax.train.engine.optim import OptimConfig, make_optimizer
 from kfjax.train.tasks import flow_step
 from kfjax.train.tasks.flow_step import FlowStepConfig
+from tests.tiny.system import CONFIG
 
 MODEL = replace(CONFIG.mmdit, heads=4, joint_depth=1, single_depth=2, hidden_multiple=64)
 STEP = FlowStepConfig()

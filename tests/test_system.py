@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_system import CAPTIONS, CONFIG, tiny_system, write_model
 
 from kfjax import system
 from kfjax.checkpoint import WeightsError
+from tests.tiny.system import CAPTIONS, CONFIG, tiny_system, write_model
 
 
 @pytest.fixture

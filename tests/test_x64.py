@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
-from tiny_system import CONFIG, tiny_system, write_model
 
 from kfjax import features, generation, module
 from kfjax.codec import audio_codec
@@ -30,6 +29,7 @@ from kfjax.train.tasks.codec_step import CodecTraining, codec_task
 from kfjax.train.tasks.flow_step import FlowStepConfig
 from kfjax.train.tasks.lora import LoRAConfig, init_lora
 from kfjax.train.tasks.vocoder_step import VocoderTraining, own_mel, vocoder_task
+from tests.tiny.system import CONFIG, tiny_system, write_model
 
 ROOT = Path(__file__).parents[1]
 SIZE, KEY = lengths(1.0, CONFIG.rates), jax.random.key(0)

@@ -1,6 +1,6 @@
 """The trained parts become one model directory, with a card that says what it is and what was measured.
 
-    python experiments/0003-built-in-model/assemble.py --flow runs/flow --vae runs/vae/vae.safetensors \
+    python -m experiments 0003/assemble --flow runs/flow --vae runs/vae/vae.safetensors \
         --vocoder runs/vocoder/vocoder.safetensors --tokenizer runs/tokenizer.json [--results results.json]
 
 The generator comes from ema.safetensors of its run, or, while it still trains, from its newest checkpoint.
@@ -10,18 +10,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-MOST_MEGABYTES = 40
+import orbax.checkpoint as ocp
+
+from experiments import harness
+from kfjax import config as strict
+from kfjax import disk, module, system
+from kfjax.checkpoint import load_params, unflatten
+from kfjax.encoders.tokenizer import Tokenizer
+from kfjax.module import flatten
+from kfjax.system import SystemConfig
+
+from .card import model_card
+
+MOST_MEGABYTES, DTYPE = 40, "float16"
 
 
 def arguments(argv=None) -> argparse.Namespace:
-    from kfjax.pipeline import BUILT_IN
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--flow", type=Path, required=True, help="working folder of the generator's training")
@@ -29,34 +37,19 @@ def arguments(argv=None) -> argparse.Namespace:
     add("--vocoder", type=Path, required=True)
     add("--stereo", type=Path, help="weights of a training of Mono2Stereo alone; default: those of the generator's run")
     add("--tokenizer", type=Path, required=True)
-    add("--config", default="configs/flow.py", help="used where the working folder has no config.json")
     add("--checkpoint", action="store_true", help="take the newest checkpoint even where ema.safetensors exists")
     add("--before", type=int, default=0, help="steps of the runs that this one started from, for the card")
     add("--guidance", type=float, help="the model's default; else the config's")
     add("--steps", type=int)
     add("--negative", type=float)
-    add("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
-    add("--results", type=Path, help="results.json of evaluate.py, for the card")
-    add("--output", type=Path, default=BUILT_IN)
+    add("--results", type=Path, help="of 0003/evaluate, for the card")
+    add("--output", type=Path, default=harness.MODEL)
     return parser.parse_args(argv)
 
 
-def run_config(folder: Path, spec: str):
-    """The config that a run was made with."""
-    from ml_collections import ConfigDict
-
-    from kfjax.train.config import load_config
-
-    path = folder / "config.json"
-    return ConfigDict(json.loads(path.read_text())).lock() if path.exists() else load_config(spec)
-
-
-def system_config(config, args: argparse.Namespace):
+def system_config(run: Path, args: argparse.Namespace):
     """The system of a run as it is shipped: blocks in a loop, which compiles faster, and the defaults asked for."""
-    from kfjax import config as strict
-    from kfjax.system import SystemConfig
-
-    cfg = strict.from_dict(SystemConfig, config.system.to_dict(), where="config.system")
+    cfg = strict.from_dict(SystemConfig, json.loads((run / "config.json").read_text())["system"], where="config.system")
     own = {name: getattr(args, name) for name in ("guidance", "steps", "negative") if getattr(args, name) is not None}
     return replace(cfg, mmdit=replace(cfg.mmdit, unroll=False), defaults=replace(cfg.defaults, **own))
 
@@ -67,15 +60,9 @@ def trained_flow(folder: Path, checkpoint: bool):
     Raises:
       ValueError: nothing has been saved there.
     """
-    from kfjax import disk
-    from kfjax.checkpoint import load_params, unflatten
-    from kfjax.module import flatten
-
     weights = folder / "ema.safetensors"
     if weights.exists() and not checkpoint:
-        return load_params(weights), last_step(folder)
-    import orbax.checkpoint as ocp
-
+        return load_params(weights), harness.train_log(folder / "metrics.jsonl")[-1]["step"]
     saved = sorted((int(path.name), path) for path in (folder / "checkpoints").glob("*") if path.name.isdigit())
     if not saved:
         raise ValueError(f"{folder}: neither ema.safetensors nor a checkpoint there; train first")
@@ -85,69 +72,35 @@ def trained_flow(folder: Path, checkpoint: bool):
     return unflatten(flatten(state["ema"])), step
 
 
-def last_step(folder: Path) -> int:
-    """The last step in a run's log."""
-    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"]
-
-
 def training_hours(folder: Path) -> float:
     """Hours of all sittings of a run: its clock starts again at every resume."""
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return 0.0
-    elapsed = [json.loads(line)["elapsed"] for line in path.read_text().splitlines()]
-    ends = [a for a, b in zip(elapsed, [*elapsed[1:], 0.0], strict=True) if b < a]
+    elapsed = [line["elapsed"] for line in harness.train_log(folder / "metrics.jsonl")]
+    ends = [a for a, b in pairwise([*elapsed, 0.0]) if b < a]
     return sum(ends) / 3600
-
-
-def rounding_loss(params, dtype: str) -> float:
-    """Root mean square of the relative change that storing in `dtype` makes, over all weights."""
-    import jax
-    import numpy as np
-
-    total = changed = 0.0
-    for leaf in jax.tree.leaves(params):
-        x = np.asarray(leaf, np.float32)
-        total += float(np.square(x, dtype=np.float64).sum())
-        changed += float(np.square(x - x.astype(jax.numpy.dtype(dtype)).astype(np.float32), dtype=np.float64).sum())
-    return (changed / total) ** 0.5
 
 
 def main(argv=None) -> None:
     args = arguments(argv)
-    sys.path.insert(0, str(Path(__file__).parent))
-    from card import model_card
-
-    from kfjax import module, system
-    from kfjax.checkpoint import load_params
-    from kfjax.encoders.tokenizer import Tokenizer
-
     # Mono2Stereo trains last, and its run knows the whole system.
-    cfg = system_config(run_config(args.stereo.parent if args.stereo else args.flow, args.config), args)
+    cfg = system_config(args.stereo.parent if args.stereo else args.flow, args)
     trained, step = trained_flow(args.flow, args.checkpoint)
     parts = cfg.parts()
     params = {name: part for name, part in trained.items() if name in parts}
     files = {name: getattr(args, name) for name in ("vae", "vocoder", "stereo") if getattr(args, name)}
     params |= {name: load_params(path, module.shapes(*parts[name])) for name, path in files.items()}
-    losses = {dtype: rounding_loss(params, dtype) for dtype in ("float16", "bfloat16")}
-    print("rounding: " + ", ".join(f"{dtype} {loss:.1e}" for dtype, loss in losses.items()))
     facts = {
         "step": step,
         "before": args.before,
-        "dtype": args.dtype,
+        "dtype": DTYPE,
         "parameters": {name: module.count(part) for name, part in params.items()},
         "hours": {"generator": training_hours(args.flow)}
         | {name: training_hours(path.parent) for name, path in files.items()},
     }
     results = json.loads(args.results.read_text()) if args.results else None
     built = system.System(cfg, params, Tokenizer.load(args.tokenizer, cfg.text_tokens))
-    system.save(args.output, built, card=model_card(cfg, facts, results), dtype=args.dtype)
+    system.save(args.output, built, card=model_card(cfg, facts, results), dtype=DTYPE)
     system.load(args.output)  # every weight is there, of the right shape and finite
     size = sum(path.stat().st_size for path in args.output.iterdir()) / 1e6
     print(f"{args.output}: step {step}, {module.count(params) / 1e6:.1f} M parameters, {size:.1f} MB")
     if size > MOST_MEGABYTES:
         raise SystemExit(f"{size:.1f} MB is more than the {MOST_MEGABYTES} MB that the package may carry")
-
-
-if __name__ == "__main__":
-    main()

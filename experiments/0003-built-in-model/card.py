@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from experiments.harness import markdown
+
 CARD = """\
 # kfjax {name}
 
@@ -79,10 +81,8 @@ def figures(results: dict[str, Any]) -> list[str]:
         without, with_it = (own[f"named, {how}"]["rate"] for how in ("without", "with"))
         words = f"a source is heard ({name}): without → with a negative prompt that names it"
         body.append((words, f"{without:.2f} → {with_it:.2f}", "", ""))
-    cell = lambda value: f"{value:.3f}" if isinstance(value, float) else str(value)
-    lines = [f"| {' | '.join(map(cell, row))} |" for row in (("", "generated", "true sound", "another film's"), *body)]
     intro = (
         f"{settings['scenes']} held-out scenes of {settings['seconds']:g} s, {settings['steps']} steps, guidance "
-        f"{settings['guidance']:g}; `experiments/0003-built-in-model/evaluate.py`."
+        f"{settings['guidance']:g}; `python -m experiments 0003/evaluate`."
     )
-    return [intro, "", lines[0], "|---|---|---|---|", *lines[1:]]
+    return [intro, "", *markdown(["", "generated", "true sound", "another film's"], body)]

@@ -1,6 +1,6 @@
 """What the built-in model can do, on scenes it never saw: every figure beside its ceiling and its floor.
 
-    python experiments/0003-built-in-model/evaluate.py kfjax/assets/model --output results.json \
+    python -m experiments 0003/evaluate kfjax/assets/model --output results.json \
         --wavs speech.wav music.wav
 
 Held-out scenes are rendered once into a folder, and so is the judge of sources; run again, they are read back.
@@ -10,23 +10,20 @@ Held-out scenes are rendered once into a folder, and so is the judge of sources;
 from __future__ import annotations
 
 import argparse
-import json
 import resource
-import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from kfjax.scenes.evaluation import CORPUS_SEED, judge_file  # noqa: E402
+from experiments.harness import held_out, made, markdown, plain, write_json
+from kfjax import media, pipeline, system
+from kfjax.scenes.evaluation import MEASURES, Evaluation, SceneProtocol, judge_file
+from kfjax.scenes.sounds import SceneSounds
 
 COLUMNS = ("video and caption", "video", "caption", "floor", "ceiling", "codec ceiling")
 
 
 def arguments(argv=None) -> argparse.Namespace:
-    from kfjax.scenes.evaluation import MEASURES
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("model", type=Path, help="model directory")
@@ -49,56 +46,20 @@ def arguments(argv=None) -> argparse.Namespace:
 
 
 def plan_of(args: argparse.Namespace):
-    from kfjax.scenes.evaluation import SceneProtocol
-
     plan = SceneProtocol(scenes=args.scenes, seconds=args.seconds)
     if not args.quick:
         return plan
     share = lambda count: max(1, count // 10)
-    return SceneProtocol(
-        scenes=share(args.scenes),
-        seconds=args.seconds,
-        other_scenes=share(plan.other_scenes),
-        judge_clips=4 * share(plan.judge_clips),
-        codec_scenes=share(plan.codec_scenes),
-        pairs=share(plan.pairs),
-    )
-
-
-def held_out(folder: Path | None, plan, size: int):
-    """The corpus in `folder`, else one rendered for the plan; a plain run and a quick one have a folder each."""
-    from kfjax.scenes import Corpus, render_corpus
-
-    if folder is not None and (folder / "corpus.json").exists():
-        return Corpus(folder)
-    folder = folder or ROOT / "runs" / f"heldout-{plan.scenes}x{plan.seconds:g}-{size}"
-    count = sum(plan.durations.values())
-    return render_corpus(folder, int(count), seed=CORPUS_SEED, split="heldout", durations=plan.durations, size=size)
+    tenths = {name: share(getattr(plan, name)) for name in ("scenes", "other_scenes", "codec_scenes", "pairs")}
+    return replace(plan, judge_clips=4 * share(plan.judge_clips), **tenths)
 
 
 def recordings(paths: list[Path], sample_rate_hz: int):
-    from kfjax import media
-
     return {path.stem: media.read_audio(path, sample_rate_hz, 1, duration_seconds=10.0)[:, 0] for path in paths}
-
-
-def plain(value):
-    """Named tuples to dicts, all the way down; floats as they are printed."""
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
-    if isinstance(value, dict):
-        return {key: plain(part) for key, part in value.items()}
-    if isinstance(value, tuple | list):
-        return [plain(part) for part in value]
-    return round(float(value), 4) if isinstance(value, float) else value
 
 
 def main(argv=None) -> dict:
     args = arguments(argv)
-    from kfjax import pipeline, system
-    from kfjax.scenes.evaluation import Evaluation
-    from kfjax.scenes.sounds import SceneSounds
-
     pipeline.use_program_cache()
     start, plan, model = time.monotonic(), plan_of(args), system.load(args.model)
     sounds = SceneSounds(model, steps=args.steps, guidance=args.guidance, negative=args.negative, seed=args.seed)
@@ -106,17 +67,9 @@ def main(argv=None) -> dict:
     folder = next(iter(corpus.buckets.values())).folder.parent
     judge = judge_file(folder, plan, {name: model.params[name] for name in ("vae", "vocoder")})
     evaluation = Evaluation(sounds, corpus, plan, judge, judged=bool({"meaning", "negative"} & set(args.only)))
-    results = {
-        "settings": {
-            "model": model.cfg.name,
-            "scenes": len(evaluation.scenes),
-            "seconds": plan.seconds,
-            "steps": sounds.steps,
-            "guidance": sounds.guidance,
-            "negative": sounds.negative,
-            "seed": args.seed,
-        }
-    }
+    settings = {name: getattr(sounds, name) for name in ("steps", "guidance", "negative")}
+    settings |= {"scenes": len(evaluation.scenes), "seconds": plan.seconds, "seed": args.seed}
+    results = {"made": made(), "settings": {"model": model.cfg.name} | settings}
     for name in args.only:
         extra = (recordings(args.wavs, evaluation.rate),) if name == "codec" else ()
         results[name] = plain(getattr(evaluation, name)(*extra))
@@ -128,8 +81,7 @@ def main(argv=None) -> dict:
             "peak_gib": round(peak, 2),
             **evaluation.cost,
         }
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(results, indent=1) + "\n")
+        write_json(args.output, results)
     print(f"{results['cost']['seconds']} s, at most {results['cost']['peak_gib']} GiB; {args.output}")
     return results
 
@@ -139,34 +91,21 @@ def table(measure: str, result: dict) -> str:
     return "\n".join(["", f"### {measure}", "", *TABLES[measure](result)])
 
 
-def rows(header: list[str], body: list[list]) -> list[str]:
-    """A Markdown table; floats to three decimals."""
-    cell = lambda value: f"{value:.3f}" if isinstance(value, float) else str(value)
-    line = lambda cells: f"| {' | '.join(map(cell, cells))} |"
-    return [line(header), "|" + "---|" * len(header), *map(line, body)]
-
-
 def _synchrony(result: dict) -> list[str]:
     kinds = [kind for kind in COLUMNS if kind in result]
-    total = [
-        [
-            kind,
-            f"{result[kind]['f1']:.3f} ± {result[kind]['error']:.3f}",
-            *(result[kind][name] for name in ("pooled", "precision", "recall", "scenes")),
-        ]
-        for kind in kinds
-    ]
+    named = ("pooled", "precision", "recall", "scenes")
+    total = [[kind, _f1(result[kind]), *(result[kind][name] for name in named)] for kind in kinds]
     recipes = [
         [f"{name} ({n})", *(result[kind]["recipes"][name][0] for kind in kinds)]
         for name, (_, n) in result["ceiling"]["recipes"].items()
     ]
-    return [
-        *rows(["onsets within ±50 ms", "mean F1", "pooled F1", "precision", "recall", "scenes"], total),
-        "",
-        f"{100 * result['share of ceiling']:.1f} % of the ceiling.",
-        "",
-        *rows(["mean F1 of", *kinds], recipes),
-    ]
+    share = f"{100 * result['share of ceiling']:.1f} % of the ceiling."
+    whole = markdown(["onsets within ±50 ms", "mean F1", "pooled F1", *named[1:]], total)
+    return [*whole, "", share, "", *markdown(["mean F1 of", *kinds], recipes)]
+
+
+def _f1(own: dict) -> str:
+    return f"{own['f1']:.3f} ± {own['error']:.3f}"
 
 
 def _meaning(result: dict) -> list[str]:
@@ -178,7 +117,7 @@ def _meaning(result: dict) -> list[str]:
         for kind in kinds
         if result[kind]["confusions"] and kind != "floor"
     ]
-    return [*rows(["right source", *kinds], body), "", "Most frequent mistakes (true > heard):", "", *wrong]
+    return [*markdown(["right source", *kinds], body), "", "Most frequent mistakes (true > heard):", "", *wrong]
 
 
 def _negative(result: dict) -> list[str]:
@@ -188,43 +127,30 @@ def _negative(result: dict) -> list[str]:
         for name, score in result.items()
         for what, key in (("present", "rate"), ("probability", "probability"))
     ]
-    return rows(["source", *columns], body)
+    return markdown(["source", *columns], body)
 
 
 def _space(result: dict) -> list[str]:
-    return rows(["level difference against position", *result], [["correlation", *result.values()]])
+    return markdown(["level difference against position", *result], [["correlation", *result.values()]])
 
 
 def _length(result: dict) -> list[str]:
+    named = ("pooled", "ceiling", "relative", "scenes")
     body = [
-        [
-            f"{seconds} s",
-            own["samples"],
-            f"{own['f1']:.3f} ± {own['error']:.3f}",
-            *(own[name] for name in ("pooled", "ceiling", "relative", "scenes")),
-        ]
+        [f"{seconds} s", own["samples"], _f1(own), *(own[name] for name in named)]
         for seconds, own in sorted(result.items(), key=lambda item: float(item[0]))
     ]
-    return rows(["length", "samples", "mean F1", "pooled F1", "ceiling", "relative", "scenes"], body)
+    return markdown(["length", "samples", "mean F1", "pooled F1", *named[1:]], body)
 
 
 def _codec(result: dict) -> list[str]:
     ways = list(next(iter(result.values())))
     both = lambda score: f"{score['mel_l1']:.3f} / {score['stft']:.3f}"
-    body = [
-        [f"{name} ({score[ways[0]]['sounds']})", *(both(score[way]) for way in ways)] for name, score in result.items()
-    ]
-    return rows(["mel L1 / STFT distance", *ways], body)
+    body = [[f"{name} ({own[ways[0]]['sounds']})", *(both(own[way]) for way in ways)] for name, own in result.items()]
+    return markdown(["mel L1 / STFT distance", *ways], body)
 
 
 TABLES = {
-    "synchrony": _synchrony,
-    "meaning": _meaning,
-    "negative": _negative,
-    "space": _space,
-    "length": _length,
+    "synchrony": _synchrony, "meaning": _meaning, "negative": _negative, "space": _space, "length": _length,
     "codec": _codec,
-}
-
-if __name__ == "__main__":
-    main()
+}  # fmt: skip

@@ -27,8 +27,8 @@ flow loop.steps=2400 optim.decay_steps=0 "data.buckets=((4.0, 1.0),)"
 flow
 
 assemble() {
-    $python $here/assemble.py --flow "$runs/flow" --vae "$vae" --vocoder "$vocoder" --tokenizer "$tokenizer" "$@"
+    $python -m experiments 0003/assemble --flow "$runs/flow" --vae "$vae" --vocoder "$vocoder" --tokenizer "$tokenizer" "$@"
 }
 assemble
-$python $here/evaluate.py kfjax/assets/model --corpus "$runs/heldout" --output $here/results.json
+$python -m experiments 0003/evaluate kfjax/assets/model --corpus "$runs/heldout" --output $here/results.json
 assemble --results $here/results.json

@@ -1,6 +1,6 @@
 """How far captions move the velocity of a model when there is no film: the text encoder's collapse, in numbers.
 
-    python experiments/0003-built-in-model/text_probe.py kfjax/assets/model
+    python -m experiments 0003/text_probe kfjax/assets/model
 
 Prints for every caption how far its velocity at t = 0 lies from the mean of all, relative to its deviation.
 """
@@ -8,9 +8,14 @@ Prints for every caption how far its velocity at t = 0 lies from the mean of all
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import jax
+import numpy as np
+
+from kfjax import features, rates, system
+from kfjax.generators.mmdit.mmdit import MMDiT
+from kfjax.module import bind
+
 CAPTIONS = (
     "heavy rain", "a bell rings", "a piano plays", "wind", "a crackling fire", "footsteps on stone",
     "a clock is ticking", "an engine passes", "a glass ball bounces", "a wooden ball bounces on the floor",
@@ -19,15 +24,8 @@ CAPTIONS = (
 LATENTS, SECONDS = 64, 8.0
 
 
-def main(directory: str) -> None:
-    import jax
-    import numpy as np
-
-    from kfjax import features, rates, system
-    from kfjax.generators.mmdit.mmdit import MMDiT
-    from kfjax.module import bind
-
-    model = system.load(directory)
+def main() -> None:
+    model = system.load(sys.argv[1])
     lengths = rates.lengths(1.0, model.cfg.rates)
     excerpt = features.make_excerpt(model.cfg, model.tokenizer, lengths, SECONDS, None, CAPTIONS)
     encoded = features.encode(model.params, model.cfg, excerpt)
@@ -38,7 +36,3 @@ def main(directory: str) -> None:
     apart = (velocity - velocity.mean(0)).std((1, 2)) / velocity.std()
     for caption, share in zip(CAPTIONS, apart, strict=True):
         print(f"{share:6.1%}  {caption}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

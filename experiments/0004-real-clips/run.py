@@ -1,6 +1,6 @@
 """Real recordings through the built-in model: what must always hold is checked, what comes out is drawn.
 
-    python experiments/0004-real-clips/run.py pen_on_coin.mov blacksmith.mp4 ...
+    python -m experiments 0004 pen_on_coin.mov blacksmith.mp4 ...
 
 For every clip: sound of exactly the picture's length, two different ears, picture packets as in the source, the same
 seed gives the same bytes, another seed another sound. Writes a Markdown table, and NAME.png with frames, waveform and
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import kfjax
+from experiments import harness
 from kfjax import media, plot
 from kfjax.metrics.onsets import detect_onsets, onset_f1
 
@@ -30,8 +31,8 @@ def picture_packets(path: Path) -> list[bytes]:
         return [bytes(packet) for packet in container.demux(video=0) if packet.size]
 
 
-def report(model, path: Path) -> str:
-    """One clip: checks, picture, and a line of the table."""
+def report(model, path: Path) -> list:
+    """One clip: checks, picture, and a row of the table."""
     sound, again, other = (model.generate(path, seed=seed) for seed in (0, 0, 1))
     rate, wave = sound.sample_rate_hz, sound.waveform
     with tempfile.TemporaryDirectory() as folder:
@@ -53,18 +54,13 @@ def report(model, path: Path) -> str:
     level = 20 * np.log10(np.sqrt(np.mean(wave**2)) + 1e-9)
     f1 = f"{onset_f1(made, own).f1:.2f}" if len(own) else "none"
     verdict = "all hold" if not failed else "FAILED: " + ", ".join(failed)
-    return f"| {path.name} | {sound.seconds:.3f} s | {verdict} | {len(made)} | {len(own)} | {f1} | {level:.0f} dB |"
+    return [path.name, f"{sound.seconds:.3f} s", verdict, len(made), len(own), f1, f"{level:.0f} dB"]
 
 
 def main() -> None:
     model = kfjax.load()
-    print("| clip | length | checks | onsets made | onsets of its own sound | F1 | level |")
-    print("|---|---|---|---|---|---|---|")
     lines = [report(model, Path(name)) for name in sys.argv[1:]]
-    print("\n".join(lines))
-    if any("FAILED" in line for line in lines):
+    header = ["clip", "length", "checks", "onsets made", "onsets of its own sound", "F1", "level"]
+    print("\n".join(harness.markdown(header, lines)))
+    if any("FAILED" in line[2] for line in lines):
         raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,7 @@
 """Time of every stage of a published system on an accelerator: random weights of the true layout, bfloat16.
 
-    python experiments/0005-public-parts-speed/gpu.py [--model mmaudio-large-44k-v2] [--seconds 8] [--rounds 5]
+    python -m experiments 0005/gpu [--model mmaudio-large-44k-v2] [--seconds 8] [--rounds 5]
+    python -m experiments 0005/gpu --small                 # tiny sizes, on a CPU too
 
 Prints a table of seconds a stage and of the whole clip. Where PyTorch with CUDA is there, the flow network, the VAE's
 decoder and the vocoder are also timed in PyTorch, eager and compiled, on the same card.
@@ -9,34 +10,20 @@ decoder and the vocoder are also timed in PyTorch, eager and compiled, on the sa
 from __future__ import annotations
 
 import argparse
-import statistics
-import sys
-import time
-from pathlib import Path
+from dataclasses import replace
 
-ROOT = Path(__file__).resolve().parents[2]
+from experiments import harness
+
 STEPS, GUIDANCE = 25, 4.5
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="mmaudio-large-44k-v2")
-    parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument("--rounds", type=int, default=5)
-    return parser.parse_args()
+def small(cfg):
+    """The same kinds of parts, tiny."""
+    from tests.tiny import public
 
-
-def timed(run, rounds: int) -> float:
-    """Median seconds; the first call, which compiles, does not count."""
-    import jax
-
-    jax.block_until_ready(run())
-    taken = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+    codec = replace(cfg.codec, vae=public.VAE, vocoder=public.VOCODER)
+    towers = {"clip": public.TOWERS.vision, "text": public.TOWERS.text}
+    return replace(cfg, mmdit=public.FLOW, sync=public.SYNC, codec=codec, **towers, name="small")
 
 
 def random_params(cfg, dtype):
@@ -110,10 +97,10 @@ def torch_stages(cfg, seconds: float):
         return {}
     if not torch.cuda.is_available():
         return {}
-    from torch_bigvgan import TorchBigVGAN
-    from torch_vae import VAE
 
     from kfjax import rates
+    from tests.reference.bigvgan import TorchBigVGAN
+    from tests.reference.vae import VAE
 
     lengths = rates.lengths(seconds, cfg.rates)
     vae, vocoder = VAE(cfg.codec.vae).cuda().eval(), TorchBigVGAN(cfg.codec.vocoder).randomise(0).fold().cuda().eval()
@@ -135,24 +122,22 @@ def torch_stages(cfg, seconds: float):
 
 
 def main() -> None:
-    args = arguments()
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="mmaudio-large-44k-v2")
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--small", action="store_true", help="a tiny system, to see that it works")
+    args = parser.parse_args()
     import jax
 
     from kfjax.convert.systems import SYSTEMS
 
     cfg = next(cfg for cfg in SYSTEMS.values() if cfg.name == args.model)
+    cfg, args.seconds, args.rounds = (small(cfg), 1.0, 1) if args.small else (cfg, args.seconds, args.rounds)
     print(jax.devices()[0].device_kind, jax.__version__, cfg.name)
-    params = random_params(cfg, "bfloat16")
-    total = 0.0
-    for name, run in stages(cfg, params, args.seconds).items():
-        seconds = timed(run, args.rounds)
-        total += seconds
-        print(f"{name:32}{seconds:10.4f} s", flush=True)
+    ours, total = stages(cfg, random_params(cfg, "bfloat16"), args.seconds), 0.0
+    for name, run in (ours | torch_stages(cfg, args.seconds)).items():
+        taken = harness.medians(harness.in_turn({name: run}, args.rounds))[name]
+        total += taken if name in ours else 0.0
+        print(f"{name:32}{taken:10.4f} s", flush=True)
     print(f"{'the whole clip':32}{total:10.4f} s")
-    for name, run in torch_stages(cfg, args.seconds).items():
-        print(f"{name:32}{timed(run, args.rounds):10.4f} s", flush=True)
-
-
-if __name__ == "__main__":
-    main()

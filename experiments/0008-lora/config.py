@@ -1,11 +1,9 @@
 """LoRA on the built-in model with 50 scenes of a kind that it lacks: `configs/flow.py:lora`, more layers, more rank.
 
-    python experiments/0008-lora/run.py
+    python -m experiments 0008
 
 Hardware: two CPU cores, see README.md for the time. Metric: share of held-out scenes in which the judge hears a frog.
 """
-
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -15,7 +13,7 @@ TARGETS = (r"(joint|joint_last|single)/.*/(qkv|out|w[123])/kernel", r"(clip|sync
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    config = load_config(f"{Path(__file__).parents[2] / 'configs' / 'flow.py'}:lora")
+    config = load_config("configs/flow.py:lora")
     with config.unlocked():
         config.update_from_flattened_dict({
             "loop.steps": 300, "loop.save_every": 50, "loop.log_every": 10, "optim.decay_steps": 150,

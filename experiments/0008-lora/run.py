@@ -1,7 +1,7 @@
 """Does the built-in model learn a new kind of scene, and its words, from 50 examples? From rendering to a film.
 
-    python experiments/0008-lora/run.py                  # results.json beside this file
-    python experiments/0008-lora/run.py --quick --output quick.json    # a few of everything, to see that it works
+    python -m experiments 0008                  # results.json beside this file
+    python -m experiments 0008 --quick --output quick.json    # a few of everything, to see that it works
 
 Run again after a stop, it goes on: corpora, judge, checkpoints and figures are kept in --workdir; another model needs
 another.
@@ -10,22 +10,29 @@ another.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, reduce
+from operator import getitem
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from frogs import FROG, make_frog_scene
+from experiments.harness import MODEL, ROOT, made, markdown, plain, read_json, write_json
+from experiments.harness import train as kfjax_train
+from kfjax import media, pipeline, system
+from kfjax.cli import main as kfjax
+from kfjax.metrics.onsets import band_levels_db, detect_onsets
+from kfjax.scenes import RECIPES, SOURCES, make_scene, render_corpus, write_mp4
+from kfjax.scenes import scores as scene_scores
+from kfjax.scenes.corpus import scene_seed
+from kfjax.scenes.sounds import SceneSounds
+from kfjax.scenes.source_classifier import SourceJudge
+
+from .frogs import FROG, make_frog_scene
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 SECONDS = 2.5  # of every scene; the film for `kfjax generate` is longer
 #: Corpora of different seeds share no scene; the judge's are its own. Of the scenes of "mixed" half are frogs.
 SEEDS = {"train": 8001, "heldout": 8002, "old": 8003, "judge": 8004, "judge frogs": 8005, "mixed": 8006}
@@ -54,21 +61,18 @@ QUICK = Sizes(train=8, mixed=8, heldout=2, old=3, judge=30, judge_frogs=6, texts
 def main(argv: Sequence[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--model", type=Path, default=ROOT / "kfjax" / "assets" / "model", help="model directory to start from")
+    add("--model", type=Path, default=MODEL, help="model directory to start from")
     add("--workdir", type=Path, default=ROOT / "runs" / "frogs", help="default: %(default)s")
     add("--output", type=Path, default=HERE / "results.json")
     add("--quick", action="store_true", help="a few scenes, two steps")
-    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes to config.py, as for kfjax train")
     args = parser.parse_args(argv)
-
-    from kfjax import pipeline, system
 
     pipeline.use_program_cache()
     sizes, clock = QUICK if args.quick else Sizes(), Clock(args.workdir)
     base = system.load(args.model)
     corpora = clock("render", lambda: render(args.workdir, sizes, base.cfg.sync.size))
     judge = clock("judge", lambda: learn_judge(base, sizes, args.workdir / "judge.npz"))
-    results = {"scenes": sizes._asdict()}
+    results = {"made": made(), "scenes": sizes._asdict()}
     results["true sound"] = clock.kept("true sound", lambda: ceilings(base, corpora, judge))
     measured = lambda name, model: {
         part: clock.kept(f"{name}, {part}", make) for part, make in measures(model, corpora, judge, sizes.texts).items()
@@ -77,9 +81,9 @@ def main(argv: Sequence[str] | None = None) -> dict:
     for name, corpus in RUNS.items():
         tuned = clock(f"train, {name}", lambda corpus=corpus: train(args, corpus))
         results[name] = measured(name, system.load(tuned))
-    results["kfjax generate"] = plain(clock("generate", lambda: generate(tuned, args.workdir, judge)))
+    results["kfjax generate"] = plain(clock("generate", lambda: generate(tuned, args.workdir, judge)), 3)
     results["cpu_seconds"] = clock.seconds
-    write(args.output, results)
+    write_json(args.output, results)
     print(table(results))
     return results
 
@@ -100,9 +104,9 @@ class Clock:
         """Figures that are read from the folder where an earlier run has left them, and the seconds they took."""
         file = self.folder / f"{name.replace(', ', '-').replace(' ', '_')}.json"
         if not file.exists():
-            figures = plain(self(name, make))
-            write(file, {"figures": figures, "seconds": self.seconds[name]})
-        stored = json.loads(file.read_text())
+            figures = plain(self(name, make), 3)
+            write_json(file, {"figures": figures, "seconds": self.seconds[name]})
+        stored = read_json(file, {})
         self.seconds[name] = stored["seconds"]
         return stored["figures"]
 
@@ -110,8 +114,6 @@ class Clock:
 def render(folder: Path, sizes: Sizes, size: int) -> dict:
     """name -> corpus: frogs to train on, frogs and old scenes to train on, frogs before a background never trained on,
     and held-out old scenes."""
-    from kfjax.scenes import make_scene, render_corpus
-
     kinds = {"train": ("train", make_frog_scene), "mixed": ("train", make_mixed_scene),
              "heldout": ("heldout", make_frog_scene), "old": ("heldout", make_scene)}  # fmt: skip
     return {
@@ -123,19 +125,11 @@ def render(folder: Path, sizes: Sizes, size: int) -> dict:
 
 def make_mixed_scene(seed: int, **how):
     """A frog where the seed is even, else a scene of the built-in world."""
-    from kfjax.scenes import make_scene
-
     return make_scene(seed, **how) if seed % 2 else make_frog_scene(seed, **how)
 
 
 def learn_judge(base, sizes: Sizes, file: Path):
     """A judge of the old sources and frogs: each true sound is learnt as it is and as the codec gives it back."""
-    from kfjax.metrics.onsets import band_levels_db
-    from kfjax.scenes import RECIPES, SOURCES, make_scene
-    from kfjax.scenes.corpus import scene_seed
-    from kfjax.scenes.sounds import SceneSounds
-    from kfjax.scenes.source_classifier import SourceJudge
-
     if file.exists():
         return SourceJudge.load(file)
     rate, recipes = base.cfg.rates.sample_rate_hz, [*RECIPES, "several"]
@@ -145,11 +139,8 @@ def learn_judge(base, sizes: Sizes, file: Path):
         for i in range(sizes.judge + sizes.judge_frogs):
             old = i < sizes.judge
             seed = scene_seed(SEEDS["judge" if old else "judge frogs"], i)
-            scene = (
-                make_scene(seed, duration_seconds=SECONDS, recipe=recipes[i % len(recipes)])
-                if old
-                else make_frog_scene(seed, duration_seconds=SECONDS)
-            )
+            make = partial(make_scene, recipe=recipes[i % len(recipes)]) if old else make_frog_scene
+            scene = make(seed, duration_seconds=SECONDS)
             wave = scene.sound(rate)
             levels.append(band_levels_db(wave, rate).astype(np.float32))
             labels.append(scene.sources)
@@ -167,8 +158,6 @@ def measures(model, corpora: dict, judge, count: int) -> dict[str, Callable[[], 
     Args:
       count: sounds of a sentence without a film, all from the same noises.
     """
-    from kfjax.scenes.sounds import SceneSounds
-
     sounds, rate = SceneSounds(model), model.cfg.rates.sample_rate_hz
     bucket, scenes = frogs_of(corpora["heldout"])
     rows, known = old_scenes(corpora["old"])
@@ -207,8 +196,6 @@ def old_scenes(corpus):
 
 def ceilings(base, corpora: dict, judge) -> dict:
     """The same of the true sounds, and of true frogs through the codec."""
-    from kfjax.scenes.sounds import SceneSounds
-
     rate = base.cfg.rates.sample_rate_hz
     bucket, scenes = frogs_of(corpora["heldout"])
     true = [bucket.waveform(i) for i in range(len(scenes))]
@@ -227,8 +214,6 @@ def frogs_of(corpus):
 
 def frogs_heard(waves, scenes, judge, rate: int) -> dict:
     """How often and how clearly the judge hears a frog above all else, and whether the croaks are in time."""
-    from kfjax.scenes import scores as scene_scores
-
     heard = scene_scores.listen(waves, scenes, rate, judge)
     truth = [FROG] * len(scenes)
     answers = scene_scores.meaning(heard.chances, truth)
@@ -240,8 +225,6 @@ def frogs_heard(waves, scenes, judge, rate: int) -> dict:
 
 def old_heard(waves, scenes, judge, rate: int) -> dict:
     """Old scenes of one source: right answers, and how often a frog is heard that is not there."""
-    from kfjax.scenes import scores as scene_scores
-
     heard = scene_scores.listen(waves, scenes, rate, judge)
     answers = scene_scores.meaning(heard.chances, [scene.sources[0] for scene in scenes])
     frogs = np.mean([max(chances, key=chances.__getitem__) == FROG for chances in heard.chances])
@@ -252,23 +235,13 @@ def old_heard(waves, scenes, judge, rate: int) -> dict:
 
 def train(args: argparse.Namespace, corpus: str) -> Path:
     """The tuned model directory; `kfjax train` resumes, and does nothing where the run is complete."""
-    from kfjax.train.__main__ import main as kfjax_train
-
-    workdir = args.workdir / f"lora-{corpus}"
     quick = ["loop.steps=2", "data.batch_seconds=8.0"] if args.quick else []
-    values = [f"data.folder={args.workdir / corpus}", f"data.start={args.model}", *quick, *args.set]
-    kfjax_train([str(HERE / "config.py"), "--workdir", str(workdir), "--set", *values])
-    return workdir / "model"
+    values = [f"data.folder={args.workdir / corpus}", f"data.start={args.model}", *quick]
+    return kfjax_train(HERE / "config.py", args.workdir / f"lora-{corpus}", *values) / "model"
 
 
 def generate(tuned: Path, workdir: Path, judge) -> dict:
     """One held-out film through the command line, and what the judge hears in the file that comes out."""
-    from kfjax import media
-    from kfjax.cli import main as kfjax
-    from kfjax.metrics.onsets import detect_onsets
-    from kfjax.scenes import scores as scene_scores
-    from kfjax.scenes import write_mp4
-
     scene = make_frog_scene(1, duration_seconds=5.0, split="heldout")
     silent, made = workdir / "frog.mp4", workdir / "frog_with_sound.mp4"
     write_mp4(scene, silent, silent=True)
@@ -281,48 +254,24 @@ def generate(tuned: Path, workdir: Path, judge) -> dict:
     return {"caption": scene.caption, "heard": judge.predict(wave), "probability": chances[FROG], "f1": f1}
 
 
-def plain(value):
-    """Floats as they are printed."""
-    if isinstance(value, dict):
-        return {key: plain(part) for key, part in value.items()}
-    return round(float(value), 3) if isinstance(value, float) else value
-
-
-def write(path: Path, results: dict) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(temporary, path)
-
-
 def table(results: dict) -> str:
     """The figures as Markdown tables."""
-    true, columns = results["true sound"], ["before", *RUNS]
-    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-
-    def row(name: str, read: Callable[[dict], float]) -> None:
-        figures = [f"{read(results[column]):.3f}" for column in columns]
-        lines.append(f"| {name} | {' | '.join(figures)} |")
-
     words = {
-        "accuracy": "a frog is heard above all else",
-        "probability": "probability of a frog",
+        "accuracy": "a frog is heard above all else", "probability": "probability of a frog",
         "f1": "croaks within ±50 ms, mean F1",
-    }
-    for kind, names in (("video and caption", words), ("video", words), ("caption", ("accuracy",))):
-        for name in names:
-            row(f"{kind}: {words[name]}", lambda r, kind=kind, name=name: r[kind][name])
-    for text in (FROG_TEXT, TIGER_TEXT, "other strange words"):
-        row(f"{text}, without a film: a frog is heard", lambda r, text=text: r["sentences"]["a frog is heard"][text])
+    }  # fmt: skip
     old = {"accuracy": "right source", "frogs": "a frog is heard", "f1": "onsets within ±50 ms, mean F1"}
-    for name, said in old.items():
-        row(f"old scenes: {said}", lambda r, name=name: r["old scenes"][name])
-    for name in ("accuracy", "frogs"):
-        row(f"old captions, without a film: {old[name]}", lambda r, name=name: r["old captions"][name])
-    kinds = ("as it is", "through the codec", "old scenes")
-    lines += ["", f"| true sound | frogs {kinds[0]} | frogs {kinds[1]} | {kinds[2]} |", "|---|---|---|---|"]
-    lines += [f"| {name} | {' | '.join(f'{true[kind][name]:.3f}' for kind in kinds)} |" for name in ("accuracy", "f1")]
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    main()
+    rows = {}  # name -> keys of its figure
+    for kind, names in (("video and caption", words), ("video", words), ("caption", ("accuracy",))):
+        rows |= {f"{kind}: {words[name]}": (kind, name) for name in names}
+    for text in (FROG_TEXT, TIGER_TEXT, "other strange words"):
+        rows[f"{text}, without a film: a frog is heard"] = ("sentences", "a frog is heard", text)
+    rows |= {f"old scenes: {said}": ("old scenes", name) for name, said in old.items()}
+    rows |= {f"old captions, without a film: {old[n]}": ("old captions", n) for n in ("accuracy", "frogs")}
+    columns, kinds = ["before", *RUNS], ("as it is", "through the codec", "old scenes")
+    body = [
+        [name, *(float(reduce(getitem, keys, results[column])) for column in columns)] for name, keys in rows.items()
+    ]
+    true = [[name, *(float(results["true sound"][kind][name]) for kind in kinds)] for name in ("accuracy", "f1")]
+    header = ["true sound", f"frogs {kinds[0]}", f"frogs {kinds[1]}", kinds[2]]
+    return "\n".join([*markdown(["", *columns], body), "", *markdown(header, true)])

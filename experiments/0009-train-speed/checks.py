@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from convolution import WAYS
-from step import ROOT, Trainer, changed
 
 from kfjax import layers
 from kfjax.data.batches import SyntheticInput
@@ -17,7 +15,10 @@ from kfjax.data.buckets import Buckets
 from kfjax.module import shapes
 from kfjax.train.tasks import flow_step
 
-SMALL = str(ROOT / "configs/flow.py:features-runlocal")
+from .convolution import WAYS
+from .step import Trainer, changed
+
+SMALL = "configs/flow.py:features-runlocal"
 #: Above what rounding makes: of bfloat16 through a whole network, of float32 on two machines, of one layer in float32.
 HALF, SINGLE, LAYER = 5e-2, 1e-3, 1e-5
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from experiments.harness import train_log
+from kfjax import disk, plot
 from kfjax.train.config import apply, complete, load_config
 from kfjax.train.engine import loop
 from kfjax.train.tasks import make as tasks
@@ -45,10 +44,9 @@ def train(
     with tempfile.TemporaryDirectory(dir=output, prefix="run-") as workdir:
         # The weights are not wanted, so neither is their export.
         loop.run(task._replace(export=lambda params, folder: None), workdir, settings)
-        shutil.copyfile(Path(workdir, "metrics.jsonl"), metrics.with_suffix(".tmp"))
-        os.replace(metrics.with_suffix(".tmp"), metrics)
-    draw(metrics, output / "curve.png", f"{spec}, {batch} x {excerpt_seconds:g} s")
-    lines = read(metrics)
+        disk.write_text(metrics, Path(workdir, "metrics.jsonl").read_text(), noted=False)
+    lines = train_log(metrics, "train")
+    draw(lines, output / "curve.png", f"{spec}, {batch} x {excerpt_seconds:g} s")
     rates = [line["clips_per_second"] for line in lines if "clips_per_second" in line]
     tenth = max(1, len(lines) // 10)
     mean = lambda part: sum(line["loss"] for line in part) / len(part)
@@ -62,23 +60,15 @@ def train(
     }
 
 
-def read(metrics: Path) -> list[dict[str, Any]]:
-    lines = (json.loads(line) for line in metrics.read_text().splitlines())
-    return [line for line in lines if line["kind"] == "train"]
-
-
-def draw(metrics: Path, path: Path, title: str) -> None:
-    """Loss and gradient norm by step, as metrics.jsonl has them."""
+def draw(lines: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Loss and gradient norm by step."""
     from matplotlib.figure import Figure
 
-    lines = read(metrics)
     figure = Figure(figsize=(8, 5), layout="constrained")
-    upper, lower = figure.subplots(2, sharex=True)
     steps = [line["step"] for line in lines]
-    upper.plot(steps, [line["loss"] for line in lines], linewidth=0.8)
-    upper.set(ylabel="loss", title=title)
-    lower.plot(steps, [line["gradient_norm"] for line in lines], linewidth=0.8)
-    lower.set(ylabel="gradient norm", xlabel="step", yscale="log")
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=120)
-    os.replace(temporary, path)
+    for ax, name in zip(figure.subplots(2, sharex=True), ("loss", "gradient_norm"), strict=True):
+        ax.plot(steps, [line[name] for line in lines], linewidth=0.8)
+        ax.set(ylabel=name.replace("_", " "))
+    figure.axes[1].set(xlabel="step", yscale="log")
+    figure.suptitle(title)
+    plot.save(figure, path)

@@ -1,8 +1,8 @@
 """Training speed of the 1.5B model on one accelerator: checks, rates of the card, parts, convolutions, the whole step.
 
-    python experiments/0009-train-speed/gpu.py --output runs/train-speed [--only STAGE ...]
-    python experiments/0009-train-speed/gpu.py --output runs/train-speed --curve [--steps 300] [--features FOLDER]
-    python experiments/0009-train-speed/gpu.py --output runs/train-speed --small          # tiny sizes, on a CPU too
+    python -m experiments 0009/gpu --output runs/train-speed [--only STAGE ...]
+    python -m experiments 0009/gpu --output runs/train-speed --curve [--steps 300] [--features FOLDER]
+    python -m experiments 0009/gpu --output runs/train-speed --small          # tiny sizes, on a CPU too
 
 Every stage is a process of its own with a time limit, so that one that hangs or runs out of memory costs the others
 nothing; what it has measured is in OUTPUT/results.json at once. All of it takes less than nine minutes; --curve,
@@ -12,7 +12,6 @@ which uses what the first call found, as long again at most. The table is printe
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -23,8 +22,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+from experiments.harness import in_turn, made, markdown, medians, read_json, write_json
+
+COMMAND = [sys.executable, "-m", "experiments", "0009/gpu"]  # of a stage
 #: Stage -> seconds it may take, its start included; in this order, since the step uses what the others found. It may
 #: have what they leave.
 STAGES = {"checks": 60.0, "card": 40.0, "convolution": 90.0, "parts": 90.0, "step": 420.0}
@@ -109,7 +109,7 @@ def launch(name: str, limit: float, args: argparse.Namespace) -> None:
     # Programs are kept: a second call, for what the first had no time for, goes on from there.
     defaults = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92", "JAX_COMPILATION_CACHE_DIR": str(args.output / "programs")}
     environment = defaults | os.environ
-    process = subprocess.Popen([sys.executable, str(HERE / "gpu.py"), *given], env=environment, start_new_session=True)
+    process = subprocess.Popen([*COMMAND, *given], env=environment, start_new_session=True)
     try:
         code = process.wait(limit)
         ended = "done" if code == 0 else f"failed with exit code {code}"
@@ -125,9 +125,8 @@ def launch(name: str, limit: float, args: argparse.Namespace) -> None:
 def run_stage(name: str, args: argparse.Namespace) -> None:
     """One stage, in this process."""
     ends = time.monotonic() + args.limit
-    sys.path[:0] = [str(HERE), str(ROOT)]
     size = SMALL if args.small else Size()
-    size = size._replace(config=args.config or str(ROOT / size.config))
+    size = size._replace(config=args.config or size.config)
 
     def save(found: Any) -> None:
         write(args.output, read(args.output) | {name: found})
@@ -140,7 +139,7 @@ def run_stage(name: str, args: argparse.Namespace) -> None:
 
 
 def checks(run: Run) -> None:
-    from checks import run as all_checks
+    from .checks import run as all_checks
 
     done = []
     for one in all_checks():
@@ -152,14 +151,13 @@ def card(run: Run) -> None:
     """The rates that all else is compared with: a square matrix product in bfloat16, and a copy."""
     import jax
     import jax.numpy as jnp
-    from stopwatch import medians, seconds
 
     n, device = run.size.matmul, jax.devices()[0]
     a, b = (jax.random.normal(jax.random.key(seed), (n, n), jnp.bfloat16) for seed in range(2))
     x = jnp.zeros(run.size.copied // 4, jnp.float32)
     product, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
     runs = {"matmul": lambda: product(a, b), "copy": lambda: copy(x)}
-    taken = medians(seconds(runs, run.size.rounds, 10 * run.size.least))
+    taken = medians(in_turn(runs, run.size.rounds, 10 * run.size.least))
     run.save({
         "device": device.device_kind,
         "platform": device.platform,
@@ -173,7 +171,7 @@ def card(run: Run) -> None:
 
 
 def convolutions(run: Run) -> None:
-    from convolution import fastest, measure
+    from .convolution import fastest, measure
 
     system, size, _, dtype = _model(run)
     rows = []
@@ -183,7 +181,7 @@ def convolutions(run: Run) -> None:
 
 
 def parts(run: Run) -> None:
-    from parts import fastest_attention, measure
+    from .parts import fastest_attention, measure
 
     system, size, rates, dtype = _model(run)
     rows, batch = [], run.size.batch
@@ -197,7 +195,7 @@ def parts(run: Run) -> None:
 
 def steps(run: Run) -> None:
     """The largest batch of each way to remember activations, by the fastest layers; then the best by the usual ones."""
-    from step import Trainer, changed, measure
+    from .step import Trainer, changed, measure
 
     _, _, rates, _ = _model(run)
     usual, chosen = _choose(run)
@@ -221,7 +219,7 @@ def steps(run: Run) -> None:
 
 
 def curve(run: Run) -> None:
-    from curve import train
+    from .curve import train
 
     _choose(run)
     best = fastest_step(run.results.get("step", ()))
@@ -236,12 +234,12 @@ def curve(run: Run) -> None:
 
 def _model(run: Run):
     """(system, lengths of an excerpt, the card's rates, the dtype that computes)"""
-    from step import changed
-    from stopwatch import Card
-
     from kfjax import config as strict
     from kfjax.rates import lengths
     from kfjax.system import SystemConfig
+
+    from .roofline import Card
+    from .step import changed
 
     config = changed(run.size.config)
     system = strict.from_dict(SystemConfig, config.system.to_dict(), where="config.system")
@@ -281,14 +279,11 @@ def _set(ways: dict[str, str]) -> None:
 
 
 def read(output: Path) -> dict[str, Any]:
-    path = output / "results.json"
-    return json.loads(path.read_text()) if path.is_file() else {"stages": {}}
+    return read_json(output / "results.json", {"stages": {}})
 
 
 def write(output: Path, results: dict[str, Any]) -> None:
-    temporary = output / "results.json.tmp"
-    temporary.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(temporary, output / "results.json")
+    write_json(output / "results.json", results | {"made": made()})
 
 
 def note(output: Path, name: str, ended: str, taken: float) -> None:
@@ -319,22 +314,19 @@ def report(results: dict[str, Any]) -> list[str]:
             "",
         ]  # fmt: skip
     if found := results.get("checks"):
-        lines += ["| check | difference | at most | |", "|---|---|---|---|"]
-        for one in found:
-            got = "not finite" if one["got"] is None else f"{one['got']:.1e}"
-            lines.append(f"| {one['name']} | {got} | {one['limit']:g} | {'ok' if one['ok'] else 'FAILED'} |")
-        lines.append("")
-    sys.path[:0] = [str(HERE), str(ROOT)]
+        shown = lambda got: "not finite" if got is None else f"{got:.1e}"
+        body = ([o["name"], shown(o["got"]), f"{o['limit']:g}", "ok" if o["ok"] else "FAILED"] for o in found)
+        lines += [*markdown(["check", "difference", "at most", ""], body), ""]
     if found := results.get("step"):
         lines += [*_steps_table(found), ""]
     if found := results.get("parts"):
-        from parts import table as parts_table
+        from .parts import table as parts_table
 
         best = fastest_step(results.get("step", ()))
         step = best and best["seconds"] * found["batch"] / best["batch"]
         lines += [f"Parts, batch {found['batch']}.", "", *parts_table(found["rows"], step), ""]
     if found := results.get("convolution"):
-        from convolution import table as convolution_table
+        from .convolution import table as convolution_table
 
         lines += [*convolution_table(found["rows"]), "", f"Fastest in training: {found['fastest']}.", ""]
     if found := results.get("curve"):
@@ -343,23 +335,18 @@ def report(results: dict[str, Any]) -> list[str]:
 
 
 def _steps_table(found: Sequence[dict[str, Any]]) -> list[str]:
-    lines = [
-        "| remembered | convolution, attention | largest batch | s a step | clips/s | TFLOP/s | of the matmul rate "
-        "| memory planned, GiB | bound by | of that bound | loss |",
-        "|" + "---|" * 11,
-    ]
+    header = [
+        "remembered", "convolution, attention", "largest batch", "s a step", "clips/s", "TFLOP/s",
+        "of the matmul rate", "memory planned, GiB", "bound by", "of that bound", "loss",
+    ]  # fmt: skip
+    body = []
     for one in found:
-        layers = ", ".join(one["layers"].values())
-        if not one["batch"]:
-            lines.append(f"| {one['remat']} | {layers} | none ran |" + " |" * 8)
-            continue
-        lines.append(
-            f"| {one['remat']} | {layers} | {one['batch']} | {one['seconds']:.3f} | {one['clips_per_second']:.1f} "
-            f"| {one['tflops']:.1f} | {100 * one['of_matmul']:.0f} % | {one['planned_gib']:.1f} | {one['bound']} "
-            f"| {100 * one['of_bound']:.0f} % | {'not finite' if one['loss'] is None else round(one['loss'], 3)} |"
-        )
-    return lines
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        row = [one["remat"], ", ".join(one["layers"].values())]
+        if one["batch"]:
+            row += [
+                one["batch"], one["seconds"], f"{one['clips_per_second']:.1f}", f"{one['tflops']:.1f}",
+                f"{100 * one['of_matmul']:.0f} %", f"{one['planned_gib']:.1f}", one["bound"],
+                f"{100 * one['of_bound']:.0f} %", "not finite" if one["loss"] is None else one["loss"],
+            ]  # fmt: skip
+        body.append(row if one["batch"] else [*row, "none ran", *[""] * 8])
+    return markdown(header, body)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from stopwatch import Card, both_ways, compiled, medians, roofline, seconds
 
+from experiments.harness import in_turn, markdown, medians
 from kfjax import layers
 from kfjax.generators.mmdit.blocks import SingleBlock, Stream
 from kfjax.generators.mmdit.mmdit import MMDiTConfig
@@ -16,6 +16,8 @@ from kfjax.layers import attention, modulate, rope
 from kfjax.module import bind, init
 from kfjax.rates import Lengths
 from kfjax.train.engine.flops import block_flops
+
+from .roofline import Card, both_ways, compiled, roofline
 
 
 class Part(NamedTuple):
@@ -83,7 +85,7 @@ def _rows(part: Part, name: str, card: Card, rounds: int, least: float) -> Itera
     for passes, (function, args, factor) in ways.items():
         # A jaxpr is remembered by its function: another way must be another one.
         call, moved = compiled(lambda *args, function=function: function(*args), *args)
-        taken = medians(seconds({name: call}, rounds, least))[name]
+        taken = medians(in_turn({name: call}, rounds, least))[name]
         figures = roofline(factor * part.flops, moved, taken, card)
         yield {"part": name, "passes": passes, "times": part.times} | figures
 
@@ -100,15 +102,13 @@ def fastest_attention(rows: list[dict[str, Any]]) -> str | None:
 
 def table(rows: list[dict[str, Any]], step_seconds: float | None = None) -> list[str]:
     """Markdown. `step_seconds`, of a step of the same batch, tells each part's share of it."""
-    lines = [
-        "| part | passes | ms | TFLOP/s | of the matmul rate | FLOP a byte | bound by | of that bound | of a step |",
-        "|" + "---|" * 9,
-    ]
+    header = ["part", "passes", "ms", "TFLOP/s", "of the matmul rate", "FLOP a byte", "bound by", "of that bound"]
+    body = []
     for row in rows:
         share = row["times"] * row["seconds"] / step_seconds if step_seconds and row["passes"] == "both" else None
-        lines.append(
-            f"| {row['part']} | {row['passes']} | {row['seconds'] * 1e3:.3f} | {row['tflops']:.1f} "
-            f"| {100 * row['of_matmul']:.0f} % | {row['intensity']:.0f} | {row['bound']} "
-            f"| {100 * row['of_bound']:.0f} % | {'' if share is None else f'{100 * share:.0f} %'} |"
-        )
-    return lines
+        body.append([
+            row["part"], row["passes"], row["seconds"] * 1e3, f"{row['tflops']:.1f}", f"{100 * row['of_matmul']:.0f} %",
+            f"{row['intensity']:.0f}", row["bound"], f"{100 * row['of_bound']:.0f} %",
+            "" if share is None else f"{100 * share:.0f} %",
+        ])  # fmt: skip
+    return markdown([*header, "of a step"], body)

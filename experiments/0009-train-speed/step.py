@@ -9,14 +9,13 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from stopwatch import Card, medians, roofline, seconds
 
+from experiments.harness import in_turn, medians
 from kfjax.data.batches import SyntheticInput
 from kfjax.data.buckets import Buckets
 from kfjax.memory import Memory
@@ -29,7 +28,7 @@ from kfjax.train.engine.flops import train_flops
 from kfjax.train.engine.loop import init_state
 from kfjax.train.tasks import make as tasks
 
-ROOT = Path(__file__).resolve().parents[2]
+from .roofline import Card, roofline
 
 
 def changed(spec: str, **network: Any) -> ConfigDict:
@@ -142,7 +141,7 @@ def measure(
 
 def _timed(trainer: Trainer, rows: int, rounds: int) -> tuple[float, float]:
     """(seconds a step, loss of the last one)"""
-    taken = medians(seconds({"step": lambda: trainer.run(rows)}, rounds, 1.0))["step"]
+    taken = medians(in_turn({"step": lambda: trainer.run(rows)}, rounds, 1.0))["step"]
     return taken, float(np.asarray(trainer.run(rows)))
 
 

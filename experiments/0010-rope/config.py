@@ -6,8 +6,6 @@ Base: configs/ablation.py, trained on 4 seconds. Metric: onset F1 at 2, 4 and 6 
 "aligned-1", "aligned-2", "unscaled-0", "unscaled-1", "unscaled-2", "none-0", "none-1", "none-2".
 """
 
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
 from kfjax.train.config import load_config
@@ -15,7 +13,7 @@ from kfjax.train.config import load_config
 
 def get_config(variant: str = "aligned-0") -> ConfigDict:
     kind, _, seed = variant.partition("-")
-    config = load_config(f"{Path(__file__).parents[2] / 'configs' / 'ablation.py'}:{seed}")
+    config = load_config(f"configs/ablation.py:{seed}")
     with config.unlocked():
         config.system.mmdit.rope = kind
     return config

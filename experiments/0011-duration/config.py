@@ -7,8 +7,6 @@ and 13 seconds. Variants: "discrete-0", "discrete-1", "discrete-2", "fourier-0",
 "none-1", "none-2".
 """
 
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
 from kfjax.train.config import load_config
@@ -16,7 +14,7 @@ from kfjax.train.config import load_config
 
 def get_config(variant: str = "discrete-0") -> ConfigDict:
     kind, _, seed = variant.partition("-")
-    config = load_config(f"{Path(__file__).parents[2] / 'configs' / 'ablation.py'}:{seed}")
+    config = load_config(f"configs/ablation.py:{seed}")
     with config.unlocked():
         config.system.mmdit.duration = kind
         config.data.buckets = ((2.5, 0.5), (8.0, 0.5))

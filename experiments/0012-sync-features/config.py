@@ -6,8 +6,6 @@ Base: configs/ablation.py. Metric: onset F1. Variants: "with-0", "with-1", "with
 "without-2".
 """
 
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
 from kfjax.train.config import load_config
@@ -15,7 +13,7 @@ from kfjax.train.config import load_config
 
 def get_config(variant: str = "with-0") -> ConfigDict:
     kind, _, seed = variant.partition("-")
-    config = load_config(f"{Path(__file__).parents[2] / 'configs' / 'ablation.py'}:{seed}")
+    config = load_config(f"configs/ablation.py:{seed}")
     with config.unlocked():
         config.system.mmdit.sync = {"with": "seen", "without": "hidden"}[kind]
     return config

@@ -6,8 +6,6 @@ Base: configs/ablation.py. "linear" has more single blocks, until it has as many
 loss. Variants: "conv3-0", "conv3-1", "conv3-2", "linear-0", "linear-1", "linear-2".
 """
 
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
 from kfjax.train.config import load_config
@@ -17,7 +15,7 @@ CHANGES = {"conv3": {}, "linear": {"block_kernel": 1, "single_depth": 9}}
 
 def get_config(variant: str = "conv3-0") -> ConfigDict:
     kind, _, seed = variant.partition("-")
-    config = load_config(f"{Path(__file__).parents[2] / 'configs' / 'ablation.py'}:{seed}")
+    config = load_config(f"configs/ablation.py:{seed}")
     with config.unlocked():
         config.system.mmdit.update(CHANGES[kind])
     return config

@@ -1,15 +1,15 @@
-"""Tables and plots of experiment 15, from its results.json alone."""
+"""Tables of experiment 15, from its results.json alone."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-from run import BOTH, CAPTION, CODEC, DEFAULT, OTHER, STEPS, TEXT, TIMED, TRUE, VIDEO, Cell
 
-from kfjax import plot
-from kfjax.evals.statistics import compare, holm, mean_and_deviation, student_p
-from kfjax.plot import BLUE, GREEN, VERMILION
+from experiments.harness import markdown, said, spread
+from kfjax.evals.statistics import compare, holm, student_p
+
+from .run import BOTH, CAPTION, CODEC, DEFAULT, OTHER, STEPS, TEXT, TIMED, TRUE, VIDEO, Cell
 
 MEASURES = {
     "f1": "onset F1, mean", "pooled": "onset F1, pooled", "right": "right source",
@@ -18,11 +18,10 @@ MEASURES = {
 #: Of these, which differences are tested, and what a caption alone can be asked.
 TESTED, OF_CAPTIONS = ("f1", "chance", "mel", "frechet"), ("right", "chance", "mel", "frechet")
 DIGITS = {"frechet": 1}
-GREY = "#555555"
 
 
 def write(results, folder: Path) -> None:
-    """Print the tables and keep them beside the plots."""
+    """Print the tables and keep them."""
     parts = [
         ("Steps and method", steps_table(results, STEPS)), ("Euler against Heun", pairs_table(results)),
         ("Guidance, both scales", scales_table(results, BOTH, "both")),
@@ -33,8 +32,6 @@ def write(results, folder: Path) -> None:
     text = "\n".join(f"### {title}\n\n" + "\n".join(lines) + "\n" for title, lines in parts if lines)
     print(text)
     (folder / "tables.md").write_text(text)
-    steps_plot(results, folder / "steps.png")
-    guidance_plot(results, folder / "guidance.png")
 
 
 def measured(results, cells: list[Cell]) -> list[Cell]:
@@ -53,9 +50,7 @@ def by_seed(results, name: str, measure: str) -> np.ndarray:
 
 
 def shown(results, name: str, measure: str) -> str:
-    mean, deviation = mean_and_deviation(by_seed(results, name, measure))
-    digits = DIGITS.get(measure, 3)
-    return f"{mean:.{digits}f}" + ("" if np.isnan(deviation) else f" ± {deviation:.{digits}f}")
+    return spread(by_seed(results, name, measure), DIGITS.get(measure, 3))
 
 
 def p_values(results, pairs: list[tuple[str, str]], measure: str) -> list[float]:
@@ -84,12 +79,6 @@ def ratio(results, cell: Cell) -> float:
     return float(np.median(np.divide(times[alike.name], times[DEFAULT.name])))
 
 
-def table(header: list[str], body: list[list[str]]) -> list[str]:
-    if not body:
-        return []
-    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *body)]
-
-
 def rows_of(results, cells: list[Cell], names: list[str], measures, baseline: str) -> list[list[str]]:
     """A row a cell: every measure, with p against the baseline behind those that are tested."""
     others = [cell for cell in cells if cell.name != baseline]
@@ -108,15 +97,14 @@ def rows_of(results, cells: list[Cell], names: list[str], measures, baseline: st
     return body
 
 
-def said(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
-
-
 def steps_table(results, cells: list[Cell]) -> list[str]:
     cells = measured(results, cells)
-    names = [f"{cell.method} {cell.steps} \\| {cell.evaluations} \\| {ratio(results, cell):.2f}" for cell in cells]
-    body = [[*row[0].split(" \\| "), *row[1:]] for row in rows_of(results, cells, names, MEASURES, DEFAULT.name)]
-    return table(["method, steps", "evaluations", "time", *MEASURES.values()], body)
+    names = [f"{cell.method} {cell.steps}" for cell in cells]
+    body = [
+        [row[0], cell.evaluations, f"{ratio(results, cell):.2f}", *row[1:]]
+        for cell, row in zip(cells, rows_of(results, cells, names, MEASURES, DEFAULT.name), strict=True)
+    ]
+    return markdown(["method, steps", "evaluations", "time", *MEASURES.values()], body)
 
 
 def pairs_table(results) -> list[str]:
@@ -130,7 +118,7 @@ def pairs_table(results) -> list[str]:
         change = lambda m, a=heun, b=euler: by_seed(results, a.name, m).mean() - by_seed(results, b.name, m).mean()
         cell = lambda m, k=k, change=change: f"{change(m):+.{DIGITS.get(m, 3)}f} ({said(p[m][k])})"
         body.append([str(euler.evaluations), *map(cell, TESTED)])
-    return table(["evaluations", *(MEASURES[m] for m in TESTED)], body)
+    return markdown(["evaluations", *(MEASURES[m] for m in TESTED)], body)
 
 
 def scales_table(results, cells: list[Cell], varied: str) -> list[str]:
@@ -138,7 +126,7 @@ def scales_table(results, cells: list[Cell], varied: str) -> list[str]:
     if len(cells) < 2:
         return []
     names = [f"{cell.text if varied == 'text' else cell.video:g}" for cell in cells]
-    return table(["scale", *MEASURES.values()], rows_of(results, cells, names, MEASURES, DEFAULT.name))
+    return markdown(["scale", *MEASURES.values()], rows_of(results, cells, names, MEASURES, DEFAULT.name))
 
 
 def caption_table(results) -> list[str]:
@@ -147,78 +135,11 @@ def caption_table(results) -> list[str]:
     if baseline is None:
         return []
     body = rows_of(results, cells, [f"{cell.text:g}" for cell in cells], OF_CAPTIONS, baseline)
-    return table(["scale", *(MEASURES[m] for m in OF_CAPTIONS)], body)
+    return markdown(["scale", *(MEASURES[m] for m in OF_CAPTIONS)], body)
 
 
 def references_table(results) -> list[str]:
-    return table(
+    return markdown(
         ["", *MEASURES.values()],
         [[name, *(shown(results, name, measure) for measure in MEASURES)] for name in (TRUE, CODEC, OTHER)],
     )
-
-
-def steps_plot(results, path: Path) -> None:
-    """Four measures over the number of evaluations of the network."""
-    lines = [
-        (method, [c for c in STEPS if c.method == method], colour, marker)
-        for method, colour, marker in (("euler", BLUE, "o"), ("heun", VERMILION, "s"))
-    ]
-    figure, axes = _panels()
-    for ax, measure in zip(axes, ("f1", "chance", "mel", "frechet"), strict=True):
-        for label, cells, colour, marker in lines:
-            _line(ax, results, cells, [c.evaluations for c in measured(results, cells)], measure, label, colour, marker)
-        ax.set_xscale("log")
-        ax.set_xticks([5, 10, 20, 50], ["5", "10", "20", "50"])
-        ax.minorticks_off()
-        _finish(ax, results, measure)
-    _save(figure, axes, path, "evaluations of the network")
-
-
-def guidance_plot(results, path: Path) -> None:
-    """The same measures over the scales."""
-    lines = [
-        ("both", BOTH, BLUE, "o"),
-        ("video, text 3", VIDEO, VERMILION, "s"),
-        ("text, video 3", TEXT, GREEN, "^"),
-        ("caption alone", CAPTION, GREY, "D"),
-    ]
-    figure, axes = _panels()
-    for ax, measure in zip(axes, ("f1", "chance", "mel", "frechet"), strict=True):
-        for k, (label, cells, colour, marker) in enumerate(lines):
-            if len(measured(results, cells)) < 2 or (label == "caption alone" and measure not in OF_CAPTIONS):
-                continue
-            scales = [cell.video if label.startswith("video") else cell.text for cell in measured(results, cells)]
-            beside = 0.06 * k  # so that bars don't hide one another
-            _line(ax, results, cells, [x + beside for x in scales], measure, label, colour, marker)
-        ax.set_xticks([1, 2, 3, 4.5, 6], ["1", "2", "3", "4.5", "6"])
-        _finish(ax, results, measure)
-    _save(figure, axes, path, "guidance scale", legend_of=1)
-
-
-def _line(ax, results, cells, x, measure: str, label: str, colour: str, marker: str) -> None:
-    values = [mean_and_deviation(by_seed(results, cell.name, measure)) for cell in measured(results, cells)]
-    mean, deviation = np.array(values).T
-    ax.errorbar(x, mean, np.nan_to_num(deviation), color=colour, marker=marker, label=label, capsize=3, lw=1.8, ms=6)
-
-
-def _finish(ax, results, measure: str) -> None:
-    better = "lower is better" if measure in ("mel", "frechet") else "higher is better"
-    units = {"mel": ", natural log", "frechet": ", dB²"}.get(measure, "")
-    ax.set_title(f"{MEASURES[measure]}{units} ({better})", fontsize=11)
-    ax.axhline(by_seed(results, CODEC, measure)[0], color="black", ls=":", lw=1.2, label="true sound, codec")
-    ax.grid(alpha=0.3)
-
-
-def _panels():
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 7), layout="constrained")
-    return figure, list(figure.subplots(2, 2).flat)
-
-
-def _save(figure, axes, path: Path, below: str, legend_of: int = 0) -> None:
-    for ax in axes[2:]:
-        ax.set_xlabel(below)
-    handles, labels = axes[legend_of].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    plot.save(figure, path)

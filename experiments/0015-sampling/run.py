@@ -1,7 +1,7 @@
 """How do guidance scales, steps and the method of integration change what is heard, and how long it takes?
 
-    python experiments/0015-sampling/run.py               # measures what results.json lacks, then tables and plots
-    python experiments/0015-sampling/run.py --report      # tables and plots from results.json
+    python -m experiments 0015               # measures what results.json lacks, then tables
+    python -m experiments 0015 --report      # tables from results.json
 
 The held-out scenes and the judge of sources are those of experiment 3, rendered and trained at the first use.
 """
@@ -9,16 +9,22 @@ The held-out scenes and the judge of sources are those of experiment 3, rendered
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE), str(ROOT), str(HERE.parent), str(HERE.parent / "0003-built-in-model")]
+from experiments import harness
+from kfjax import pipeline, system
+from kfjax.flow.sampler import Guidance
+from kfjax.metrics.distributions import frechet_distance, gaussian
+from kfjax.metrics.onsets import band_levels_db, detect_onsets, merge_close, onset_f1
+from kfjax.metrics.reconstruction import log_mel
+from kfjax.scenes.encoded import EncodedScenes
+from kfjax.scenes.evaluation import SceneProtocol, judge_file, judge_for
+from kfjax.scenes.scores import struck_times
+from kfjax.scenes.sounds import SceneSounds
+
 SCALES = (1.0, 2.0, 3.0, 4.5, 6.0)
 ROUNDS = 3  # of timing
 #: Rows that are not sampled: the true sound, the same through the codec, the default's sound for the next scene.
@@ -46,8 +52,6 @@ class Cell(NamedTuple):
 
     @property
     def branches(self) -> int:
-        from kfjax.flow.sampler import Guidance
-
         return len(Guidance(self.video, self.text).weights(self.film))
 
 
@@ -64,26 +68,18 @@ TIMED = [*STEPS, Cell(video=1.0, text=1.0), Cell(video=4.5)]
 
 
 def main(argv=None) -> None:
-    import results
-
-    results.main(__doc__, HERE, measure, argv)
+    harness.on_scenes(__name__, __doc__, measure, argv)
 
 
 def measure(args: argparse.Namespace) -> None:
     """Every cell that results.json lacks."""
-    from results import Results
-
-    from kfjax import pipeline, system
-    from kfjax.scenes.encoded import EncodedScenes
-    from kfjax.scenes.scores import struck_times
-
     pipeline.use_program_cache()
     model = system.load(args.model)
     bucket, judge = held_out(args, model)
-    rows = [i for i in range(len(bucket)) if struck_times(bucket.scene(i))][: args.scenes]
+    rows = harness.struck(bucket, args.scenes)
     listener = Listener([bucket.scene(i) for i in rows], [bucket.waveform(i) for i in rows], judge)
     settings = {"model": model.cfg.name, "seconds": args.seconds, "scenes": len(rows)}
-    results = Results(args.output, settings)
+    results = harness.Results(args.output, settings)
     results.notes |= {"true onsets": listener.onsets, "sources": [" ".join(s.sources) for s in listener.scenes]}
     references(results, listener, model, args.seconds)
     captions = [scene.caption for scene in listener.scenes]
@@ -103,8 +99,6 @@ def measure(args: argparse.Namespace) -> None:
 
 def one_cell(results, listener: Listener, scenes, cell: Cell, seed: int) -> None:
     """Sample, decode, listen, keep."""
-    from kfjax.flow.sampler import Guidance
-
     start = time.monotonic()
     latents = scenes.latents(Guidance(cell.video, cell.text), cell.steps, cell.method, seed)
     waves = [within_range(wave) for wave in scenes.sounds(latents)]
@@ -116,15 +110,9 @@ def one_cell(results, listener: Listener, scenes, cell: Cell, seed: int) -> None
 
 def held_out(args: argparse.Namespace, model):
     """The scenes of the length asked for, and the judge of sources."""
-    import evaluate
-
-    from kfjax.scenes.evaluation import SceneProtocol, judge_for
-    from kfjax.scenes.sounds import SceneSounds
-
     plan = SceneProtocol()
-    corpus = evaluate.held_out(args.corpus, plan, model.cfg.sync.size)
-    bucket = corpus.buckets[args.seconds]
-    file = evaluate.judge_file(bucket.folder.parent, plan, {name: model.params[name] for name in ("vae", "vocoder")})
+    bucket = harness.held_out(args.corpus, plan, model.cfg.sync.size).buckets[args.seconds]
+    file = judge_file(bucket.folder.parent, plan, {name: model.params[name] for name in ("vae", "vocoder")})
     return bucket, judge_for(SceneSounds(model), plan, file)
 
 
@@ -132,10 +120,6 @@ class Listener:
     """Scores of one sound a scene against the true ones."""
 
     def __init__(self, scenes, true, judge, sample_rate_hz: int = 44100):
-        from kfjax.metrics.onsets import merge_close
-        from kfjax.metrics.reconstruction import log_mel
-        from kfjax.scenes.scores import struck_times
-
         self.scenes, self.judge, self.rate = scenes, judge, sample_rate_hz
         self.true = true
         self._struck = [struck_times(scene) for scene in scenes]
@@ -147,37 +131,30 @@ class Listener:
     def scores(self, waves) -> dict:
         """f1, matched, detected: onsets; right: the judge's clearest answer, of scenes with one source; chance: what
         the judge gives the true sources; mel: L1, natural log; frechet: of all sounds together."""
-        from kfjax.metrics.distributions import frechet_distance
-        from kfjax.metrics.onsets import detect_onsets, onset_f1
-        from kfjax.metrics.reconstruction import log_mel
-
-        rows = {name: [] for name in ("f1", "matched", "detected", "right", "chance", "mel")}
+        rows = []
         for wave, scene, struck, mel in zip(waves, self.scenes, self._struck, self._mels, strict=True):
-            heard = detect_onsets(wave, self.rate)
-            score = onset_f1(heard, struck)
-            chances = self.judge.probabilities(wave, self.rate)
-            sources = scene.sources
-            rows["f1"].append(score.f1)
-            rows["matched"].append(len(score.pairs))
-            rows["detected"].append(len(heard))
-            clearest = max(chances, key=chances.__getitem__)
-            rows["right"].append(float(clearest == sources[0]) if len(sources) == 1 else float("nan"))
-            rows["chance"].append(float(np.mean([chances[source] for source in sources])))
-            rows["mel"].append(float(np.abs(log_mel(wave, self.rate) - mel).mean()))
+            heard, chances = detect_onsets(wave, self.rate), self.judge.probabilities(wave, self.rate)
+            score, clearest = onset_f1(heard, struck), max(chances, key=chances.__getitem__)
+            rows.append(
+                {
+                    "f1": score.f1,
+                    "matched": len(score.pairs),
+                    "detected": len(heard),
+                    "right": float(clearest == scene.sources[0]) if len(scene.sources) == 1 else float("nan"),
+                    "chance": float(np.mean([chances[source] for source in scene.sources])),
+                    "mel": float(np.abs(log_mel(wave, self.rate) - mel).mean()),
+                }
+            )
+        rows = {name: [row[name] for row in rows] for name in rows[0]}
         return rows | {"frechet": frechet_distance(self._frames(waves), self._gaussian)}
 
     def _frames(self, waves):
         """The Gaussian of band levels, 40 numbers in dB every 20 ms: how loud what is, whenever it is."""
-        from kfjax.metrics.distributions import gaussian
-        from kfjax.metrics.onsets import band_levels_db
-
         return gaussian(np.concatenate([np.maximum(band_levels_db(w, self.rate)[:, ::4].T, -70.0) for w in waves]))
 
 
 def references(results, listener: Listener, model, seconds: float) -> None:
     """The true sound, and what the codec leaves of it."""
-    from kfjax.scenes.sounds import SceneSounds
-
     if not results.has(TRUE, 0):
         results.put(TRUE, 0, listener.scores(listener.true))
     if not results.has(CODEC, 0):
@@ -186,23 +163,11 @@ def references(results, listener: Listener, model, seconds: float) -> None:
 
 def timed(encoded) -> dict:
     """Processor seconds of sampling one batch of scenes, all threads, one number a round; cells in turn."""
-    from kfjax.flow.sampler import Guidance
-
-    taken = {cell.name: [] for cell in TIMED}
-    for cell in TIMED:  # compiles
-        encoded.latents(Guidance(cell.video, cell.text), 1, cell.method, batches=1)
-    for _ in range(ROUNDS):
-        for cell in TIMED:
-            start = time.process_time()
-            encoded.latents(Guidance(cell.video, cell.text), cell.steps, cell.method, batches=1)
-            taken[cell.name].append(time.process_time() - start)
-    return taken
+    run = lambda cell: encoded.latents(Guidance(cell.video, cell.text), cell.steps, cell.method, batches=1)
+    taken = harness.in_turn({cell.name: lambda cell=cell: run(cell) for cell in TIMED}, ROUNDS)
+    return {name: [one.processor for one in rounds] for name, rounds in taken.items()}
 
 
 def within_range(wave: np.ndarray) -> np.ndarray:
     """Turned down where it would clip, as users get it."""
     return wave / max(1.0, float(np.abs(wave).max()))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,15 @@
-"""Table and plot of experiment 16, from its results.json alone."""
+"""Table of experiment 16, from its results.json alone."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-from run import COHERENT, COPIED, INDEPENDENT, SEPARATE, TRUE, WAYS
 
-from kfjax import plot as pictures
-from kfjax.evals.statistics import compare, holm, mean_and_deviation
-from kfjax.plot import BLUE
+from experiments.harness import markdown, said, spread
+from kfjax.evals.statistics import compare, holm
+
+from .run import COHERENT, COPIED, INDEPENDENT, SEPARATE, TRUE, WAYS
 
 MEASURES = {
     "correlation": "level difference against position, correlation", "error": "level difference, error, dB",
@@ -23,15 +23,13 @@ NAMES = {
     COHERENT: "Mono2Stereo, one waveform panned", SEPARATE: "Mono2Stereo, each ear vocoded", COPIED: "mono, copied",
     INDEPENDENT: "two independent sounds", TRUE: "true sound",
 }  # fmt: skip
-GREY = "#999999"
 
 
 def write(results, folder: Path) -> None:
-    """Print the table and keep it beside the plot."""
+    """Print the table and keep it."""
     text = "\n".join(table(results)) + "\n"
     print(text)
     (folder / "tables.md").write_text(text)
-    plot(results, folder / "stereo.png")
 
 
 def differences(results, name: str) -> list[list[np.ndarray]]:
@@ -84,40 +82,11 @@ def p_values(results, measure: str) -> dict[str, float]:
 def table(results) -> list[str]:
     """Mean over scenes ± deviation over seeds; p against the first row in brackets."""
     p = {measure: p_values(results, measure) for measure in TESTED}
-    lines = [f"| | {' | '.join(MEASURES.values())} |", "|" + "---|" * (len(MEASURES) + 1)]
+    body = []
     for name in (*WAYS, TRUE):
         row = [NAMES[name]]
         for measure in MEASURES:
-            mean, deviation = mean_and_deviation(by_seed(results, name, measure))
-            cell = f"{mean:.3f}" + ("" if np.isnan(deviation) else f" ± {deviation:.3f}")
-            chance = p.get(measure, {}).get(name)
-            row.append(cell if chance is None else f"{cell} ({'p < 0.001' if chance < 0.001 else f'p = {chance:.2g}'})")
-        lines.append(f"| {' | '.join(row)} |")
-    return lines
-
-
-def plot(results, path: Path) -> None:
-    """Above, level difference against position for each way; below, what the sum loses."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 7), layout="constrained")
-    above, below = figure.subfigures(2, 1)
-    for ax, name in zip(above.subplots(1, 4, sharey=True), (COHERENT, SEPARATE, INDEPENDENT, TRUE), strict=True):
-        at, scenes = positions(results), differences(results, name)
-        for own in scenes:
-            ax.scatter(at, np.concatenate(own), s=9, color=BLUE, alpha=0.45, linewidths=0)
-        r = correlations(results, name).mean()
-        ax.set_title(f"{NAMES[name].replace(', ', chr(10))}\ncorrelation {r:.2f}", fontsize=10)
-        ax.set(xlim=(-1.1, 1.1), xticks=(-1, 0, 1), xlabel="position, left to right")
-        ax.grid(alpha=0.3)
-        if name == COHERENT:
-            ax.set_ylabel("right over left, dB")
-    for ax, measure in zip(below.subplots(1, 4), ("coherence", "lost", "comb", "mel"), strict=True):
-        stats = [mean_and_deviation(by_seed(results, name, measure)) for name in WAYS]
-        mean, deviation = np.array(stats).T
-        ax.bar(range(4), mean, yerr=np.nan_to_num(deviation), capsize=3, color=[BLUE, BLUE, GREY, GREY],
-               hatch=["", "//", "", "//"], edgecolor="white")  # fmt: skip
-        ax.set_xticks(range(4), WAYS, rotation=35, ha="right", fontsize=10)
-        ax.set_title(MEASURES[measure].replace(": ", ":\n"), fontsize=10)
-        ax.grid(axis="y", alpha=0.3)
-    pictures.save(figure, path)
+            cell, chance = spread(by_seed(results, name, measure)), p.get(measure, {}).get(name)
+            row.append(cell if chance is None else f"{cell} ({said(chance)})")
+        body.append(row)
+    return markdown(["", *MEASURES.values()], body)

@@ -1,8 +1,8 @@
 """What does Mono2Stereo give that two copies of the mono or two independent sounds don't, and what do the ears lose
 when they are summed?
 
-    python experiments/0016-stereo/run.py               # measures what results.json lacks, then table and plot
-    python experiments/0016-stereo/run.py --report      # table and plot from results.json
+    python -m experiments 0016               # measures what results.json lacks, then the table
+    python -m experiments 0016 --report      # table from results.json
 
 The held-out scenes are those of experiment 3, rendered at the first use.
 """
@@ -10,16 +10,20 @@ The held-out scenes are those of experiment 3, rendered at the first use.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.signal import csd, welch
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE), str(ROOT), str(HERE.parent), str(HERE.parent / "0003-built-in-model")]
+from experiments import harness
+from kfjax import pipeline, system
+from kfjax.codec.mel import log_mel
+from kfjax.flow.sampler import Guidance
+from kfjax.metrics.levels import level_difference_db
+from kfjax.scenes.encoded import EncodedScenes
+from kfjax.scenes.evaluation import SceneProtocol
+
 #: The ways to two ears. The first two share Mono2Stereo, the last two know nothing of where things stand.
 COHERENT, SEPARATE, COPIED, INDEPENDENT = "coherent", "separate", "copied", "independent"
 WAYS = (COHERENT, SEPARATE, COPIED, INDEPENDENT)
@@ -31,28 +35,18 @@ RANGE_DB = 40.0
 
 
 def main(argv=None) -> None:
-    import results
-
-    results.main(__doc__, HERE, measure, argv)
+    harness.on_scenes(__name__, __doc__, measure, argv)
 
 
 def measure(args: argparse.Namespace) -> None:
     """All ways with one seed of noise, then with the next: they start from the same latents."""
-    import evaluate
-    from results import Results
-
-    from kfjax import pipeline, system
-    from kfjax.scenes.encoded import EncodedScenes
-    from kfjax.scenes.evaluation import SceneProtocol
-    from kfjax.scenes.scores import struck_times
-
     pipeline.use_program_cache()
     start, model = time.monotonic(), system.load(args.model)
-    bucket = evaluate.held_out(args.corpus, SceneProtocol(), model.cfg.sync.size).buckets[args.seconds]
-    rows = [i for i in range(len(bucket)) if struck_times(bucket.scene(i))][: args.scenes]
+    bucket = harness.held_out(args.corpus, SceneProtocol(), model.cfg.sync.size).buckets[args.seconds]
+    rows = harness.struck(bucket, args.scenes)
     scenes = [bucket.scene(i) for i in rows]
     settings = {"model": model.cfg.name, "seconds": args.seconds, "scenes": len(scenes), "seeds": args.seeds}
-    results = Results(args.output, settings)
+    results = harness.Results(args.output, settings)
     results.notes["positions"] = [[event.x for event in alone(scene)] for scene in scenes]
     if not results.has(TRUE, 0):
         true = [bucket.waveform(i) for i in rows]
@@ -83,8 +77,6 @@ class Draw(NamedTuple):
 
 
 def draw(encoded, defaults, seed: int) -> Draw:
-    from kfjax.flow.sampler import Guidance
-
     latents = encoded.latents(Guidance(defaults.guidance, defaults.guidance), defaults.steps, seed=seed)
     return Draw(latents, list(encoded.mels(latents)), list(encoded.sounds(latents)))
 
@@ -105,8 +97,6 @@ def scores(waves, mels, scenes, cfg) -> dict[str, list]:
     """Of each scene: difference: the right ear's level over the left's at each event that stands alone, dB;
     coherence: of the ears, 0 to 1; and of their mean (left + right) / 2 against the mono mel [f, m] that it should
     have: lost: level that is missing, dB; comb: how unevenly over bands and frames, dB; mel: L1, natural log."""
-    from kfjax.metrics.levels import level_difference_db
-
     rate = cfg.rates.sample_rate_hz
     rows = {name: [] for name in ("difference", "coherence", "lost", "comb", "mel")}
     for wave, mel, scene in zip(waves, mels, scenes, strict=True):
@@ -132,8 +122,6 @@ def coherence(wave: np.ndarray, sample_rate_hz: int) -> float:
     1: one is a filtered copy of the other, level differences included; two independent noises come near 0, as near
     as the number of windows allows.
     """
-    from scipy.signal import csd, welch
-
     window = 1 << round(np.log2(0.046 * sample_rate_hz))
     left, right = wave.astype(np.float64).T
     power = [welch(ear, sample_rate_hz, nperseg=window)[1] for ear in (left, right)]
@@ -161,11 +149,5 @@ def compatibility(summed: np.ndarray, mel: np.ndarray) -> tuple[float, float, fl
 
 def mel_of(wave: np.ndarray, cfg) -> np.ndarray:
     """The codec's own log-mel [f, m] of a mono sound [t]."""
-    from kfjax.codec.mel import log_mel
-
     hop = cfg.codec.mel.hop
     return np.asarray(log_mel(np.pad(wave, (0, -len(wave) % hop))[None].astype(np.float32), cfg.codec.mel)[0])
-
-
-if __name__ == "__main__":
-    main()

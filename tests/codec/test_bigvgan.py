@@ -46,7 +46,7 @@ def vocode(cfg, params, log_mel):
 
 def pair_of(cfg):
     """(configuration, PyTorch network, our parameters): the same random weights in both."""
-    torch_bigvgan = pytest.importorskip("torch_bigvgan")
+    torch_bigvgan = pytest.importorskip("tests.reference.bigvgan")
     theirs = torch_bigvgan.TorchBigVGAN(cfg).randomise(0).eval()
     state = {key: value.detach().numpy() for key, value in theirs.state_dict().items()}
     return cfg, theirs, FAMILY.from_torch(state, cfg)["vocoder"]

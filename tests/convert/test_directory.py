@@ -7,12 +7,12 @@ from threading import Thread
 
 import numpy as np
 import pytest
-import tiny_public as public
 
 import kfjax
 from kfjax import cli, disk, jobs, media, system
 from kfjax.convert import directory, families, hub
 from kfjax.convert.formats import files
+from tests.tiny import public
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import tiny_features
-from tiny_system import CONFIG
 
 from kfjax.data import records
 from kfjax.data.batches import FeatureInput, Place, SyntheticInput, example_shapes, join
 from kfjax.data.buckets import Buckets
 from kfjax.encoders.clip import CLIPTextConfig
+from tests.tiny import features as tiny_features
+from tests.tiny.system import CONFIG
 
 WEIGHTS = {1.0: 3.0, 2.0: 1.0}
 

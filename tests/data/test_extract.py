@@ -12,10 +12,8 @@ from fractions import Fraction
 from pathlib import Path
 
 import jax
-import media_files
 import numpy as np
 import pytest
-from tiny_system import CONFIG, tiny_system, write_model
 
 from kfjax import features, media, pipeline, system
 from kfjax.codec import audio_codec
@@ -26,6 +24,8 @@ from kfjax.data.extract import main
 from kfjax.data.records import Folder, parse
 from kfjax.rates import lengths
 from kfjax.structs import Video
+from tests.tiny import media_files
+from tests.tiny.system import CONFIG, tiny_system, write_model
 
 SIZE = lengths(1.0, CONFIG.rates)
 RNG = np.random.default_rng(0)

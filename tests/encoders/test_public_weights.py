@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from torch_states import assert_same_bytes
 
 from kfjax.convert.tables import clip, synchformer
 from kfjax.encoders.clip import CLIPText, CLIPVision
 from kfjax.encoders.synchformer import Synchformer
 from kfjax.module import bind
+from tests.reference.states import assert_same_bytes
 
 FIXTURES = Path(os.environ.get("KFJAX_SHARED", Path(__file__).parents[3] / "shared")) / "fixtures"
 TOLERANCE = 1e-5  # relative L2

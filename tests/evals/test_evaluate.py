@@ -7,7 +7,6 @@ import shutil
 
 import numpy as np
 import pytest
-from tiny_system import write_model
 
 from kfjax import cli, media, pipeline
 from kfjax.data import builders, sources
@@ -18,6 +17,7 @@ from kfjax.evals.networks.base import Tags, Unavailable
 from kfjax.media import FrameSpec
 from kfjax.metrics import distributions
 from kfjax.scenes import sounds
+from tests.tiny.system import write_model
 
 RATE = 44100
 NO_NETWORK = "onsets,stereo,levels,codec"

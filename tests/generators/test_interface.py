@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from tiny_system import tiny_system
 
 from kfjax import features, generation, rates
 from kfjax.codec import Codec, codec_of
@@ -14,6 +13,7 @@ from kfjax.codec.configs import CodecConfig
 from kfjax.generators import Generator, generator_of
 from kfjax.module import init
 from kfjax.structs import Noise, Schedule
+from tests.tiny.system import tiny_system
 
 
 @dataclass(frozen=True)

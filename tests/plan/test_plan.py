@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from tiny_system import CONFIG
 
 from kfjax import config as strict
 from kfjax.memory import Memory
@@ -23,6 +22,7 @@ from kfjax.plan.topology import TOPOLOGIES, find
 from kfjax.rates import lengths
 from kfjax.sharding import PRESETS
 from kfjax.train.engine.flops import CHIPS, train_flops
+from tests.tiny.system import CONFIG
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,8 +6,6 @@ import json
 import jax
 import numpy as np
 import pytest
-import tiny_corpus
-from tiny_system import CONFIG, tiny_system
 
 from kfjax.checkpoint import fingerprint
 from kfjax.data.buckets import Buckets
@@ -16,6 +14,8 @@ from kfjax.scenes import Corpus
 from kfjax.scenes.batches import SceneInput, tokenizer_from
 from kfjax.scenes.crops import SoundInput
 from kfjax.scenes.encode import open_latents
+from tests.tiny import corpus as tiny_corpus
+from tests.tiny.system import CONFIG, tiny_system
 
 WEIGHTS = {1.0: 3.0, 0.7: 1.0}
 MARK = fingerprint(tiny_system().params["vae"])

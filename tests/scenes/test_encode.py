@@ -3,8 +3,6 @@
 import jax
 import numpy as np
 import pytest
-import tiny_corpus
-from tiny_system import CONFIG, tiny_system
 
 from kfjax.checkpoint import fingerprint
 from kfjax.codec import audio_codec
@@ -13,6 +11,8 @@ from kfjax.rates import lengths
 from kfjax.scenes import Corpus
 from kfjax.scenes import encode as extract
 from kfjax.scenes.encode import encode_corpus, open_latents
+from tests.tiny import corpus as tiny_corpus
+from tests.tiny.system import CONFIG, tiny_system
 
 VAE = tiny_system().params["vae"]
 OTHER = VAE | {"encoder": jax.tree.map(lambda x: x * 1.5, VAE["encoder"])}

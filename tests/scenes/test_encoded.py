@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from tiny_system import tiny_system
 
 from kfjax.flow.sampler import Guidance
 from kfjax.metrics.reconstruction import mel_l1
@@ -10,6 +9,7 @@ from kfjax.scenes import render_corpus
 from kfjax.scenes import sounds as scene_sounds
 from kfjax.scenes.encoded import EncodedScenes
 from kfjax.scenes.sounds import SceneSounds
+from tests.tiny.system import tiny_system
 
 CAPTIONS = ["a bell rings", "rain on a roof", "wind and footsteps", "", "a ball bounces on wood"]
 

@@ -1,12 +1,10 @@
-import importlib.util
 import json
 from dataclasses import replace
-from pathlib import Path
+from importlib import import_module
 
 import jax
 import numpy as np
 import pytest
-from tiny_system import tiny_system, write_model
 
 from kfjax import config, system
 from kfjax.checkpoint import StateStore, save_params
@@ -22,18 +20,15 @@ from kfjax.scenes.scores import Presence, following, listen, meaning, presence, 
 from kfjax.scenes.sounds import SceneSounds, scene_excerpt
 from kfjax.scenes.source_classifier import SourceJudge
 from kfjax.structs import TrainState
+from tests.tiny.system import tiny_system, write_model
 
 RATE = 44100
 SECONDS = 1.0
 
 
 def experiment(name: str):
-    """A script of the experiment, which is on no import path."""
-    path = Path(__file__).parents[2] / f"experiments/0003-built-in-model/{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """A script of the experiment."""
+    return import_module(f"experiments.0003-built-in-model.{name}")
 
 
 @pytest.fixture(scope="module")

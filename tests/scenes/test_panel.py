@@ -6,8 +6,6 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-import tiny_corpus
-from tiny_system import CONFIG, tiny_system
 
 from kfjax import features, rates
 from kfjax.codec.bigvgan import BigVGANConfig
@@ -15,6 +13,8 @@ from kfjax.scenes import panel
 from kfjax.scenes.panel import flow_panel
 from kfjax.structs import Noise
 from kfjax.system import part_shapes
+from tests.tiny import corpus as tiny_corpus
+from tests.tiny.system import CONFIG, tiny_system
 
 VOCODER = BigVGANConfig(width=64, block_kernels=(3,), dilations=(1,))
 BIGVGAN = replace(CONFIG, codec=replace(CONFIG.codec, vocoder=VOCODER))

@@ -7,11 +7,11 @@ import sys
 
 import jax
 import jax.numpy as jnp
-from tiny_task import make_batch
 
 from kfjax.sharding import make_mesh, param_shardings
 from kfjax.train.engine.nonfinite import culprit
 from kfjax.train.engine.validation import Validation
+from tests.tiny.task import make_batch
 
 
 def weights():

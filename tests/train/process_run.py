@@ -12,11 +12,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tiny_task import make_batch, make_task
 
 from kfjax import command
 from kfjax.train.engine.distributed import join
 from kfjax.train.engine.loop import LoopConfig, run
+from tests.tiny.task import make_batch, make_task
 
 ROWS, DEVICES = 12, 6
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import jax
 import pytest
 from ml_collections import ConfigDict
-from tiny_task import make_task
 
 from kfjax.cli import main
 from kfjax.config import from_dict
@@ -21,6 +20,7 @@ from kfjax.train.engine import distributed, loop
 from kfjax.train.engine.lock import Lock
 from kfjax.train.engine.log import LogConfig
 from kfjax.train.tasks import make as tasks
+from tests.tiny.task import make_task
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """

@@ -6,12 +6,12 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from torch_states import assert_same_bytes, random_state
 
 from kfjax import module
 from kfjax.codec.bigvgan import FILTER, BigVGAN, BigVGANConfig
 from kfjax.convert.rules import torch_shapes
 from kfjax.convert.tables import bigvgan
+from tests.reference.states import assert_same_bytes, random_state
 
 SMALL = BigVGANConfig(bands=5, width=16, rates=(4, 2), block_kernels=(3, 7), dilations=(1, 3))
 #: Parameters of the published generators, with weight norm.
@@ -89,6 +89,6 @@ def test_another_layout_is_refused_with_every_difference():
 
 def test_pytorch_loads_what_is_written():
     torch = pytest.importorskip("torch")
-    network = pytest.importorskip("torch_bigvgan").TorchBigVGAN(SMALL)
+    network = pytest.importorskip("tests.reference.bigvgan").TorchBigVGAN(SMALL)
     written = bigvgan.FAMILY.to_torch(bigvgan.FAMILY.from_torch(public(SMALL), SMALL), SMALL)
     network.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in written.items()}, strict=True)

@@ -7,12 +7,12 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from torch_states import assert_same_bytes, random_state
 
 from kfjax import module
 from kfjax.convert.rules import torch_shapes
 from kfjax.convert.tables import clip
 from kfjax.encoders.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
+from tests.reference.states import assert_same_bytes, random_state
 
 SMALL = clip.CLIPConfig(
     vision=CLIPVisionConfig(size=30, patch=7, width=12, depth=3, heads=2, mlp_width=20, out_dim=10),

@@ -5,7 +5,6 @@ import math
 import jax
 import numpy as np
 import pytest
-from torch_states import assert_same_bytes
 
 from kfjax.convert import directory
 from kfjax.convert.formats import files
@@ -19,6 +18,7 @@ from kfjax.listeners.imagebind import (
     ImageBindVisionConfig,
 )
 from kfjax.module import bind
+from tests.reference.states import assert_same_bytes
 
 #: Sizes that differ wherever they may.
 SMALL = ImageBindConfig(
@@ -110,7 +110,7 @@ def test_the_other_towers_are_not_read(tmp_path, monkeypatch):
 def reference():
     """The PyTorch version, holding the random weights under a strict load."""
     torch = pytest.importorskip("torch")
-    from torch_imagebind import ImageBind
+    from tests.reference.imagebind import ImageBind
 
     model = ImageBind(SMALL).eval()
     model.load_state_dict({key: torch.from_numpy(x) for key, x in random_state(SMALL).items()}, strict=True)

@@ -5,12 +5,12 @@ import math
 import jax
 import numpy as np
 import pytest
-from torch_states import assert_same_bytes
 
 from kfjax.convert.rules import torch_shapes
 from kfjax.convert.tables.panns import CONFIGS, FAMILY, part, shapes, table
 from kfjax.listeners.panns import Cnn14, Cnn14Config
 from kfjax.module import bind, count
+from tests.reference.states import assert_same_bytes
 
 #: Sizes that differ wherever they may.
 SMALL = Cnn14Config(sample_rate_hz=4000, n_fft=64, hop=20, bands=16, widths=(6, 10, 14), classes=7)
@@ -108,7 +108,7 @@ def heard():
 @pytest.mark.parametrize("level", [1, 0], ids=["sound", "silence"])
 def test_matches_torch(heard, level):
     torch = pytest.importorskip("torch")
-    import torch_panns
+    from tests.reference import panns as torch_panns
 
     reference = torch_panns.Cnn14(SMALL).eval()
     reference.load_state_dict({key: torch.from_numpy(x) for key, x in random_state(SMALL).items()}, strict=True)

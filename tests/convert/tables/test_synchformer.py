@@ -6,12 +6,12 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from torch_states import assert_same_bytes, random_state
 
 from kfjax import module
 from kfjax.convert.rules import torch_shapes
 from kfjax.convert.tables import synchformer
 from kfjax.encoders.synchformer import Synchformer, SynchformerConfig
+from tests.reference.states import assert_same_bytes, random_state
 
 SMALL = SynchformerConfig(size=12, width=6, depth=2, heads=2, patch=4, frames=8, segment_step=4)
 
@@ -53,7 +53,7 @@ def test_the_parameters_are_the_encoders():
 
 def test_tokens_match_torch():
     torch = pytest.importorskip("torch")
-    from torch_synchformer import Visual
+    from tests.reference.synchformer import Visual
 
     state = {key: value * np.float32(0.3) for key, value in random_state(synchformer, SMALL).items()}
     theirs = Visual(SMALL).eval()

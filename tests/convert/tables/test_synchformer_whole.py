@@ -5,7 +5,6 @@ import math
 import jax
 import numpy as np
 import pytest
-from torch_states import assert_same_bytes
 
 from kfjax.convert.rules import torch_shapes
 from kfjax.convert.tables import synchformer_whole
@@ -14,6 +13,7 @@ from kfjax.encoders.synchformer import SynchformerConfig
 from kfjax.listeners.ast import SpectrogramTransformerConfig
 from kfjax.listeners.sync_scorer import SyncJudgeConfig, SyncScorer, offset_seconds
 from kfjax.module import bind
+from tests.reference.states import assert_same_bytes
 
 #: The public model's parts at sizes that differ wherever they may.
 SMALL = SyncJudgeConfig(
@@ -105,7 +105,7 @@ def test_a_file_without_the_sound_is_refused_by_name():
 def reference():
     """The PyTorch version, holding the random weights under a strict load."""
     torch = pytest.importorskip("torch")
-    from torch_synchformer import Synchformer
+    from tests.reference.synchformer import Synchformer
 
     model = Synchformer(SMALL).eval()
     model.load_state_dict({key: torch.from_numpy(value) for key, value in random_state(SMALL).items()}, strict=True)

@@ -7,12 +7,12 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from torch_states import assert_same_bytes, random_state
 
 from kfjax import module
 from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.convert.rules import torch_shapes
 from kfjax.convert.tables import vae
+from tests.reference.states import assert_same_bytes, random_state
 
 SMALL = VAEConfig(variant="edm2", bands=6, latent_dim=3, width=4)
 #: Parameters of the published networks; the mel's mean and deviation are not among them.
@@ -68,7 +68,7 @@ decode = jax.jit(lambda params, latent: module.bind(MelVAE, SMALL, params).decod
 def test_encode_and_decode_match_torch(scale):
     """Small kernels and mels expose the norms' epsilons."""
     torch = pytest.importorskip("torch")
-    from torch_vae import VAE
+    from tests.reference.vae import VAE
 
     state = random_state(vae, SMALL)
     state |= {key: value * np.float32(scale) for key, value in state.items() if key.endswith(".weight")}

@@ -3,15 +3,15 @@
 import functools
 from fractions import Fraction
 
-import media_files
 import numpy as np
 import pytest
-from tiny_system import write_model
 
 from kfjax import media
 from kfjax.data import builders, sources
 from kfjax.data import extract as extract_videos
 from kfjax.data.records import Folder, parse
+from tests.tiny import media_files
+from tests.tiny.system import write_model
 
 pytest.importorskip("tensorflow_datasets", reason="no tensorflow_datasets: pip install '.[builders]'")
 

@@ -18,7 +18,7 @@ from kfjax.rates import Rates
 from kfjax.structs import Features, Given
 
 torch = pytest.importorskip("torch")
-torch_mmdit = pytest.importorskip("torch_mmdit")
+torch_mmdit = pytest.importorskip("tests.reference.mmdit")
 
 TOLERANCE = 1e-5  # relative L2
 LATENTS, CLIP, SYNC, TEXT = 23, 4, 16, 9

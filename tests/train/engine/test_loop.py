@@ -15,14 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_task import make_batch, make_task, slow
-from trees import assert_equal
 
 import kfjax.command
 from kfjax.checkpoint import WeightsError, load_params
 from kfjax.sharding import make_mesh, shard_init
 from kfjax.train.engine import loop
 from kfjax.train.engine.loop import Diverged, LoopConfig, run
+from tests.tiny.task import make_batch, make_task, slow
+from tests.trees import assert_equal
 
 ROOT = Path(__file__).parents[3]
 CFG = partial(LoopConfig, log_every=1, save_every=1000)
@@ -86,7 +86,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(whole, tmp_path):
 
 def test_sigterm_saves_and_exits_cleanly(tmp_path):
     """Another process, as on a cluster; what it leaves is continued here and equals a run in one piece."""
-    script = [sys.executable, str(ROOT / "tests/tiny_task.py"), str(tmp_path / "run"), "60", "0.2"]
+    script = [sys.executable, str(ROOT / "tests/tiny/task.py"), str(tmp_path / "run"), "60", "0.2"]
     process = subprocess.Popen(script, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
     metrics = tmp_path / "run" / "metrics.jsonl"
     while not metrics.exists() and process.poll() is None:

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from tiny_task import make_batch, make_task
 
 from kfjax.sharding import data_mesh, put_batch, replicated
 from kfjax.train.engine.loop import init_state
 from kfjax.train.engine.nonfinite import blame, culprit
+from tests.tiny.task import make_batch, make_task
 
 
 def good():

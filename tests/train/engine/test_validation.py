@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_system import CONFIG, tiny_system
-from tiny_task import WEIGHTS, make_batch
 
 from kfjax.rates import lengths
 from kfjax.sharding import make_mesh, param_shardings
 from kfjax.structs import FeatureBatch, Features, Given, Posterior
 from kfjax.train.engine.validation import Validation
 from kfjax.train.tasks.flow_step import FlowStepConfig, flow_figures, spread_times
+from tests.tiny.system import CONFIG, tiny_system
+from tests.tiny.task import WEIGHTS, make_batch
 
 
 def error(params, batch, key):
@@ -138,7 +138,7 @@ def test_two_processes_see_the_same():
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
     root, script = Path(__file__).parents[3], Path(__file__).parents[1] / "process_look.py"
-    path = os.pathsep.join([str(root), str(root / "tests")])
+    path = str(root)
     environment = os.environ | {"PYTHONPATH": path, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     command = ["timeout", "-k", "20", "240", sys.executable, str(script), str(port)]
     started = [subprocess.Popen([*command, number], env=environment, stdout=subprocess.PIPE) for number in "01"]

@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_corpus
-from planted import blamed, plant
 
 from kfjax import media, module
 from kfjax.checkpoint import load_params, save_params
@@ -26,6 +24,8 @@ from kfjax.train.tasks import bigvgan_step
 from kfjax.train.tasks.bigvgan_step import BigVGANTraining, feature_distance, fooled, mel_distance, told_apart
 from kfjax.train.tasks.make import abstract_params, make_task
 from kfjax.train.tasks.vocoder_step import own_mel
+from tests.planted import blamed, plant
+from tests.tiny import corpus as tiny_corpus
 
 ROOT = Path(__file__).parents[3]
 OPTIM = OptimConfig(learning_rate=3e-3, warmup=0.0, b1=0.8, b2=0.99, clip_norm=500.0)

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from planted import blamed, plant
 
 from kfjax import module
 from kfjax.codec.discriminators import DiscriminatorConfig, MelDiscriminator
@@ -26,6 +25,7 @@ from kfjax.train.tasks.codec_step import (
     mel_statistics,
     weights_at,
 )
+from tests.planted import blamed, plant
 
 STAGES = Stages(mse_steps=2, kl_steps=4, gan_steps=2, decoder_steps=3, kl_upper=0.4, gan_upper=0.2, kl_margin=0.0)
 CFG = CodecTraining(

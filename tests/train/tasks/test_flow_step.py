@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from planted import blamed, plant
-from tiny_system import CONFIG, tiny_system
 
 from kfjax import features
 from kfjax.codec.stereo import Mono2Stereo
@@ -20,6 +18,8 @@ from kfjax.structs import Excerpt, FeatureBatch, Features, FlowBatch, Given, Pos
 from kfjax.train.engine.optim import OptimConfig, make_optimizer
 from kfjax.train.tasks import flow_step, stereo_step
 from kfjax.train.tasks.flow_step import ENCODERS, FlowStepConfig, trained, trained_parts
+from tests.planted import blamed, plant
+from tests.tiny.system import CONFIG, tiny_system
 
 B, SIZE = 8, lengths(0.5, CONFIG.rates)
 ALWAYS = FlowStepConfig(

@@ -8,10 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_corpus
-import tiny_public
-from tiny_system import CONFIG, tiny_system, write_model
-from trees import assert_equal
 
 from kfjax import module, system
 from kfjax.checkpoint import load_params, save_params
@@ -27,6 +23,10 @@ from kfjax.train.tasks.flow_step import FlowStepConfig, merged, trained
 from kfjax.train.tasks.lora import STACKED, LoRAConfig, card, init_lora, merge, save_tuned, targeted, with_words
 from kfjax.train.tasks.lora_task import reading_tokenizer
 from kfjax.train.tasks.make import abstract_params, make_task
+from tests.tiny import corpus as tiny_corpus
+from tests.tiny import public as tiny_public
+from tests.tiny.system import CONFIG, tiny_system, write_model
+from tests.trees import assert_equal
 
 ROOT = Path(__file__).parents[3]
 DEEP = dataclasses.replace(CONFIG.mmdit, joint_depth=4, single_depth=2)

@@ -7,9 +7,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import tiny_corpus
-import tiny_features
-from tiny_system import CONFIG, tiny_system, write_model
 
 from kfjax import config as strict
 from kfjax import module
@@ -28,6 +25,9 @@ from kfjax.train.tasks import flow_scenes
 from kfjax.train.tasks.flow_config import read
 from kfjax.train.tasks.flow_step import ENCODERS
 from kfjax.train.tasks.make import abstract_params, make_task
+from tests.tiny import corpus as tiny_corpus
+from tests.tiny import features as tiny_features
+from tests.tiny.system import CONFIG, tiny_system, write_model
 
 ROOT = Path(__file__).parents[3]
 

@@ -3,7 +3,6 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from planted import blamed, plant
 
 from kfjax import module
 from kfjax.codec.mel import MelConfig, log_mel
@@ -13,6 +12,7 @@ from kfjax.scenes.waves import training_wave
 from kfjax.train.engine.loop import LoopConfig, init_state, run
 from kfjax.train.engine.optim import OptimConfig
 from kfjax.train.tasks.vocoder_step import VocoderTraining, decoded_mel, magnitude_loss, vocoder_loss, vocoder_task
+from tests.planted import blamed, plant
 
 CFG = VocoderTraining(
     vocoder=VocoderConfig(bands=20, width=16, hidden=32, depth=1, n_fft=512, hop=128, sample_rate_hz=16000),

@@ -1,0 +1,98 @@
+"""Plans of the paper's sizes on TPU pods with ten-second clips, one compile at a time, into results.json.
+
+    python -m experiments 0007 [--only 6b:v6e-64 …]    compile what results.json does not have yet
+    python -m experiments 0007 --print                 the table of what is there
+
+Needs the `plan` extra, up to 11 GB of memory and 3 to 20 minutes of two processors a try. Every try is
+written at once, refusals included; stop it at any time and start it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from experiments.harness import ROOT, markdown, read_json, write_json
+
+RESULTS = Path(__file__).with_name("results.json")
+SIZES, TOPOLOGIES = ("1.5b", "3b", "6b"), ("v5p-256", "v6e-64")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    cells = [f"{size}:{topology}" for topology in TOPOLOGIES for size in SIZES]
+    parser.add_argument("--only", nargs="+", default=cells, metavar="SIZE:TOPOLOGY")
+    parser.add_argument("--print", action="store_true", help="print the table, compile nothing")
+    args = parser.parse_args()
+    if args.print:
+        print("\n".join(table(read_json(RESULTS, []))))
+        return
+    for cell in args.only:
+        size, _, topology = cell.partition(":")
+        fill(size, topology)
+
+
+def of_cell(tries: list[dict], size: str, topology: str) -> list[dict]:
+    return [one for one in tries if (one["size"], one["topology"]) == (size, topology)]
+
+
+def fill(size: str, topology: str) -> None:
+    """Try batches until the largest that fits is known."""
+    from kfjax.plan import topology as machines
+
+    machines.leave_chips_alone(machines.find(topology))
+    import jax
+
+    from kfjax.plan.plan import DoesNotFit, Planner, next_batch, report, to_json
+    from kfjax.train.config import load_config
+
+    config = load_config(f"{ROOT}/configs/flow.py:{size}")
+    planner = Planner(config, f"flow.py:{size}", machines.find(topology))
+    while True:
+        tried = {one["batch_per_chip"]: one["peak_bytes"] for one in of_cell(read_json(RESULTS, []), size, topology)}
+        if (batch := next_batch(tried, planner.capacity)) is None:
+            return
+        one = {"size": size, "topology": topology, "batch_per_chip": batch}
+        try:
+            plan = planner.plan(batch)
+            one |= {"fits": True} | to_json(plan)
+            print(report(plan), flush=True)
+        except DoesNotFit as error:
+            one |= {"fits": False, "peak_bytes": max(error.needed_bytes, 1.01 * planner.capacity)}
+            print(error, flush=True)
+        write_json(RESULTS, [*read_json(RESULTS, []), one])
+        jax.clear_caches()
+
+
+def table(tries: list[dict]) -> list[str]:
+    """Markdown: the largest batch that fits, of every cell."""
+    from kfjax.train.engine.flops import CHIPS
+
+    header = [
+        "model", "chips", "clips a chip", "memory of a chip, GiB", "state, GiB", "received per chip and step, GiB",
+        "all-to-all", "lower bound of step time, s (limited by)", "clips/s at most", "utilisation at most",
+    ]  # fmt: skip
+    rows = []
+    for topology in TOPOLOGIES:
+        for size in SIZES:
+            done = of_cell(tries, size, topology)
+            fits = [one for one in done if one["fits"]]
+            if not fits:
+                rows.append([size, topology, "none fits" if done else "not compiled yet", *[""] * 7])
+                continue
+            best = max(fits, key=lambda one: one["batch_per_chip"])
+            refused = min((one["batch_per_chip"] for one in done if not one["fits"]), default=None)
+            most = best["batch_per_chip"]
+            known = f"{most} ({refused} does not fit)" if refused else f"at least {most}"
+            kinds = {sent["kind"]: sent for sent in best["sent"]}
+            wire = sum(sent["wire_bytes"] for sent in best["sent"]) / 2**30
+            bound = max(best["bounds"], key=best["bounds"].get)
+            seconds = best["bounds"][bound]
+            peak, whole = best["peak_bytes"] / 2**30, CHIPS[best["chip"]].hbm_bytes / 2**30
+            rows.append([
+                size, f"{topology}: {best['chips']} {best['chip']}", known, f"{peak:.1f} of {whole:.0f}",
+                f"{best['memory']['arguments'] / 2**30:.2f}", f"{wire:.1f}",
+                kinds["all-to-all"]["count"] if "all-to-all" in kinds else "none", f"{seconds:.2f} ({bound})",
+                f"{best['batch'] / seconds:.0f}", f"{100 * best['mfu_bound']:.0f} %",
+            ])  # fmt: skip
+    return markdown(header, rows)

@@ -1,0 +1,486 @@
+"""`kfjax demo` as its visitors see it: a real server, a real Chromium. What it takes is named where it is missing."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kfjax import media
+from kfjax.jobs import EXAMPLE
+from tests.tiny import media_files as files
+from tests.tiny.system import write_model
+
+ROOT = Path(__file__).parents[2]
+RATE_HZ = 44100
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PATIENCE_SECONDS = 200
+#: The command, in a process where looking for or reaching another machine is an error that its log shows. While a file
+#: `hold` is in its folder the model waits, while there is one called `fail` it runs out of memory.
+SERVER = """
+import os, socket, sys, time
+def guarded(real, place):
+    def call(*args, **kwargs):
+        host = args[place][0] if isinstance(args[place], tuple) else args[place]
+        if host not in ("127.0.0.1", "localhost", "::1", None, ""):
+            print("REACHED OUT TO", host, file=sys.stderr, flush=True)
+            raise OSError(f"no way out to {host}")
+        return real(*args, **kwargs)
+    return call
+socket.getaddrinfo = guarded(socket.getaddrinfo, 0)
+socket.socket.connect = guarded(socket.socket.connect, 1)
+from kfjax.pipeline import Model
+def encoded(*args, real=Model._encoded):
+    while os.path.exists("hold"):
+        time.sleep(0.02)
+    if os.path.exists("fail"):
+        raise MemoryError
+    return real(*args)
+Model._encoded = encoded
+from kfjax.cli import main
+sys.exit(main(["demo", *sys.argv[1:]]))
+"""
+
+WIDE_TABLE = "\n".join(f"|{'|'.join(cells)}|" for cells in (["of"] * 9, ["-"] * 9, ["numbers without end"] * 9))
+
+if importlib.util.find_spec("gradio") is None:
+    pytest.skip("gradio is not installed: pip install '.[demo]'", allow_module_level=True)
+
+
+class Server:
+    """A running `kfjax demo`; `folder` is where its files lie, `said` what it has said on stderr."""
+
+    def __init__(self, process: subprocess.Popen, url: str, temporary: Path, log: Path):
+        self.process, self.url, self.temporary, self.log = process, url, temporary, log
+
+    @property
+    def folder(self) -> Path:
+        [folder] = self.temporary.glob("kfjax-demo-*")
+        return folder
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def files(self) -> set[str]:
+        return {path.name for path in self.folder.rglob("*") if path.is_file()}
+
+    def status(self, path: str, body: bytes | None = None) -> int:
+        headers = {"content-type": "application/json"}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self.url + path, body, headers), timeout=30) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+
+@contextmanager
+def serving(temporary: Path, *arguments: str, **variables: str) -> Iterator[Server]:
+    temporary.mkdir()
+    log = temporary.with_suffix(".log")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)} | variables
+    command = [sys.executable, "-c", SERVER, "--port", "0", *arguments]
+    with (
+        log.open("a") as errors,
+        subprocess.Popen(
+            command, cwd=temporary, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
+        try:
+            url = process.stdout.readline().strip()
+            assert url.startswith("http://127.0.0.1:"), f"no server: {log.read_text()}"
+            yield Server(process, url, temporary, log)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    model = write_model(folder / "tiny")
+    (model / "MODEL_CARD.md").write_text(f"{WIDE_TABLE}\n")
+    limits = ["--max-seconds", "6", "--max-megabytes", "1"]  # one length for all: one compilation
+    with serving(folder / "served", "--model", str(model), *limits) as running:
+        yield running
+    assert running.process.returncode == 0
+    assert list(running.temporary.iterdir()) == [], "nothing is left when the server has ended"
+    assert running.said == ""
+
+
+@contextmanager
+def chromium() -> Iterator["Visitor"]:
+    if CHROMIUM is None or shutil.which("chromedriver") is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium chromium-driver")
+    if importlib.util.find_spec("selenium") is None:
+        pytest.skip("selenium is not installed: pip install '.[dev]'")
+    from selenium.webdriver import Chrome, ChromeOptions
+    from selenium.webdriver.chrome.service import Service
+
+    options = ChromeOptions()
+    options.binary_location = CHROMIUM
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--mute-audio",
+        "--autoplay-policy=no-user-gesture-required", "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    driver = Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    try:
+        visitor = Visitor(driver)
+        visitor.sit_at(1280, 900)
+        yield visitor
+    finally:
+        driver.quit()
+
+
+class Visitor:
+    """A person at a browser."""
+
+    def __init__(self, driver):
+        self.driver = driver
+
+    def sit_at(self, width: int, height: int) -> None:
+        """A screen of so many pixels; a narrow one is a phone's."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+    def find(self, selector: str):
+        return self.driver.find_elements("css selector", selector)
+
+    def wait(self, what, why: str):
+        until = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < until:
+            if found := what():
+                return found
+            time.sleep(0.1)
+        pytest.fail(f"waited {PATIENCE_SECONDS} s for {why}; the page says: {self.texts('body')}")
+
+    def visit(self, server: Server) -> None:
+        self.driver.get(server.url)
+        self.wait(lambda: self.find("#make"), "the page")
+
+    def upload(self, path: Path) -> None:
+        self.wait(lambda: self.find("#clip input[type=file]"), "the place for a clip")[0].send_keys(str(path))
+
+    def write(self, text: str, where: str = "#prompt") -> None:
+        [box] = self.find(f"{where} input:not([type=range]), {where} textarea")
+        box.clear()
+        box.send_keys(text)
+
+    def press(self) -> None:
+        self.wait(lambda: self.find("#make")[0].is_enabled(), "the button")
+        self.find("#make")[0].click()
+
+    def texts(self, selector: str) -> list[str]:
+        """What is to be read in all the visible elements there are at this moment."""
+        script = (
+            "return [...document.querySelectorAll(arguments[0])].filter(e => e.checkVisibility()).map(e => e.innerText)"
+        )
+        return [text.strip() for text in self.driver.execute_script(script, selector)]
+
+    def result(self, words: str) -> bytes:
+        """Waits for the result of that name; the file that its download button gives."""
+        place = lambda what: f"#result .film {what}, #result .sound {what}"
+        self.wait(lambda: words in self.texts(place("label")), f"a result called {words!r}")
+        link = self.wait(lambda: self.find(place("a[download]")), "the download")[0]
+        with urllib.request.urlopen(link.get_attribute("href"), timeout=30) as answer:
+            return answer.read()
+
+    def saved_by(self, selector: str) -> bytes:
+        """What a button that downloads would save: it makes a link and clicks on it."""
+        watch = "window.saved = null; HTMLAnchorElement.prototype.click = function () { window.saved = this.href }"
+        self.driver.execute_script(watch)
+        self.driver.execute_script("document.querySelector(arguments[0]).click()", selector)
+        address = self.wait(lambda: self.driver.execute_script("return window.saved"), "a link")
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            return answer.read()
+
+    def message(self, words: str) -> str:
+        """Waits for a message with these words; all that the page says, which is then closed."""
+        self.wait(lambda: words in "".join(self.texts(".toast-body")), f"a message with {words!r}")
+        said = "\n".join(self.texts(".toast-body"))
+        self.driver.execute_script("document.querySelectorAll('.toast-close').forEach(close => close.click())")
+        self.wait(lambda: not self.texts(".toast-body"), "the messages to close")
+        return said
+
+    def overflow(self) -> int:
+        """By how many pixels the page is wider than the window."""
+        return self.driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+
+    def requests(self) -> set[str]:
+        """Addresses of all that the browser asked for since the last call."""
+        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        sent = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+        return {url for url in sent if not url.startswith(("data:", "blob:", "chrome"))}
+
+
+@pytest.fixture(scope="module")
+def ann():
+    with chromium() as visitor:
+        yield visitor
+
+
+def samples(data: bytes, path: Path) -> int:
+    path.write_bytes(data)
+    return len(media.read_audio(path, RATE_HZ))
+
+
+def test_a_clip_gets_its_sound(server, ann, tmp_path):
+    """Upload, press, play: the film runs, and its sound is exactly as long as the film."""
+    ann.visit(server)
+    ann.upload(EXAMPLE)
+    ann.write("a ball bounces")
+    ann.press()
+    made = ann.result("1. a ball bounces, seed 0")
+    assert abs(samples(made, tmp_path / "a.mp4") - round(media.probe(EXAMPLE).seconds * RATE_HZ)) <= 1
+    assert files.picture_packets(tmp_path / "a.mp4")[0] == files.picture_packets(EXAMPLE)[0]
+    film = "document.querySelector('#result .film video')"
+    ann.driver.execute_script(f"{film}.play()")
+    ann.wait(lambda: ann.driver.execute_script(f"return {film}.currentTime > 0.5"), "the film to run")
+    assert ann.driver.execute_script(f"return {film}.duration") == pytest.approx(6.0, abs=0.05)
+    assert ann.driver.execute_script(f"return {film}.webkitAudioDecodedByteCount") > 0
+    assert ann.wait(lambda: ann.find("#result .picture img"), "its picture")[0].size["width"] > 300
+    assert ann.overflow() <= 0
+    assert not [url for url in ann.requests() if not url.startswith(server.url)], "all from this server"
+
+
+def test_history_versions_and_prompts_alone(server, ann, tmp_path):
+    """Each version is a take of its own, and earlier ones can be heard again."""
+    ann.visit(server)
+    ann.write("rain on a roof")
+    ann.find("#settings button")[0].click()
+    ann.wait(lambda: ann.find("#samples input[type=number]"), "the settings")
+    ann.write("2", "#samples")
+    ann.write("5", "#seed")
+    ann.press()
+    first = ann.result("1. rain on a roof, seed 5, version 1")
+    assert samples(first, tmp_path / "a.wav") == 6 * RATE_HZ
+    assert ann.texts("#takes label") == ["2. rain on a roof, seed 5, version 2", "1. rain on a roof, seed 5, version 1"]
+    ann.find("#takes label")[0].click()
+    assert ann.result("2. rain on a roof, seed 5, version 2") != first
+
+
+def test_bad_files_and_empty_wishes_get_a_line(server, ann, tmp_path):
+    """No trace, nothing of the server's folders; the page and the server go on."""
+    (tmp_path / "text.mp4").write_text("words, not pictures\n" * 100)
+    files.write_numbered(tmp_path / "long.mp4", files.steady(200, 25))
+    (tmp_path / "large.mp4").write_bytes(bytes(1_200_000))
+    ann.visit(server)
+    ann.press()
+    ann.message("There is nothing to go by: give a clip, a prompt, or both.")
+    for name, words in [("text", "text.mp4: is not a readable video"), ("long", "lasts 8.0 s, at most 6 s")]:
+        ann.upload(tmp_path / f"{name}.mp4")
+        said = ann.message(words)
+        assert str(server.temporary) not in said and "Traceback" not in said
+    ann.upload(tmp_path / "large.mp4")
+    ann.message("exceed the maximum allowed size of 1.0 Mb")
+    ann.write("wind")
+    ann.press()
+    assert ann.result("1. wind, seed 0")
+
+
+def damaged(path: Path) -> Path:
+    """The example with an intact index, and noise for pictures."""
+    data = bytearray(EXAMPLE.read_bytes())
+    start = data.index(b"mdat")
+    size = int.from_bytes(data[start - 4 : start])
+    data[start + 4 : start - 4 + size] = np.random.default_rng(0).bytes(size - 8)
+    path.write_bytes(data)
+    return path
+
+
+def test_after_a_failure_the_page_is_as_before(server, ann, tmp_path):
+    """Damaged pictures, then a defect on the server: each gets a line, the button is back, the takes are there."""
+    fail = server.temporary / "fail"
+    ann.visit(server)
+    ann.write("wind")
+    ann.press()
+    ann.result("1. wind, seed 0")
+    ann.upload(damaged(tmp_path / "clip.mp4"))
+    ann.wait(lambda: ann.find("#clip video"), "the clip")
+    try:
+        for number, words in enumerate(("is damaged", "Something went wrong on the server"), 2):
+            ann.press()
+            said = ann.message(words)
+            assert str(server.temporary) not in said and "Traceback" not in said
+            ann.wait(lambda: ann.texts("#make") == ["Make sound"] and ann.find("#make")[0].is_enabled(), "the button")
+            assert not ann.texts("#cancel") and len(ann.texts("#takes label")) == number - 1
+            assert "Error" not in ann.texts("#result")[0], "nothing covers the take"
+            ann.find("#clip button[aria-label='Clear']")[0].click() if number == 2 else fail.unlink()
+            ann.press()
+            ann.result(f"{number}. wind, seed 0")
+            fail.touch()
+    finally:
+        fail.unlink(missing_ok=True)
+    assert "MemoryError" in server.said
+    os.truncate(server.log, 0)
+
+
+def test_cancel(server, ann):
+    """While a sound is made: no second one, and an end to the first."""
+    hold = server.temporary / "hold"
+    ann.visit(server)
+    ann.write("a bell")
+    hold.touch()
+    try:
+        ann.press()
+        cancel = ann.wait(lambda: ann.texts("#cancel") and ann.find("#cancel"), "the button to cancel")[0]
+        assert ann.texts("#make") == ["Making sound …"] and not ann.find("#make")[0].is_enabled()
+        ann.write("rain\n")
+        ann.message("You have 1 under way already")
+        assert ann.texts("#make") == ["Making sound …"]
+        cancel.click()
+        ann.wait(lambda: ann.texts("#cancel") == ["Cancelling …"], "the answer")
+    finally:
+        hold.unlink()
+    ann.message("Cancelled: nothing was made.")
+    ann.wait(lambda: ann.texts("#make") == ["Make sound"], "the button")
+    ann.press()
+    assert ann.result("1. rain, seed 0")
+
+
+def test_two_takes_side_by_side(server, ann, tmp_path):
+    """With the sound of each alone as a file; a seed by chance; a length of one's own; words that are not read."""
+    ann.visit(server)
+    ann.upload(EXAMPLE)
+    ann.wait(lambda: ann.find("#clip video"), "the clip")
+    ann.write("a bell and 老虎")
+    unread = lambda place: [line for line in ann.texts(f"{place}.unread, {place} .unread") if "老虎" in line]
+    ann.wait(lambda: "老虎" in "".join(ann.texts("#unread")), "the words that are not read, before anything is made")
+    ann.find("#settings button")[0].click()
+    ann.wait(lambda: ann.find("#seconds input[type=number]"), "the settings")
+    ann.write("1.5", "#seconds")
+    ann.press()
+    ann.result("1. a bell and 老虎, seed 0")
+    assert unread("#result") and not ann.texts("#pair")
+    ann.find("#random button, button#random")[0].click()
+    ann.wait(lambda: ann.find("#seed input")[0].get_property("value") != "0", "a seed by chance")
+    ann.write("a bell")
+    ann.press()
+    seed = ann.find("#seed input")[0].get_property("value")
+    ann.result(f"2. a bell, seed {seed}")
+    assert not unread("#result")
+    ann.wait(lambda: ann.texts("#pair"), "two takes to compare")
+    ann.find("#pair button")[0].click()
+    names = {"left": "1. a bell and 老虎, seed 0", "right": f"2. a bell, seed {seed}"}
+    sizes = [ann.wait(lambda side=side: ann.find(f"#{side} video"), "a film")[0].rect for side in names]
+    assert sizes[0]["y"] == sizes[1]["y"] and sizes[0]["x"] + sizes[0]["width"] <= sizes[1]["x"]
+    for side, name in names.items():
+        ann.wait(lambda side=side, name=name: name in ann.texts(f"#{side} .film label"), name)
+        assert samples(ann.saved_by(f"#{side} .wav"), tmp_path / "a.wav") == round(1.5 * RATE_HZ)
+    assert ann.overflow() <= 0
+
+
+def test_two_at_once(server, ann, tmp_path):
+    """Two people press at the same time, with the same clip: each gets what they asked for, and none the other's."""
+    clip = files.write_numbered(tmp_path / "clip.mp4", files.steady(140, 25))
+    with chromium() as ben:
+        for visitor in (ann, ben):
+            visitor.visit(server)
+            visitor.upload(clip)
+        for visitor, prompt in ((ann, "a bell"), (ben, "footsteps")):
+            visitor.write(prompt)
+        ann.press()
+        ben.press()
+        sounds = {ann.result("1. a bell, seed 0"), ben.result("1. footsteps, seed 0")}
+        assert len(sounds) == 2
+        assert [samples(sound, tmp_path / "a.mp4") for sound in sounds] == [round(5.6 * RATE_HZ)] * 2
+        assert len(ann.find("#takes label")) == len(ben.find("#takes label")) == 1
+    hers = {f"kfjax-1-a-bell-seed-0.{suffix}" for suffix in ("mp4", "png", "wav")}
+    ann.wait(lambda: server.files() == {"clip.mp4", "example.mp4"} | hers, "Ben's files to go")
+    ann.driver.get("about:blank")
+    ann.wait(lambda: server.files() == {"example.mp4"}, "Ann's files to go")
+
+
+@pytest.mark.slow  # on a busy machine the browser's encoder needs seconds for its first packet
+def test_recording(server, ann):
+    """What the (fake) camera sees arrives as a clip that can be used, and goes when its page is closed."""
+    ann.visit(server)
+    ann.find("#clip button[aria-label='Capture from camera']")[0].click()
+    ann.wait(lambda: ann.find("#clip [title='grant webcam access'] button"), "the camera")[0].click()
+    seen = lambda: ann.driver.execute_script(
+        "return document.querySelector(\"[data-testid='webcam-video']\")?.currentTime ?? 0"
+    )
+    ann.wait(lambda: seen() > 0.5, "a picture")
+    ann.wait(lambda: ann.find("#clip [aria-label='start recording']"), "the button to record")[0].click()
+    ann.wait(lambda: ann.find("#clip [title='stop recording']"), "the recording")
+    started = seen()
+    ann.wait(lambda: seen() > started + 6, "seconds to be recorded")
+    ann.find("#clip [aria-label='start recording']")[0].click()
+    ann.wait(lambda: ann.find("#clip video[src*='file=']"), "the recorded clip")
+    [clip] = [path for path in server.folder.rglob("*.webm") if path.is_file()]
+    assert media.probe(clip).has_video
+    ann.driver.get("about:blank")
+    ann.wait(lambda: server.files() == {"example.mp4"}, "the recording to go")
+
+
+def test_phone(server, ann):
+    """One column, no scrolling sideways, and after pressing the result comes first."""
+    ann.sit_at(360, 780)
+    try:
+        ann.visit(server)
+        assert ann.overflow() <= 0
+        top = lambda selector: ann.find(selector)[0].location["y"]
+        assert top("#wish") < top("#result")
+        ann.write("a bell rings")
+        ann.press()
+        ann.result("1. a bell rings, seed 0")
+        assert top("#result") < top("#wish")
+        assert ann.overflow() <= 0
+        ann.find("#card button")[0].click()
+        table = ann.wait(lambda: ann.find("#card table"), "the model's card")[0]
+        assert table.get_property("scrollWidth") > table.get_property("clientWidth"), "the table scrolls by itself"
+        assert ann.overflow() <= 0
+    finally:
+        ann.sit_at(1280, 900)
+
+
+def test_nothing_else_can_be_reached(server):
+    """Files outside the folder, the framework's other routes, and requests that name a file of the server's."""
+    (server.temporary / "secret").write_text("not for visitors")
+    try:
+        secret = server.temporary / "secret"
+        paths = [f"/gradio_api/file={p}" for p in ("/etc/passwd", "../secret", secret, "http://127.0.0.1/")]
+        paths += ["/file=/etc/passwd", "/assets/..%2f..%2f..%2f..%2fetc/passwd", "/docs", "/gradio_api/info"]
+        assert {server.status(path) for path in paths} <= {403, 404}
+        for path in ("/etc/passwd", str(secret), "http://127.0.0.1/a.mp4"):
+            data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, "a bell", "", 3, 3, 2, 2, 0, 1, 1]
+            for number in range(6):
+                body = json.dumps({"fn_index": number, "session_hash": "abc", "data": data}).encode()
+                assert server.status("/gradio_api/queue/join", body) == 403
+        assert server.status("/") == 200
+    finally:
+        secret.unlink()
+
+
+def test_the_built_in_model(ann, tmp_path):
+    """An example of the page, on the model that the command starts with; Ctrl-C ends it and leaves nothing."""
+    with serving(tmp_path / "served") as server:
+        ann.visit(server)
+        assert "small world" in ann.texts("#head")[0]
+        ann.wait(lambda: ann.find("#examples .gallery-item"), "the examples")[0].click()
+        ann.wait(lambda: ann.find("#clip video"), "the example's clip")
+        ann.find("#settings button")[0].click()
+        ann.wait(lambda: ann.find("#seconds input[type=number]"), "the settings")
+        ann.write("1", "#seconds")
+        ann.press()
+        made = ann.result("1. glass balls fall on the ground, seed 0")
+        assert samples(made, tmp_path / "a.mp4") == RATE_HZ
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(timeout=30) == 0
+        assert list(server.temporary.iterdir()) == [] and server.said == ""

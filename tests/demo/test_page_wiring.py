@@ -1,0 +1,168 @@
+"""The demo's page without a browser: what happens after what, and its server."""
+
+import asyncio
+import urllib.error
+import urllib.request
+from types import SimpleNamespace
+
+import pytest
+
+from kfjax.cli import main
+from kfjax.demo.__main__ import _listener
+from kfjax.demo.studio import Studio
+from tests.tiny.studio import silent_studio
+
+
+@pytest.fixture
+def studio(tmp_path, monkeypatch):
+    (tmp_path / "served").mkdir()
+    return silent_studio(tmp_path / "served", monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """The module of the page, without a browser."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("served")))
+        patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+        yield pytest.importorskip("kfjax.demo.page", exc_type=ModuleNotFoundError)
+
+
+def in_a_loop(function):
+    """`function()`; where no event loop runs, the framework makes one and never closes it."""
+
+    async def call():
+        return function()
+
+    return asyncio.run(call())
+
+
+def build(pages, studio: Studio):
+    return in_a_loop(lambda: pages.build(studio, title="kfjax", knows="", card="", examples=[(None, "heavy rain")]))
+
+
+@pytest.fixture(scope="module")
+def page(pages, tmp_path_factory):
+    """One page for several tests, each with a visitor of its own; `told`: what it says when nothing was made."""
+    told = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pages.gr, "Warning", lambda line, **how: told.append(line))
+        studio = silent_studio(tmp_path_factory.mktemp("folder"), patch)
+        yield SimpleNamespace(studio=studio, told=told, skip=pages.gr.skip(), fns=build(pages, studio).fns.values())
+
+
+FORM = (None, "a bell", "", 3.0, 3.0, 2.0, 2, 0, 1, 0)
+
+
+def visitor(name: str):
+    return SimpleNamespace(session_hash=name)
+
+
+def function(page, name: str):
+    [found] = [one for one in page.fns if one.fn is not None and one.fn.__name__ == name]
+    return found
+
+
+def make(page, name: str, *values):
+    return function(page, "make").fn(visitor(name), lambda *_, **__: None, *values)
+
+
+def test_whatever_happens_the_button_comes_back(page):
+    """As the browser does it: what is bound to success runs after one, what is bound to failure after one, no other."""
+    after = [one for one in page.fns if one.trigger_after == function(page, "make")._id]
+    assert all(one.trigger_only_on_success != one.trigger_only_on_failure for one in after)
+    for success in (True, False):
+        runs = [one for one in after if one.trigger_only_on_success == success]
+        [buttons] = [one for one in runs if one.fn.__name__ == "buttons"]
+        assert [block.elem_id for block in buttons.outputs] == ["make", "cancel"]
+        make_sound, cancel = buttons.fn(visitor("anyone"))
+        assert make_sound["interactive"] and make_sound["value"] == "Make sound" and not cancel["visible"]
+
+
+def test_a_defect_is_told_in_a_line_and_logged(page, monkeypatch, capsys):
+    """It changes nothing in the page: no failure in the framework's eyes, which would cover the takes."""
+    make(page, "defect", *FORM)
+    for error in (ValueError("no"), RuntimeError("no"), MemoryError(), KeyError("no")):
+        monkeypatch.setattr(page.studio.model, "generate", lambda *_, e=error, **__: (_ for _ in ()).throw(e))
+        assert make(page, "defect", *FORM) == page.skip
+        assert page.told[-1].startswith("Something went wrong on the server, and nothing was made.")
+        assert "Traceback" in capsys.readouterr().err
+    assert len(page.studio.takes("defect")) == 1 and not page.studio.is_busy("defect")
+
+
+def test_a_refusal_is_told_in_the_studios_words(pages, page, monkeypatch, capsys):
+    cancelled = lambda *_, progress, **__: (page.studio.cancel("refused"), progress("sampling", 0.1))
+    monkeypatch.setattr(page.studio.model, "generate", cancelled)
+    for values, words in [(FORM, "Cancelled: nothing was made."), ((*FORM[:6], 0, *FORM[7:]), "steps is 0")]:
+        assert make(page, "refused", *values) == page.skip and words in page.told[-1]
+    with pytest.raises(pages.gr.Error, match="nothing to go by"):
+        function(page, "check").fn(visitor("refused"), None, "", *FORM[2:])
+    assert capsys.readouterr().err == ""
+
+
+def test_the_page_shows_takes_and_unread_words(page):
+    takes, film, sound, unread, wav, picture = make(page, "shown", None, "<b>a tiger", *FORM[2:])
+    assert not film["visible"] and sound["visible"] and sound["value"] == wav["value"] and picture["visible"]
+    assert unread["value"] == "prompt, not read: &lt;b&gt;a tiger" and takes["value"] == 1
+    assert function(page, "unread").fn("<b>tiger", "")["value"] == "prompt, not read: &lt;b&gt;tiger"
+    beside = function(page, "beside").fn
+    assert beside(visitor("shown")) == page.skip
+    make(page, "shown", *FORM)
+    box, left, *_, right, film, sound, unread, wav, picture = beside(visitor("shown"))
+    assert box["visible"] and (left["value"], right["value"], unread["visible"]) == (1, 2, False)
+
+
+def listening(port: int = 0):
+    return _listener("127.0.0.1", port)
+
+
+def test_the_port_is_ours_before_the_model_is_loaded(capsys):
+    with listening() as listener:
+        port = listener.getsockname()[1]
+        assert main(["demo", "--port", str(port), "--model", "no such model"]) == 2
+        said = capsys.readouterr().err
+        assert f"port {port}, which can't be listened on" in said and said.count("\n") == 1
+    listening(port).close()
+
+
+def answers(pages, studio: Studio) -> None:
+    """The page is served, and no more when the block ends."""
+    with listening() as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        page = pages.build(studio, title="kfjax", knows="", card="", examples=[])
+        with pages.serving(page, studio, listener):
+            with urllib.request.urlopen(address, timeout=60) as answer:
+                assert b"kfjax" in answer.read() and "default-src 'self'" in answer.headers["content-security-policy"]
+            with pytest.raises(urllib.error.HTTPError, match="404") as closed:
+                urllib.request.urlopen(f"{address}/docs", timeout=60)
+            closed.value.close()
+        with pytest.raises(urllib.error.URLError, match="refused"):
+            urllib.request.urlopen(address, timeout=60)
+
+
+def slow_to_start(monkeypatch, seconds: float) -> None:
+    import uvicorn
+
+    async def startup(self, sockets=None, real=uvicorn.Server.startup):
+        await asyncio.sleep(seconds)
+        await real(self, sockets)
+
+    monkeypatch.setattr(uvicorn.Server, "startup", startup)
+
+
+def test_the_server_begins_and_ends(pages, studio):
+    in_a_loop(lambda: answers(pages, studio))
+
+
+def test_a_server_that_does_not_start_is_one_line(pages, studio, monkeypatch):
+    slow_to_start(monkeypatch, 0.5)
+    monkeypatch.setattr(pages, "START_SECONDS", 0.1)
+    with pytest.raises(ValueError, match=r"the page's server did not start in 0\.1 s; try again"):
+        in_a_loop(lambda: answers(pages, studio))
+
+
+@pytest.mark.slow
+def test_a_busy_machine_may_take_its_time(pages, studio, monkeypatch):
+    """Gradio's own server gives up after five seconds, and says that there is no empty port."""
+    slow_to_start(monkeypatch, 6.0)
+    in_a_loop(lambda: answers(pages, studio))
