@@ -20,10 +20,11 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from kfjax import dsp
 from kfjax.codec.configs import BigVGANConfig, CodecConfig, VAEConfig, VocoderConfig
+from kfjax.structs import Array
 
 #: Of a window.
 SECONDS = 8.0
@@ -107,8 +108,8 @@ class Pieces:
         if total > window and window < 2 * self._halo + 2:
             least = 2 * self._halo + 2
             raise ValueError(f"window: got {window} latents, expected at least {least}; take a longer one")
-        self._samples = 2 * cfg.mel.hop
-        self._goes_on = total > window and isinstance(cfg.vocoder, VocoderConfig)
+        self._samples = 2 * cfg.mel.hop  # of a latent
+        self._hands_on = total > window and isinstance(cfg.vocoder, VocoderConfig)
         self._fed = self._first = self._final = 0  # latents: fed, before the next window, whose sound is final
         self._latents: np.ndarray | None = None
         self._seen: np.ndarray | None = None
@@ -146,8 +147,8 @@ class Pieces:
         width, unit = self._window, self._samples
         overlap = self._overlap(len(self._latents))
         seen = None if self._seen is None else self._seen[:, : 2 * width]
-        wave = np.asarray(self._decode(self._latents[:, :width], seen, overlap if self._goes_on else None))
-        wave = overlap.into(wave)
+        wave = np.asarray(self._decode(self._latents[:, :width], seen, overlap if self._hands_on else None))
+        wave = np.asarray(overlap.into(wave))
         last = self._first + width == self._total
         final = self._total if last else self._first + width - self._halo - 1
         made = wave[:, (self._final - self._first) * unit : (final - self._first) * unit]

@@ -90,7 +90,7 @@ class Vocoder(nnx.Module):
     ) -> Float[Array, "b t"]:
         """A wave of f * hop samples with these magnitudes and this mel, as nearly as there is one; see `__call__`."""
         cfg = self.cfg
-        hold = (lambda wave: wave) if overlap is None else overlap.into
+        hold = (lambda wave: wave) if overlap is None else (lambda wave: jnp.asarray(overlap.into(wave)))
         known = None if overlap is None else _known_phasors(overlap, cfg.n_fft, cfg.hop)
 
         def round(wave):
@@ -128,9 +128,9 @@ class Vocoder(nnx.Module):
 
 def _known_phasors(overlap: Overlap, n_fft: int, hop: int) -> tuple[Complex[Array, "b f k"], Bool[Array, "1 f 1"]]:
     """Phasors of the known waveform, and which frames lie in it whole."""
-    phasors = _unit(stft(overlap.wave, n_fft, hop))
+    phasors, weight = _unit(stft(jnp.asarray(overlap.wave), n_fft, hop)), jnp.asarray(overlap.weight)
     last = np.arange(1, phasors.shape[1] + 1) * hop + dsp.padding(n_fft, hop) - 1
-    return phasors, (overlap.weight[np.minimum(last, len(overlap.weight) - 1)] > 0)[None, :, None]
+    return phasors, (weight[np.minimum(last, len(weight) - 1)] > 0)[None, :, None]
 
 
 def start_phasor(
