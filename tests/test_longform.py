@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.tiny.system import CONFIG, tiny_system
 
 from kfjax import generation, longform, media
 from kfjax.pipeline import Model
 from kfjax.programs import Program
 from kfjax.structs import Schedule
 from tests.tiny import media_files as files
+from tests.tiny.system import CONFIG, tiny_system
 
 RATE = 44100
 WINDOWS = {"window": 2, "overlap": 1, "steps": 3}

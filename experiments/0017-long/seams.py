@@ -1,6 +1,6 @@
 """Can one hear where the windows of a long sound meet? Scenes of a minute, made in four ways.
 
-    python experiments/0017-long/seams.py --output experiments/0017-long/seams.json
+    python -m experiments 0017/seams --output experiments/0017-long/seams.json
 
 windows: as `Model.generate` makes them. triangle: the same without a guard. one pass: 60 s at once. cut, fade: windows
 made apart, cut in the middle of what they share or cross-faded over 1 s. true: the scene's own sound.
@@ -17,6 +17,7 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,7 @@ def sound(model, way: str, film, caption: str, seams: np.ndarray) -> np.ndarray:
     window, half = model.cfg.defaults.window, 0.5 if way == "fade" else 0.0
     borders = [0.0, *seams, float(SECONDS)]
     wave = np.zeros((SECONDS * RATE, 2), np.float32)
-    for left, right in zip(borders, borders[1:], strict=False):
+    for left, right in pairwise(borders):
         start = int(min(max(0, left - model.cfg.defaults.overlap / 2), SECONDS - window))
         part = Video(film.clip_frames[8 * start :][: 8 * window], film.sync_frames[25 * start :][: 25 * window], window)
         made = model.generate(part, caption, seed=int(start)).waveform

@@ -1,5 +1,6 @@
 """Experiments: listed, described, and their results in files that can be read."""
 
+import importlib.util
 import json
 import re
 from importlib import import_module
