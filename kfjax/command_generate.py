@@ -181,11 +181,16 @@ def _jobs(args: Namespace) -> tuple[list[Job], bool]:
     return [replace(template, output=output)], False
 
 
-def _check_stream(args: Namespace) -> None:
-    """Raises ValueError for what needs the whole sound."""
+def _needs_whole(args: Namespace) -> list[str]:
+    """The options that can't do with pieces of the sound."""
     whole = {"--samples": args.samples > 1, "--loudness": args.loudness is not None, "--stems": args.stems,
              "--plot": args.plot is not None}  # fmt: skip
-    if wrong := [name for name, given in whole.items() if given]:
+    return [name for name, given in whole.items() if given]
+
+
+def _check_stream(args: Namespace) -> None:
+    """Raises ValueError for what needs the whole sound."""
+    if wrong := _needs_whole(args):
         raise ValueError(f"--stream: got {' and '.join(wrong)} too, which need the whole sound; leave one out")
 
 
@@ -209,28 +214,28 @@ def _make(model: Model, job: Job, args: Namespace, told: set[str], *, bar: bool)
             command.say(line if bar else f"{job.name}: {line}")
             told.add(line)
     asked = job.asked() | {name: getattr(args, name) for name in PASSED}
+    asked |= {"batch": args.batch}
     with _progress(bar) as progress:
-        if args.stream:
-            _stream(model.stream(job.video, job.prompt, batch=args.batch, progress=progress, **asked), job)
+        if not _needs_whole(args):
+            _save(model.stream(job.video, job.prompt, progress=progress, **asked), job, live=args.stream)
             return
         sound = model.generate(
-            job.video, job.prompt, samples=args.samples, batch=args.batch, loudness=args.loudness, progress=progress,
-            **asked,
-        )  # fmt: skip
+            job.video, job.prompt, samples=args.samples, loudness=args.loudness, progress=progress, **asked
+        )
     for path in sound.save(job.output, stems=args.stems):
         print(path)
     if args.plot is not None:
         print(sound.plot(args.plot or job.output.with_suffix(".png")))
 
 
-def _stream(stream: Stream, job: Job) -> None:
+def _save(stream: Stream, job: Job, *, live: bool) -> None:
     """Write the sound as it is made, into the job's file or to standard output."""
     if str(job.output) == "-":
         from kfjax.jobs import output_suffix
 
         stream.save(sys.stdout.buffer, suffix=output_suffix(job.video, job.audio_only))
     else:
-        stream.save(job.output)
+        stream.save(job.output, live=live)
         print(job.output)
 
 

@@ -204,10 +204,18 @@ class Maker:
         parts = [*begin(count=count).values()]
         if batch is not None or limit is None:
             return count
-        while count > 1 and limit < max(needed for _, _, needed in self.memory(parts)):
+        while count > 1 and not self._fits(parts, limit):
             count //= 2
             parts = [*begin(count=count).values()]
         return count
+
+    def _fits(self, parts: Sequence[generation.StageProgram], limit: float) -> bool:
+        try:
+            return max(needed for _, _, needed in self.memory(parts)) <= limit
+        except RuntimeError as error:  # a compiler may refuse what is too large
+            if memory.refused(error) is None:
+                raise
+            return False
 
     def memory(self, parts: Sequence[generation.StageProgram]) -> Iterator[tuple[int, float, float]]:
         """Bytes of each stage: its weights, its working memory, and all that is held meanwhile."""

@@ -180,7 +180,8 @@ class Model:
         made = self._maker
         whole = lambda asked, pieces: np.concatenate([*made.finished(asked, pieces)])
         if (music := asked.music) is None:
-            return np.stack([whole(asked, pieces) for pieces in made.raw(asked, samples, batch, say)]), {}
+            waves = [whole(asked, pieces) for pieces in made.raw(asked, samples, batch, say)]
+            return waves[0][None] if samples == 1 else np.stack(waves), {}
         halves = (part_of(say, first, 0.5) for first in (0.0, 0.5))
         effects, others = ([np.concatenate([*pieces]) for pieces in made.raw(one, samples, batch, told)]
                            for one, told in zip((asked, music), halves, strict=True))  # fmt: skip
@@ -220,7 +221,10 @@ class Model:
         if request.music is not None:
             pieces = added(pieces, next(made.raw(request.music, 1, batch, silent)), request.music_gain)
         path = None if isinstance(request.video, Video) else request.video
-        return Stream(made.finished(request, pieces), self.cfg.rates.sample_rate_hz, request.seconds, path)
+        return Stream(
+            made.finished(request, pieces), self.cfg.rates.sample_rate_hz, request.seconds, path,
+            request.original is not None,
+        )  # fmt: skip
 
     @property
     def codec(self) -> ModelCodec:

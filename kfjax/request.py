@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TypedDict
 import numpy as np
 
 from kfjax import limits, media, rates, recording
+from kfjax.codec.pieces import halo
 from kfjax.command import local_path
 from kfjax.flow import sampler
 from kfjax.limits import TEXT_ONLY_SECONDS
@@ -186,9 +188,10 @@ def _windows(
     """
     before = 0.0 if reference is None else len(reference.wave) / cfg.rates.sample_rate_hz
     whole = int(cfg.defaults.window - before) if window is None else window
-    if not 1 <= whole <= rates.MAX_SECONDS - before:
+    least = math.ceil((2 * halo(cfg.codec) + 2) / cfg.rates.latent_hz)  # a codec's window must have a middle
+    if not least <= whole <= rates.MAX_SECONDS - before:
         most = int(rates.MAX_SECONDS - before)
-        raise ValueError(f"window: got {whole} s, expected 1 to {most} s; choose another")
+        raise ValueError(f"window: got {whole} s, expected {least} to {most} s; choose another")
     if seconds <= (cfg.defaults.longest - before if window is None else window):
         return None
     return whole, cfg.defaults.overlap if overlap is None else overlap

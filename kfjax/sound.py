@@ -122,19 +122,29 @@ class Stream(Iterator[np.ndarray]):
       sample_rate_hz: the model's.
       seconds: of all of it.
       video: the file it is made for, None for text alone.
+      keeps_original: the video's own sound is in the pieces.
     """
 
-    def __init__(self, pieces: Iterator[np.ndarray], sample_rate_hz: int, seconds: float, video: Path | None):
-        self._pieces, self.sample_rate_hz, self.seconds, self.video = pieces, sample_rate_hz, seconds, video
+    def __init__(
+        self,
+        pieces: Iterator[np.ndarray],
+        sample_rate_hz: int,
+        seconds: float,
+        video: Path | None = None,
+        keeps_original: bool = False,
+    ):
+        self._pieces, self.sample_rate_hz, self.seconds = pieces, sample_rate_hz, seconds
+        self.video, self.keeps_original = video, keeps_original
 
     def __next__(self) -> np.ndarray:
         return next(self._pieces)
 
-    def save(self, output: str | Path | BinaryIO, suffix: str | None = None) -> None:
-        """Write what is still to come, as it is made, into a file that can be played while it grows.
+    def save(self, output: str | Path | BinaryIO, *, live: bool = True, suffix: str | None = None) -> None:
+        """Write what is still to come, as it is made; the whole sound is never held.
 
         Args:
           output: a name as `Sound.save` takes it; or a binary file, which need not seek, such as standard output.
+          live: the file can be played while it grows, see `media.mux`; otherwise it appears when it is complete.
           suffix: the format of a binary file: .wav, .flac, .mp4, .mov or .mkv.
 
         Raises:
@@ -143,11 +153,12 @@ class Stream(Iterator[np.ndarray]):
         ending = (suffix or Path(getattr(output, "name", str(output))).suffix).lower()
         output = local_path(output) if isinstance(output, str | Path) else output
         if ending in AUDIO_FORMATS:
-            media.write_wav(output, self, self.sample_rate_hz, live=True, suffix=suffix)
+            media.write_wav(output, self, self.sample_rate_hz, live=live, suffix=suffix)
         elif self.video is None:
             raise media.MediaError(f"{output}: there is no picture to go with; give a name that ends in .wav or .flac")
         else:
-            media.mux(self.video, self, self.sample_rate_hz, output, live=True, suffix=suffix)
+            gain = 0.0 if self.keeps_original else None  # it is in the pieces already; its other tracks follow
+            media.mux(self.video, self, self.sample_rate_hz, output, keep_original_gain=gain, live=live, suffix=suffix)
 
 
 def added(pieces: Iterator[np.ndarray], others: Iterator[np.ndarray], gain: float = 1.0) -> Iterator[np.ndarray]:
