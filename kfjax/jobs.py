@@ -56,6 +56,11 @@ class Job:
         return str(self.video or self.output.name)
 
     @property
+    def inputs(self) -> list[Path]:
+        """The files it reads."""
+        return [path for path in (self.video, self.audio, self.reference) if path is not None]
+
+    @property
     def outputs(self) -> list[Path]:
         """The files to write, one for each version."""
         return sample_paths(self.output, self.samples)
@@ -98,6 +103,8 @@ class Job:
             raise ValueError(f"{self.output}: a prompt alone has no picture to write; give a name in .wav or .flac")
         for path in self.outputs:
             media.check_output(path, self.video)
+            if any(path.exists() and other.exists() and path.samefile(other) for other in self.inputs):
+                raise ValueError(f"{path}: is an input itself; give another name to write to")
 
 
 def from_folder(folder: Path, template: Job, output: Path, *, audio_only: bool) -> list[Job]:
@@ -211,7 +218,7 @@ def _placed(jobs: Sequence[Job], folder: Path, audio_only: bool) -> list[Job]:
 def _check_no_input(jobs: Sequence[Job]) -> None:
     """Raises ValueError if a job would write a file that a job reads."""
     identity = lambda path: (stat.st_dev, stat.st_ino) if path.exists() and (stat := path.stat()) else None
-    inputs = {identity(job.video) for job in jobs if job.video is not None}
+    inputs = {identity(path) for job in jobs for path in job.inputs}
     for path in (path for job in jobs for path in job.outputs):
         if (found := identity(path)) and found in inputs:
             raise ValueError(f"{path}: is to be written, and is a clip of the list itself; give another --output")

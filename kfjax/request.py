@@ -194,7 +194,7 @@ def _windows(
         raise ValueError(f"window: got {whole} s, expected {least} to {most} s; choose another")
     if seconds <= (cfg.defaults.longest - before if window is None else window):
         return None
-    return whole, cfg.defaults.overlap if overlap is None else overlap
+    return whole, min(cfg.defaults.overlap, whole - 1) if overlap is None else overlap
 
 
 def _original(video: Path | Video | None, gain: float | None, seconds: float, sample_rate_hz: int) -> np.ndarray | None:

@@ -71,6 +71,77 @@ def test_options_arrive(here, clips, model):
     assert len(sounds) == len(options)
 
 
+def test_options_of_given_and_long_sound_arrive(here, clips, model):
+    rng = np.random.default_rng(0)
+    for name in ("take.wav", "other.wav"):
+        media.write_wav(name, rng.uniform(-0.3, 0.3, (RATE_HZ, 2)).astype(np.float32), RATE_HZ)
+    common = ["generate", str(clips / "a.mp4"), "--model", model, "--output", "a.wav"]
+    options = [
+        [], ["--schedule", "uniform"], ["--guidance-interval", "0.2-1"], ["--music-prompt", "rain"],
+        ["--music-prompt", "rain", "--music-gain", "0.5"], ["--loudness", "-40"], ["--reference", "other.wav"],
+        ["--audio", "take.wav", "--strength", "0.5"],
+    ]  # fmt: skip
+    sounds = set()
+    for extra in options:
+        assert main(common + extra) == 0
+        sounds.add((here / "a.wav").read_bytes())
+    assert len(sounds) == len(options)
+    words = ["generate", "--prompt", "rain", "--duration", "3.2", "--model", model, "--output", "a.wav"]
+    for extra in ([], ["--window", "2"], ["--window", "2", "--overlap", "1"]):
+        assert main([*words, *extra]) == 0
+        sounds.add((here / "a.wav").read_bytes())
+    assert len(sounds) == len(options) + 3
+    redo = ["--audio", "take.wav", "--redo", "2.2-3.2"]
+    assert main([*words[:4], "3.0", *words[5:], "--audio", "take.wav", "--keep", "0-1"]) == 0
+    taken, made = (media.read_audio(name, RATE_HZ)[: round(0.97 * RATE_HZ)] for name in ("take.wav", "a.wav"))
+    np.testing.assert_array_equal(taken, made)
+    assert main([*words, *redo]) == 2
+
+
+def test_stems(here, model, capsys):
+    arguments = ["--prompt", "a bell", "--music-prompt", "rain", "--stems", "--duration", "0.3", "--model", model]
+    assert main(["generate", *arguments]) == 0
+    assert names(here) == {"sound.wav", "sound.effects.wav", "sound.music.wav"}
+    assert capsys.readouterr().out.splitlines() == ["sound.wav", "sound.effects.wav", "sound.music.wav"]
+
+
+@pytest.mark.parametrize("name", ["b.wav", "b.mp4", "b.mkv"])
+def test_a_stream_has_the_sound_of_a_file(here, clips, model, name):
+    common = ["generate", str(clips / "a.mp4"), "--model", model]
+    assert main([*common, "--output", "a.wav"]) == 0
+    assert main([*common, "--stream", "--output", name]) == 0
+    streamed, written = (media.read_audio(path, RATE_HZ) for path in (name, "a.wav"))
+    streamed = streamed[: len(written)]
+    if name == "b.mp4":  # coded
+        levels = [10 * np.log10(np.square(wave).mean(0)) for wave in (streamed, written)]
+        np.testing.assert_allclose(*levels, atol=1.0)
+    else:
+        np.testing.assert_allclose(streamed, written, atol=1e-4)
+
+
+def test_a_stream_to_standard_output(here, clips, model):
+    arguments = ["--stream", "--output", "-", "--model", model]
+    command = [sys.executable, "-m", "kfjax", "generate", str(clips / "a.mp4"), *arguments]
+    made = subprocess.run(command, capture_output=True, check=True)
+    (here / "piped.mp4").write_bytes(made.stdout)
+    assert names(here) == {"piped.mp4"}
+    assert media.read_audio("piped.mp4", RATE_HZ).shape[0] >= round(0.6 * RATE_HZ)
+
+
+def test_a_table_of_given_sound(here, clips, model):
+    media.write_wav("take.wav", np.random.default_rng(0).uniform(-0.3, 0.3, (RATE_HZ, 2)).astype(np.float32), RATE_HZ)
+    rows = [
+        "video,prompt,audio,strength,reference,music_prompt",
+        f"{clips / 'a.mp4'},a bell,take.wav,0.5,,",
+        f"{clips / 'c.mov'},a bell,,,take.wav,rain",
+        f"{clips / 'a.mp4'},a bell,absent.wav,0.5,,",
+        f"{clips / 'a.mp4'},a bell,take.wav,half,,",
+    ]
+    Path("t.csv").write_text("\n".join(rows) + "\n")
+    assert main(["generate", "t.csv", "--output", "out", "--audio-only", "--model", model]) == 2
+    assert names(here / "out") == {"a.wav", "c.wav"}
+
+
 def test_audio_only_samples_and_duration(here, clips, model):
     arguments = ["--audio-only", "--samples", "2", "--duration", "0.3", "--model", model]
     assert main(["generate", str(clips / "a.mp4"), *arguments]) == 0

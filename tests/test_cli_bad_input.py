@@ -171,6 +171,22 @@ def test_odd_videos_work(here, model, make):
         (["--plot", "absent/a.png"], "absent"),
         (["--example"], "--example"),
         (["--sed", "1"], "--sed"),
+        (["--keep", "0-0.5"], "got no audio"),
+        (["--audio", "absent.wav", "--keep", "0-0.5"], "absent.wav"),
+        (["--keep", "0:00-0:10"], "keep: got '0:00-0:10', expected seconds such as 0-3"),
+        (["--redo", "0.5-2"], "redo: got 0.5-2, expected a span within 0-0.8"),
+        (["--redo", "0-0.5,0.4-0.6"], "which overlap"),
+        (["--strength", "0"], "strength: got 0"),
+        (["--reference", "absent.wav"], "absent.wav"),
+        (["--output", "-"], "give --stream too"),
+        (["--stream", "--samples", "2"], "--stream: got --samples too, which need the whole sound"),
+        (["--stream", "--loudness", "-23", "--plot"], "--stream: got --loudness and --plot too"),
+        (["--loudness", "5"], "loudness: got 5"),
+        (["--guidance-interval", "0.1"], "--guidance-interval: got '0.1', expected two times"),
+        (["--guidance-interval", "0.8-0.1"], "guidance interval: got 0.8 to 0.1"),
+        (["--schedule", "cosine"], "--schedule"),
+        (["--window", "0"], "window: got 0"),
+        (["--window", "0.5"], "invalid int value"),
     ],
 )
 def test_arguments(capsys, model, clip, arguments, words):
@@ -180,6 +196,18 @@ def test_arguments(capsys, model, clip, arguments, words):
 def test_output_over_the_input(here, capsys, model, clip):
     (here / "a.mp4").write_bytes(clip.read_bytes())
     refused(capsys, ["a.mp4", "--output", "a.mp4", "--model", model], "is the input itself")
+
+
+def test_output_over_the_recording(here, capsys, model, clip):
+    media.write_wav(here / "take.wav", np.zeros((RATE_HZ, 2), np.float32), RATE_HZ)
+    refused(capsys, [clip, "--audio", "take.wav", "--redo", "0-0.1", "--output", "take.wav", "--model", model], "input")
+    refused(capsys, [clip, "--reference", "take.wav", "--model", model], "take.wav is silent")
+
+
+def test_a_film_of_ten_hours(here, capsys, model):
+    """Refused by its timestamps, before a picture is decoded."""
+    media.write_video(here / "long.mkv", (files.numbered(i) for i in range(42)), 1 / 900)
+    refused(capsys, ["long.mkv", "--model", model], "at most 3600 s are possible")
 
 
 def test_nothing_to_do(capsys):
