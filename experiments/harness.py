@@ -253,3 +253,22 @@ def beside_torch(
     pairs = list(zip(taken["kfjax"], taken["PyTorch eager"], strict=True))
     body.append(["ratio", *(statistics.median(our[k] / their[k] for our, their in pairs) for k in range(2))])
     print("\n".join(markdown(["seconds", *Took._fields], body)))
+
+
+def scene_film(seed: int, seconds: float, recipe: str):
+    """A held-out scene, and its film as the built-in's encoders see it."""
+    from kfjax.scenes import make_scene
+    from kfjax.structs import Video
+
+    scene = make_scene(seed, duration_seconds=seconds, split="heldout", recipe=recipe)
+    frames = scene.frames((64, 64))
+    at = np.ceil(np.arange(int(8 * seconds)) / 8 * scene.fps - 1e-6).astype(int)
+    return scene, Video(frames[np.minimum(at, len(frames) - 1)], frames, float(seconds))
+
+
+def spectral_shape(wave: np.ndarray, rate: int) -> np.ndarray:
+    """Mean spectrum of [t, 2] in 40 bands, dB about its mean: loud moments count most."""
+    from kfjax.metrics.reconstruction import log_mel
+
+    level = 10 * np.log10(np.exp(2 * log_mel(wave, rate, bands=40)).mean(1) + 1e-9)
+    return level - level.mean()

@@ -22,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments import harness
+
 RECIPES = ("rain", "wind", "fire", "engine", "clock", "footsteps", "rolling")
 SUSTAINED = ("rain", "wind", "fire", "engine")
 SECONDS, RATE = 60, 44100
@@ -46,7 +48,7 @@ def main() -> None:
                 if (recipe, number, way) in done:
                     continue
                 if scene is None:
-                    scene, film = made_scene(recipe, number)
+                    scene, film = harness.scene_film(7000 + number, SECONDS, recipe)
                 start = time.process_time()
                 wave = scene.sound(RATE) if way == "true" else sound(models[way], way, film, scene.caption, seams)
                 row = {"recipe": recipe, "scene": number, "way": way, "seconds": time.process_time() - start}
@@ -74,17 +76,6 @@ def meeting_places(model) -> np.ndarray:
     plan = make_plan(SECONDS, model.cfg.rates, defaults.window, defaults.overlap, defaults.guard)
     starts = np.array(plan.starts)
     return (starts[1:] + starts[:-1] + defaults.window) / 2
-
-
-def made_scene(recipe: str, number: int):
-    """A held-out scene of a minute, and its film as the encoders see it."""
-    from kfjax.scenes import make_scene
-    from kfjax.structs import Video
-
-    scene = make_scene(7000 + number, duration_seconds=SECONDS, split="heldout", recipe=recipe)
-    frames = scene.frames((64, 64))
-    clip = np.minimum(np.ceil(np.arange(8 * SECONDS) / 8 * scene.fps - 1e-6).astype(int), len(frames) - 1)
-    return scene, Video(frames[clip], frames, float(SECONDS))
 
 
 def sound(model, way: str, film, caption: str, seams: np.ndarray) -> np.ndarray:
@@ -122,10 +113,11 @@ def figures(wave: np.ndarray, scene, seams: np.ndarray) -> dict[str, float]:
         away[max(0, i - int(0.5 / hop)) : i + int(0.5 / hop)] = False
     away[: int(1 / hop)] = away[-int(1 / hop) :] = False
     middles = (np.r_[0.0, seams] + np.r_[seams, SECONDS]) / 2
+    ends = [harness.spectral_shape(part, RATE) for part in (wave[: 20 * RATE], wave[-20 * RATE :])]
     found = {"jump at seams": peak[at].mean(), "jump elsewhere": peak[away].mean(),
              "rank": float(np.mean([(peak[away] < value).mean() for value in peak[at]])),
              "level": levels(wave, seams).mean() - levels(wave, middles).mean(),
-             "timbre": float(np.abs(shape(wave[: 20 * RATE]) - shape(wave[-20 * RATE :])).mean())}  # fmt: skip
+             "timbre": np.abs(np.subtract(*ends)).mean()}  # fmt: skip
     true = struck_times(scene)
     if len(true):
         score = onset_f1(detect_onsets(wave, RATE), true)
@@ -156,16 +148,6 @@ def levels(wave: np.ndarray, moments: np.ndarray) -> np.ndarray:
     """dB of the half second around each moment."""
     parts = [wave[int((t - 0.25) * RATE) : int((t + 0.25) * RATE)] for t in moments]
     return np.array([10 * np.log10(np.square(part).mean() + 1e-10) for part in parts])
-
-
-def shape(wave: np.ndarray) -> np.ndarray:
-    """Energy-weighted spectrum in 40 bands, dB, mean 0."""
-    from kfjax.metrics.reconstruction import log_mel
-
-    mel = np.exp(2 * log_mel(wave.mean(1), RATE, bands=40))
-    mel = mel if mel.shape[0] == 40 else mel.T
-    level = 10 * np.log10(mel.mean(1) + 1e-9)
-    return level - level.mean()
 
 
 def table(rows: list[dict]) -> str:
