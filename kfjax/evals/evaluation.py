@@ -1,4 +1,4 @@
-"""An evaluation from its order to results.json: generated sounds against true ones, with everything the field measures.
+"""An evaluation from its request to results.json: generated sounds against true ones, by the measures of the field.
 
 A model first generates what is not there yet; a folder of sounds is measured as it is. results.json is the same for the
 same sounds, to the digit.
@@ -31,7 +31,7 @@ _SCENE_SIZE = 64
 
 
 @dataclass(frozen=True)
-class Order:
+class Request:
     """What `kfjax evaluate` was asked for; the fields are its arguments."""
 
     target: str
@@ -49,8 +49,8 @@ class Order:
     pictures: int = 3
 
 
-def evaluate(order: Order) -> dict[str, Any]:
-    """Generate if need be, measure, and write results.json, report.md, files.csv and pictures into `order.output`.
+def evaluate(request: Request) -> dict[str, Any]:
+    """Generate if need be, measure, and write results.json, report.md, files.csv and pictures into `request.output`.
 
     Returns:
       What results.json holds.
@@ -58,46 +58,46 @@ def evaluate(order: Order) -> dict[str, Any]:
     Raises:
       ValueError: no such target, benchmark or group; no clip with both sounds.
     """
-    benchmark, groups = _benchmark(order), chosen_groups(order)
-    modelled = _is_model(order.target)
-    examples, beyond = _examples(order, benchmark, modelled)
-    folder, cfg, failed = Path(order.target), None, []
+    benchmark, groups = _benchmark(request), chosen_groups(request)
+    modelled = _is_model(request.target)
+    examples, beyond = _examples(request, benchmark, modelled)
+    folder, cfg, failed = Path(request.target), None, []
     if modelled:
-        folder = order.output / "generated"
-        settings = generation.Settings(order.target, order.seed, order.steps, order.guidance)
+        folder = request.output / "generated"
+        settings = generation.Settings(request.target, request.seed, request.steps, request.guidance)
         cfg, failed = generation.generate(settings, examples, folder)
         if len(failed) == len(examples):
-            raise ValueError(f"{order.target}: no clip could be given a sound ({failed[0]}); mend the clips")
+            raise ValueError(f"{request.target}: no clip could be given a sound ({failed[0]}); mend the clips")
     matching = benchmarks.match(examples, folder, beyond=beyond)
     own, unreadable = _clips(matching.pairs, [group for group in groups if group in measures.OWN])
     pairs = [pair for pair in matching.pairs if pair[0].name in own]
     if not pairs:
         raise ValueError(f"{folder}: got no clip whose two sounds can be read ({unreadable[0]}); mend or remake them")
-    scores, networks, unavailable = _scores(order, groups, pairs, own)
+    scores, networks, unavailable = _scores(request, groups, pairs, own)
     results = {
-        "target": cfg.name if cfg else folder.name, "key": order.benchmark,
-        "protocol": _protocol(order, benchmark, len(examples), cfg) | {"networks": networks or "none"},
+        "target": cfg.name if cfg else folder.name, "key": request.benchmark,
+        "protocol": _protocol(request, benchmark, len(examples), cfg) | {"networks": networks or "none"},
         "matching": _account(matching, pairs, failed + unreadable), "scores": scores, "unavailable": unavailable,
     }  # fmt: skip
     if set(groups) & set(OF_SCENES):
         results["scenes"] = scene_figures(pairs, built_in_judge() if "meaning" in groups else None)
     results = plain(results)
-    records.write_json(order.output / "results.json", results)
-    drawn = report.pictures(order.output / "pictures", pairs, own, order.pictures)
-    report.write(order.output, results, own, drawn)
+    records.write_json(request.output / "results.json", results)
+    drawn = report.pictures(request.output / "pictures", pairs, own, request.pictures)
+    report.write(request.output, results, own, drawn)
     return results
 
 
-def chosen_groups(order: Order) -> list[str]:
+def chosen_groups(request: Request) -> list[str]:
     """The groups of measures asked for; all that the benchmark has by default.
 
     Raises:
       ValueError: one that is none, or that this benchmark does not have.
     """
-    known = [*measures.OWN, *measures.NETWORKS, *(OF_SCENES if order.benchmark == "scenes" else ())]
-    if order.metrics is None:
+    known = [*measures.OWN, *measures.NETWORKS, *(OF_SCENES if request.benchmark == "scenes" else ())]
+    if request.metrics is None:
         return known
-    asked = [name.strip() for name in order.metrics.split(",") if name.strip()]
+    asked = [name.strip() for name in request.metrics.split(",") if name.strip()]
     unknown = [name for name in asked if name not in known]
     if unknown or not asked:
         got = unknown[0] if unknown else "nothing"
@@ -148,16 +148,16 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _benchmark(order: Order) -> Benchmark:
-    if order.benchmark not in BENCHMARKS:
-        raise ValueError(f"--benchmark: got {order.benchmark!r}, expected one of {', '.join(BENCHMARKS)}")
-    benchmark = BENCHMARKS[order.benchmark]
-    if order.benchmark == "folder" and order.references is None:
+def _benchmark(request: Request) -> Benchmark:
+    if request.benchmark not in BENCHMARKS:
+        raise ValueError(f"--benchmark: got {request.benchmark!r}, expected one of {', '.join(BENCHMARKS)}")
+    benchmark = BENCHMARKS[request.benchmark]
+    if request.benchmark == "folder" and request.references is None:
         raise ValueError("--benchmark folder: got no --references; give the folder or table with the true clips")
-    if order.seconds is None:
+    if request.seconds is None:
         return benchmark
-    rates.check_seconds(order.seconds)
-    return replace(benchmark, seconds=order.seconds)
+    rates.check_seconds(request.seconds)
+    return replace(benchmark, seconds=request.seconds)
 
 
 def _is_model(target: str) -> bool:
@@ -172,26 +172,26 @@ def _is_model(target: str) -> bool:
 
 
 def _examples(
-    order: Order, benchmark: Benchmark, modelled: bool
+    request: Request, benchmark: Benchmark, modelled: bool
 ) -> tuple[Sequence[BenchmarkExample], Sequence[BenchmarkExample]]:
     """The clips to measure, and those of the benchmark beyond the limit."""
-    if order.benchmark == "scenes":
-        count, size = order.limit or benchmark.clips, _SCENE_SIZE
+    if request.benchmark == "scenes":
+        count, size = request.limit or benchmark.clips, _SCENE_SIZE
         assert count is not None  # this benchmark has a number of its own
         if modelled:
-            size = pipeline.load_system(order.target).cfg.sync.size
+            size = pipeline.load_system(request.target).cfg.sync.size
         own = pipeline.cache_folder() / "scenes" / f"heldout-{count}x{benchmark.seconds:g}-{size}"
-        return benchmarks.scene_examples(order.references or own, count, benchmark.seconds, size), []
-    if order.references is not None:
-        if order.manual_dir is not None:
+        return benchmarks.scene_examples(request.references or own, count, benchmark.seconds, size), []
+    if request.references is not None:
+        if request.manual_dir is not None:
             raise ValueError("got --references and --manual-dir, expected one of them; leave one out")
-        rows = benchmarks.references(order.references)
+        rows = benchmarks.references(request.references)
     else:
         from kfjax.data import builders
 
-        rows = builders.read_rows(benchmark.corpus, benchmark.split, manual_dir=order.manual_dir)
+        rows = builders.read_rows(benchmark.corpus, benchmark.split, manual_dir=request.manual_dir)
     examples = benchmarks.file_examples(rows, benchmark.seconds)
-    return examples[: order.limit], examples[order.limit :] if order.limit else []
+    return examples[: request.limit], examples[request.limit :] if request.limit else []
 
 
 def _clips(pairs: Sequence[Pair], groups: Sequence[str]) -> tuple[dict[str, Figures], list[str]]:
@@ -207,13 +207,13 @@ def _clips(pairs: Sequence[Pair], groups: Sequence[str]) -> tuple[dict[str, Figu
 
 
 def _scores(
-    order: Order, groups: Sequence[str], pairs: Sequence[Pair], own: Mapping[str, Figures]
+    request: Request, groups: Sequence[str], pairs: Sequence[Pair], own: Mapping[str, Figures]
 ) -> tuple[dict[str, Score], str, dict[str, str]]:
     """Figure -> score, the names of the networks that were asked, and group -> why it was not measured."""
     first = next(iter(own.values()))
     scores = {name: measures.mean_score(figures[name] for figures in own.values()) for name in first}
     unavailable, networks = measures.check_packages(groups), []
-    weights = order.weights or pipeline.cache_folder() / "metrics"
+    weights = request.weights or pipeline.cache_folder() / "metrics"
     for group in (group for group in groups if group in measures.NETWORKS):
         made = measures.network_scores(group, weights, pairs)
         if isinstance(made, str):
@@ -224,7 +224,7 @@ def _scores(
     return scores, ", ".join(networks), unavailable
 
 
-def _protocol(order: Order, benchmark: Benchmark, clips: int, cfg: SystemConfig | None) -> dict[str, Any]:
+def _protocol(request: Request, benchmark: Benchmark, clips: int, cfg: SystemConfig | None) -> dict[str, Any]:
     """What a reader has to know to make the figures again. `cfg` is of the model that generated; None: elsewhere."""
     protocol = {
         "benchmark": benchmark.title, "clips": clips, "seconds_of_each": benchmark.seconds,
@@ -232,9 +232,9 @@ def _protocol(order: Order, benchmark: Benchmark, clips: int, cfg: SystemConfig 
     }  # fmt: skip
     if cfg is None:
         return protocol | {"generated": "elsewhere", "kfjax": __version__}
-    steps, guidance = order.steps, order.guidance
+    steps, guidance = request.steps, request.guidance
     return protocol | {
-        "generated_from": benchmark.says, "seed": order.seed,
+        "generated_from": benchmark.says, "seed": request.seed,
         "steps": cfg.defaults.steps if steps is None else steps,
         "guidance": cfg.defaults.guidance if guidance is None else guidance, "kfjax": __version__,
     }  # fmt: skip
