@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from kfjax import features
 from kfjax.flow import matching
-from kfjax.generators.mmdit.mmdit import MMDiT
+from kfjax.generators import generator_of
 from kfjax.layers import layer_norm
 from kfjax.module import Params, bind
 from kfjax.sharding import axis_size, pin, scattered
@@ -207,7 +207,7 @@ def loss_of(
     kept = kept._replace(
         given=given._replace(has_video=given.has_video & drawn.keep_video, has_text=given.has_text & drawn.keep_text)
     )
-    mmdit = bind(MMDiT, system.mmdit, params["mmdit"])
+    mmdit = bind(generator_of(system.mmdit), system.mmdit, params["mmdit"])
     conditions = mmdit.prepare(kept, x.shape[1], system.rates)
     per_sample = matching.loss(mmdit(pin(jnp.asarray(x, dtype), "b n d"), t, conditions), velocity)
     flow = per_sample.mean()
