@@ -17,7 +17,8 @@ from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Real
 
 from kfjax.flow.matching import interpolate
 from kfjax.limits import check_scale
@@ -87,8 +88,8 @@ def branch_features(features: Features, branches: tuple[Branch, ...], negative: 
 
 def guided(
     velocity: Velocity,
-    weights: Float[Array, " g"],
-    interval: Float[Array, "2"] | None = None,
+    weights: Real[Array | np.ndarray, " g"],
+    interval: Float[Array | np.ndarray, "2"] | None = None,
     branches: tuple[Branch, ...] = (),
 ) -> Velocity:
     """The weighted sum over branches of one batched call. `velocity` takes [g * b, ...].
@@ -131,10 +132,10 @@ def schedule(steps: int, kind: ScheduleKind | None = None, guided: tuple[float, 
 
 
 def sample(
-    network: Callable[[Float[Array, "b n d"], Times, T], Float[Array, "b n d"]],
+    network: Callable[[Float[Array | np.ndarray, "b n d"], Times, T], Float[Array | np.ndarray, "b n d"]],
     conditions: T,
-    x: Float[Array, "b n d"],
-    weights: Float[Array, " g"],
+    x: Float[Array | np.ndarray, "b n d"],
+    weights: Real[Array | np.ndarray, " g"],
     schedule: Schedule,
     method: Method = "euler",
     *,
@@ -159,7 +160,7 @@ def sample(
 
 def integrate(
     velocity: Velocity,
-    x: Float[Array, "b n d"],
+    x: Float[Array | np.ndarray, "b n d"],
     schedule: Schedule,
     method: Method = "euler",
     *,
@@ -200,7 +201,7 @@ def integrate(
 
 
 def _seen(
-    x: Float[Array, "b n d"], t: Float[Array, " b"], known: Known | None, known_as: KnownAs
+    x: Float[Array | np.ndarray, "b n d"], t: Float[Array | np.ndarray, " b"], known: Known | None, known_as: KnownAs
 ) -> tuple[Float[Array, "b n d"], Times]:
     """x and t as the network sees them, with what is known in its place."""
     if known is None:
