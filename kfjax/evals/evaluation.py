@@ -26,13 +26,13 @@ from kfjax.system import SystemConfig
 
 #: Groups of measures that need the scenes' ground truth.
 OF_SCENES = ("scenes", "meaning")
-#: Edge of the scenes' frames where no model asks for another.
+#: Edge of the scenes' frames, unless the model's encoders need another.
 _SCENE_SIZE = 64
 
 
 @dataclass(frozen=True)
 class Request:
-    """What `kfjax evaluate` was asked for; the fields are its arguments."""
+    """The arguments of `kfjax evaluate`."""
 
     target: str
     benchmark: str
@@ -106,7 +106,7 @@ def chosen_groups(request: Request) -> list[str]:
 
 
 def scene_figures(pairs: Sequence[Pair], judge: SourceJudge | None) -> dict[str, Any]:
-    """The scores of `scene_scores`, of generated sound beside ceiling (the true sound) and floor (the next scene's)."""
+    """The scores of `kfjax.scenes.scores`: of generated sound, ceiling (true sound) and floor (the next scene's)."""
     scenes = [example.scene for example, _ in pairs if isinstance(example, SceneExample)]
     hear = lambda waves: listen(waves, scenes, SAMPLE_RATE_HZ, judge)
     made = hear(media.read_audio(path, SAMPLE_RATE_HZ)[: len(example.sound(SAMPLE_RATE_HZ))] for example, path in pairs)
@@ -126,7 +126,7 @@ def scene_figures(pairs: Sequence[Pair], judge: SourceJudge | None) -> dict[str,
 
 
 def built_in_judge() -> SourceJudge:
-    """The judge of sources that has heard true sounds and what the built-in codec makes of them; kept in the cache."""
+    """The source classifier, trained on true sounds and on the built-in codec's reconstructions; kept in the cache."""
     loaded, plan = system.load(pipeline.BUILT_IN), SceneProtocol()
     codec = {name: loaded.params[name] for name in ("vae", "vocoder")}
     file = judge_file(pipeline.cache_folder() / "scenes", plan, codec)
@@ -177,7 +177,7 @@ def _examples(
     """The clips to measure, and those of the benchmark beyond the limit."""
     if request.benchmark == "scenes":
         count, size = request.limit or benchmark.clips, _SCENE_SIZE
-        assert count is not None  # this benchmark has a number of its own
+        assert count is not None  # this benchmark has a default
         if modelled:
             size = pipeline.load_system(request.target).cfg.sync.size
         own = pipeline.cache_folder() / "scenes" / f"heldout-{count}x{benchmark.seconds:g}-{size}"
@@ -209,7 +209,7 @@ def _clips(pairs: Sequence[Pair], groups: Sequence[str]) -> tuple[dict[str, Figu
 def _scores(
     request: Request, groups: Sequence[str], pairs: Sequence[Pair], own: Mapping[str, Figures]
 ) -> tuple[dict[str, Score], str, dict[str, str]]:
-    """Figure -> score, the names of the networks that were asked, and group -> why it was not measured."""
+    """Figure -> score, the names of the networks used, and group -> why it was not measured."""
     first = next(iter(own.values()))
     scores = {name: measures.mean_score(figures[name] for figures in own.values()) for name in first}
     unavailable, networks = measures.check_packages(groups), []
@@ -225,7 +225,7 @@ def _scores(
 
 
 def _protocol(request: Request, benchmark: Benchmark, clips: int, cfg: SystemConfig | None) -> dict[str, Any]:
-    """What a reader has to know to make the figures again. `cfg` is of the model that generated; None: elsewhere."""
+    """What is needed to reproduce the figures. `cfg` is of the model that generated; None: elsewhere."""
     protocol = {
         "benchmark": benchmark.title, "clips": clips, "seconds_of_each": benchmark.seconds,
         "sample_rate": f"{SAMPLE_RATE_HZ} Hz, stereo; networks hear mono at their own",
@@ -241,7 +241,7 @@ def _protocol(request: Request, benchmark: Benchmark, clips: int, cfg: SystemCon
 
 
 def _account(matching: Matching, pairs: Sequence[Pair], unreadable: Sequence[str]) -> dict[str, Any]:
-    """What was measured and what was not. A clip that could not be made is unreadable, not missing."""
+    """Counts and names: measured, missing, unreadable. A clip whose generation failed is unreadable, not missing."""
     said = {line.partition(":")[0] for line in unreadable}
     return {
         "measured": len(pairs), "missing": [name for name in matching.missing if name not in said],
@@ -250,12 +250,12 @@ def _account(matching: Matching, pairs: Sequence[Pair], unreadable: Sequence[str
 
 
 def _struck(heard: Mapping[str, Heard], rows: Sequence[int], scenes: Sequence[Any]) -> dict[str, Any]:
-    """Synchrony over the scenes in which something is struck, altogether and by recipe."""
+    """Synchrony over the scenes with impacts, overall and by recipe."""
     onsets = {kind: [own.onsets[i] for i in rows] for kind, own in heard.items()}
     onsets["floor"] = following(onsets["generated"])
     made = {kind: synchrony(own, scenes) for kind, own in onsets.items()}
     return {
-        # Its error is of the scenes as a population, ours of the scenes as a sample.
+        # Population to sample standard error.
         "synchrony": {kind: Score(own.f1, own.error * _sampled(own.scenes), own.scenes) for kind, own in made.items()},
         "pooled": {kind: own.pooled for kind, own in made.items()},
         "recipes": {name: {kind: own.recipes[name][0] for kind, own in made.items()} | {"scenes": count}

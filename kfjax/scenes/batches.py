@@ -29,10 +29,10 @@ class SceneInput:
       duration_jitter: largest relative error of the total duration that the model is told. Durations between the
         buckets have rows of their own in the discrete embedding, which would stay random without it.
       emphasis: recipe -> how many times its scenes come in one pass over the corpus; 1 where it is not named.
-      told: the user knows already what of the captions is not read.
+      told: words outside the vocabulary were printed already.
 
     Raises:
-      ValueError: no such bucket, frames of another size than the encoders see, more words than the text encoder has.
+      ValueError: no such bucket, frames of another size than the encoders', more words than the text encoder has.
     """
 
     def __init__(
