@@ -62,7 +62,7 @@ class MelVAE(nnx.Module):
         return self.decoder(latent) * _channels(self.mel_std) + _channels(self.mel_mean)
 
 
-def _channels(vector: nnx.Param) -> Float[Array, "1 1 c"]:
+def _channels(vector: nnx.Param) -> Float[Array | np.ndarray, "1 1 c"]:
     return vector[...][None, None]
 
 

@@ -27,7 +27,7 @@ def fold(
     return x.reshape(*batch, height // factor, width // factor, factor * factor * channels)
 
 
-def signed(frames: Array | np.ndarray, dtype: jnp.dtype) -> Array:
+def signed(frames: Array | np.ndarray, dtype: jnp.dtype) -> Array | np.ndarray:
     """uint8 0..255 or float 0..1 to -1..1."""
     scale = 2 / 255 if frames.dtype == jnp.uint8 else 2.0
     return frames.astype(dtype) * scale - 1
