@@ -19,7 +19,7 @@ from kfjax.evals import benchmarks, generation, measures, report
 from kfjax.evals.benchmarks import BENCHMARKS, Benchmark, BenchmarkExample, Matching, SceneExample
 from kfjax.evals.measures import SAMPLE_RATE_HZ, Figures, Pair, Score
 from kfjax.scenes.evaluation import SceneProtocol, judge_file, judge_for
-from kfjax.scenes.scores import Heard, following, listen, meaning, struck_times, synchrony
+from kfjax.scenes.scores import Synchrony, correlations, listen, meanings, struck_times, synchronies
 from kfjax.scenes.sounds import SceneSounds
 from kfjax.scenes.source_classifier import SourceJudge
 from kfjax.system import SystemConfig
@@ -112,16 +112,11 @@ def scene_figures(pairs: Sequence[Pair], judge: SourceJudge | None) -> dict[str,
     made = hear(media.read_audio(path, SAMPLE_RATE_HZ)[: len(example.sound(SAMPLE_RATE_HZ))] for example, path in pairs)
     true = hear(example.sound(SAMPLE_RATE_HZ) for example, _ in pairs)
     heard = {"generated": made, "ceiling": true}
-    space = {kind: own.correlation for kind, own in heard.items()} | {"floor": made.shuffled}
-    figures: dict[str, Any] = {"space": space}
-    if rows := [i for i, scene in enumerate(scenes) if struck_times(scene)]:
-        figures |= _struck(heard, rows, [scenes[i] for i in rows])
-    single = [i for i, scene in enumerate(scenes) if len(scene.sources) == 1]
-    if judge is not None and single:
-        sources = [scenes[i].sources[0] for i in single]
-        chances = {kind: [own.chances[i] for i in single] for kind, own in heard.items()}
-        chances["floor"] = following(chances["generated"])
-        figures["meaning"] = {kind: meaning(own, sources).accuracy for kind, own in chances.items()}
+    figures: dict[str, Any] = {"space": correlations(heard, "generated")}
+    if any(struck_times(scene) for scene in scenes):
+        figures |= _struck(synchronies(heard, scenes, "generated"))
+    if judge is not None and any(len(scene.sources) == 1 for scene in scenes):
+        figures["meaning"] = {kind: own.accuracy for kind, own in meanings(heard, scenes, "generated").items()}
     return figures
 
 
@@ -249,11 +244,8 @@ def _account(matching: Matching, pairs: Sequence[Pair], unreadable: Sequence[str
     }  # fmt: skip
 
 
-def _struck(heard: Mapping[str, Heard], rows: Sequence[int], scenes: Sequence[Any]) -> dict[str, Any]:
+def _struck(made: Mapping[str, Synchrony]) -> dict[str, Any]:
     """Synchrony over the scenes with impacts, overall and by recipe."""
-    onsets = {kind: [own.onsets[i] for i in rows] for kind, own in heard.items()}
-    onsets["floor"] = following(onsets["generated"])
-    made = {kind: synchrony(own, scenes) for kind, own in onsets.items()}
     return {
         # Population to sample standard error.
         "synchrony": {kind: Score(own.f1, own.error * _sampled(own.scenes), own.scenes) for kind, own in made.items()},

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -29,11 +29,11 @@ from kfjax.scenes.pairs import TEXT_PAIRS, Part, pair_of, source_of, words_for
 from kfjax.scenes.scores import (
     Heard,
     Presence,
-    following,
+    correlations,
     listen,
-    meaning,
+    meanings,
     presence,
-    struck_times,
+    synchronies,
     synchrony,
 )
 from kfjax.scenes.sounds import SceneSounds
@@ -109,23 +109,12 @@ class Evaluation:
 
     def synchrony(self) -> dict:
         """F1 of detected onsets within ±50 ms of true ones: kind -> `Synchrony`, and the share of the ceiling."""
-        rows = [i for i, scene in enumerate(self.scenes) if struck_times(scene)]
-        scenes = [self.scenes[i] for i in rows]
-        onsets = lambda kind: [self.heard(kind).onsets[i] for i in rows]
-        result = {kind: synchrony(onsets(kind), scenes) for kind in ("video and caption", "video")}
-        result["floor"] = synchrony(following(onsets("video and caption")), scenes)
-        result["ceiling"], result["codec ceiling"] = (synchrony(onsets(kind), scenes) for kind in ("true", "codec"))
+        result: dict[str, Any] = synchronies(self._of("video"), self.scenes, "video and caption")
         return result | {"share of ceiling": result["video and caption"].f1 / max(result["ceiling"].f1, 1e-9)}
 
     def meaning(self) -> dict:
         """Accuracy of the classifier on scenes with one source: kind -> `Meaning`."""
-        rows = [i for i, scene in enumerate(self.scenes) if len(scene.sources) == 1]
-        sources = [self.scenes[i].sources[0] for i in rows]
-        chances = lambda kind: [self.heard(kind).chances[i] for i in rows]
-        result = {kind: meaning(chances(kind), sources) for kind in ("video and caption", "video", "caption")}
-        result["floor"] = meaning(following(chances("video and caption")), sources)
-        result["ceiling"], result["codec ceiling"] = (meaning(chances(kind), sources) for kind in ("true", "codec"))
-        return result
+        return meanings(self._of("video", "caption"), self.scenes, "video and caption")
 
     def negative(self) -> dict:
         """Presence of a source, and of the other one, with and without a negative prompt that names it.
@@ -147,8 +136,7 @@ class Evaluation:
 
     def space(self) -> dict:
         """Correlation of the channels' level difference at isolated impacts with their visible position."""
-        result = {kind: self.heard(kind).correlation for kind in ("video and caption", "video")}
-        return result | {"floor": self.heard("video and caption").shuffled, "ceiling": self.heard("true").correlation}
+        return correlations(self._of("video", codec=False), "video and caption")
 
     def length(self) -> dict:
         """Synchrony at each length beside its ceiling, and relative to the plan's length: seconds -> figures."""
@@ -202,6 +190,11 @@ class Evaluation:
             make = lambda: listen(self._waves(kind, seconds, scenes), scenes, self.rate, judge)
             self._heard[kind, seconds] = self._timed(f"{kind}, {seconds:g} s", make)
         return self._heard[kind, seconds]
+
+    def _of(self, *given: Kind, codec: bool = True) -> dict[str, Heard]:
+        """Name of a figure -> analysis: of the default use, of conditions given alone, and of the true sounds."""
+        heard = {kind: self.heard(kind) for kind in ("video and caption", *given)} | {"ceiling": self.heard("true")}
+        return heard | {"codec ceiling": self.heard("codec")} if codec else heard
 
     def _waves(self, kind: Kind, seconds: float, scenes: Sequence[Scene]) -> Iterable[np.ndarray]:
         bucket = self.corpus.buckets[seconds]

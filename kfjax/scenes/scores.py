@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from kfjax.metrics.levels import level_difference_db
 from kfjax.metrics.onsets import detect_onsets, merge_close, onset_f1
 from kfjax.scenes import Event, Scene
 from kfjax.scenes.source_classifier import SourceJudge
+
+T = TypeVar("T")
 
 #: Threshold of the classifier's probability from which a source counts as present.
 PRESENT = 0.5
@@ -151,6 +153,31 @@ def presence(chances: Sequence[Mapping[str, float]], sources: Sequence[str]) -> 
     """Presence of one source in each sound."""
     values = np.array([heard[source] for heard, source in zip(chances, sources, strict=True)])
     return Presence(float(values.mean()), float((values >= PRESENT).mean()), len(values))
+
+
+def synchronies(heard: Mapping[str, Heard], scenes: Sequence[Scene], made: str) -> dict[str, Synchrony]:
+    """Kind -> score over the scenes with impacts; "floor": each scene with the next one's sound of kind `made`."""
+    rows = [i for i, scene in enumerate(scenes) if struck_times(scene)]
+    onsets = {kind: [own.onsets[i] for i in rows] for kind, own in heard.items()}
+    truth = [scenes[i] for i in rows]
+    return {kind: synchrony(own, truth) for kind, own in _with_floor(onsets, made).items()}
+
+
+def meanings(heard: Mapping[str, Heard], scenes: Sequence[Scene], made: str) -> dict[str, Meaning]:
+    """Kind -> score over the scenes with one source; "floor" as in `synchronies`."""
+    rows = [i for i, scene in enumerate(scenes) if len(scene.sources) == 1]
+    chances = {kind: [own.chances[i] for i in rows] for kind, own in heard.items()}
+    sources = [scenes[i].sources[0] for i in rows]
+    return {kind: meaning(own, sources) for kind, own in _with_floor(chances, made).items()}
+
+
+def correlations(heard: Mapping[str, Heard], made: str) -> dict[str, float]:
+    """Kind -> correlation of level difference and position; "floor" as in `synchronies`."""
+    return {kind: own.correlation for kind, own in heard.items()} | {"floor": heard[made].shuffled}
+
+
+def _with_floor(values: dict[str, list[T]], made: str) -> dict[str, list[T]]:
+    return values | {"floor": following(values[made])}
 
 
 def stereo_correlation(
