@@ -135,7 +135,7 @@ def attention(
     v: Float[Array, "b j k e"],
     *,
     bias: Float[Array, "_ k n j"] | None = None,
-    mask: Bool[Array, "b _ _ j"] | None = None,
+    mask: Bool[Array, "_b _ _ j"] | None = None,
     scale: float | None = None,
 ) -> Float[Array, "b n k e"]:
     """softmax(q kᵀ · scale + bias) v per head; scale defaults to 1/√e. Softmax in float32."""

@@ -45,7 +45,7 @@ class Mono2Stereo(nnx.Module):
         self,
         log_mel: Float[Array | np.ndarray, "b f m"],
         clip: Float[Array | np.ndarray, "_b v i"],
-        has_video: Bool[Array | np.ndarray, " b"],
+        has_video: Bool[Array | np.ndarray, " _b"],
     ) -> Float[Array, "b f m"]:
         """The logit r of the left ear's share.
 
