@@ -12,9 +12,10 @@ from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Shaped
+
+from kfjax.module import AnyArray
 
 Convolution = Literal["library", "gemms", "unfolded"]
 #: How convolutions along time are computed, and by what attention, on each platform. What they compute is the same;
@@ -37,7 +38,7 @@ class Conv1d(nnx.Conv):
 
     # flax's further argument, `out_sharding`, is not offered.
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Float[Array | np.ndarray, "b n i"]
+        self, x: Float[AnyArray, "b n i"]
     ) -> Float[Array, "b m o"]:
         bias = None if self.bias is None else self.bias[...]
         x, kernel, bias = self.promote_dtype((x, self.kernel[...], bias), dtype=self.dtype)
@@ -54,8 +55,8 @@ def conv(
 
 
 def convolve(
-    x: Float[Array | np.ndarray, "b n i"],
-    kernel: Float[Array | np.ndarray, "w i o"],
+    x: Float[AnyArray, "b n i"],
+    kernel: Float[AnyArray, "w i o"],
     *,
     stride: int = 1,
     how: Convolution | None = None,
@@ -101,7 +102,7 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((width,)))
         self.eps = eps
 
-    def __call__(self, x: Float[Array | np.ndarray, "*b h"]) -> Float[Array, "*b h"]:
+    def __call__(self, x: Float[AnyArray, "*b h"]) -> Float[Array, "*b h"]:
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps)
         return (y * jnp.expand_dims(self.scale[...], range(y.ndim - 1))).astype(x.dtype)
@@ -197,9 +198,7 @@ class ConvMLP(nnx.Module):
         return self.w2(jax.nn.silu(self.w1(x)) * self.w3(x))
 
 
-def in_turn(
-    apply: Callable[[Array], Array], x: Shaped[Array | np.ndarray, "n ..."], most: int
-) -> Shaped[Array, "n ..."]:
+def in_turn(apply: Callable[[Array], Array], x: Shaped[AnyArray, "n ..."], most: int) -> Shaped[Array, "n ..."]:
     """apply(x) in pieces of `most` rows, one after the other: the memory of a piece, not of the whole. 0: all at once.
 
     The last piece is filled up with zeros, so rows must not depend on each other.

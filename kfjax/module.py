@@ -16,11 +16,17 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
+import numpy as np
 
 from kfjax.sharding import axis_size, gathered, regather
 
+#: A parameter that may be a NumPy array too. It serves as a jax array, and the checker takes it for one.
 if TYPE_CHECKING:
     from flax import nnx
+
+    AnyArray = jax.Array
+else:
+    AnyArray = jax.Array | np.ndarray
 
 Params = dict[str, Any]
 Remat = Literal["none", "blocks", "dots"]

@@ -20,6 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from kfjax.codec.configs import BigVGANConfig
+from kfjax.module import AnyArray
 
 #: Low-pass of both resamplings: 12-tap windowed sinc, cutoff 0.25 and half width 0.3 cycles a sample, Kaiser window
 #: of 51 dB, sum 1. Written out, because the public files hold these very bits and arithmetic would miss some.
@@ -80,7 +81,7 @@ class WeightNorm(nnx.Module):
         return x + self.bias[...][None, None] if hasattr(self, "bias") else x
 
 
-def _length(v: Float[Array | np.ndarray, "taps i o"]) -> Float[Array, "1 1 o"]:
+def _length(v: Float[AnyArray, "taps i o"]) -> Float[Array, "1 1 o"]:
     return jnp.sqrt(jnp.sum(jnp.square(v), (0, 1), keepdims=True))
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from kfjax import dsp
+from kfjax.module import AnyArray
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class MelConfig:
             )
 
 
-def log_mel(wave: Float[Array | np.ndarray, "b t"], cfg: MelConfig) -> Float[Array, "b f m"]:
+def log_mel(wave: Float[AnyArray, "b t"], cfg: MelConfig) -> Float[Array, "b f m"]:
     """Log-mel of a wave in [-1, 1] (clipped to it): t // hop frames, `bands` channels.
 
     log(max(mel(|STFT|), floor)); the magnitude sqrt(re² + im² + 1e-9) has a finite gradient in silence.

@@ -24,7 +24,7 @@ from jaxtyping import Float
 
 from kfjax import dsp
 from kfjax.codec.configs import BigVGANConfig, CodecConfig, VAEConfig, VocoderConfig
-from kfjax.structs import Array
+from kfjax.module import AnyArray
 
 #: Of a window.
 SECONDS = 8.0
@@ -38,10 +38,10 @@ class Overlap(NamedTuple):
       weight: 1 where the sound is final, then falling to 0 over one latent; 0 everywhere in the first window.
     """
 
-    wave: Float[Array | np.ndarray, "b t *ears"]
-    weight: Float[Array | np.ndarray, " t"]
+    wave: Float[AnyArray, "b t *ears"]
+    weight: Float[AnyArray, " t"]
 
-    def into(self, wave: Float[Array | np.ndarray, "b t *ears"]) -> Float[Array | np.ndarray, "b t *ears"]:
+    def into(self, wave: Float[AnyArray, "b t *ears"]) -> Float[AnyArray, "b t *ears"]:
         """`wave` with the known sound in its place."""
         weight = self.weight.reshape(1, -1, *(1,) * (wave.ndim - 2))
         return weight * self.wave + (1 - weight) * wave

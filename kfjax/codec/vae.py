@@ -11,14 +11,13 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from kfjax import layers
 from kfjax.codec.configs import VAEConfig
 from kfjax.layers import attention, layer_norm, linear
-from kfjax.module import scan_blocks, stack
+from kfjax.module import AnyArray, scan_blocks, stack
 from kfjax.structs import Posterior
 
 #: What a level does to the frame rate.
@@ -39,7 +38,7 @@ class MelVAE(nnx.Module):
         self.latent_mean = nnx.Param(jnp.zeros((cfg.latent_dim,)))
         self.latent_std = nnx.Param(jnp.ones((cfg.latent_dim,)))
 
-    def encode(self, mel: Float[Array | np.ndarray, "b f m"]) -> Posterior:
+    def encode(self, mel: Float[AnyArray, "b f m"]) -> Posterior:
         """Posterior over normalised latents [b f/2 d]. Raises ValueError for an odd number of frames."""
         raw = self.posterior(mel)
         mean, std = _channels(self.latent_mean), _channels(self.latent_std)
@@ -49,7 +48,7 @@ class MelVAE(nnx.Module):
         """Normalised latents to log-mel with twice as many frames."""
         return self.decode_raw(latent * _channels(self.latent_std) + _channels(self.latent_mean))
 
-    def posterior(self, mel: Float[Array | np.ndarray, "b f m"]) -> Posterior:
+    def posterior(self, mel: Float[AnyArray, "b f m"]) -> Posterior:
         """Posterior over the network's own latents, whose prior is the standard normal (the KL's space)."""
         if mel.shape[1] % 2:
             raise ValueError(f"mel: got {mel.shape[1]} frames, expected an even number; repeat the last one")
@@ -62,13 +61,11 @@ class MelVAE(nnx.Module):
         return self.decoder(latent) * _channels(self.mel_std) + _channels(self.mel_mean)
 
 
-def _channels(vector: nnx.Param) -> Float[Array | np.ndarray, "1 1 c"]:
+def _channels(vector: nnx.Param) -> Float[AnyArray, "1 1 c"]:
     return vector[...][None, None]
 
 
-def convolve(
-    x: Float[Array | np.ndarray, "b n i"], kernel: Float[Array | np.ndarray, "taps i o"]
-) -> Float[Array, "b n o"]:
+def convolve(x: Float[AnyArray, "b n i"], kernel: Float[AnyArray, "taps i o"]) -> Float[Array, "b n o"]:
     """`layers.convolve` as one matrix product of all taps, on every platform.
 
     Inside a scan on a CPU the gradient of XLA's own convolution takes 30 times as long (2.8 s against 0.08 s
@@ -159,7 +156,7 @@ class MPConv(nnx.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int, *, rngs: nnx.Rngs):
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), (kernel, inputs, outputs)))
 
-    def __call__(self, x: Float[Array | np.ndarray, "b n i"]) -> Float[Array, "b n o"]:
+    def __call__(self, x: Float[AnyArray, "b n i"]) -> Float[Array, "b n o"]:
         kernel = self.kernel[...]
         rms = jnp.sqrt(jnp.mean(jnp.square(kernel), (0, 1)))
         fan_in = kernel.shape[0] * kernel.shape[1]

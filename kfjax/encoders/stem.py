@@ -10,24 +10,24 @@ from math import prod
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Real
 
 from kfjax.encoders.configs import STEM_STRIDE
 from kfjax.layers import linear
+from kfjax.module import AnyArray
 
 
 def fold(
-    x: Real[Array | np.ndarray, "*b H W c"], factor: int
-) -> Real[Array | np.ndarray, "*b H//{factor} W//{factor} {factor}*{factor}*c"]:
+    x: Real[AnyArray, "*b H W c"], factor: int
+) -> Real[AnyArray, "*b H//{factor} W//{factor} {factor}*{factor}*c"]:
     """Space to depth: each factor × factor square becomes one vector, ordered (y, x, channel)."""
     *batch, height, width, channels = x.shape
     x = x.reshape(*batch, height // factor, factor, width // factor, factor, channels).swapaxes(-4, -3)
     return x.reshape(*batch, height // factor, width // factor, factor * factor * channels)
 
 
-def signed(frames: Array | np.ndarray, dtype: jnp.dtype) -> Array | np.ndarray:
+def signed(frames: AnyArray, dtype: jnp.dtype) -> AnyArray:
     """uint8 0..255 or float 0..1 to -1..1."""
     scale = 2 / 255 if frames.dtype == jnp.uint8 else 2.0
     return frames.astype(dtype) * scale - 1

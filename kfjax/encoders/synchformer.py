@@ -16,7 +16,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Real
 
@@ -24,7 +23,7 @@ from kfjax.encoders import stem
 from kfjax.encoders.configs import SynchformerConfig
 from kfjax.encoders.stem import fold
 from kfjax.layers import attention, in_turn, linear
-from kfjax.module import scan_blocks, stack
+from kfjax.module import AnyArray, scan_blocks, stack
 
 cls_init = nnx.initializers.normal(0.02)
 
@@ -40,7 +39,7 @@ class PatchStem(nnx.Module):
         self.cfg = cfg
         self.proj = linear(cfg.tubelet * cfg.patch**2 * 3, cfg.width, rngs)
 
-    def __call__(self, frames: Real[Array | np.ndarray, "b f H W 3"]) -> Float[Array, "b f/2 l h"]:
+    def __call__(self, frames: Real[AnyArray, "b f H W 3"]) -> Float[Array, "b f/2 l h"]:
         cfg = self.cfg
         x = fold(frames, cfg.patch)  # bytes are cheaper to move than floats
         x = x.reshape(len(x), -1, cfg.tubelet, cfg.cells, x.shape[-1]).swapaxes(2, 3)
@@ -59,7 +58,7 @@ class VideoStem(stem.ConvStem):
         super().__init__(9, cfg.stem_widths, cfg.patch, cfg.width, rngs=rngs)
         self.cfg = cfg
 
-    def __call__(self, frames: Real[Array | np.ndarray, "b f H W 3"]) -> Float[Array, "b f/2 l h"]:
+    def __call__(self, frames: Real[AnyArray, "b f H W 3"]) -> Float[Array, "b f/2 l h"]:
         x = fold(frames, 4)  # bytes are cheaper to move than floats
         x = stem.signed(x.reshape(x.shape[0], -1, 2, *x.shape[2:]), self.proj.kernel.dtype)
         first, second = x[:, :, 0], x[:, :, 1]
@@ -180,7 +179,7 @@ class Synchformer(nnx.Module):
         self.norm = _norm(cfg, rngs)
         self.spatial_attn_agg = Aggregation(cfg, rngs=rngs)
 
-    def __call__(self, frames: Real[Array | np.ndarray, "..."]) -> Float[Array, "b s h"]:
+    def __call__(self, frames: Real[AnyArray, "..."]) -> Float[Array, "b s h"]:
         x = in_turn(self._see, self.embed(frames), self.cfg.segments_at_once)
         return x.reshape(len(frames), -1, self.cfg.width)
 
@@ -190,7 +189,7 @@ class Synchformer(nnx.Module):
         x = self.norm(x[:, 1:]).reshape(-1, cfg.cells, cfg.width)  # one row per time step of a segment
         return self.spatial_attn_agg(x).reshape(-1, cfg.steps, cfg.width)
 
-    def embed(self, frames: Real[Array | np.ndarray, "..."]) -> Float[Array, "g n h"]:
+    def embed(self, frames: Real[AnyArray, "..."]) -> Float[Array, "g n h"]:
         """CLS and the tokens of every segment, with their positions in space and time."""
         cfg = self.cfg
         x = self._segments(self.patch_embed(frames[:, : self._used_frames(frames.shape)]))

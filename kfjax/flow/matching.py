@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
+from kfjax.module import AnyArray
 from kfjax.structs import Posterior
 
-Samples = Float[Array | np.ndarray, "b n d"]
+Samples = Float[AnyArray, "b n d"]
 
 
-def interpolate(x0: Samples, x1: Samples, t: Float[Array | np.ndarray, " b"]) -> tuple[Samples, Samples]:
+def interpolate(x0: Samples, x1: Samples, t: Float[AnyArray, " b"]) -> tuple[Samples, Samples]:
     """The point x_t = (1 - t) x0 + t x1 and the velocity x1 - x0 that the network must predict there."""
     t = t[:, None, None]
     return (1 - t) * x0 + t * x1, x1 - x0
 
 
-def expected_velocity(x: Samples, t: Float[Array | np.ndarray, " b"], posterior: Posterior) -> Float[Array, "b n d"]:
+def expected_velocity(x: Samples, t: Float[AnyArray, " b"], posterior: Posterior) -> Float[Array, "b n d"]:
     """E[x1 - x0 | x_t] where x1 is Gaussian with the codec's posterior: the training target without its noise.
 
     Regressing on it has the same minimum as regressing on x1 - x0 (the tower rule), with less variance: what the
