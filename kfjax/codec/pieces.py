@@ -116,7 +116,7 @@ class Pieces:
         self._known: np.ndarray | None = None  # the sound from the next window's beginning to the fade's end
 
     def feed(
-        self, latents: Float[np.ndarray, "b n d"], seen: Float[np.ndarray, "b 2*n i"] | None = None
+        self, latents: Float[np.ndarray, "b n d"], seen: Float[np.ndarray, "b rows i"] | None = None
     ) -> Iterator[Float[np.ndarray, "b t 2"]]:
         """The sound that becomes final by the next `latents`, piece by piece.
 
