@@ -73,8 +73,8 @@ from IPython.display import Audio, Image, display
 from kfjax import features, media, module, pipeline, plot, rates, sharding, system
 from kfjax.codec import audio_codec
 from kfjax.flow import sampler
+from kfjax.generators import generator_of
 from kfjax.generators.mmdit.blocks import JointBlock
-from kfjax.generators.mmdit.mmdit import MMDiT
 from kfjax.layers import rope, rotate
 from kfjax.metrics.onsets import detect_onsets, onset_f1
 from kfjax.module import bind
@@ -159,7 +159,8 @@ table(named | named.pop("given")._asdict())
 # matter:
 
 # %%
-prepare = jax.jit(lambda params, seen: bind(MMDiT, cfg.mmdit, params["mmdit"]).prepare(seen, size.latents, cfg.rates))
+Network = generator_of(cfg.mmdit)
+prepare = jax.jit(lambda params, seen: bind(Network, cfg.mmdit, params["mmdit"]).prepare(seen, size.latents, cfg.rates))
 blind = encoded._replace(given=encoded.given._replace(has_video=jnp.array([False])))
 other = blind._replace(clip=blind.clip + 100.0, sync=-blind.sync)
 same = jax.tree.map(jnp.array_equal, prepare(params, blind), prepare(params, other))
@@ -238,7 +239,7 @@ print("a fresh block returns its input:", all(map(bool, unmoved)))
 # %%
 @jax.jit
 def sample(params, encoded, noise, steps, guidance):
-    network = bind(MMDiT, cfg.mmdit, params["mmdit"])
+    network = bind(Network, cfg.mmdit, params["mmdit"])
     ready = network.prepare(sampler.branch_features(encoded, ("full", "empty")), n, cfg.rates)
     weights = jnp.stack([guidance, 1 - guidance])
     latents = sampler.sample(network, ready, noise, weights, Schedule.whole(steps))
@@ -287,7 +288,7 @@ step = make_step(small, FlowStepConfig(), tx)
 
 
 def start() -> TrainState:
-    weights = {"mmdit": module.init(MMDiT, small.mmdit, jax.random.key(0))}
+    weights = {"mmdit": module.init(generator_of(small.mmdit), small.mmdit, jax.random.key(0))}
     return TrainState(jnp.int32(0), weights, tx.init(weights), weights, jnp.int32(0))
 
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.comparison import Comparison, compare, holm
 from experiments.harness import ROOT, markdown, spread
-from kfjax.evals.statistics import Comparison, compare, holm
 
 #: What a measure is called. "loss" is one number a run, the others one a scene.
 MEASURES = {

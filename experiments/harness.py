@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import kfjax
+from experiments.comparison import mean_and_deviation
 from kfjax import disk
-from kfjax.evals.statistics import mean_and_deviation
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "kfjax" / "assets" / "model"

@@ -190,7 +190,8 @@ class StateStore:
         import orbax.checkpoint as ocp
         from orbax.checkpoint._src import asyncio_utils
 
-        # Its own closes the loop on files that are still being read or written; not all its versions have one.
+        # orbax's own closes the loop while tensorstore still writes other files, and nothing public decides how orbax's
+        # threads make or close their loops. Not all its versions have this function.
         if hasattr(asyncio_utils, "_run_sync_via_new_loop"):
             asyncio_utils._run_sync_via_new_loop = _run_to_the_end
         self._ocp, self._folder = ocp, Path(folder).resolve()

@@ -87,6 +87,23 @@ class Parser(argparse.ArgumentParser):
         return f"unknown option {option}" + (f"; did you mean {near[0]}?" if near else "")
 
 
+def add_model(add: Callable[..., Any]) -> None:
+    """The argument `--model`, by a parser's or a group's `add_argument`."""
+    add(
+        "--model",
+        type=local,
+        default="built-in",
+        metavar="NAME|FOLDER",
+        help="a published model's name "
+        "(`kfjax models` lists them) or a model directory; default: the small built-in model",
+    )
+
+
+def add_dtype(add: Callable[..., Any]) -> None:
+    """The argument `--dtype`, as `add_model`."""
+    add("--dtype", choices=("float32", "bfloat16"), help="of encoders and generator; default: bfloat16 on accelerators")
+
+
 def run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """Exit code of `command(argv)`: its own, 2 for a user's mistake (one line on stderr), 130 when interrupted.
 

@@ -57,9 +57,7 @@ def add(commands) -> None:
         "silent), 8 without a video")  # fmt: skip
     add("--seed", type=int, default=0, help="another seed, another sound (default 0)")
     add("--samples", type=int, default=1, metavar="N", help="versions to make, in files -1, -2, … (default 1)")
-    add("--model", type=command.local, default="built-in", metavar="NAME|FOLDER",
-        help="a published model's name (`kfjax models` lists them) or a model directory; default: the small built-in "
-        "model")  # fmt: skip
+    command.add_model(add)
     _add_output(parser.add_argument_group("output").add_argument, path)
     add = parser.add_argument_group("sound that is given").add_argument
     add("--audio", type=path, metavar="FILE", help="a recording to go on from; give also --keep, --redo or --strength")
@@ -102,7 +100,7 @@ def _add_sampling(add: Callable[..., Any]) -> None:
     add("--batch", type=int, metavar="N",
         help="versions, or windows of a long sound, made at once; default: what an accelerator's memory has room for, "
         "up to 8")  # fmt: skip
-    add("--dtype", choices=("float32", "bfloat16"), help="of encoders and generator; default: bfloat16 on accelerators")
+    command.add_dtype(add)
 
 
 def run(args: Namespace) -> int:

@@ -11,12 +11,13 @@ named there is not checked: earlier versions wrote none.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SUMS = "SHA256SUMS"
@@ -50,11 +51,28 @@ def commit(temporary: Path, path: Path) -> None:
 
     In between it has none, so that a crash never leaves a digest of another file.
     """
-    digest, noted = digest_of(temporary), _read_sums(path.parent)
-    if noted.pop(path.name, digest) != digest:
-        _write_sums(path.parent, noted)
-    replace(temporary, path)
-    _write_sums(path.parent, noted | {path.name: digest})
+    digest = digest_of(temporary)
+    with _alone(path.parent):
+        noted = _read_sums(path.parent)
+        if noted.pop(path.name, digest) != digest:
+            _write_sums(path.parent, noted)
+        replace(temporary, path)
+        _write_sums(path.parent, noted | {path.name: digest})
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One writer at a time, so that none overwrites a digest that another has just noted.
+
+    The lock is on the folder itself and leaves no file. Some network file systems lock nothing.
+    """
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 def write_text(path: Path, text: str, *, noted: bool = True) -> None:

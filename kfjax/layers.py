@@ -13,7 +13,9 @@ from typing import Literal, cast
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Shaped
+
+from kfjax.module import AnyArray
 
 Convolution = Literal["library", "gemms", "unfolded"]
 #: How convolutions along time are computed, and by what attention, on each platform. What they compute is the same;
@@ -36,7 +38,7 @@ class Conv1d(nnx.Conv):
 
     # flax's further argument, `out_sharding`, is not offered.
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Float[Array, "b n i"]
+        self, x: Float[AnyArray, "b n i"]
     ) -> Float[Array, "b m o"]:
         bias = None if self.bias is None else self.bias[...]
         x, kernel, bias = self.promote_dtype((x, self.kernel[...], bias), dtype=self.dtype)
@@ -53,7 +55,11 @@ def conv(
 
 
 def convolve(
-    x: Float[Array, "b n i"], kernel: Float[Array, "w i o"], *, stride: int = 1, how: Convolution | None = None
+    x: Float[AnyArray, "b n i"],
+    kernel: Float[AnyArray, "w i o"],
+    *,
+    stride: int = 1,
+    how: Convolution | None = None,
 ) -> Float[Array, "b m o"]:
     """1-D convolution along time, zeros around it ('same' padding): m = n / stride, rounded up.
 
@@ -96,7 +102,7 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((width,)))
         self.eps = eps
 
-    def __call__(self, x: Float[Array, "*b h"]) -> Float[Array, "*b h"]:
+    def __call__(self, x: Float[AnyArray, "*b h"]) -> Float[Array, "*b h"]:
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps)
         return (y * jnp.expand_dims(self.scale[...], range(y.ndim - 1))).astype(x.dtype)
@@ -109,14 +115,14 @@ def modulate(
     return layer_norm(x) * (1 + scale) + shift
 
 
-def rope(length: int, dim: int, *, scale: float = 1.0, theta: float = 1e4) -> Float[Array, "2 n e/2"]:
+def rope(length: int, dim: int, *, scale: float = 1.0, theta: float = 1e4) -> Float[Array, "2 n half"]:
     """Rotation table (cos, sin) for `length` positions; `scale` stretches the positions (aligned RoPE)."""
     frequencies = 1.0 / theta ** (jnp.arange(0, dim, 2, dtype=jnp.float32) / dim)
     angle = jnp.arange(length, dtype=jnp.float32)[:, None] * (frequencies * scale)[None]
     return jnp.stack([jnp.cos(angle), jnp.sin(angle)])
 
 
-def rotate(x: Float[Array, "b n k e"], table: Float[Array, "2 n e/2"]) -> Float[Array, "b n k e"]:
+def rotate(x: Float[Array, "b n k e"], table: Float[Array, "2 n e//2"]) -> Float[Array, "b n k e"]:
     """Turn adjacent channel pairs (2i, 2i+1) by the table's angles, in float32."""
     y = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
     a, b = y[..., 0], y[..., 1]
@@ -130,7 +136,7 @@ def attention(
     v: Float[Array, "b j k e"],
     *,
     bias: Float[Array, "_ k n j"] | None = None,
-    mask: Bool[Array, "b _ _ j"] | None = None,
+    mask: Bool[Array, "_b _ _ j"] | None = None,
     scale: float | None = None,
 ) -> Float[Array, "b n k e"]:
     """softmax(q kᵀ · scale + bias) v per head; scale defaults to 1/√e. Softmax in float32."""
@@ -192,7 +198,7 @@ class ConvMLP(nnx.Module):
         return self.w2(jax.nn.silu(self.w1(x)) * self.w3(x))
 
 
-def in_turn(apply: Callable[[Array], Array], x: Float[Array, "n ..."], most: int) -> Float[Array, "n ..."]:
+def in_turn(apply: Callable[[Array], Array], x: Shaped[AnyArray, "n ..."], most: int) -> Shaped[Array, "n ..."]:
     """apply(x) in pieces of `most` rows, one after the other: the memory of a piece, not of the whole. 0: all at once.
 
     The last piece is filled up with zeros, so rows must not depend on each other.

@@ -12,28 +12,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
+import numpy as np
 
 from kfjax.sharding import axis_size, gathered, regather
 
+#: A parameter that may be a NumPy array too. It serves as a jax array, and the checker takes it for one.
 if TYPE_CHECKING:
     from flax import nnx
+
+    AnyArray = jax.Array
+else:
+    AnyArray = jax.Array | np.ndarray
 
 Params = dict[str, Any]
 Remat = Literal["none", "blocks", "dots"]
 
 
-class _OneKey:
-    """Takes the place of `nnx.Rngs` where nothing but shapes is wanted: one key for all, and no counter to trace."""
+@cache
+def _one_key() -> type[nnx.Rngs]:
+    """For where nothing but shapes is wanted: one key for all, and no counter to trace."""
+    from flax import nnx
 
-    def __init__(self, key: jax.Array):
-        self._key = key
+    class OneKey(nnx.Rngs):
+        def __init__(self, key: jax.Array):
+            self._key = key
 
-    def params(self) -> jax.Array:
-        return self._key
+        def params(self) -> jax.Array:
+            return self._key
+
+    return OneKey
 
 
 @lru_cache(maxsize=256)
@@ -41,7 +52,7 @@ def _abstract(cls: type, cfg: Any) -> tuple[nnx.GraphDef, nnx.State]:
     from flax import nnx
 
     with jax.enable_x64(False):
-        return nnx.split(nnx.eval_shape(lambda: cls(cfg, rngs=_OneKey(jax.random.key(0)))))
+        return nnx.split(nnx.eval_shape(lambda: cls(cfg, rngs=_one_key()(jax.random.key(0)))))
 
 
 def init(cls: type, cfg: Any, key: jax.Array) -> Params:

@@ -10,6 +10,7 @@ import socket
 import sys
 import tempfile
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 #: Compiling is most of the tests' time, and nearly all of that optimisation, which no test's figure depends on. Without
@@ -35,6 +36,12 @@ os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+#: Networks whose annotations, shapes too, are checked at every call: they must be imported after the hook is there.
+CHECKED = ["kfjax.layers", "kfjax.generators", "kfjax.flow", "kfjax.codec", "kfjax.encoders"]
+if find_spec("beartype"):
+    install_import_hook(CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 #: Resident memory from which compiled programs are dropped at the end of a module: that takes half a second.
 FULL_GB = 1.2

@@ -48,6 +48,7 @@ WIDER = {
     "encoders/test_public_weights": "CLIP and Synchformer against public outputs",
     "encoders/test_transformers_parity": "CLIP and T5 against transformers",
     "experiments/test_ablations": "experiments/",
+    "experiments/test_comparison": "experiments/",
     "experiments/test_experiments": "experiments/",
     "experiments/test_train_speed": "experiments/",
     "generators/test_interface": "what generators and codecs have in common",

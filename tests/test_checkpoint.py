@@ -210,7 +210,8 @@ def full_disk():
 
 
 def test_a_full_disk_leaves_what_was_complete(tmp_path, full_disk, capfd):
-    large = lambda x: {"w": np.random.default_rng(x).standard_normal(2**16)}
+    draw = lambda seed: jnp.asarray(np.random.default_rng(seed).standard_normal(2**16))
+    large = lambda x: {f"w{k}": draw(x + k) for k in range(12)}  # one fails while others are still being written
     message = r"File too large.*step 2 is complete"
     with pytest.raises(CheckpointError, match=message) as caught, StateStore(tmp_path, keep=1) as store:
         store.save(2, large(2), wait=True)

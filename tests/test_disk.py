@@ -3,6 +3,7 @@
 import hashlib
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -31,6 +32,17 @@ def test_the_file_is_that_of_sha256sum(tmp_path):
     with (tmp_path / "SHA256SUMS").open("w") as sums:
         subprocess.run(["sha256sum", "--binary", "a"], cwd=tmp_path, check=True, stdout=sums)
     assert read(tmp_path / "a") == "three" and len(disk.digests(tmp_path / "a")) == 1
+
+
+def test_writers_at_the_same_time_lose_no_digest(tmp_path):
+    def write(k):
+        (tmp_path / f"new{k}").write_text(str(k))
+        disk.commit(tmp_path / f"new{k}", tmp_path / str(k))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(32)))
+    assert len(disk.digests(tmp_path)) == 32
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*map(str, range(32)), disk.SUMS])
 
 
 def test_damage_is_named_with_what_to_do(tmp_path):

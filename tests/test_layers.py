@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jaxtyping import TypeCheckError
 
 from kfjax import layers
 from kfjax.layers import ATTENTION, CONVOLUTION, attention, conv, convolve, fused_attention
@@ -22,6 +23,12 @@ def normal(seed: int, *shape: int) -> jax.Array:
 def far(a, b) -> float:
     a, b = (np.asarray(x, np.float32) for x in (a, b))
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def test_annotated_shapes_are_checked_in_tests():
+    pytest.importorskip("beartype")
+    with pytest.raises(TypeCheckError, match="shift"):
+        layers.modulate(normal(0, 2, 3, 4), normal(1, 2, 1, 5), normal(2, 2, 1, 4))
 
 
 @pytest.mark.parametrize("how", WAYS[1:])

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.comparison import compare, holm, student_p
 from experiments.harness import markdown, said, spread
-from kfjax.evals.statistics import compare, holm, student_p
 
 from .run import BOTH, CAPTION, CODEC, DEFAULT, OTHER, STEPS, TEXT, TIMED, TRUE, VIDEO, Cell
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.comparison import compare, holm
 from experiments.harness import markdown, said, spread
-from kfjax.evals.statistics import compare, holm
 
 from .run import COHERENT, COPIED, INDEPENDENT, SEPARATE, TRUE, WAYS
 

@@ -20,6 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from kfjax.codec.configs import BigVGANConfig
+from kfjax.module import AnyArray
 
 #: Low-pass of both resamplings: 12-tap windowed sinc, cutoff 0.25 and half width 0.3 cycles a sample, Kaiser window
 #: of 51 dB, sum 1. Written out, because the public files hold these very bits and arithmetic would miss some.
@@ -80,7 +81,7 @@ class WeightNorm(nnx.Module):
         return x + self.bias[...][None, None] if hasattr(self, "bias") else x
 
 
-def _length(v: Float[Array, "taps i o"]) -> Float[Array, "1 1 o"]:
+def _length(v: Float[AnyArray, "taps i o"]) -> Float[Array, "1 1 o"]:
     return jnp.sqrt(jnp.sum(jnp.square(v), (0, 1), keepdims=True))
 
 
@@ -154,11 +155,11 @@ class AntiAliasedSnake(nnx.Module):
         frequency = jnp.exp(self.alpha[...].astype(jnp.float32))[None, None]
         strength = 1 / (jnp.exp(self.beta[...].astype(jnp.float32)) + 1e-9)[None, None]
 
-        def phase(held: Float[Array, "b m+6 h"], taps: np.ndarray) -> Float[Array, "b m h"]:
+        def phase(held: Float[Array, "b m h"], taps: np.ndarray) -> Float[Array, "b m-6 h"]:
             y = sum(tap * held[:, i : i + held.shape[1] - 6] for i, tap in enumerate(taps) if tap)
             return (y + strength * sin_squared(frequency * y)).astype(x.dtype)
 
-        def samples(held: Float[Array, "b n+12 h"]) -> tuple[Float[Array, "b n+6 h"], Float[Array, "b n+6 h"]]:
+        def samples(held: Float[Array, "b m h"]) -> tuple[Float[Array, "b m-6 h"], Float[Array, "b m-6 h"]]:
             """Even and odd ones, for three places more at both ends: the very first and the very last sample."""
             first, last = phase(held[:, 3:10], _EVEN), phase(held[:, n + 2 : n + 9], _ODD)
             hold = lambda y: y.at[:, :3].set(first).at[:, -3:].set(last)

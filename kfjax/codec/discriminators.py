@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from kfjax.layers import linear
+from kfjax.module import AnyArray
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class MelDiscriminator(nnx.Module):
         return scores
 
 
-def neighbourhoods(image: Float[Array, "b f m c"]) -> Float[Array, "b f/2 m/2 16c"]:
+def neighbourhoods(image: Float[AnyArray, "b f m c"]) -> Float[Array, "b (f+1)//2 (m+1)//2 16*c"]:
     """The 4x4 surroundings of every second element, zero beyond the border: a product with them is a convolution.
 
     As slices and a matrix product, its gradient and the gradient of that (R1) cost what they should on a CPU too.
@@ -63,7 +64,7 @@ def neighbourhoods(image: Float[Array, "b f m c"]) -> Float[Array, "b f/2 m/2 16
     return jnp.concatenate([folded[:, i : i + rows, j : j + columns] for i in (0, 1) for j in (0, 1)], -1)
 
 
-def _fold(image: Float[Array, "b f m c"]) -> Float[Array, "b f/2 m/2 4c"]:
+def _fold(image: Float[AnyArray, "b f m c"]) -> Float[Array, "b (f+1)//2 (m+1)//2 4*c"]:
     """2x2 squares into channels; an odd border is repeated."""
     batch, rows, columns, channels = image.shape
     image = jnp.pad(image, ((0, 0), (0, rows % 2), (0, columns % 2), (0, 0)), mode="edge")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kfjax import dsp
+from kfjax.module import AnyArray
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class MelConfig:
             )
 
 
-def log_mel(wave: Float[Array, "b t"], cfg: MelConfig) -> Float[Array, "b f m"]:
+def log_mel(wave: Float[AnyArray, "b t"], cfg: MelConfig) -> Float[Array, "b f m"]:
     """Log-mel of a wave in [-1, 1] (clipped to it): t // hop frames, `bands` channels.
 
     log(max(mel(|STFT|), floor)); the magnitude sqrt(re² + im² + 1e-9) has a finite gradient in silence.

@@ -24,7 +24,7 @@ from jaxtyping import Float
 
 from kfjax import dsp
 from kfjax.codec.configs import BigVGANConfig, CodecConfig, VAEConfig, VocoderConfig
-from kfjax.structs import Array
+from kfjax.module import AnyArray
 
 #: Of a window.
 SECONDS = 8.0
@@ -38,10 +38,10 @@ class Overlap(NamedTuple):
       weight: 1 where the sound is final, then falling to 0 over one latent; 0 everywhere in the first window.
     """
 
-    wave: Float[Array, "b t *ears"]
-    weight: Float[Array, " t"]
+    wave: Float[AnyArray, "b t *ears"]
+    weight: Float[AnyArray, " t"]
 
-    def into(self, wave: Float[Array, "b t *ears"]) -> Float[Array, "b t *ears"]:
+    def into(self, wave: Float[AnyArray, "b t *ears"]) -> Float[AnyArray, "b t *ears"]:
         """`wave` with the known sound in its place."""
         weight = self.weight.reshape(1, -1, *(1,) * (wave.ndim - 2))
         return weight * self.wave + (1 - weight) * wave
@@ -116,7 +116,7 @@ class Pieces:
         self._known: np.ndarray | None = None  # the sound from the next window's beginning to the fade's end
 
     def feed(
-        self, latents: Float[np.ndarray, "b n d"], seen: Float[np.ndarray, "b 2n i"] | None = None
+        self, latents: Float[np.ndarray, "b n d"], seen: Float[np.ndarray, "b rows i"] | None = None
     ) -> Iterator[Float[np.ndarray, "b t 2"]]:
         """The sound that becomes final by the next `latents`, piece by piece.
 

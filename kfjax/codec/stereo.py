@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 from kfjax import dsp, layers, module
 from kfjax.codec.configs import StereoConfig
 from kfjax.codec.mel import MelConfig
+from kfjax.module import AnyArray
 
 
 class Block(nnx.Module):
@@ -42,7 +43,10 @@ class Mono2Stereo(nnx.Module):
         self.out = layers.linear(cfg.width, cfg.bands, rngs, zero=True)
 
     def __call__(
-        self, log_mel: Float[Array, "b f m"], clip: Float[Array, "b v i"], has_video: Bool[Array, " b"]
+        self,
+        log_mel: Float[AnyArray, "b f m"],
+        clip: Float[AnyArray, "_b v i"],
+        has_video: Bool[AnyArray, " _b"],
     ) -> Float[Array, "b f m"]:
         """The logit r of the left ear's share.
 
@@ -60,7 +64,7 @@ class Mono2Stereo(nnx.Module):
         return self.out(layers.layer_norm(x))
 
 
-def at_mel_times(x: Float[Array, "b v h"], frames: int, cfg: StereoConfig, first: int = 0) -> Float[Array, "b f h"]:
+def at_mel_times(x: Float[AnyArray, "b v h"], frames: int, cfg: StereoConfig, first: int = 0) -> Float[Array, "b f h"]:
     """Features of the clip's frames read at the middle of every mel frame: linear in true time, ends held.
 
     Args:

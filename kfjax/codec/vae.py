@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from kfjax import layers
 from kfjax.codec.configs import VAEConfig
 from kfjax.layers import attention, layer_norm, linear
-from kfjax.module import scan_blocks, stack
+from kfjax.module import AnyArray, scan_blocks, stack
 from kfjax.structs import Posterior
 
 #: What a level does to the frame rate.
@@ -38,17 +38,17 @@ class MelVAE(nnx.Module):
         self.latent_mean = nnx.Param(jnp.zeros((cfg.latent_dim,)))
         self.latent_std = nnx.Param(jnp.ones((cfg.latent_dim,)))
 
-    def encode(self, mel: Float[Array, "b f m"]) -> Posterior:
+    def encode(self, mel: Float[AnyArray, "b f m"]) -> Posterior:
         """Posterior over normalised latents [b f/2 d]. Raises ValueError for an odd number of frames."""
         raw = self.posterior(mel)
         mean, std = _channels(self.latent_mean), _channels(self.latent_std)
         return Posterior((raw.mean - mean) / std, raw.std / std)
 
-    def decode(self, latent: Float[Array, "b n d"]) -> Float[Array, "b 2n m"]:
+    def decode(self, latent: Float[Array, "b n d"]) -> Float[Array, "b 2*n m"]:
         """Normalised latents to log-mel with twice as many frames."""
         return self.decode_raw(latent * _channels(self.latent_std) + _channels(self.latent_mean))
 
-    def posterior(self, mel: Float[Array, "b f m"]) -> Posterior:
+    def posterior(self, mel: Float[AnyArray, "b f m"]) -> Posterior:
         """Posterior over the network's own latents, whose prior is the standard normal (the KL's space)."""
         if mel.shape[1] % 2:
             raise ValueError(f"mel: got {mel.shape[1]} frames, expected an even number; repeat the last one")
@@ -56,16 +56,16 @@ class MelVAE(nnx.Module):
         mean, log_variance = jnp.split(moments, 2, -1)
         return Posterior(mean, jnp.exp(jnp.clip(log_variance, -30.0, 20.0) / 2))
 
-    def decode_raw(self, latent: Float[Array, "b n d"]) -> Float[Array, "b 2n m"]:
+    def decode_raw(self, latent: Float[Array, "b n d"]) -> Float[Array, "b 2*n m"]:
         """The network's own latents to log-mel."""
         return self.decoder(latent) * _channels(self.mel_std) + _channels(self.mel_mean)
 
 
-def _channels(vector: nnx.Param) -> Float[Array, "1 1 c"]:
+def _channels(vector: nnx.Param) -> Float[AnyArray, "1 1 c"]:
     return vector[...][None, None]
 
 
-def convolve(x: Float[Array, "b n i"], kernel: Float[Array, "taps i o"]) -> Float[Array, "b n o"]:
+def convolve(x: Float[AnyArray, "b n i"], kernel: Float[AnyArray, "taps i o"]) -> Float[Array, "b n o"]:
     """`layers.convolve` as one matrix product of all taps, on every platform.
 
     Inside a scan on a CPU the gradient of XLA's own convolution takes 30 times as long (2.8 s against 0.08 s
@@ -156,7 +156,7 @@ class MPConv(nnx.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int, *, rngs: nnx.Rngs):
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), (kernel, inputs, outputs)))
 
-    def __call__(self, x: Float[Array, "b n i"]) -> Float[Array, "b n o"]:
+    def __call__(self, x: Float[AnyArray, "b n i"]) -> Float[Array, "b n o"]:
         kernel = self.kernel[...]
         rms = jnp.sqrt(jnp.mean(jnp.square(kernel), (0, 1)))
         fan_in = kernel.shape[0] * kernel.shape[1]
@@ -227,7 +227,7 @@ class MPDown(nnx.Module):
         self.conv1 = MPConv(width, width, 1, rngs=rngs)
         self.conv2 = MPConv(width, width, 1, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b n h"]) -> Float[Array, "b n/2 h"]:
+    def __call__(self, x: Float[Array, "b n h"]) -> Float[Array, "b n//2 h"]:
         x = self.conv1(x)
         return self.conv2(x.reshape(x.shape[0], x.shape[1] // 2, 2, x.shape[2]).mean(2))
 
@@ -238,7 +238,7 @@ class MPUp(nnx.Module):
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.conv = MPConv(width, width, 3, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b n h"]) -> Float[Array, "b 2n h"]:
+    def __call__(self, x: Float[Array, "b n h"]) -> Float[Array, "b 2*n h"]:
         return self.conv(jnp.repeat(x, 2, axis=1))
 
 

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from kfjax import dsp
 from kfjax.codec.bigvgan import WeightNorm
+from kfjax.module import AnyArray
 
 #: What the layers of one discriminator say of a batch of waves, the scores last.
 Layers = list[Float[Array, "..."]]
@@ -102,7 +103,7 @@ class ResolutionDiscriminator(nnx.Module):
         return _said(magnitudes(wave, *self.grid)[..., None], self.layers, self.out)
 
 
-def magnitudes(wave: Float[Array, "b t"], n_fft: int, hop: int, window: int) -> Float[Array, "b f k"]:
+def magnitudes(wave: Float[AnyArray, "b t"], n_fft: int, hop: int, window: int) -> Float[Array, "b f k"]:
     """|spectrum| of t // hop frames of `window` samples each, none of them weighted; n_fft // 2 + 1 bins.
 
     The wave is reflected so that frame i is centred on the middle of samples [i · hop, (i + 1) · hop). No hop has to

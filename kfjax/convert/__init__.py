@@ -1,4 +1,4 @@
-"""Public PyTorch weights in kfjax, and back: numerically the same, bit for bit on the way back.
+"""Public PyTorch weights in kfjax, and back: numerically the same; the way back is bit-exact.
 
 kfjax.convert.from_torch("downloads/", "mmaudio")     # a file, or a folder of files, into a model directory
 kfjax.convert.to_torch("mmaudio", "again/")           # the files as they were published

@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 
 
 class Found(NamedTuple):
-    """A weights file and what it is."""
+    """A weights file, its family and variant."""
 
     path: Path
     family: Family
@@ -47,11 +47,11 @@ class Found(NamedTuple):
 def convert(source: str | Path, target: str | Path, *, inside: str | None = None, say: Say = print) -> list[Found]:
     """Convert a weights file, or all in a folder, into the model directory `target`, beside what it holds already.
 
-    The target changes once everything has been converted; where anything is refused it stays as it was.
+    The target changes once everything has been converted; after an error it is unchanged.
 
     Args:
       inside: key or prefix of the state dict in a file that holds several things.
-      say: told of every file that is done, and of what was chosen in it.
+      say: called for every converted file, with what was chosen in it.
 
     Raises:
       ValueError: nothing to convert, an unknown kind, two files for one part, values that are not finite; missing,
@@ -95,7 +95,7 @@ def _staged(target: Path) -> Iterator[Path]:
     try:
         yield stage
         target.mkdir(parents=True, exist_ok=True)
-        # What a part came from is the last to be known.
+        # `sources.json` comes last.
         staged = [path for path in stage.iterdir() if path.name != disk.SUMS]
         for path in sorted(staged, key=lambda path: path.name == SOURCES):
             disk.commit(path, target / path.name)
@@ -104,7 +104,7 @@ def _staged(target: Path) -> Iterator[Path]:
 
 
 def read_parts(path: Path, *, inside: str | None = None, say: Say = command.say) -> tuple[Found, dict[str, Params]]:
-    """What a weights file is, and its parameters by part, dtypes kept.
+    """Family and variant of a weights file, and its parameters by part, dtypes kept.
 
     Raises:
       ValueError: as `convert`.
@@ -115,7 +115,7 @@ def read_parts(path: Path, *, inside: str | None = None, say: Say = command.say)
         parts = found.family.from_torch(state, found.family.configs[found.variant])
     except ValueError as error:
         raise ValueError(f"{path}: nearest to {found.family.name} {found.variant}, but {error}") from None
-    # Only of what is taken: files carry masks besides, whose minus infinity is meant.
+    # Only of what is converted: files also hold attention masks with -inf.
     if wrong := [name for name, value in flatten(parts).items() if not _finite(value)]:
         raise ValueError(f"{path}: got NaN or infinite values in {', '.join(wrong[:5])}; get the file again")
     return found, parts

@@ -3,8 +3,8 @@
     parts = FAMILY.from_torch(state, cfg)        # {"mmdit": params}, {"clip": ..., "text": ...}, ...
     state = FAMILY.to_torch(parts, cfg)          # bit for bit what was read
 
-The paths of a table begin with the part. A part may have an `unused` branch: what the public file holds and nothing
-here runs, for the way back.
+The paths of a table begin with the part. A part may have an `unused` branch: tensors of the public file that
+kfjax does not use, kept for the way back.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Family(NamedTuple):
 
     Attributes:
       name: of the family.
-      telltale: a key that every file of the family has and no other's.
+      telltale: a key that all files of the family have, and no others.
       configs: variant -> configuration.
       table, shapes: configuration -> rules, and shapes of the parts they fill.
       files: variant -> name of the public file.

@@ -1,9 +1,9 @@
-"""Published models by name: where their parts lie, how large they are, who may use them.
+"""Published models by name: sources, sizes and licences of their parts.
 
     directory = fetch("mmaudio-large-44k-v2", Path("~/.cache/kfjax/models").expanduser())
 
 A part is downloaded with `huggingface_hub` (whose cache it stays in), checked, converted once and shared by all models
-that have it. File names and checksums: docs of the MMAudio repository; revisions and SHA-256: the hub's
+that use it. File names and checksums: docs of the MMAudio repository; revisions and SHA-256: the hub's
 metadata.
 """
 
@@ -131,7 +131,7 @@ def fetch(name: str, cache: Path) -> Path:
 
 
 def no_model(name: str) -> str:
-    """What to say of a model that is neither there nor known by name: the nearest name."""
+    """The message for an unknown model: the nearest name."""
     near = difflib.get_close_matches(name, ["built-in", *MODELS], n=1)
     advice = f"did you mean {near[0]}? " if near else ""
     return f"no model directory at {name}, and no model of that name; {advice}`kfjax models` lists the names"
@@ -165,7 +165,7 @@ def download(name: str, sources: tuple[Source, ...]) -> list[Path]:
 
 
 def _share(made: Path, cache: Path) -> None:
-    """Parts that another model of the cache has too become one file on disk."""
+    """Replace parts that another model of the cache has too by hard links."""
     for path in made.glob("*.safetensors"):
         for other in cache.glob(f"*/{path.name}"):
             if _same(path, other):
@@ -175,4 +175,7 @@ def _share(made: Path, cache: Path) -> None:
 
 
 def _same(one: Path, other: Path) -> bool:
-    return one.stat().st_size == other.stat().st_size and disk.digest_of(one) == disk.digest_of(other)
+    """Whether two files are equal. `one` has just been written, so its noted digest is its own."""
+    if one.stat().st_size != other.stat().st_size:
+        return False
+    return (disk.digests(one).get(one) or disk.digest_of(one)) == disk.digest_of(other)

@@ -19,7 +19,7 @@ from kfjax.checkpoint import unflatten
 from kfjax.command import quoted
 from kfjax.module import Params, flatten
 
-#: Of each kind of keys that don't fit.
+#: Most keys that an error names, of each kind.
 MOST_NAMED = 100
 
 Shape = tuple[int, ...]
@@ -90,12 +90,12 @@ def norm(torch_key: str, jax_path: str) -> list[Rule]:
 
 
 def under(path: str, made: Sequence[Rule], *, key: str = "") -> list[Rule]:
-    """The rules of a network that lies at `path` in the parameters and under the prefix `key` in the file."""
+    """The rules of a network at `path` in the parameters and under the prefix `key` in the file."""
     return [Rule(key + rule.torch_key, f"{path}/{rule.jax_path}", rule.how) for rule in made]
 
 
 def torch_shapes(shapes: Params, rules: Sequence[Rule]) -> dict[str, Shape]:
-    """The whole torch layout that the rules make of parameters (or `ShapeDtypeStruct`s): {key: shape}.
+    """The torch layout of parameters (or `ShapeDtypeStruct`s) by the rules: {key: shape}.
 
     Raises:
       ValueError: a rule has no parameter or a parameter has no rule.
@@ -106,7 +106,7 @@ def torch_shapes(shapes: Params, rules: Sequence[Rule]) -> dict[str, Shape]:
 
 
 def torch_shapes_of(rule: Rule, shape: Shape) -> dict[str, Shape]:
-    """What one rule makes of a parameter of that shape: {key: shape}."""
+    """The torch layout of one parameter by one rule: {key: shape}."""
     # An array of one repeated byte has any shape at no cost.
     layer = np.broadcast_to(np.int8(0), shape[1:] if rule.stacked else shape)
     return dict.fromkeys(_keys(rule, shape), rule.how.to_torch(layer).shape)

@@ -1,4 +1,4 @@
-"""The systems that public weights make up: MMAudio's five, each a flow network with the parts it was trained on."""
+"""The systems of public weights: MMAudio's five, each a flow network with the parts that it was trained with."""
 
 from __future__ import annotations
 

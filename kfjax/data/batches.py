@@ -1,8 +1,7 @@
 """Batches of extracted features, each a pure function of (seed, step): training that runs no encoder.
 
-All processes mean the same batch, however many they are: which excerpts it has follows from the seed and the step, and
-each process reads only the rows that it feeds. Reading is threads over numpy: no other process is started, so none can
-touch an accelerator.
+All processes agree on the batch, whatever their number: its excerpts follow from the seed and the step, and each
+process reads only its own rows. Threads read by numpy: no other process is started that could open an accelerator.
 """
 
 from __future__ import annotations
@@ -36,16 +35,16 @@ class Place(NamedTuple):
 class FeatureInput:
     """Excerpts of several corpora, with video, with a caption or with both, mixed in every batch.
 
-    Within a duration every corpus is gone through in an order of its own, all of it before anything comes again. One
-    that has no excerpts of a duration leaves its share there to the others.
+    Within a duration every corpus is shuffled anew in each epoch. If a corpus has no excerpts of a duration, the
+    others take its share there.
 
     Args:
       cfg: the system that trains; features of other shapes are refused.
       corpora: (folder of `kfjax extract`, share of the examples).
       fingerprint: of the encoders that the features must come from; empty: whichever made the first corpus.
-      joined: share of the examples that are two excerpts of half the duration, one after the other. The frames that
-        the sync encoder would see across the cut are in neither, so they go without video: sound and both captions.
-      threads: that read.
+      joined: share of the examples that are two excerpts of half the duration, one after the other. No sync features
+        exist across the cut, so they have sound and both captions, but no video.
+      threads: number of reading threads.
 
     Attributes:
       buckets: the schedule of durations.
@@ -147,7 +146,7 @@ class FeatureInput:
 class SyntheticInput:
     """Random batches of the right shapes, from no data at all: to measure the speed of training.
 
-    Every step of a duration has the same batch, made once, so that nothing is measured but the step.
+    Every step of a duration has the same batch, made once, so that only the step is measured.
     """
 
     def __init__(self, cfg: SystemConfig, buckets: Buckets, *, seed: int):
@@ -213,7 +212,7 @@ def join(first: Example, second: Example, seconds: float, shapes: Mapping[str, t
 def _order(
     folders: Sequence[Folder], weights: Sequence[float], seconds: float, seed: tuple[int, int]
 ) -> grain.MapDataset:
-    """An endless sequence of places, every corpus shuffled anew each time it is through."""
+    """An endless sequence of places; every corpus is shuffled anew in each epoch."""
     having = [k for k, folder in enumerate(folders) if len(folder.buckets.get(seconds, ()))]
     if not having:
         found = sorted({s for folder in folders for s in folder.buckets})

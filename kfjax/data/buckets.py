@@ -1,4 +1,4 @@
-"""Which duration a training step has: chosen by (seed, step) alone, so that all hosts agree without a word."""
+"""The duration of each training step, a pure function of (seed, step): all hosts agree without communication."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Loaded(NamedTuple):
 
 
 def fingerprint(system: System) -> str:
-    """Short hash of all that decides features and latents: weights of the encoders and of the codec's way in, their
+    """Short hash of all that decides features and latents: weights of the encoders and of the codec's encoder, their
     configuration, how frames, sound and captions are prepared. Not the precision of the computation."""
     cfg = system.cfg
     parts = [config.to_dict(part) for part in (cfg.clip, cfg.sync, cfg.text, cfg.codec.vae, cfg.codec.mel)]
@@ -81,7 +81,7 @@ class FeatureEncoder:
         self._params = {name: self._placed(name, system.params[name]) for name in _PARTS}
 
     def _placed(self, name: str, params: Params) -> Params:
-        # The codec's sums stay whole: they would be heard to be rounded.
+        # The codec stays in float32: rounding in it is audible.
         dtype = jnp.float32 if name == "vae" or jax.default_backend() == "cpu" else jnp.bfloat16
         cast = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
         return jax.device_put(jax.tree.map(cast, params), sharding.replicated(self._mesh))
@@ -100,7 +100,7 @@ class FeatureEncoder:
             frames, _ = media.read_frames(row.video, specs, start_seconds=cut.start_seconds, counts=counts)
             video = Video(*frames, seconds=cut.seconds)
         else:
-            size = rates.lengths(rates.MIN_SECONDS, self.cfg.rates)  # blank frames that nothing looks at: a few
+            size = rates.lengths(rates.MIN_SECONDS, self.cfg.rates)  # blank frames of masked video: a few
         excerpt = features.make_excerpt(self.cfg, self.tokenizer, size, cut.seconds, video, [row.caption])
         return Loaded(cut, excerpt, wave, self.tokenizer.unread(row.caption))
 
@@ -118,7 +118,7 @@ class FeatureEncoder:
     def __call__(self, loaded: Sequence[Loaded]) -> list[Example]:
         """Encode up to `batch` excerpts of one length, all with pictures or all without."""
         cut = loaded[0].cut
-        whole = [loaded[i % len(loaded)] for i in range(self.batch)]  # a short batch repeats itself: one compile
+        whole = [loaded[i % len(loaded)] for i in range(self.batch)]  # a short batch is filled up: one compilation
         excerpt = jax.tree.map(lambda *parts: np.concatenate(parts), *(one.excerpt for one in whole))
         inputs = sharding.put_batch((excerpt, np.stack([one.wave for one in whole])), self._mesh)
         blank = None if cut.row.video is not None else rates.lengths(cut.seconds, self.cfg.rates)
@@ -132,7 +132,7 @@ class FeatureEncoder:
 def _encode(
     params: Params, cfg: SystemConfig, excerpt: Excerpt, wave: Float[Array, "b t"], *, blank: Lengths | None
 ) -> tuple[Features, Posterior]:
-    """Features and latents in bfloat16. With `blank`, of sound alone: zeros of these lengths for what isn't seen."""
+    """Features and latents in bfloat16. With `blank`, of sound alone: zeros of these lengths as visual features."""
     posterior = codec_of(cfg.codec).encode(params, cfg.codec, wave)
     if blank is None:
         encoded = features.encode(params, cfg, excerpt)

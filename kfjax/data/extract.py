@@ -1,11 +1,10 @@
 """`kfjax extract SOURCE --output FOLDER`: videos and sounds to features and latents, once, ahead of training.
 
-A source's rows are dealt out to shards, the shards to processes. A shard is written as a whole or not at all, with a
-note of what was left out of it: run again, a killed extraction makes only the shards that are missing. Whoever finds
-all of them there closes the folder with its index (`data/records.py`). A clip that was bad is tried again once its
-file has changed or come: its whole shard is made anew.
+A source's rows are distributed over shards, the shards over processes. A shard is written atomically, with a note of
+the clips left out of it: after an interruption only the missing shards are made. The process that finds all of them
+writes the index (`data/records.py`). If the file of a clip that was left out has changed, its shard is made anew.
 
-An excerpt is a clip of its own, as it is at generation: it starts at 0 s of as many seconds as it lasts.
+An excerpt counts as a whole clip, as in generation: its start is 0 s, its total its own length.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ ROWS_PER_SHARD = 256
 
 A = TypeVar("A", Row, Cut)
 B = TypeVar("B")
-#: Bytes and time of change of a clip's files; None for one that is not there.
+#: Sizes and modification times of a clip's files; None for a missing one.
 Stamps = list[list[int] | None]
 
 
@@ -53,7 +52,7 @@ class Tally:
     words: dict[str, int] = field(default_factory=dict)  # outside the vocabulary -> captions that have it
 
     def add_caption(self, unread: Unread) -> None:
-        """Count what a caption loses."""
+        """Count the words of a caption that are not read."""
         self.full_captions += bool(unread.beyond)
         self.unread_captions += bool(unread.unknown)
         for word in unread.unknown:
@@ -82,7 +81,7 @@ def extract(
     batch: int = 16,
     workers: int | None = None,
 ) -> dict[float, int]:
-    """Encode clips to features and latents, ahead of training; called again, it goes on where it stopped.
+    """Encode clips to features and latents, ahead of training; called again, it resumes.
 
     Args:
       source: a folder of videos and sounds; a CSV file with some of the columns of `kfjax.data.sources.COLUMNS`; or a
@@ -274,7 +273,7 @@ def _write(shard: records.ShardWriter, encoder: FeatureEncoder, batch: Sequence[
 
 
 def _good(ahead, function: Callable[[A], B], items: Iterable[A], tally: Tally) -> Iterator[B]:
-    """What `function` makes of the items, in order; those that it refuses go to the tally."""
+    """`function` of the items, in order; those for which it raises go to the tally."""
 
     def attempt(item: A) -> tuple[A, B | None, str]:
         try:
@@ -301,7 +300,7 @@ def _stamps(row: Row) -> Stamps:
 
 
 def _mended(note: Mapping[str, Any], rows: Sequence[Row]) -> bool:
-    """Whether a file of a clip that a shard left out is another now."""
+    """Whether a file of a clip that a shard left out has changed."""
     files = note.get("files", {})  # earlier versions did not write them down
     return any(_stamps(row) != files[row.id] for row in rows if row.id in files)
 

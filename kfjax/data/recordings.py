@@ -1,7 +1,7 @@
 """Random crops of a folder of recordings, decoded once.
 
 Cache: `recordings_{rate}.pcm` (int16, one file after the other, mono) and `recordings_{rate}.jsonl`, a line of name and
-samples for each file that is wholly in it: an interrupted decoding goes on behind the last whole line.
+samples for each complete file: an interrupted decoding resumes after the last complete line.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _FULL_SCALE = 32767.0
 class Recordings:
     """step -> {"wave": f32 [b, samples]}: random mono crops at random levels down to -`gain_db`.
 
-    Every possible crop is equally likely. A file that does not decode is named and left out; what is new in the folder
-    is decoded when it is opened again.
+    Every possible crop is equally likely. A file that does not decode is named and left out; new files in the
+    folder are decoded when it is opened again.
 
     Args:
       folder: of sounds and films, in folders below it too.
@@ -47,7 +47,7 @@ class Recordings:
     ):
         stem, paths = Path(cache) / f"recordings_{sample_rate_hz}", _sounds(Path(folder))
         names, lengths = _decode_all(paths, stem, sample_rate_hz)
-        wanted = np.isin(names, [str(path) for path in paths])  # the cache may know other folders too
+        wanted = np.isin(names, [str(path) for path in paths])  # the cache may have files of other folders too
         self._crops = np.where(wanted, np.maximum(0, np.array(lengths) - samples + 1), 0)
         if not self._crops.sum():
             raise ValueError(
@@ -104,7 +104,7 @@ def _mono(path: str, sample_rate_hz: int) -> np.ndarray:
 
 
 def _read(log: Path) -> list[dict]:
-    """Whole lines of the log; half a line, left by a killed run, is cut off."""
+    """Complete lines of the log; an incomplete last line, left by a killed run, is cut off."""
     text = log.read_bytes() if log.exists() else b""
     whole = text[: text.rfind(b"\n") + 1]
     if len(whole) < len(text):

@@ -1,4 +1,4 @@
-"""Extracted features on disk: what the generator reads and the latents it learns, one record per excerpt.
+"""Extracted features on disk: the generator's conditions and target latents, one record per excerpt.
 
     with ShardWriter(folder, shard=0, of=1, fingerprint=mark) as shard:
         shard.add(8.0, example)
@@ -168,8 +168,7 @@ def _check_schema(where: str | Path, schema: Any) -> None:
 class ShardWriter:
     """Writes one shard: a file per bucket, all under temporary names until the block ends without an error.
 
-    The shard's note is written last: without it, whatever else a killed process left counts for nothing and is
-    replaced.
+    The shard's note is written last: without it the shard is incomplete and is written anew.
 
     Args:
       shard, of: which shard of how many.
@@ -184,7 +183,7 @@ class ShardWriter:
     """
 
     def __init__(self, folder: Path, shard: int, of: int, fingerprint: str):
-        _array_record()  # told before an hour's work
+        _array_record()  # before an hour's work
         self.folder, self.name, self.fingerprint = Path(folder), _name(shard, of), fingerprint
         self.remember: dict[str, Any] = {}
         self._files: dict[float, _File] = {}
@@ -228,7 +227,7 @@ class ShardWriter:
             disk.replace(file.path, file.path.with_suffix(""))
         disk.sync(self.folder)  # the buckets' folders may be new
         note = {"schema": SCHEMA, "fingerprint": self.fingerprint, "buckets": buckets, **self.remember}
-        write_json(_note(self.folder, self.name), note)  # last: from here on the shard counts
+        write_json(_note(self.folder, self.name), note)  # last: this completes the shard
 
     def _discard(self) -> None:
         """What an earlier attempt left, or this one."""
@@ -280,7 +279,7 @@ class _File:
 
 
 def write(folder: Path, buckets: Mapping[float, Iterable[Example]], fingerprint: str, *, shards: int = 1) -> Path:
-    """A whole folder at once, dealt out to `shards`; returns it."""
+    """A whole folder at once, distributed over `shards`; returns it."""
     dealt = {seconds: list(examples) for seconds, examples in buckets.items()}
     for k in range(shards):
         with ShardWriter(folder, k, shards, fingerprint) as shard:
@@ -306,7 +305,7 @@ def is_done(folder: Path, shard: int, of: int) -> bool:
 
 
 def write_index(folder: Path) -> None:
-    """Close the folder once all of its shards are there.
+    """Write the folder's index once all of its shards are there.
 
     Raises:
       ValueError: shards are missing, or do not belong together.

@@ -1,4 +1,4 @@
-"""Where training clips come from: a folder or a table becomes rows, and a row the excerpts it is cut into."""
+"""Sources of training clips: the rows of a folder or a table, and the excerpts of a row."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Row(NamedTuple):
     caption: str
     start_seconds: float = 0.0
     seconds: float = math.inf  # how much of the clip, from its start
-    problem: str = ""  # what is wrong with it, as far as the source shows
+    problem: str = ""  # an error that the source itself shows
 
     @property
     def sound(self) -> Path:
@@ -65,7 +65,7 @@ def read_rows(source: str | Path) -> list[Row]:
     other), and optionally caption, start and seconds (the part of the clip to take). Empty cells are left out.
 
     Raises:
-      ValueError: no such source, nothing in it, no such table (`table_lines`). A bad cell is the affair of its row.
+      ValueError: no such source, nothing in it, no such table (`table_lines`). A bad value fails only its own row.
     """
     source = local_path(source)
     if source.is_dir():
@@ -77,7 +77,7 @@ def read_rows(source: str | Path) -> list[Row]:
 
 
 def digest(rows: Iterable[Row]) -> str:
-    """Short hash of everything in the rows but where the files lie."""
+    """Short hash of everything in the rows but the files' folders."""
     text = "\n".join(repr((row.id, row.caption, row.start_seconds, row.seconds)) for row in rows)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -103,7 +103,7 @@ def cuts(row: Row, buckets: Sequence[float]) -> tuple[list[Cut], float]:
 
 
 def _available(row: Row) -> float:
-    """Seconds of the row that have both what is seen and what is heard, as far as the files' headers tell."""
+    """Seconds of the row that have both what is seen and what is heard, according to the files' headers."""
     infos = [media.probe(path) for path in (row.video, row.audio) if path is not None]
     if row.video is not None and not infos[0].has_video:
         raise media.MediaError(f"{row.video}: has sound but no picture; name it in the column audio")
@@ -142,7 +142,7 @@ def table_lines(
 ) -> list[Line]:
     """The rows of a table with a header; every one has a cell for each of its columns.
 
-    Taken as meant: UTF-8 and UTF-16 (with a byte order mark), commas, semicolons and tabs, capitals and spaces in names
+    Accepted: UTF-8 and UTF-16 (with a byte order mark), commas, semicolons and tabs, capitals and spaces in names
     of columns, columns without a name that are empty or number the rows (pandas writes these), rows that are empty.
 
     Args:
@@ -180,7 +180,7 @@ def _text(table: Path) -> str:
 
 
 def _delimiter(text: str, names: Iterable[str]) -> str:
-    """What separates the cells: that which finds most of the names in the first line."""
+    """The delimiter: the one that finds most of the names in the first line."""
     first = next((line for line in text.splitlines() if line.strip()), "")
     known = lambda delimiter: len({_plain(cell) for cell in first.replace('"', "").split(delimiter)} & set(names))
     return max(DELIMITERS, key=known)
@@ -243,7 +243,7 @@ def _check_cells(where: str, cells: list[str], columns: int, delimiter: str) -> 
 
 
 def _check_commas(where: str, cells: list[str], header: list[str], places: Mapping[str, int]) -> None:
-    """Raises ValueError for a text that runs on into the next column, behind a comma and a space."""
+    """Raises ValueError for an unquoted text with a comma, which runs on into the next column."""
     texts = {places[name] for name in TEXTS if name in places}
     for i in texts & {i + 1 for i in texts}:
         if cells[i - 1] and cells[i][:1] == " " != header[i][:1]:

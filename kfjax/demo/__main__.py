@@ -45,15 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
     parser = command.Parser(prog="kfjax demo", description=TEXT, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add(
-        "--model",
-        type=command.local,
-        default="built-in",
-        metavar="NAME|FOLDER",
-        help="a published model's name "
-        "(`kfjax models` lists them) or a model directory; default: the small built-in model",
-    )
-    add("--dtype", choices=("float32", "bfloat16"), help="of encoders and generator; default: bfloat16 on accelerators")
+    command.add_model(add)
+    command.add_dtype(add)
     add("--host", default="127.0.0.1", help="address to listen on; default 127.0.0.1: this machine alone")
     add("--port", type=int, default=PORT, help=f"default {PORT}; 0: any free one")
     add("--max-seconds", type=float, default=30.0, metavar="SECONDS", help="longest clip (default 30)")

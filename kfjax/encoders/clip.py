@@ -14,12 +14,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, Real
 
 from kfjax.encoders import stem
 from kfjax.encoders.configs import Activation, CLIPTextConfig, CLIPVisionConfig
 from kfjax.layers import attention, in_turn, linear
-from kfjax.module import scan_blocks, stack
+from kfjax.module import AnyArray, scan_blocks, stack
 
 #: Mean and standard deviation of CLIP's training pixels, RGB in 0..1.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -38,7 +38,7 @@ def _norm(width: int, eps: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(width, epsilon=eps, use_fast_variance=False, rngs=rngs)
 
 
-def unit(x: Float[Array, "*b h"]) -> Float[Array, "*b h"]:
+def unit(x: Float[AnyArray, "*b h"]) -> Float[Array, "*b h"]:
     """x scaled to length 1; zero stays zero."""
     y = x.astype(jnp.float32)
     return (y * jax.lax.rsqrt(jnp.maximum(jnp.sum(y * y, -1, keepdims=True), 1e-24))).astype(x.dtype)
@@ -104,16 +104,16 @@ class CLIPVision(nnx.Module):
         self.blocks = stack(lambda rngs: Block(cfg, rngs=rngs), cfg.depth, rngs)
         self.proj = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), (cfg.width, cfg.out_dim)))
 
-    def __call__(self, frames: UInt8[Array, "b v size size 3"]) -> Float[Array, "b v out_dim"]:
+    def __call__(self, frames: Real[AnyArray, "b v size size 3"]) -> Float[Array, "b v out_dim"]:
         y = in_turn(self._see, frames.reshape(-1, *frames.shape[2:]), self.cfg.frames_at_once)
         return y.reshape(*frames.shape[:2], -1)
 
-    def _see(self, frames: UInt8[Array, "n size size 3"]) -> Float[Array, "n out_dim"]:
+    def _see(self, frames: Real[AnyArray, "n size size 3"]) -> Float[Array, "n out_dim"]:
         x = scan_blocks(self.blocks, self.embed(frames), lambda block, x: block(x))
         y = self.ln_post(x[:, 0]) @ self.proj[...]
         return unit(y) if self.cfg.normalize else y
 
-    def embed(self, frames: UInt8[Array, "n size size 3"]) -> Float[Array, "n 1+l h"]:
+    def embed(self, frames: Real[AnyArray, "n size size 3"]) -> Float[Array, "n l h"]:
         """Class token and patches with their positions, after the first norm."""
         cfg = self.cfg
         if frames.shape[1:] != (cfg.size, cfg.size, 3):
@@ -124,7 +124,7 @@ class CLIPVision(nnx.Module):
         first = jnp.broadcast_to(self.class_embedding[...], (len(x), 1, cfg.width))
         return self.ln_pre(jnp.concatenate([first, x], axis=1) + self.positional_embedding[...][None])
 
-    def _patches(self, frames: UInt8[Array, "n size size 3"]) -> Float[Array, "n l h"]:
+    def _patches(self, frames: Real[AnyArray, "n size size 3"]) -> Float[Array, "n l h"]:
         cfg = self.cfg
         dtype, side = self.proj[...].dtype, cfg.size // cfg.patch
         if cfg.stem == "conv":
@@ -157,7 +157,7 @@ class CLIPText(nnx.Module):
         self.blocks = stack(lambda rngs: Block(cfg, rngs=rngs), cfg.depth, rngs)
         self.ln_final = _norm(cfg.width, cfg.eps, rngs)
 
-    def __call__(self, ids: Int[Array, "b l"]) -> Float[Array, "b l h"]:
+    def __call__(self, ids: Int[AnyArray, "b l"]) -> Float[Array, "b l h"]:
         length = ids.shape[1]
         if length > self.cfg.length:
             raise ValueError(f"CLIP: got {length} tokens, expected at most {self.cfg.length}; truncate the text")

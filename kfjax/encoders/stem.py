@@ -11,20 +11,23 @@ from math import prod
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from kfjax.encoders.configs import STEM_STRIDE
 from kfjax.layers import linear
+from kfjax.module import AnyArray
 
 
-def fold(x: Float[Array, "*b H W c"], factor: int) -> Float[Array, "*b H/f W/f f*f*c"]:
+def fold(
+    x: Real[AnyArray, "*b H W c"], factor: int
+) -> Real[AnyArray, "*b H//{factor} W//{factor} {factor}*{factor}*c"]:
     """Space to depth: each factor × factor square becomes one vector, ordered (y, x, channel)."""
     *batch, height, width, channels = x.shape
     x = x.reshape(*batch, height // factor, factor, width // factor, factor, channels).swapaxes(-4, -3)
     return x.reshape(*batch, height // factor, width // factor, factor * factor * channels)
 
 
-def signed(frames: Array, dtype: jnp.dtype) -> Array:
+def signed(frames: AnyArray, dtype: jnp.dtype) -> AnyArray:
     """uint8 0..255 or float 0..1 to -1..1."""
     scale = 2 / 255 if frames.dtype == jnp.uint8 else 2.0
     return frames.astype(dtype) * scale - 1
@@ -41,7 +44,7 @@ class ConvStem(nnx.Module):
         self.conv3 = linear(2 * 2 * second, third, rngs)
         self.proj = linear(self.factor**2 * third, width, rngs)
 
-    def __call__(self, x: Float[Array, "*b H/4 W/4 16*c"]) -> Float[Array, "*b l h"]:
+    def __call__(self, x: Float[Array, "*b y x pixels"]) -> Float[Array, "*b l h"]:
         x = jax.nn.gelu(self.conv1(x), approximate=False)
         x = jax.nn.gelu(self.conv2(fold(x, 2)), approximate=False)
         x = jax.nn.gelu(self.conv3(fold(x, 2)), approximate=False)

@@ -17,13 +17,13 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Real
 
 from kfjax.encoders import stem
 from kfjax.encoders.configs import SynchformerConfig
 from kfjax.encoders.stem import fold
 from kfjax.layers import attention, in_turn, linear
-from kfjax.module import scan_blocks, stack
+from kfjax.module import AnyArray, scan_blocks, stack
 
 cls_init = nnx.initializers.normal(0.02)
 
@@ -39,7 +39,7 @@ class PatchStem(nnx.Module):
         self.cfg = cfg
         self.proj = linear(cfg.tubelet * cfg.patch**2 * 3, cfg.width, rngs)
 
-    def __call__(self, frames: UInt8[Array, "b f H W 3"]) -> Float[Array, "b f/2 l h"]:
+    def __call__(self, frames: Real[AnyArray, "b f H W 3"]) -> Float[Array, "b f/2 l h"]:
         cfg = self.cfg
         x = fold(frames, cfg.patch)  # bytes are cheaper to move than floats
         x = x.reshape(len(x), -1, cfg.tubelet, cfg.cells, x.shape[-1]).swapaxes(2, 3)
@@ -58,7 +58,7 @@ class VideoStem(stem.ConvStem):
         super().__init__(9, cfg.stem_widths, cfg.patch, cfg.width, rngs=rngs)
         self.cfg = cfg
 
-    def __call__(self, frames: UInt8[Array, "b f H W 3"]) -> Float[Array, "b f/2 l h"]:
+    def __call__(self, frames: Real[AnyArray, "b f H W 3"]) -> Float[Array, "b f/2 l h"]:
         x = fold(frames, 4)  # bytes are cheaper to move than floats
         x = stem.signed(x.reshape(x.shape[0], -1, 2, *x.shape[2:]), self.proj.kernel.dtype)
         first, second = x[:, :, 0], x[:, :, 1]
@@ -75,25 +75,25 @@ class DividedAttention(nnx.Module):
         self.qkv = linear(cfg.width, 3 * cfg.width, rngs)
         self.proj = linear(cfg.width, cfg.width, rngs)
 
-    def __call__(self, x: Float[Array, "g 1+n h"]) -> Float[Array, "g 1+n h"]:
+    def __call__(self, x: Float[Array, "g n h"]) -> Float[Array, "g n h"]:
         q, k, v = jnp.moveaxis(self.qkv(x).reshape(*x.shape[:2], 3, self.cfg.heads, -1), 2, 0)
         cls = attention(q[:, :1], k, v)
         rest = attention(self._group(q[:, 1:]), self._with_cls(k), self._with_cls(v))
         y = jnp.concatenate([cls, self._ungroup(rest, len(x))], axis=1)
         return self.proj(y.reshape(x.shape))
 
-    def _group(self, x: Float[Array, "g n k e"]) -> Float[Array, "g*groups members k e"]:
+    def _group(self, x: Float[Array, "g n k e"]) -> Float[Array, "groups members k e"]:
         x = x.reshape(len(x), self.cfg.steps, self.cfg.cells, *x.shape[2:])
         if self.axis == "time":
             x = x.swapaxes(1, 2)
         return x.reshape(-1, *x.shape[2:])
 
-    def _with_cls(self, x: Float[Array, "g 1+n k e"]) -> Float[Array, "g*groups 1+members k e"]:
+    def _with_cls(self, x: Float[Array, "g n k e"]) -> Float[Array, "groups members k e"]:
         grouped = self._group(x[:, 1:])
         cls = jnp.repeat(x[:, :1], len(grouped) // len(x), axis=0)
         return jnp.concatenate([cls, grouped], axis=1)
 
-    def _ungroup(self, x: Float[Array, "g*groups members k e"], segments: int) -> Float[Array, "g n k e"]:
+    def _ungroup(self, x: Float[Array, "groups members k e"], segments: int) -> Float[Array, "g n k e"]:
         y = x.reshape(segments, -1, *x.shape[1:])
         if self.axis == "time":
             y = y.swapaxes(1, 2)
@@ -179,17 +179,17 @@ class Synchformer(nnx.Module):
         self.norm = _norm(cfg, rngs)
         self.spatial_attn_agg = Aggregation(cfg, rngs=rngs)
 
-    def __call__(self, frames: UInt8[Array, "b f size size 3"]) -> Float[Array, "b s h"]:
+    def __call__(self, frames: Real[AnyArray, "..."]) -> Float[Array, "b s h"]:
         x = in_turn(self._see, self.embed(frames), self.cfg.segments_at_once)
         return x.reshape(len(frames), -1, self.cfg.width)
 
-    def _see(self, x: Float[Array, "g 1+n h"]) -> Float[Array, "g steps h"]:
+    def _see(self, x: Float[Array, "g n h"]) -> Float[Array, "g steps h"]:
         cfg = self.cfg
         x = scan_blocks(self.blocks, x, lambda block, x: block(x))
         x = self.norm(x[:, 1:]).reshape(-1, cfg.cells, cfg.width)  # one row per time step of a segment
         return self.spatial_attn_agg(x).reshape(-1, cfg.steps, cfg.width)
 
-    def embed(self, frames: UInt8[Array, "b f size size 3"]) -> Float[Array, "b*segments 1+n h"]:
+    def embed(self, frames: Real[AnyArray, "..."]) -> Float[Array, "g n h"]:
         """CLS and the tokens of every segment, with their positions in space and time."""
         cfg = self.cfg
         x = self._segments(self.patch_embed(frames[:, : self._used_frames(frames.shape)]))
@@ -208,7 +208,7 @@ class Synchformer(nnx.Module):
             )
         return shape[1] - (shape[1] - cfg.frames) % cfg.segment_step
 
-    def _segments(self, x: Float[Array, "b T l h"]) -> Float[Array, "b*segments steps l h"]:
+    def _segments(self, x: Float[Array, "b T l h"]) -> Float[Array, "g steps l h"]:
         """Cut into overlapping segments; slices of chunks, because a gather is slow to differentiate."""
         cfg = self.cfg
         chunks = x.reshape(len(x), -1, cfg.segment_step // cfg.tubelet, *x.shape[2:])

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kfjax.encoders.configs import T5Config
 from kfjax.layers import RMSNorm, attention
-from kfjax.module import scan_blocks, stack
+from kfjax.module import AnyArray, scan_blocks, stack
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int) -> Int[np.ndarray, "l l"]:
@@ -100,13 +100,13 @@ class T5Encoder(nnx.Module):
         self.blocks = stack(lambda rngs: Block(cfg, rngs=rngs), cfg.depth, rngs)
         self.norm = RMSNorm(cfg.width, eps=cfg.eps)
 
-    def __call__(self, ids: Int[Array, "b l"], mask: Bool[Array, "b l"]) -> Float[Array, "b l h"]:
+    def __call__(self, ids: Int[AnyArray, "b l"], mask: Bool[AnyArray, "b l"]) -> Float[Array, "b l h"]:
         bias = self.attention_bias(mask)
         # Rows of the table as it is: calling the layer would bring them to the precision that it was made in.
         x = scan_blocks(self.blocks, self.embed.embedding[...][ids], lambda block, x: block(x, bias))
         return self.cfg.gain * self.norm(x)
 
-    def attention_bias(self, mask: Bool[Array, "b l"]) -> Float[Array, "b k l l"]:
+    def attention_bias(self, mask: Bool[AnyArray, "b l"]) -> Float[Array, "b k l l"]:
         """Relative positions and the mask in one added term.
 
         A hidden key gets -1e9 rather than -inf: a row without any key stays finite, forward and backward.

@@ -1,7 +1,6 @@
-"""Benchmarks: clips whose true sound is known, and which generated file belongs to which of them.
+"""Benchmarks: clips with their true sound, and the matching of generated files to clips.
 
-A public corpus is read from the reader's own copy, a folder or a table stands for one, and the scenes are rendered:
-for them nothing has to be downloaded.
+A benchmark is a public corpus on disk, a folder or table of clips, or rendered scenes, which need no download.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ class Benchmark:
     Attributes:
       title: as reports have it.
       seconds: from the start of every clip; what is shorter is padded with silence where networks listen.
-      corpus, split: of `kfjax.data.builders`; "" where clips come otherwise.
+      corpus, split: of `kfjax.data.builders`; "" where there is none.
       clips: how many without --limit; None: all.
-      says: what is generated from.
+      says: the conditions of generation.
     """
 
     title: str
@@ -61,8 +60,8 @@ class BenchmarkExample(Protocol):
     """A clip of a benchmark.
 
     Attributes:
-      times: when something is struck, seconds; None: only the sound tells.
-      positions: (seconds, x) of what is struck, each by itself; x from -1 (left) to 1.
+      times: of the impacts, seconds; None: unknown.
+      positions: (seconds, x) of each impact; x from -1 (left) to 1.
     """
 
     @property
@@ -176,7 +175,7 @@ class SceneExample:
 
 
 class Matching(NamedTuple):
-    """Generated files and the clips that they are for; what has no counterpart is named.
+    """Generated files matched to clips, and what has no counterpart.
 
     Attributes:
       pairs: in the benchmark's order.

@@ -92,7 +92,7 @@ def evaluate(
     from kfjax.evals import evaluation
 
     pipeline.start()
-    return evaluation.evaluate(evaluation.Order(
+    return evaluation.evaluate(evaluation.Request(
         target, benchmark, path(output) or _default(benchmark), **paths, metrics=metrics, weights=path(weights),
         limit=limit, seconds=seconds, seed=seed, steps=steps, guidance=guidance, pictures=pictures,
     ))  # fmt: skip

@@ -1,4 +1,4 @@
-"""An evaluation from its order to results.json: generated sounds against true ones, with everything the field measures.
+"""An evaluation from its request to results.json: generated sounds against true ones, by the measures of the field.
 
 A model first generates what is not there yet; a folder of sounds is measured as it is. results.json is the same for the
 same sounds, to the digit.
@@ -19,20 +19,20 @@ from kfjax.evals import benchmarks, generation, measures, report
 from kfjax.evals.benchmarks import BENCHMARKS, Benchmark, BenchmarkExample, Matching, SceneExample
 from kfjax.evals.measures import SAMPLE_RATE_HZ, Figures, Pair, Score
 from kfjax.scenes.evaluation import SceneProtocol, judge_file, judge_for
-from kfjax.scenes.scores import Heard, following, listen, meaning, struck_times, synchrony
+from kfjax.scenes.scores import Synchrony, correlations, listen, meanings, struck_times, synchronies
 from kfjax.scenes.sounds import SceneSounds
 from kfjax.scenes.source_classifier import SourceJudge
 from kfjax.system import SystemConfig
 
 #: Groups of measures that need the scenes' ground truth.
 OF_SCENES = ("scenes", "meaning")
-#: Edge of the scenes' frames where no model asks for another.
+#: Edge of the scenes' frames, unless the model's encoders need another.
 _SCENE_SIZE = 64
 
 
 @dataclass(frozen=True)
-class Order:
-    """What `kfjax evaluate` was asked for; the fields are its arguments."""
+class Request:
+    """The arguments of `kfjax evaluate`."""
 
     target: str
     benchmark: str
@@ -49,8 +49,8 @@ class Order:
     pictures: int = 3
 
 
-def evaluate(order: Order) -> dict[str, Any]:
-    """Generate if need be, measure, and write results.json, report.md, files.csv and pictures into `order.output`.
+def evaluate(request: Request) -> dict[str, Any]:
+    """Generate if need be, measure, and write results.json, report.md, files.csv and pictures into `request.output`.
 
     Returns:
       What results.json holds.
@@ -58,46 +58,46 @@ def evaluate(order: Order) -> dict[str, Any]:
     Raises:
       ValueError: no such target, benchmark or group; no clip with both sounds.
     """
-    benchmark, groups = _benchmark(order), chosen_groups(order)
-    modelled = _is_model(order.target)
-    examples, beyond = _examples(order, benchmark, modelled)
-    folder, cfg, failed = Path(order.target), None, []
+    benchmark, groups = _benchmark(request), chosen_groups(request)
+    modelled = _is_model(request.target)
+    examples, beyond = _examples(request, benchmark, modelled)
+    folder, cfg, failed = Path(request.target), None, []
     if modelled:
-        folder = order.output / "generated"
-        settings = generation.Settings(order.target, order.seed, order.steps, order.guidance)
+        folder = request.output / "generated"
+        settings = generation.Settings(request.target, request.seed, request.steps, request.guidance)
         cfg, failed = generation.generate(settings, examples, folder)
         if len(failed) == len(examples):
-            raise ValueError(f"{order.target}: no clip could be given a sound ({failed[0]}); mend the clips")
+            raise ValueError(f"{request.target}: no clip could be given a sound ({failed[0]}); mend the clips")
     matching = benchmarks.match(examples, folder, beyond=beyond)
     own, unreadable = _clips(matching.pairs, [group for group in groups if group in measures.OWN])
     pairs = [pair for pair in matching.pairs if pair[0].name in own]
     if not pairs:
         raise ValueError(f"{folder}: got no clip whose two sounds can be read ({unreadable[0]}); mend or remake them")
-    scores, networks, unavailable = _scores(order, groups, pairs, own)
+    scores, networks, unavailable = _scores(request, groups, pairs, own)
     results = {
-        "target": cfg.name if cfg else folder.name, "key": order.benchmark,
-        "protocol": _protocol(order, benchmark, len(examples), cfg) | {"networks": networks or "none"},
+        "target": cfg.name if cfg else folder.name, "key": request.benchmark,
+        "protocol": _protocol(request, benchmark, len(examples), cfg) | {"networks": networks or "none"},
         "matching": _account(matching, pairs, failed + unreadable), "scores": scores, "unavailable": unavailable,
     }  # fmt: skip
     if set(groups) & set(OF_SCENES):
         results["scenes"] = scene_figures(pairs, built_in_judge() if "meaning" in groups else None)
     results = plain(results)
-    records.write_json(order.output / "results.json", results)
-    drawn = report.pictures(order.output / "pictures", pairs, own, order.pictures)
-    report.write(order.output, results, own, drawn)
+    records.write_json(request.output / "results.json", results)
+    drawn = report.pictures(request.output / "pictures", pairs, own, request.pictures)
+    report.write(request.output, results, own, drawn)
     return results
 
 
-def chosen_groups(order: Order) -> list[str]:
+def chosen_groups(request: Request) -> list[str]:
     """The groups of measures asked for; all that the benchmark has by default.
 
     Raises:
       ValueError: one that is none, or that this benchmark does not have.
     """
-    known = [*measures.OWN, *measures.NETWORKS, *(OF_SCENES if order.benchmark == "scenes" else ())]
-    if order.metrics is None:
+    known = [*measures.OWN, *measures.NETWORKS, *(OF_SCENES if request.benchmark == "scenes" else ())]
+    if request.metrics is None:
         return known
-    asked = [name.strip() for name in order.metrics.split(",") if name.strip()]
+    asked = [name.strip() for name in request.metrics.split(",") if name.strip()]
     unknown = [name for name in asked if name not in known]
     if unknown or not asked:
         got = unknown[0] if unknown else "nothing"
@@ -106,27 +106,22 @@ def chosen_groups(order: Order) -> list[str]:
 
 
 def scene_figures(pairs: Sequence[Pair], judge: SourceJudge | None) -> dict[str, Any]:
-    """The scores of `scene_scores`, of generated sound beside ceiling (the true sound) and floor (the next scene's)."""
+    """The scores of `kfjax.scenes.scores`: of generated sound, ceiling (true sound) and floor (the next scene's)."""
     scenes = [example.scene for example, _ in pairs if isinstance(example, SceneExample)]
     hear = lambda waves: listen(waves, scenes, SAMPLE_RATE_HZ, judge)
     made = hear(media.read_audio(path, SAMPLE_RATE_HZ)[: len(example.sound(SAMPLE_RATE_HZ))] for example, path in pairs)
     true = hear(example.sound(SAMPLE_RATE_HZ) for example, _ in pairs)
     heard = {"generated": made, "ceiling": true}
-    space = {kind: own.correlation for kind, own in heard.items()} | {"floor": made.shuffled}
-    figures: dict[str, Any] = {"space": space}
-    if rows := [i for i, scene in enumerate(scenes) if struck_times(scene)]:
-        figures |= _struck(heard, rows, [scenes[i] for i in rows])
-    single = [i for i, scene in enumerate(scenes) if len(scene.sources) == 1]
-    if judge is not None and single:
-        sources = [scenes[i].sources[0] for i in single]
-        chances = {kind: [own.chances[i] for i in single] for kind, own in heard.items()}
-        chances["floor"] = following(chances["generated"])
-        figures["meaning"] = {kind: meaning(own, sources).accuracy for kind, own in chances.items()}
+    figures: dict[str, Any] = {"space": correlations(heard, "generated")}
+    if any(struck_times(scene) for scene in scenes):
+        figures |= _struck(synchronies(heard, scenes, "generated"))
+    if judge is not None and any(len(scene.sources) == 1 for scene in scenes):
+        figures["meaning"] = {kind: own.accuracy for kind, own in meanings(heard, scenes, "generated").items()}
     return figures
 
 
 def built_in_judge() -> SourceJudge:
-    """The judge of sources that has heard true sounds and what the built-in codec makes of them; kept in the cache."""
+    """The source classifier, trained on true sounds and on the built-in codec's reconstructions; kept in the cache."""
     loaded, plan = system.load(pipeline.BUILT_IN), SceneProtocol()
     codec = {name: loaded.params[name] for name in ("vae", "vocoder")}
     file = judge_file(pipeline.cache_folder() / "scenes", plan, codec)
@@ -148,16 +143,16 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _benchmark(order: Order) -> Benchmark:
-    if order.benchmark not in BENCHMARKS:
-        raise ValueError(f"--benchmark: got {order.benchmark!r}, expected one of {', '.join(BENCHMARKS)}")
-    benchmark = BENCHMARKS[order.benchmark]
-    if order.benchmark == "folder" and order.references is None:
+def _benchmark(request: Request) -> Benchmark:
+    if request.benchmark not in BENCHMARKS:
+        raise ValueError(f"--benchmark: got {request.benchmark!r}, expected one of {', '.join(BENCHMARKS)}")
+    benchmark = BENCHMARKS[request.benchmark]
+    if request.benchmark == "folder" and request.references is None:
         raise ValueError("--benchmark folder: got no --references; give the folder or table with the true clips")
-    if order.seconds is None:
+    if request.seconds is None:
         return benchmark
-    rates.check_seconds(order.seconds)
-    return replace(benchmark, seconds=order.seconds)
+    rates.check_seconds(request.seconds)
+    return replace(benchmark, seconds=request.seconds)
 
 
 def _is_model(target: str) -> bool:
@@ -172,26 +167,26 @@ def _is_model(target: str) -> bool:
 
 
 def _examples(
-    order: Order, benchmark: Benchmark, modelled: bool
+    request: Request, benchmark: Benchmark, modelled: bool
 ) -> tuple[Sequence[BenchmarkExample], Sequence[BenchmarkExample]]:
     """The clips to measure, and those of the benchmark beyond the limit."""
-    if order.benchmark == "scenes":
-        count, size = order.limit or benchmark.clips, _SCENE_SIZE
-        assert count is not None  # this benchmark has a number of its own
+    if request.benchmark == "scenes":
+        count, size = request.limit or benchmark.clips, _SCENE_SIZE
+        assert count is not None  # this benchmark has a default
         if modelled:
-            size = pipeline.load_system(order.target).cfg.sync.size
+            size = pipeline.load_system(request.target).cfg.sync.size
         own = pipeline.cache_folder() / "scenes" / f"heldout-{count}x{benchmark.seconds:g}-{size}"
-        return benchmarks.scene_examples(order.references or own, count, benchmark.seconds, size), []
-    if order.references is not None:
-        if order.manual_dir is not None:
+        return benchmarks.scene_examples(request.references or own, count, benchmark.seconds, size), []
+    if request.references is not None:
+        if request.manual_dir is not None:
             raise ValueError("got --references and --manual-dir, expected one of them; leave one out")
-        rows = benchmarks.references(order.references)
+        rows = benchmarks.references(request.references)
     else:
         from kfjax.data import builders
 
-        rows = builders.read_rows(benchmark.corpus, benchmark.split, manual_dir=order.manual_dir)
+        rows = builders.read_rows(benchmark.corpus, benchmark.split, manual_dir=request.manual_dir)
     examples = benchmarks.file_examples(rows, benchmark.seconds)
-    return examples[: order.limit], examples[order.limit :] if order.limit else []
+    return examples[: request.limit], examples[request.limit :] if request.limit else []
 
 
 def _clips(pairs: Sequence[Pair], groups: Sequence[str]) -> tuple[dict[str, Figures], list[str]]:
@@ -207,13 +202,13 @@ def _clips(pairs: Sequence[Pair], groups: Sequence[str]) -> tuple[dict[str, Figu
 
 
 def _scores(
-    order: Order, groups: Sequence[str], pairs: Sequence[Pair], own: Mapping[str, Figures]
+    request: Request, groups: Sequence[str], pairs: Sequence[Pair], own: Mapping[str, Figures]
 ) -> tuple[dict[str, Score], str, dict[str, str]]:
-    """Figure -> score, the names of the networks that were asked, and group -> why it was not measured."""
+    """Figure -> score, the names of the networks used, and group -> why it was not measured."""
     first = next(iter(own.values()))
     scores = {name: measures.mean_score(figures[name] for figures in own.values()) for name in first}
     unavailable, networks = measures.check_packages(groups), []
-    weights = order.weights or pipeline.cache_folder() / "metrics"
+    weights = request.weights or pipeline.cache_folder() / "metrics"
     for group in (group for group in groups if group in measures.NETWORKS):
         made = measures.network_scores(group, weights, pairs)
         if isinstance(made, str):
@@ -224,24 +219,24 @@ def _scores(
     return scores, ", ".join(networks), unavailable
 
 
-def _protocol(order: Order, benchmark: Benchmark, clips: int, cfg: SystemConfig | None) -> dict[str, Any]:
-    """What a reader has to know to make the figures again. `cfg` is of the model that generated; None: elsewhere."""
+def _protocol(request: Request, benchmark: Benchmark, clips: int, cfg: SystemConfig | None) -> dict[str, Any]:
+    """What is needed to reproduce the figures. `cfg` is of the model that generated; None: elsewhere."""
     protocol = {
         "benchmark": benchmark.title, "clips": clips, "seconds_of_each": benchmark.seconds,
         "sample_rate": f"{SAMPLE_RATE_HZ} Hz, stereo; networks hear mono at their own",
     }  # fmt: skip
     if cfg is None:
         return protocol | {"generated": "elsewhere", "kfjax": __version__}
-    steps, guidance = order.steps, order.guidance
+    steps, guidance = request.steps, request.guidance
     return protocol | {
-        "generated_from": benchmark.says, "seed": order.seed,
+        "generated_from": benchmark.says, "seed": request.seed,
         "steps": cfg.defaults.steps if steps is None else steps,
         "guidance": cfg.defaults.guidance if guidance is None else guidance, "kfjax": __version__,
     }  # fmt: skip
 
 
 def _account(matching: Matching, pairs: Sequence[Pair], unreadable: Sequence[str]) -> dict[str, Any]:
-    """What was measured and what was not. A clip that could not be made is unreadable, not missing."""
+    """Counts and names: measured, missing, unreadable. A clip whose generation failed is unreadable, not missing."""
     said = {line.partition(":")[0] for line in unreadable}
     return {
         "measured": len(pairs), "missing": [name for name in matching.missing if name not in said],
@@ -249,13 +244,10 @@ def _account(matching: Matching, pairs: Sequence[Pair], unreadable: Sequence[str
     }  # fmt: skip
 
 
-def _struck(heard: Mapping[str, Heard], rows: Sequence[int], scenes: Sequence[Any]) -> dict[str, Any]:
-    """Synchrony over the scenes in which something is struck, altogether and by recipe."""
-    onsets = {kind: [own.onsets[i] for i in rows] for kind, own in heard.items()}
-    onsets["floor"] = following(onsets["generated"])
-    made = {kind: synchrony(own, scenes) for kind, own in onsets.items()}
+def _struck(made: Mapping[str, Synchrony]) -> dict[str, Any]:
+    """Synchrony over the scenes with impacts, overall and by recipe."""
     return {
-        # Its error is of the scenes as a population, ours of the scenes as a sample.
+        # Population to sample standard error.
         "synchrony": {kind: Score(own.f1, own.error * _sampled(own.scenes), own.scenes) for kind, own in made.items()},
         "pooled": {kind: own.pooled for kind, own in made.items()},
         "recipes": {name: {kind: own.recipes[name][0] for kind, own in made.items()} | {"scenes": count}

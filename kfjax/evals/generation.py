@@ -1,7 +1,7 @@
-"""A benchmark's clips get their sound: one .wav each, in one folder, whose name is the clip's.
+"""Generation for a benchmark: one .wav for each clip, named after it, in one folder.
 
-A clip's noise comes from the seed and from the clip itself: its sound is the same whatever else is generated, and a run
-that was stopped goes on with the clips that have none yet.
+A clip's noise depends on the seed and the clip alone: its sound is the same in whatever batch. An interrupted run
+resumes with the clips that have no sound yet.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NOTE = "generation.json"
 
 @dataclass(frozen=True)
 class Settings:
-    """What sounds come from besides the clips. None: the model's own.
+    """Settings of generation. None: the model's own.
 
     Attributes:
       model: "built-in", a model directory or the name of a published model.
@@ -44,7 +44,7 @@ def generate(settings: Settings, examples: Sequence[BenchmarkExample], folder: P
     """Sounds for the clips that have none in the folder.
 
     Returns:
-      The model's configuration, and what could not be done, with the reason.
+      The model's configuration, and the clips that failed, with the reason.
 
     Raises:
       ValueError: no such model, or a folder with sounds of other settings.
@@ -75,7 +75,7 @@ def generate(settings: Settings, examples: Sequence[BenchmarkExample], folder: P
 
 
 def fingerprint(model: str) -> str:
-    """Short hash of a model directory's files: another training under the same name is another model."""
+    """Short hash of a model directory's files: it tells models of one name apart."""
     folder = pipeline.BUILT_IN if model == "built-in" else Path(model)
     if model in hub.MODELS and not folder.exists():
         folder = Path(hub.fetch(model, pipeline.cache_folder() / "models"))
@@ -87,7 +87,7 @@ def fingerprint(model: str) -> str:
 
 
 def clip_seed(seed: int, name: str) -> int:
-    """Of one clip, 0 to 2³²-1: another seed or another name gives another one."""
+    """The seed of one clip, 0 to 2³²-1, from the run's seed and the clip's name."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4])
 
 
@@ -106,7 +106,7 @@ def _scene_sounds(
 def _clip_sounds(
     model: pipeline.Model, settings: Settings, examples: Sequence[BenchmarkExample]
 ) -> Iterator[tuple[BenchmarkExample, np.ndarray | str, int]]:
-    """One by one, as `kfjax generate` would; of what can't be read the reason."""
+    """One by one, as `kfjax generate`; returns the reasons of those that failed."""
     for example in examples:
         try:
             video = None
@@ -130,7 +130,7 @@ def _file(folder: Path, example: BenchmarkExample) -> Path:
 
 
 def _agree(folder: Path, settings: Settings) -> None:
-    """Note what the folder's sounds come from. Raises ValueError if they come from something else."""
+    """Note the settings of the folder's sounds. Raises ValueError if they were generated with other settings."""
     path = folder / NOTE
     wanted = {"fingerprint": fingerprint(settings.model)} | asdict(settings)
     if not path.exists():

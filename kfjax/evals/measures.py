@@ -1,6 +1,6 @@
-"""What is measured of generated sounds against true ones, in groups: `--metrics onsets,stereo,panns`.
+"""Measures of generated sounds against true ones, in groups: `--metrics onsets,stereo,panns`.
 
-Most groups need nothing but the sounds and give figures clip by clip. Those in `NETWORKS` listen with a network.
+Most groups need nothing but the sounds and give figures clip by clip. Those in `NETWORKS` use a pretrained network.
 A figure that does not apply to a clip (onsets where nothing is struck, position of mono) is NaN and does not count.
 """
 
@@ -35,16 +35,16 @@ Figures = dict[str, float]
 
 
 class Column(NamedTuple):
-    """A figure: what it is, and whether more (↑) or less (↓) is better. `true_NAME` is the true sound's NAME."""
+    """A figure: a description, and whether higher (↑) or lower (↓) is better. `true_NAME` is the true sound's NAME."""
 
     title: str
     better: str = ""
 
 
 class Score(NamedTuple):
-    """Mean over the clips to which a figure applies, its standard error, and how many they are.
+    """Mean over the clips to which a figure applies, its standard error, and their number.
 
-    Of figures over whole sets `error` is NaN, but of the inception score the deviation over its splits.
+    For figures of whole sets `error` is NaN; for the inception score it is the deviation over its splits.
     """
 
     value: float
@@ -174,7 +174,7 @@ def desync(network: SyncJudge, pairs: Sequence[Pair]) -> dict[str, Score]:
     return {"desync_seconds": mean_score(offsets)}
 
 
-#: Group -> what a network makes of all pairs.
+#: Group -> its figures of all pairs, by a network.
 NETWORKS: dict[str, Callable[..., dict[str, Score]]] = {
     "panns": panns, "imagebind": imagebind, "desync": desync, "clap": clap,
 }  # fmt: skip
@@ -204,12 +204,12 @@ def network_scores(group: str, folder: Path, pairs: Sequence[Pair]) -> tuple[str
     try:
         network = load_network(group, folder)
         return network.name, NETWORKS[group](network, pairs)
-    except (Unavailable, media.MediaError) as problem:  # of hours of work, one bad film must not take all
+    except (Unavailable, media.MediaError) as problem:  # one damaged video must not discard hours of work
         return str(problem)
 
 
 def mean_score(values: Iterable[float]) -> Score:
-    """Mean and standard error of what is finite; NaN of nothing."""
+    """Mean and standard error of the finite values; NaN where there are none."""
     finite = np.array([value for value in values if np.isfinite(value)], np.float64)
     if not len(finite):
         return Score(float("nan"), float("nan"), 0)
@@ -227,7 +227,7 @@ def _batches(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
 
 
 def _made(batch: Sequence[Pair], network) -> np.ndarray:
-    """Generated sounds as a network hears them, f32 [b, t]: mono, cut or padded with silence to the clip's length."""
+    """Generated sounds as input of a network, f32 [b, t]: mono, cut or padded with silence to the clip's length."""
     rate = network.sample_rate_hz
     return np.stack([_fit(media.read_audio(path, rate, 1)[:, 0], example, rate) for example, path in batch])
 

@@ -1,4 +1,4 @@
-"""An evaluation for people: report.md with our figures beside published ones and the protocol, files.csv, pictures."""
+"""Report of an evaluation: report.md with our figures, published ones and the protocol; files.csv; plots."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _scenes(scenes: Mapping[str, Any]) -> list[str]:
 
 
 def published(key: str, target: str, scores: Mapping[str, Any]) -> list[str]:
-    """Rows of others above ours; nothing is said of a figure that one of them does not have."""
+    """Published rows above ours; a figure that a row lacks is left empty."""
     if key not in PUBLISHED:
         return ["Nobody has published figures on these clips."]
     cell = lambda value: "" if value is None else f"{value:.4g}"

@@ -6,18 +6,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kfjax.module import AnyArray
 from kfjax.structs import Posterior
 
+Samples = Float[AnyArray, "b n d"]
 
-def interpolate(
-    x0: Float[Array, "b n d"], x1: Float[Array, "b n d"], t: Float[Array, " b"]
-) -> tuple[Float[Array, "b n d"], Float[Array, "b n d"]]:
+
+def interpolate(x0: Samples, x1: Samples, t: Float[AnyArray, " b"]) -> tuple[Samples, Samples]:
     """The point x_t = (1 - t) x0 + t x1 and the velocity x1 - x0 that the network must predict there."""
     t = t[:, None, None]
     return (1 - t) * x0 + t * x1, x1 - x0
 
 
-def expected_velocity(x: Float[Array, "b n d"], t: Float[Array, " b"], posterior: Posterior) -> Float[Array, "b n d"]:
+def expected_velocity(x: Samples, t: Float[AnyArray, " b"], posterior: Posterior) -> Float[Array, "b n d"]:
     """E[x1 - x0 | x_t] where x1 is Gaussian with the codec's posterior: the training target without its noise.
 
     Regressing on it has the same minimum as regressing on x1 - x0 (the tower rule), with less variance: what the
@@ -44,6 +45,6 @@ def sample_times(key: jax.Array, count: int, *, start: float = 0.0) -> Float[Arr
     return jnp.where(chosen < start, 0.1 * early, middle)
 
 
-def loss(predicted: Float[Array, "b n d"], velocity: Float[Array, "b n d"]) -> Float[Array, " b"]:
+def loss(predicted: Samples, velocity: Samples) -> Float[Array, " b"]:
     """Mean squared error over tokens and channels, one value per sample, in float32."""
     return jnp.mean(jnp.square(predicted.astype(jnp.float32) - velocity.astype(jnp.float32)), (1, 2))

@@ -17,10 +17,11 @@ from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from kfjax.flow.matching import interpolate
 from kfjax.limits import check_scale
+from kfjax.module import AnyArray
 from kfjax.structs import Features, Known, Noise, Schedule
 
 Branch = Literal["full", "empty", "video", "negative"]
@@ -87,8 +88,8 @@ def branch_features(features: Features, branches: tuple[Branch, ...], negative: 
 
 def guided(
     velocity: Velocity,
-    weights: Float[Array, " g"],
-    interval: Float[Array, "2"] | None = None,
+    weights: Real[AnyArray, " g"],
+    interval: Float[AnyArray, "2"] | None = None,
     branches: tuple[Branch, ...] = (),
 ) -> Velocity:
     """The weighted sum over branches of one batched call. `velocity` takes [g * b, ...].
@@ -131,10 +132,10 @@ def schedule(steps: int, kind: ScheduleKind | None = None, guided: tuple[float, 
 
 
 def sample(
-    network: Callable[[Float[Array, "b n d"], Times, T], Float[Array, "b n d"]],
+    network: Callable[[Float[AnyArray, "b n d"], Times, T], Float[AnyArray, "b n d"]],
     conditions: T,
-    x: Float[Array, "b n d"],
-    weights: Float[Array, " g"],
+    x: Float[AnyArray, "b n d"],
+    weights: Real[AnyArray, " g"],
     schedule: Schedule,
     method: Method = "euler",
     *,
@@ -159,7 +160,7 @@ def sample(
 
 def integrate(
     velocity: Velocity,
-    x: Float[Array, "b n d"],
+    x: Float[AnyArray, "b n d"],
     schedule: Schedule,
     method: Method = "euler",
     *,
@@ -200,7 +201,7 @@ def integrate(
 
 
 def _seen(
-    x: Float[Array, "b n d"], t: Float[Array, " b"], known: Known | None, known_as: KnownAs
+    x: Float[AnyArray, "b n d"], t: Float[AnyArray, " b"], known: Known | None, known_as: KnownAs
 ) -> tuple[Float[Array, "b n d"], Times]:
     """x and t as the network sees them, with what is known in its place."""
     if known is None:

@@ -165,15 +165,14 @@ class Planner:
     """
 
     def __init__(self, config: ConfigDict, name: str, topology: Topology, *, axes: str = "", seconds: float = 10.0):
-        from kfjax import config as strict
         from kfjax.rates import lengths
         from kfjax.sharding import PRESETS, make_mesh
-        from kfjax.train.tasks.flow_config import FlowRun
+        from kfjax.train.tasks.flow_config import read
 
         if config.task != "flow":
             raise ValueError(f"plan: got a config of task {config.task!r}, expected flow; see configs/flow.py")
         self.name, self.topology, self.seconds = name, topology, seconds
-        run = strict.from_dict(FlowRun, config.to_dict())
+        run = read(config.to_dict())
         self.system, self.step, self.optim = run.system, run.step, run.optim
         self.lengths = lengths(seconds, self.system.rates)
         chips = devices(topology)

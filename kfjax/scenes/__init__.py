@@ -1,4 +1,4 @@
-"""An endless, seeded audio-visual world with exact ground truth: films, their sound, their captions, their events.
+"""Generated audio-visual scenes with exact ground truth, from a seed: video, sound, caption, events.
 
 scene = make_scene(3)
 scene.caption, scene.events        # what is heard, and when, where, how loud

@@ -20,7 +20,7 @@ def _weighted(text: str) -> tuple[float, float]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Reads the command line and does what it says."""
+    """Run the command."""
     parser = command.Parser(
         prog="python -m kfjax.scenes", description=__doc__, formatter_class=RawDescriptionHelpFormatter
     )

@@ -29,9 +29,10 @@ class SceneInput:
       duration_jitter: largest relative error of the total duration that the model is told. Durations between the
         buckets have rows of their own in the discrete embedding, which would stay random without it.
       emphasis: recipe -> how many times its scenes come in one pass over the corpus; 1 where it is not named.
+      told: words outside the vocabulary were printed already.
 
     Raises:
-      ValueError: no such bucket, frames of another size than the encoders see, more words than the text encoder has.
+      ValueError: no such bucket, frames of another size than the encoders', more words than the text encoder has.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class SceneInput:
         flip: bool = True,
         duration_jitter: float = 0.0,
         emphasis: Mapping[str, int] | None = None,
+        told: bool = False,
     ):
         _check(cfg, tokenizer, corpus, buckets)
         self.buckets, self._seed, self._flip, self._jitter = buckets, seed, flip, duration_jitter
@@ -53,7 +55,8 @@ class SceneInput:
             _Encoded(cfg, tokenizer, corpus.buckets[s], fingerprint, size, seed, emphasis or {})
             for s, size in zip(buckets.seconds, buckets.sizes, strict=True)
         ]
-        if unread := tokenizer.unread_captions(chain.from_iterable(bucket.captions for bucket in self._encoded)):
+        every = chain.from_iterable(bucket.captions for bucket in self._encoded)
+        if not told and (unread := tokenizer.unread_captions(every)):
             say(f"{corpus.folder}: {unread}")
 
     def __call__(self, step: int) -> tuple[Excerpt, Posterior, np.ndarray, np.ndarray]:

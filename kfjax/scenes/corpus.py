@@ -1,6 +1,6 @@
 """A rendered corpus on disk: memory-mapped frames and sound, one line of metadata a scene.
 
-Layout: `corpus.json` (the order it was made to) and one folder `d{seconds}` per duration with `frames.npy`
+Layout: `corpus.json` (the arguments) and one folder `d{seconds}` per duration with `frames.npy`
 (uint8 [scenes, frames, size, size, 3]), `sound.npy` (int16 [scenes, samples, 2], full scale 32767) and
 `scenes.jsonl`. A scene's line is written after its frames and sound: the whole lines are the scenes that are done.
 """
@@ -45,7 +45,7 @@ def render_corpus(
     workers: int = 1,
     make: Callable[..., Scene] = make_scene,
 ) -> Corpus:
-    """Renders `count` scenes; a run that was interrupted continues where it was. The number of workers changes nothing.
+    """Render `count` scenes; an interrupted run resumes. The result does not depend on the number of workers.
 
     Args:
       folder: where to write; made if missing.
@@ -58,7 +58,7 @@ def render_corpus(
       make: (seed, duration_seconds=, split=) -> scene; of a world of one's own; with several workers, a module's.
 
     Raises:
-      ValueError: the folder holds a corpus made to another order.
+      ValueError: the folder holds a corpus of other arguments.
     """
     folder = Path(folder)
     order = {
@@ -127,7 +127,7 @@ def _rendered(jobs: list[_Job], workers: int) -> Iterator[Iterator[str]]:
     if workers <= 1:
         yield map(_render, jobs)
         return
-    # spawned, not forked: the caller may hold threads (jax does) that a fork would leave half alive
+    # spawned, not forked: jax has threads, which do not survive a fork
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         yield pool.imap(_render, jobs, chunksize=4)
 
@@ -158,7 +158,7 @@ def _allocate(bucket: Path, scenes: int, seconds: float, size: int) -> None:
 
 
 def _done(log: Path) -> int:
-    """Whole lines of the log; half a line, left by a killed run, is cut off."""
+    """Complete lines of the log; an incomplete last line, left by a killed run, is cut off."""
     if not log.exists():
         return 0
     text = log.read_bytes()

@@ -1,4 +1,4 @@
-"""Sound to latents, once, ahead of training: posteriors and stereo mels beside the scenes they come from.
+"""Encoding a corpus ahead of training: posteriors and stereo mels, stored beside the scenes.
 
 Files in a bucket's folder: `posterior.npy` (float16 [scenes, n, 2d], mean then std, normalised), `mels.npy` (float16
 [scenes, f, m, 2], log-mels of left and right) and `latents.json` (the codec's fingerprint and how many are done).
@@ -63,7 +63,7 @@ def _encode_bucket(bucket: Bucket, cfg: CodecConfig, vae: Params, rates: Rates, 
     for first in tqdm(range(done, rendered, batch), unit="batch", desc=f"encode {bucket.seconds:g} s", mininterval=5.0):
         rows = np.arange(first, min(first + batch, rendered))
         wave = np.zeros((batch, size.samples, 2), np.float32)
-        sound = bucket.sound[rows][np.arange(batch) % len(rows)]  # a short last batch repeats itself: one compile
+        sound = bucket.sound[rows][np.arange(batch) % len(rows)]  # a short last batch is filled up: one compilation
         wave[:, : sound.shape[1]] = sound[:, : size.samples].astype(np.float32) / 32767.0
         for array, made in zip(arrays, encode(wave), strict=True):
             array[rows] = np.asarray(made)[: len(rows)]

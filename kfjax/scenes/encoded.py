@@ -1,4 +1,4 @@
-"""Scenes that are encoded once and sampled often: for experiments on what comes after the encoders.
+"""Scenes encoded once and sampled many times: for experiments on sampler and codec.
 
     scenes = EncodedScenes(system, captions, 5.0, films=(bucket, rows))
     latents = scenes.latents(Guidance(3, 3), steps=20, method="heun", seed=1)
@@ -29,11 +29,11 @@ _BATCH = 4
 
 
 class EncodedScenes:
-    """The features of some scenes, and what can be made of them.
+    """The features of some scenes, with sampling and decoding.
 
     Args:
-      system: what is measured; its codec has a Mono2Stereo.
-      prompts: one a scene; "" leaves it to the picture.
+      system: with a Mono2Stereo in its codec.
+      prompts: one a scene; "" = video alone.
       seconds: of every sound.
       films: a bucket of rendered scenes and its row for each prompt; None: from text alone.
     """
@@ -101,7 +101,7 @@ class EncodedScenes:
         scenes alone.
 
         Args:
-          coherent: vocode once and pan; otherwise each ear's mel is vocoded by itself.
+          coherent: vocode once and pan; otherwise each channel's mel is vocoded by itself.
         """
         codec = {name: self._params[name] for name in self.cfg.codec.names}
         for scene, latent in enumerate(latents):

@@ -1,10 +1,10 @@
-"""Everything that is measured of a small-world model, each figure beside its ceiling and its floor.
+"""Evaluation of the built-in model on held-out scenes; each figure has a ceiling and a floor.
 
     evaluation = Evaluation(SceneSounds(system), corpus, SceneProtocol())
     evaluation.synchrony()["video and caption"].f1
 
-Ceiling: the same measure on the true sound. Floor: on the sound that was generated for another scene's film, the next
-one's. "video and caption" is the default use; "video" and "caption" are given alone.
+Ceiling: the same measure on the true sound. Floor: on the sound generated for the next scene.
+"video and caption" is the default use; "video" and "caption" are given alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -29,11 +29,11 @@ from kfjax.scenes.pairs import TEXT_PAIRS, Part, pair_of, source_of, words_for
 from kfjax.scenes.scores import (
     Heard,
     Presence,
-    following,
+    correlations,
     listen,
-    meaning,
+    meanings,
     presence,
-    struck_times,
+    synchronies,
     synchrony,
 )
 from kfjax.scenes.sounds import SceneSounds
@@ -48,12 +48,12 @@ _JUDGE_CORPUS = 7001  # scenes that neither training nor the evaluation sees
 
 @dataclass(frozen=True)
 class SceneProtocol:
-    """How much is measured.
+    """Sizes of the evaluation.
 
     Attributes:
       scenes, seconds: of the main figures.
       other_lengths, other_scenes: seconds of the other lengths, and scenes of each.
-      judge_clips: true training scenes that the judge learns from, each also as the codec gives it back.
+      judge_clips: training scenes of the source classifier; each is used twice, true and reconstructed by the codec.
       codec_scenes: scenes on which the codec is compared with Griffin-Lim.
       pairs: text-only pairs of sources of which one is avoided.
     """
@@ -73,11 +73,11 @@ class SceneProtocol:
 
 
 class Evaluation:
-    """The measures of one system on one held-out corpus; what several of them need is generated once.
+    """The measures of one system on one held-out corpus; sounds that several of them use are generated once.
 
     Args:
-      judge_file: where the judge of sources is kept between runs; it learns if there is none. None: not kept.
-      judged: False saves the judge's work where meaning is not measured.
+      judge_file: cache of the source classifier, which is trained if there is none. None: not kept.
+      judged: False skips the classifier where meaning is not measured.
 
     Raises:
       ValueError: a corpus that is not held out, or has no scenes of the plan's length.
@@ -102,30 +102,19 @@ class Evaluation:
         self.sounds, self.corpus, self.plan = sounds, corpus, plan
         self.rate = sounds.cfg.rates.sample_rate_hz
         self.scenes = self._scenes(plan.seconds)
-        #: What was made -> seconds it took, listening included.
+        #: Name of a stage -> its wall time in seconds, analysis included.
         self.cost: dict[str, float] = {}
         self._judge_file, self._judge, self._judged = judge_file, None, judged
         self._heard: dict[tuple[Kind, float], Heard] = {}
 
     def synchrony(self) -> dict:
         """F1 of detected onsets within ±50 ms of true ones: kind -> `Synchrony`, and the share of the ceiling."""
-        rows = [i for i, scene in enumerate(self.scenes) if struck_times(scene)]
-        scenes = [self.scenes[i] for i in rows]
-        onsets = lambda kind: [self.heard(kind).onsets[i] for i in rows]
-        result = {kind: synchrony(onsets(kind), scenes) for kind in ("video and caption", "video")}
-        result["floor"] = synchrony(following(onsets("video and caption")), scenes)
-        result["ceiling"], result["codec ceiling"] = (synchrony(onsets(kind), scenes) for kind in ("true", "codec"))
+        result: dict[str, Any] = synchronies(self._of("video"), self.scenes, "video and caption")
         return result | {"share of ceiling": result["video and caption"].f1 / max(result["ceiling"].f1, 1e-9)}
 
     def meaning(self) -> dict:
-        """Accuracy of the judge on scenes with one source: kind -> `Meaning`."""
-        rows = [i for i, scene in enumerate(self.scenes) if len(scene.sources) == 1]
-        sources = [self.scenes[i].sources[0] for i in rows]
-        chances = lambda kind: [self.heard(kind).chances[i] for i in rows]
-        result = {kind: meaning(chances(kind), sources) for kind in ("video and caption", "video", "caption")}
-        result["floor"] = meaning(following(chances("video and caption")), sources)
-        result["ceiling"], result["codec ceiling"] = (meaning(chances(kind), sources) for kind in ("true", "codec"))
-        return result
+        """Accuracy of the classifier on scenes with one source: kind -> `Meaning`."""
+        return meanings(self._of("video", "caption"), self.scenes, "video and caption")
 
     def negative(self) -> dict:
         """Presence of a source, and of the other one, with and without a negative prompt that names it.
@@ -146,9 +135,8 @@ class Evaluation:
         return result
 
     def space(self) -> dict:
-        """Correlation of the ears' level difference at lone struck events with their visible position."""
-        result = {kind: self.heard(kind).correlation for kind in ("video and caption", "video")}
-        return result | {"floor": self.heard("video and caption").shuffled, "ceiling": self.heard("true").correlation}
+        """Correlation of the channels' level difference at isolated impacts with their visible position."""
+        return correlations(self._of("video", codec=False), "video and caption")
 
     def length(self) -> dict:
         """Synchrony at each length beside its ceiling, and relative to the plan's length: seconds -> figures."""
@@ -188,13 +176,13 @@ class Evaluation:
 
     @property
     def judge(self) -> SourceJudge:
-        """The judge of sources; learns at the first use."""
+        """The source classifier; trained at the first use."""
         if self._judge is None:
             self._judge = self._timed("judge", lambda: judge_for(self.sounds, self.plan, self._judge_file))
         return self._judge
 
     def heard(self, kind: Kind, seconds: float | None = None) -> Heard:
-        """What is heard in the sounds of the scenes of one length; made at the first call."""
+        """Analysis of the sounds of the scenes of one length; made at the first call."""
         seconds = self.plan.seconds if seconds is None else seconds
         if (kind, seconds) not in self._heard:
             scenes = self._scenes(seconds)
@@ -202,6 +190,11 @@ class Evaluation:
             make = lambda: listen(self._waves(kind, seconds, scenes), scenes, self.rate, judge)
             self._heard[kind, seconds] = self._timed(f"{kind}, {seconds:g} s", make)
         return self._heard[kind, seconds]
+
+    def _of(self, *given: Kind, codec: bool = True) -> dict[str, Heard]:
+        """Name of a figure -> analysis: of the default use, of conditions given alone, and of the true sounds."""
+        heard = {kind: self.heard(kind) for kind in ("video and caption", *given)} | {"ceiling": self.heard("true")}
+        return heard | {"codec ceiling": self.heard("codec")} if codec else heard
 
     def _waves(self, kind: Kind, seconds: float, scenes: Sequence[Scene]) -> Iterable[np.ndarray]:
         bucket = self.corpus.buckets[seconds]
@@ -221,7 +214,7 @@ class Evaluation:
     def _avoidance(
         self, name: str, pairs: Sequence[tuple[Part, Part]], make: Callable[[list[str] | None], Iterable[np.ndarray]]
     ) -> dict[str, Presence]:
-        """Each pair is made as it is, and twice more, each of its parts avoided once."""
+        """Each pair is generated as it is, and twice more, with each of its parts as negative prompt."""
         judged = lambda avoided: [self.judge.probabilities(wave, self.rate) for wave in make(avoided)]
         without = self._timed(f"negative, {name}: without", lambda: judged(None))
         avoid = lambda k: self._timed(f"negative, {name}: with {k}", lambda: judged([words_for(p[k]) for p in pairs]))
@@ -240,7 +233,7 @@ class Evaluation:
 
 
 def judge_file(folder: Path, plan: SceneProtocol, codec: Params) -> Path:
-    """Where a judge is kept: it depends on the codec's weights and on how many clips it heard."""
+    """Cache file of a classifier; its name depends on the codec's weights and the number of training clips."""
     digest = hashlib.sha256(f"{plan.judge_clips} {plan.seconds}".encode())
     for _, leaf in sorted(flatten(codec).items()):
         digest.update(np.ascontiguousarray(leaf).tobytes())
@@ -248,10 +241,10 @@ def judge_file(folder: Path, plan: SceneProtocol, codec: Params) -> Path:
 
 
 def judge_for(sounds: SceneSounds, plan: SceneProtocol, file: Path | None) -> SourceJudge:
-    """The judge kept in `file`, else one that learns from true scenes of the training split.
+    """The classifier cached in `file`, else one trained on scenes of the training split.
 
-    Every recipe is heard equally often, mixtures twice. Each sound is also learnt as the codec gives it back, so that
-    the codec's colour does not count against a generated sound.
+    Every recipe is equally frequent, mixtures twice as frequent. Each sound is also used as the codec reconstructs it,
+    so that the codec's coloration does not count against a generated sound.
     """
     if file is not None and file.exists():
         return SourceJudge.load(file)

@@ -1,6 +1,6 @@
-"""Two sources at once, in films and in words: what a negative prompt is tried on.
+"""Scenes and prompts with two sources, for tests of the negative prompt.
 
-A part is (recipe, subject), as scenes of several name it: ("hammer", "glass"), ("rain", "rain").
+A part is (recipe, subject): ("hammer", "glass"), ("rain", "rain").
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def _part(words: str) -> Part:
 
 
 def source_of(part: Part) -> str:
-    """What is heard of a part."""
+    """The source of a part."""
     recipe, subject = part
     return subject if recipe in ("bouncing", "hammer") else recipe
 
 
 def words_for(part: Part) -> str:
-    """A part in words."""
+    """The prompt of a part."""
     recipe, subject = part
     return _WORDS[recipe].format(subject=subject, adjective="wooden" if subject == "wood" else subject)

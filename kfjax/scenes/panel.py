@@ -1,6 +1,6 @@
-"""A look at the generator during training: held-out scenes, the averaged weights, synchrony beside ceiling and floor.
+"""Panel of a training run: synchrony on held-out scenes with the averaged weights, with ceiling and floor.
 
-The loss hardly shows synchrony, so it is measured: F1 of detected onsets against the true events, for the true sound
+The loss hardly reflects synchrony, so it is measured: F1 of detected onsets against the true events, for the true sound
 (ceiling), for sound generated for the scene, and for sound generated for another scene's video (floor). The onsets of
 all scenes are drawn as one raster, the first scenes in full: true sound, generated sound, events, positions.
 """
@@ -45,7 +45,7 @@ def flow_panel(
     """(averaged parameters, step, folder) -> figures; sounds and pictures of the first scenes go into the folder.
 
     Args:
-      frozen: the parts that the run does not hold: "vae" and "vocoder", and where it trains on features that were
+      frozen: the parts that are not in the run's state: "vae" and "vocoder", and where it trains on features that were
         extracted beforehand also "text", "clip" and "sync".
       corpus: held-out scenes.
       scenes, seconds: how many of them are taken, from the corpus's bucket of that duration.
@@ -53,7 +53,7 @@ def flow_panel(
       sounds: how many are written as sound and picture.
 
     Raises:
-      ValueError: no scenes of that duration, or none with an impact; films of another size than the encoders see.
+      ValueError: no scenes of that duration, or none with an impact; videos of another size than the encoders'.
     """
     if cfg.clip.size != cfg.sync.size:
         sizes = f"{cfg.clip.size} and {cfg.sync.size}"
@@ -76,7 +76,7 @@ def flow_panel(
     generate = jax.jit(partial(_generate, noise=noise, cfg=cfg, steps=steps, guidance=guidance, latents=latents))
 
     def look(params: Params, step: int, folder: Path) -> dict[str, float]:
-        parts = dict(frozen) | params  # sent along each time: on the device they would be in the training's way
+        parts = dict(frozen) | params  # passed at each call: kept on the device they would take memory from training
         waves, floor = (np.asarray(generate(parts, seen))[:, : len(truth[0])] for seen in (excerpt, shuffled))
         f1, rows = _heard("generated", waves, held, rate)
         f1_shuffled, _ = _heard("shuffled", floor, held, rate)
@@ -104,7 +104,7 @@ def positions(scene: Scene) -> list[list[tuple[float, float]]]:
 def _generate(
     params: Params, excerpt: Excerpt, *, noise: Noise, cfg: SystemConfig, steps: int, guidance: float, latents: int
 ) -> Float[Array, "b t 2"]:
-    """Waveforms of a batch of scenes; both ears hear the mono where the run has no Mono2Stereo."""
+    """Waveforms of a batch of scenes; mono in both channels where the run has no Mono2Stereo."""
     if "stereo" not in params:
         cfg = replace(cfg, codec=replace(cfg.codec, stereo=None))
     weights = sampler.Guidance(guidance, guidance).weights()

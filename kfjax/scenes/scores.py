@@ -1,13 +1,13 @@
 """Scores of sounds against the scenes they were made for: in time, in meaning, in space. Pure functions.
 
-`listen` hears what is needed in every sound once; the scores compare what was heard with what is true.
+`listen` analyses every sound once; the scores compare its result with the ground truth.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -16,17 +16,19 @@ from kfjax.metrics.onsets import detect_onsets, merge_close, onset_f1
 from kfjax.scenes import Event, Scene
 from kfjax.scenes.source_classifier import SourceJudge
 
-#: A source counts as heard from this probability of the judge on.
+T = TypeVar("T")
+
+#: Threshold of the classifier's probability from which a source counts as present.
 PRESENT = 0.5
 
 
 class Heard(NamedTuple):
-    """What was heard in one sound each of many scenes.
+    """Analysis of one sound for each of many scenes.
 
     Attributes:
       onsets: seconds.
-      chances: how likely each source is present; empty without a judge.
-      correlation: of level difference and position over all struck events that stand alone; NaN for mono.
+      chances: probability of each source; empty without a classifier.
+      correlation: of level difference and position over all isolated impacts; NaN for mono.
       shuffled: the same, each sound taken for that of the scene before.
     """
 
@@ -37,7 +39,7 @@ class Heard(NamedTuple):
 
 
 class Synchrony(NamedTuple):
-    """Detected onsets against true ones, ±50 ms, over the scenes in which something is struck.
+    """Detected onsets against true ones, ±50 ms, over the scenes with impacts.
 
     Attributes:
       f1, error: mean over scenes and its standard error.
@@ -55,12 +57,12 @@ class Synchrony(NamedTuple):
 
 
 class Meaning(NamedTuple):
-    """The source heard most clearly, against the only true one.
+    """The most probable source against the only true one.
 
     Attributes:
       accuracy: share of right answers.
       sources: source -> share of right answers.
-      confusions: "true > heard" -> how often; wrong answers only.
+      confusions: "true > predicted" -> count; wrong answers only.
     """
 
     accuracy: float
@@ -70,7 +72,7 @@ class Meaning(NamedTuple):
 
 
 class Presence(NamedTuple):
-    """How clearly some sources are heard: mean probability, and the share of sounds in which they count as present."""
+    """Presence of some sources: mean probability, and the share of sounds in which they count as present."""
 
     probability: float
     rate: float
@@ -80,7 +82,7 @@ class Presence(NamedTuple):
 def listen(
     waves: Iterable[np.ndarray], scenes: Sequence[Scene], sample_rate_hz: int, judge: SourceJudge | None = None
 ) -> Heard:
-    """Hear one sound [t] or [t, 2] a scene. Sounds may come from a generator: they are kept in half precision."""
+    """Analyse one sound [t] or [t, 2] a scene. Sounds may come from a generator: they are kept in half precision."""
     kept, onsets, chances = [], [], []
     for wave in waves:
         onsets.append(detect_onsets(wave, sample_rate_hz))
@@ -94,17 +96,17 @@ def listen(
 
 
 def following(values: Sequence) -> list:
-    """For each scene the value of the next one: what the sound of another film scores is the floor."""
+    """For each scene the value of the next one, for the floor."""
     return [*values[1:], *values[:1]]
 
 
 def struck_times(scene: Scene) -> list[float]:
-    """When something is struck in a scene, seconds."""
+    """Times of a scene's impacts, seconds."""
     return [event.time_seconds for event in scene.events if event.struck]
 
 
 def synchrony(onsets: Sequence[np.ndarray], scenes: Sequence[Scene]) -> Synchrony:
-    """Scores of onsets heard for scenes, one array a scene; scenes in which nothing is struck do not count."""
+    """Scores of onsets heard for scenes, one array a scene; scenes without impacts do not count."""
     recipes, matched, detected, true = defaultdict(list), 0, 0, 0
     for heard, scene in zip(onsets, scenes, strict=True):
         if times := struck_times(scene):
@@ -130,7 +132,7 @@ def synchrony(onsets: Sequence[np.ndarray], scenes: Sequence[Scene]) -> Synchron
 
 
 def meaning(chances: Sequence[Mapping[str, float]], sources: Sequence[str]) -> Meaning:
-    """Score of what the judge heard in sounds of one source each."""
+    """Score of the classifier's predictions on sounds of one source each."""
     if not sources:
         raise ValueError("meaning: got no scene with a single source, expected some; take more scenes")
     right, confusions = defaultdict(list), Counter()
@@ -148,18 +150,43 @@ def meaning(chances: Sequence[Mapping[str, float]], sources: Sequence[str]) -> M
 
 
 def presence(chances: Sequence[Mapping[str, float]], sources: Sequence[str]) -> Presence:
-    """How clearly one source a sound is heard."""
+    """Presence of one source in each sound."""
     values = np.array([heard[source] for heard, source in zip(chances, sources, strict=True)])
     return Presence(float(values.mean()), float((values >= PRESENT).mean()), len(values))
+
+
+def synchronies(heard: Mapping[str, Heard], scenes: Sequence[Scene], made: str) -> dict[str, Synchrony]:
+    """Kind -> score over the scenes with impacts; "floor": each scene with the next one's sound of kind `made`."""
+    rows = [i for i, scene in enumerate(scenes) if struck_times(scene)]
+    onsets = {kind: [own.onsets[i] for i in rows] for kind, own in heard.items()}
+    truth = [scenes[i] for i in rows]
+    return {kind: synchrony(own, truth) for kind, own in _with_floor(onsets, made).items()}
+
+
+def meanings(heard: Mapping[str, Heard], scenes: Sequence[Scene], made: str) -> dict[str, Meaning]:
+    """Kind -> score over the scenes with one source; "floor" as in `synchronies`."""
+    rows = [i for i, scene in enumerate(scenes) if len(scene.sources) == 1]
+    chances = {kind: [own.chances[i] for i in rows] for kind, own in heard.items()}
+    sources = [scenes[i].sources[0] for i in rows]
+    return {kind: meaning(own, sources) for kind, own in _with_floor(chances, made).items()}
+
+
+def correlations(heard: Mapping[str, Heard], made: str) -> dict[str, float]:
+    """Kind -> correlation of level difference and position; "floor" as in `synchronies`."""
+    return {kind: own.correlation for kind, own in heard.items()} | {"floor": heard[made].shuffled}
+
+
+def _with_floor(values: dict[str, list[T]], made: str) -> dict[str, list[T]]:
+    return values | {"floor": following(values[made])}
 
 
 def stereo_correlation(
     waves: Sequence[np.ndarray], events: Sequence[Sequence[Event]], sample_rate_hz: int, window_seconds: float = 0.06
 ) -> float:
-    """Pearson correlation of level difference and position over the struck events of many clips, -1 to 1.
+    """Pearson correlation of level difference and position over the impacts of many clips, -1 to 1.
 
-    Only events that nothing else struck within twice the window before or the window after are counted: of two at
-    once the level difference belongs to neither. NaN with fewer than three such events.
+    Only isolated impacts count: without another within twice the window before or the window after, because the
+    level difference of two at once belongs to neither. NaN with fewer than three such events.
 
     Args:
       waves: clips [t, 2].

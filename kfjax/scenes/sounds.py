@@ -1,4 +1,4 @@
-"""Sounds for many scenes: the pipeline's steps, a batch of scenes at a time, each compiled once per duration.
+"""Generation for many scenes, in batches; each stage is compiled once per duration.
 
     sounds = SceneSounds(system.load("model"))
     for wave in sounds.generate(captions, 8.0, films=(bucket, rows)):       # float32 [t, 2] each
@@ -33,15 +33,15 @@ _BATCH_SECONDS, _LARGEST_BATCH = 64.0, 16
 
 
 class SceneSounds:
-    """Generates sounds for scenes, and sends true sounds through the codec.
+    """Generates sounds for scenes, and reconstructs true sounds by the codec.
 
     Args:
-      system: what is evaluated; its encoders see square frames of one size.
+      system: to evaluate; its encoders take square frames of one size.
       steps, guidance, negative: of sampling; each defaults to the system's own.
       seed: of all noise.
 
     Raises:
-      ValueError: the two encoders see frames of different sizes, which a corpus does not hold.
+      ValueError: the two encoders need frames of different sizes; a corpus has one.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class SceneSounds:
         """One float32 [t, 2] sound within ±1 a prompt, t = round(seconds · rate), in order.
 
         Args:
-          prompts: what is heard; "" leaves it to the picture.
+          prompts: captions; "" = video alone.
           seconds: of every sound.
           films: a bucket of rendered scenes and its row for each prompt; None: from text alone.
-          negatives: what must not be heard, one a prompt.
+          negatives: negative prompts, one a prompt.
         """
         guidance = sampler.Guidance(self.guidance, self.guidance, self.negative if negatives else 0.0)
         weights = {name: np.float32(x) for name, x in guidance.weights(has_video=films is not None).items()}
@@ -102,7 +102,7 @@ class SceneSounds:
                 yield wave / max(1.0, float(np.abs(wave).max()))
 
     def through_codec(self, waves: Iterable[np.ndarray], seconds: float, *, vae: bool = True) -> Iterator[np.ndarray]:
-        """Each sound [t] or [t, 2] of `seconds` as the VAE and the vocoder (or the vocoder alone) give it back, [t]."""
+        """Each sound [t] or [t, 2] of `seconds`, reconstructed by VAE and vocoder, or the vocoder alone: [t]."""
         return (wave for wave, _ in self._coded(waves, seconds, vae))
 
     def codec_mels(self, waves: Iterable[np.ndarray], seconds: float, *, vae: bool = True) -> Iterator[np.ndarray]:

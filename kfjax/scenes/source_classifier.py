@@ -1,4 +1,4 @@
-"""A judge of meaning: which sources are heard in a sound, learnt from the true sound of scenes."""
+"""Classifier of the sources in a sound, trained on the true sound of scenes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _DECAY = 1e-3
 
 @dataclass(frozen=True)
 class SourceJudge:
-    """Hears which of its `sources` are present in a sound.
+    """Multi-label classifier: which of its `sources` are present in a sound.
 
     One logistic regression per source on statistics of the mel levels, trained with sounds that are also filtered,
-    blurred and noisy, so that the colouring of a vocoder does not mislead it.
+    blurred and noisy, so that a vocoder's coloration does not mislead it.
 
     Attributes:
       mean, scale: of the features, [features].
@@ -55,14 +55,14 @@ class SourceJudge:
         copies: int = 3,
         sources: Sequence[str] = SOURCES,
     ) -> SourceJudge:
-        """Train on sounds and what is heard in them.
+        """Train on sounds and their labels.
 
         Args:
           waves: true sounds [t] or [t, 2], read once, so that a generator will do; 600 of 4 to 8 seconds suffice.
           labels: the source, or all sources, of each; empty for silence.
-          seed: of the alterations.
+          seed: of the augmentation.
           sample_rate_hz: sample rate of the sounds.
-          copies: altered copies of each sound that are learnt from besides the sound itself.
+          copies: augmented copies of each sound, beside the sound itself.
           sources: all that a label may name.
 
         Raises:
@@ -86,7 +86,7 @@ class SourceJudge:
             rows += [describe(levels), *(describe(alter(levels, rng)) for _ in range(copies))]
             targets += [_target(label, sources)] * (1 + copies)
         features = np.stack(rows)
-        # Features are dB: one that hardly varies in training must not be blown up by what it does later.
+        # Features are dB: the scale of one that hardly varies in training is bounded from below.
         mean, scale = features.mean(axis=0), features.std(axis=0) + 1.0
         weights, biases = _regress((features - mean) / scale, np.stack(targets))
         return cls(mean, scale, weights, biases, tuple(sources))
@@ -98,12 +98,12 @@ class SourceJudge:
         return dict(zip(self.sources, chances.tolist(), strict=True))
 
     def predict(self, wave: np.ndarray, sample_rate_hz: int = 44100) -> str:
-        """The source heard most clearly."""
+        """The most probable source."""
         chances = self.probabilities(wave, sample_rate_hz)
         return max(chances, key=chances.__getitem__)
 
     def save(self, path: str | Path) -> None:
-        """Write the judge as an .npz file."""
+        """Write the classifier as an .npz file."""
         np.savez(
             path,
             mean=self.mean,
@@ -122,7 +122,7 @@ class SourceJudge:
 
 
 def describe(levels_db: np.ndarray) -> np.ndarray:
-    """Statistics of band levels [bands, frames] that say what sounds, whenever and however often: [features].
+    """Statistics of band levels [bands, frames], independent of when and how often a source sounds: [features].
 
     Per band: quantiles of the level under the clip's peak, its spread, and how much it changes over several time
     differences, on average and at most (attacks and decays).
@@ -137,7 +137,7 @@ def describe(levels_db: np.ndarray) -> np.ndarray:
 
 
 def alter(levels_db: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The levels of the same sound through a worse channel: other gain and tone, smeared, noisier."""
+    """Augmented levels: another gain and tone, smeared, with noise."""
     levels = np.asarray(levels_db, np.float32)
     levels = gaussian_filter(levels, (rng.uniform(0.0, 0.8), rng.uniform(0.0, 1.5)), mode="nearest")
     bands = np.linspace(-1, 1, len(levels))
@@ -167,7 +167,7 @@ def _regress(features: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.
         gradient = np.concatenate([features.T @ error + _DECAY * weights, error.sum(axis=0, keepdims=True)])
         return likelihood + _DECAY / 2 * np.sum(weights**2), gradient.ravel()
 
-    with threadpool_limits(1):  # the products are small: threads would only wait for one another
+    with threadpool_limits(1):  # small products: more threads are slower
         found = minimize(loss, np.zeros(np.prod(shape)), jac=True, method="L-BFGS-B", options={"maxiter": 150})
     weights, biases = np.split(found.x.reshape(shape), [width])
     return weights, biases[0]

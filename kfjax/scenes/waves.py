@@ -1,7 +1,7 @@
-"""Training sounds for the vocoder, made from nothing: scenes, voices, music, noises and mixtures of them.
+"""Synthetic training sounds for the vocoder: scenes, voices, music, noises and mixtures of them.
 
-A vocoder must reproduce sounds that it never heard, so the material is wider than the scenes of the built-in world:
-harmonic sounds of every pitch with moving formants, chords, sweeps, coloured noise and clicks. Nothing is recorded.
+A vocoder must generalise to unseen sounds, so the material is wider than the built-in scenes:
+harmonic sounds of every pitch with moving formants, chords, sweeps, coloured noise and clicks. None are recordings.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _sound(rng: np.random.Generator, size: int, sample_rate_hz: int) -> np.ndarr
 
 
 def scene(rng: np.random.Generator, size: int, sample_rate_hz: int) -> np.ndarray:
-    """Random events of the built-in world, mono: everything it can sound like, without physics; float32 [size]."""
+    """Random events with the sounds of the built-in scenes, without their physics; mono float32 [size]."""
     seconds = size / sample_rate_hz
     events = [_struck_event(rng, seconds) for _ in range(rng.integers(1, 7))]
     if rng.random() < 0.4:
@@ -115,7 +115,7 @@ def _hiss(rng: np.random.Generator, size: int, _: float, sample_rate_hz: int) ->
     low = rng.uniform(400, 6000)
     wave = 0.3 * _band_noise(rng, size, (low, low * rng.uniform(1.5, 3.5)), sample_rate_hz)
     attack = 0.001 if rng.random() < 0.5 else 0.03
-    if attack == 0.001:  # a burst: it dies at once
+    if attack == 0.001:  # a burst decays at once
         wave *= np.exp(-np.arange(size) / (rng.uniform(0.005, 0.05) * sample_rate_hz))
     return wave * _swell(size, attack, 0.03, sample_rate_hz)
 

@@ -11,7 +11,7 @@ import pytest
 from kfjax import cli, media, pipeline
 from kfjax.data import builders, sources
 from kfjax.evals import benchmarks, evaluation, generation, measures, report
-from kfjax.evals.evaluation import Order, evaluate, plain
+from kfjax.evals.evaluation import Request, evaluate, plain
 from kfjax.evals.measures import COLUMNS, Score, mean_score
 from kfjax.evals.networks.base import Tags, Unavailable
 from kfjax.media import FrameSpec
@@ -50,8 +50,8 @@ def folders(tmp_path):
     return true, made
 
 
-def order(target, output, **changes) -> Order:
-    return Order(str(target), changes.pop("benchmark", "folder"), output, **{"pictures": 0} | changes)
+def request_of(target, output, **changes) -> Request:
+    return Request(str(target), changes.pop("benchmark", "folder"), output, **{"pictures": 0} | changes)
 
 
 def names(rows, seconds=1.0):
@@ -117,7 +117,7 @@ def test_a_folder_is_measured(folders, tmp_path):
     shutil.copy(true / "a.wav", made / "broken.wav")
     table = true / "clips.csv"  # with a caption that would be a formula to a program that draws
     table.write_text("audio,caption\na.wav,$5 and \\frac{ $\nb.wav,\nc.wav,\nbroken.wav,\n")
-    results = evaluate(order(made, tmp_path / "out", references=table, metrics=NO_NETWORK, seconds=1.2,
+    results = evaluate(request_of(made, tmp_path / "out", references=table, metrics=NO_NETWORK, seconds=1.2,
                              pictures=3))  # fmt: skip
     assert results["matching"]["measured"] == 2 and results["matching"]["missing"] == ["c"]
     assert results["matching"]["extra"] == ["d.wav"] and "broken" in results["matching"]["unreadable"][0]
@@ -143,7 +143,7 @@ def test_order_of_files_does_not_matter(folders, tmp_path):
     table = tmp_path / "true/clips.csv"
     for lines in ("audio\nb.wav\na.wav\n", "audio\na.wav\nb.wav\n"):
         table.write_text(lines)
-        evaluate(order(made, tmp_path / f"out{len(lines)}{lines[6]}", references=table, metrics=NO_NETWORK))
+        evaluate(request_of(made, tmp_path / f"out{len(lines)}{lines[6]}", references=table, metrics=NO_NETWORK))
     first, second = (json.loads(path.read_text())["scores"] for path in sorted(tmp_path.glob("out*/results.json")))
     assert first == second
 
@@ -182,8 +182,10 @@ def test_networks_are_asked_and_missing_weights_are_named(folders, tmp_path, mon
         return FakeClassifier() if group == "panns" else FakeSpace()
 
     monkeypatch.setattr(measures, "load_network", load)
-    wanted = order(made, tmp_path / "out", references=true / "clips.csv", metrics="onsets,panns,imagebind,desync,clap",
-                   weights=tmp_path / "metrics", seconds=1.2)  # fmt: skip
+    wanted = request_of(
+        made, tmp_path / "out", references=true / "clips.csv", metrics="onsets,panns,imagebind,desync,clap",
+        weights=tmp_path / "metrics", seconds=1.2,
+    )  # fmt: skip
     results = evaluate(wanted)
     scores = results["scores"]
     assert results["protocol"]["networks"] == "fake, fake, fake"
@@ -204,7 +206,7 @@ def test_a_model_is_evaluated_to_the_digit(tmp_path, monkeypatch):
     model = write_model(tmp_path / "model")
     runs, settings = {}, {"benchmark": "scenes", "seconds": 1.0, "metrics": "onsets,stereo,scenes"}
     for name, limit in (("two", 2), ("again", 2), ("five", 5)):
-        runs[name] = evaluate(order(model, tmp_path / name, limit=limit, **settings))
+        runs[name] = evaluate(request_of(model, tmp_path / name, limit=limit, **settings))
     assert runs["two"] == runs["again"]
     assert (tmp_path / "two/report.md").read_bytes() == (tmp_path / "again/report.md").read_bytes()
     waves = lambda name: {path.name: path.read_bytes() for path in (tmp_path / name / "generated").glob("*.wav")}
@@ -215,12 +217,12 @@ def test_a_model_is_evaluated_to_the_digit(tmp_path, monkeypatch):
     before = (tmp_path / "two/generated/scene-0001.wav").stat().st_mtime_ns
     (tmp_path / "two/generated/scene-0000.wav").unlink()
     made = tmp_path / "two/generated"
-    assert evaluate(order(model, tmp_path / "two", limit=2, **settings)) == runs["two"]
+    assert evaluate(request_of(model, tmp_path / "two", limit=2, **settings)) == runs["two"]
     assert (made / "scene-0001.wav").stat().st_mtime_ns == before
-    from_files = evaluate(order(made, tmp_path / "files", limit=2, **settings))
+    from_files = evaluate(request_of(made, tmp_path / "files", limit=2, **settings))
     assert from_files["scores"] == runs["two"]["scores"] and from_files["scenes"] == runs["two"]["scenes"]
     with pytest.raises(ValueError, match="seed was 0, is 1"):
-        evaluate(order(model, tmp_path / "two", limit=2, seed=1, **settings))
+        evaluate(request_of(model, tmp_path / "two", limit=2, seed=1, **settings))
 
 
 def test_clips_are_generated_one_by_one(folders, tmp_path, capsys):
@@ -228,7 +230,7 @@ def test_clips_are_generated_one_by_one(folders, tmp_path, capsys):
     true, _ = folders
     (true / "clips.csv").write_text("audio,caption\na.wav,a bell rings loudly\nb.wav,\nc.wav,rain\n")
     model = write_model(tmp_path / "model")
-    wanted = order(model, tmp_path / "out", references=true / "clips.csv", seconds=1.0, metrics="levels")
+    wanted = request_of(model, tmp_path / "out", references=true / "clips.csv", seconds=1.0, metrics="levels")
     results = evaluate(wanted)
     assert "kfjax: captions with words outside the vocabulary: 1 (loudly 1)\n" in capsys.readouterr().err
     assert results["matching"]["measured"] == 2 and results["matching"]["missing"] == []
@@ -240,7 +242,7 @@ def test_clips_are_generated_one_by_one(folders, tmp_path, capsys):
     assert seed != generation.clip_seed(1, "c") != generation.clip_seed(0, "a")
     (true / "none.csv").write_text("audio,caption\nb.wav,\n")
     with pytest.raises(ValueError, match=r"no clip could be given a sound \(b: has neither"):
-        evaluate(order(model, tmp_path / "none", references=true / "none.csv", seconds=1.0, metrics="levels"))
+        evaluate(request_of(model, tmp_path / "none", references=true / "none.csv", seconds=1.0, metrics="levels"))
 
 
 @pytest.mark.slow
@@ -258,7 +260,7 @@ def test_a_public_corpus_is_measured(tmp_path, monkeypatch):
     media.write_wav(corpus / "uploads/0Tc8sOU6Jzc.wav", np.concatenate([np.zeros((2 * RATE, 2)), struck(2)]), RATE)
     for name, seed in (("-f_I2yQ_a00_000000", 0), ("_2MwJ2uHu0a_000000", 1), ("0Tc8sOU6Jzc_000002", 2)):
         media.write_wav(made / f"{name}.wav", struck(seed), RATE)
-    results = evaluate(order(made, tmp_path / "out", benchmark="vggsound", manual_dir=corpus, metrics=NO_NETWORK))
+    results = evaluate(request_of(made, tmp_path / "out", benchmark="vggsound", manual_dir=corpus, metrics=NO_NETWORK))
     assert results["matching"] == {"measured": 3, "missing": [], "extra": [], "unreadable": []}
     assert results["scores"]["onset_f1"]["value"] == 1 and results["scores"]["lsd_db"]["value"] < 0.01
     assert results["protocol"]["seconds_of_each"] == 8
@@ -333,4 +335,4 @@ def test_every_group_has_titles(folders):
     groups = [group for group in measures.OWN if group != "pesq"]
     for _, figures in measures.clip_figures(pairs, groups):
         assert {name.removeprefix("true_") for name in figures} <= COLUMNS.keys()
-    assert set(evaluation.chosen_groups(order("x", None))) == set(measures.OWN) | set(measures.NETWORKS)
+    assert set(evaluation.chosen_groups(request_of("x", None))) == set(measures.OWN) | set(measures.NETWORKS)

@@ -1,5 +1,6 @@
 """Plans: the real step compiled for eight fake devices, the search for a batch, what is said and what is refused."""
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -52,6 +53,16 @@ def test_a_plan_on_the_devices_at_hand():
     assert state / 4 < plan.memory.arguments < state / 2
     assert plan.memory.aliased > 0.9 * state / 4 and plan.memory.temporaries > 0
     assert plan.traffic_bytes > plan.memory.arguments
+
+
+def test_the_system_is_that_of_the_model_directory_it_starts_from(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(strict.to_dict(CONFIG)))
+    config = ConfigDict({"task": "flow", "data": {"start": str(tmp_path)}, "system": {"mmdit": {"single_depth": 3}}})
+    mmdit = Planner(config, "lora", find("here"), axes="data=8").system.mmdit
+    assert mmdit == dataclasses.replace(CONFIG.mmdit, single_depth=3)
+    config.data.start = str(tmp_path / "none")
+    with pytest.raises(ValueError, match=r"config\.data\.start: nothing at"):
+        Planner(config, "lora", find("here"), axes="data=8")
 
 
 def test_the_step_sends_weights_and_gradients_and_no_tokens():

@@ -53,6 +53,8 @@ def test_words_that_the_tokenizer_lacks_are_said_once(corpus, capsys):
     make(corpus)
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith(f"kfjax: {corpus.folder}: captions with words outside the vocabulary: ")
+    make(corpus, told=True)
+    assert not capsys.readouterr().err
     known = Tokenizer.train(b.scene(i).caption for b in corpus.buckets.values() for i in range(len(b)))
     buckets = Buckets(WEIGHTS, batch_seconds=4.2, multiple_of=1, seed=2)
     cfg = dataclasses.replace(CONFIG, text=dataclasses.replace(CONFIG.text, vocab=known.vocab))

@@ -1,4 +1,4 @@
-"""Which state dict of a file is meant: trainings keep several, with an optimizer and under prefixes.
+"""Choice of a state dict in a file: training checkpoints hold several, with an optimizer and under prefixes.
 
     choose(found, holding={"audio_input_proj.0.weight"})    # {"ema": {"module.audio_input_proj.0.weight": ...}, ...}
 
@@ -19,19 +19,19 @@ State = dict[str, np.ndarray]
 
 #: Words of a candidate's name that do not say what it is.
 WRAPPERS = {"module", "_orig_mod", "model", "state_dict"}
-#: How far dicts are gone through: deeper nobody keeps weights, and hostile ones have no end.
+#: Depth to which dicts are searched: weights lie no deeper, and hostile files may be endless.
 MAX_DEPTH, MAX_NAME_CHARACTERS, MAX_DICTS = 6, 256, 100_000
 
 
 def choose(found: Any, inside: str | None, holding: Collection[str], say: Callable[[str], None]) -> State:
-    """The state dict in what a file holds, its prefix taken off.
+    """The state dict among a file's contents, without its prefix.
 
     The only candidate is taken, of several the only one that is an exponential moving average, both with a word.
 
     Args:
       inside: its name or the beginning of its name: keys and prefixes joined by dots. Left out, it is chosen.
       holding: keys of which the wanted one has at least one; empty: any dict of nothing but tensors will do.
-      say: told what was chosen, unless it is all there is.
+      say: called with what was chosen, where there was a choice.
 
     Raises:
       ValueError: none of that name, or none, or several to choose from; the message does not name the file.
@@ -110,7 +110,7 @@ def _candidates(found: Any, holding: Collection[str]) -> dict[str, State]:
 
 
 def _dicts(found: Any) -> Iterator[tuple[str, dict[Any, Any]]]:
-    """Every dict in nested ones that texts lead to, with its path; a state dict has none inside."""
+    """Every dict in nested ones with string keys, with its path; a state dict has none inside."""
     level = [("", found)] if isinstance(found, dict) else []
     count = 0
     for _ in range(MAX_DEPTH):

@@ -1,4 +1,4 @@
-"""State dicts on disk, in the formats that public weights come in: told by what is in a file, without PyTorch.
+"""State dicts on disk, without PyTorch; the format is recognised by the content.
 
 state = read_state("mmaudio_large_44k_v2.pth")     # {key: array}, dtypes kept
 write_state("again.safetensors", state)
@@ -23,9 +23,9 @@ State = dict[str, np.ndarray]
 TORCH = (".pth", ".pt", ".ckpt", ".bin")
 SAFETENSORS = ".safetensors"
 INDEX = ".safetensors.index.json"
-#: Types of eight bits, which nothing here computes with. Each of their values is a float32 exactly.
+#: Types of eight bits, which kfjax does not compute in. Each of their values is a float32 exactly.
 EIGHT_BITS = {dtype for name, dtype in safetensors_file.DTYPES.items() if name.startswith("F8_")}
-#: How files begin that are taken for weights -> what they are, what to do.
+#: First bytes of files that are mistaken for weights -> what they are, what to do.
 _GET_AGAIN = "a download that was refused or led elsewhere; open its address in a browser, log in if asked, and get it"
 _UNPACK = "unpack it and give the file inside"
 STRANGERS = {

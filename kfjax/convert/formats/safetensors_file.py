@@ -1,4 +1,4 @@
-"""Safetensors files, read where they lie: a header of JSON, then the values of all tensors end to end.
+"""Safetensors files, memory-mapped: a header of JSON, then the values of all tensors.
 
 The format: https://huggingface.co/docs/safetensors. Its library knows no NumPy type for values of eight bits.
 """

@@ -1,16 +1,15 @@
-"""The object description inside a torch file: read by a stack machine that cannot run anything, and written.
+"""The pickle inside a torch file: read by a stack machine that runs no code, and written.
 
     found = loads(data, record)         # plain containers with numpy leaves; record(key, size) -> a storage's bytes
     data = dumps({"weight": array})     # storages are named "0", "1", ... in the order of the mapping
 
 A pickle is a program whose instructions may call any function it names, which is how hostile files work. Here the
-instructions are interpreted one by one: a name is looked up in the tables below and nowhere else, so there is
-nothing else to call. Everything that `torch.save` writes for tensors, parameters and plain containers is understood.
+instructions are interpreted one by one, and a name is looked up in the tables below only, so nothing else can be
+called. Everything that `torch.save` writes for tensors, parameters and plain containers is understood.
 Arrays that are NumPy's own, as trainings keep them beside their weights, are passed over: None stands in their place.
 
-A pickle can also ask for more work and memory than anybody has: instructions, bytes, nesting and repeated values are
-counted before they are spent, and a file that exceeds the limits below is refused. The largest public files take less
-than a hundredth.
+A pickle can also demand unbounded work and memory: instructions, bytes, nesting and repeated values are counted
+beforehand, and a file that exceeds the limits below is refused. The largest public files need less than a hundredth.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ Record = Callable[[str, int], np.ndarray]
 
 @dataclass(frozen=True)
 class _Name:
-    """A name out of the tables below, standing on the stack for what it names ("module name")."""
+    """A name of the tables below, as a placeholder on the stack ("module name")."""
 
     text: str
 
@@ -90,7 +89,7 @@ def loads(data: bytes | mmap, record: Record, *, steps: int = MAX_STEPS) -> Any:
 
     Tensors are views of what `record(key, size)` returns (uint8, 1-D): strides, offsets and shared storages are kept
     and nothing is copied. Ordered dicts come back as dicts, and attributes of theirs (`_metadata`) are left out.
-    Lists and dicts may contain themselves, at any depth: whoever goes through what comes back counts how deep.
+    Lists and dicts may contain themselves, at any depth: a caller that walks them must bound the depth.
 
     Args:
       data: the pickle, or a mapped file, which is left behind its end.
@@ -324,7 +323,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils _rebuild_tensor_v3": _Machine.later_tensor,
     "torch._utils _rebuild_parameter": _Machine.parameter,
 }
-#: What NumPy's arrays, without which nobody's weights are less whole, are made of.
+#: Names of pickled NumPy arrays, which are no weights and are passed over.
 _PASSED_OVER = {
     "numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct", "numpy ndarray", "numpy dtype",
     "_codecs encode",

@@ -1,7 +1,7 @@
-"""Networks that measures listen with: what each of them is asked, and what it says where it can't be had.
+"""Interfaces of the measuring networks, and the error when their weights are missing.
 
 Their weights are public but not ours to ship. `load(folder)` of each looks for its file in one folder
-(`kfjax evaluate --weights FOLDER`) and raises `Unavailable` where it is not there; the measures that need none go on.
+(`kfjax evaluate --weights FOLDER`) and raises `Unavailable` if it is missing; measures without a network still run.
 
     embedders.load_panns(folder)      -> AudioClassifier     FD, KL, inception score
     embedders.load_imagebind(folder)  -> VideoAudioSpace     IB-score
@@ -9,7 +9,7 @@ Their weights are public but not ours to ship. `load(folder)` of each looks for 
     clap.load(folder)                 -> TextAudioSpace      CLAP score
 
 Sounds are mono, float32 within ±1, at the network's own `sample_rate_hz`; frames are uint8 RGB as its `frame_spec`
-says. All examples of a batch have one length; every example is judged as if it were alone.
+says. All examples of a batch have one length; examples do not depend on each other.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from kfjax.media import FrameSpec
 
 
 class Unavailable(ValueError):
-    """A network that can't be had: one line that names the missing file (or package) and where it is published."""
+    """A network whose weights or package are missing: one line that names them and where they are published."""
 
 
 class Tags(NamedTuple):
-    """What a classifier makes of sounds. The logits are of independent classes: a sigmoid gives probabilities."""
+    """Output of an audio classifier. Classes are independent: a sigmoid of the logits gives probabilities."""
 
     embedding: Float32[np.ndarray, "b d"]
     logits: Float32[np.ndarray, "b classes"]
 
 
 class AudioClassifier(Protocol):
-    """Names what is heard (PANNs' Cnn14: 2048-d embedding, the 527 classes of AudioSet).
+    """Audio tagging (PANNs' Cnn14: 2048-d embedding, the 527 classes of AudioSet).
 
     The public benchmark of video-to-audio models, av-benchmark, uses the one for 16 kHz (Cnn14_16k_mAP=0.438).
     """
@@ -48,7 +48,7 @@ class AudioClassifier(Protocol):
 
 
 class VideoAudioSpace(Protocol):
-    """Puts pictures and sounds into one space, in which those that belong together are near (ImageBind)."""
+    """Joint embedding of frames and sounds (ImageBind)."""
 
     name: str
     sample_rate_hz: int
@@ -60,7 +60,7 @@ class VideoAudioSpace(Protocol):
 
 
 class TextAudioSpace(Protocol):
-    """Puts captions and sounds into one space (CLAP)."""
+    """Joint embedding of captions and sounds (CLAP)."""
 
     name: str
     sample_rate_hz: int
@@ -71,7 +71,7 @@ class TextAudioSpace(Protocol):
 
 
 class SyncJudge(Protocol):
-    """Says how much earlier than its picture a sound comes, from excerpts of exactly `seconds` of both (Synchformer).
+    """Offset of a sound before its video, from excerpts of exactly `seconds` of both (Synchformer).
 
     `step_seconds` is the grid on which excerpts may begin, the step of the network's segments. Offsets are the centre
     of the likeliest class, -2.0 to 2.0 s in steps of 0.2 for the public weights.

@@ -1,4 +1,4 @@
-"""CLAP (arXiv 2211.06687), captions and sounds in one space, as `networks` wants it: transformers' PyTorch model.
+"""CLAP (arXiv 2211.06687): a joint embedding of captions and sounds, by transformers' PyTorch model.
 
 The only networks of kfjax that run on PyTorch, which the extra `eval` brings: two more transformers, a Swin and a
 RoBERTa, would be a lot of code for one figure. Nothing of it is imported before weights have been found.
@@ -71,8 +71,8 @@ def _kind(config: Path) -> str:
 class Clap:
     """A `networks.TextAudioSpace`.
 
-    The network hears ten seconds. Shorter sounds are repeated until they fill them, as in its training; longer ones
-    are heard in pieces, the last of which ends with the sound, and their vectors are averaged.
+    The network's input is ten seconds. Shorter sounds are repeated until they fill it, as in its training; longer ones
+    are cut into pieces, the last of which ends with the sound, and their vectors are averaged.
 
     Attributes:
       name: of the model's folder.

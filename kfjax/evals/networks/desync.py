@@ -1,4 +1,4 @@
-"""Synchformer as a judge of synchrony, as `networks` wants it: how far sound and picture of 4.8 seconds are apart.
+"""Synchformer as a `networks.SyncJudge`: the offset between sound and video of 4.8 seconds.
 
 Pictures are 25 a second, their middle square at 224 pixels; sound is mono at 16 kHz. `synchrony.desync_seconds` asks
 about a clip's first and last 4.8 seconds, as the public benchmark does (github.com/hkchengrex/av-benchmark).

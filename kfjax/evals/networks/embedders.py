@@ -1,4 +1,4 @@
-"""The networks that measures listen and look with, in JAX: PANNs' Cnn14 and ImageBind, as `networks` wants them."""
+"""PANNs' Cnn14 and ImageBind in JAX, with the interfaces of `networks`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kfjax.module import Params, bind
 LABELS = "class_labels_indices.csv"
 #: The public benchmark listens with the first (github.com/hkchengrex/av-benchmark, `av_bench/extraction_models.py`).
 PANNS_VARIANTS = ("16k", "32k")
-#: Frames a second that ImageBind sees of a film: a picture every other second (av-benchmark).
+#: Frames a second of ImageBind's input: one every other second (av-benchmark).
 IMAGEBIND_HZ = 0.5
 _CLIPS_AT_ONCE = 8
 
@@ -66,7 +66,7 @@ class Panns:
         self._hear = compiled(lambda params, waves: bind(Cnn14, cfg, params)(waves))
 
     def tags(self, waves: Float32[np.ndarray, "b t"]) -> Tags:
-        """Embedding and logits of sounds; each is freed of its mean first, as in the public benchmark.
+        """Embedding and logits of sounds; their mean is subtracted first, as in the public benchmark.
 
         Raises:
           ValueError: sounds of less than 0.31 s.
@@ -78,9 +78,9 @@ class Panns:
 class ImageBind:
     """A `networks.VideoAudioSpace`: cosines of its vectors are the IB-score.
 
-    A film is seen in overlapping pairs of pictures that are two seconds apart, in three squares from side to side; a
-    sound is heard in three clips of two seconds; either's vectors are averaged. So does the public benchmark, which
-    however hears the left channel of stereo, not the mean of both.
+    A video is embedded as overlapping pairs of frames two seconds apart, in three square crops; a sound as three
+    clips of two seconds; the vectors of each are averaged. The public benchmark does the same, but takes the left
+    channel of stereo, not the mean of both.
 
     Attributes:
       name: of the network.
@@ -105,7 +105,7 @@ class ImageBind:
         return np.asarray(self._hear(self._params["audio"], fbank.clip_log_mels(waves)))
 
     def embed_video(self, frames: UInt8[np.ndarray, "b v size width 3"]) -> Float32[np.ndarray, "b d"]:
-        """Vectors of films, of whose pictures one or several squares are given; one picture is a pair of the same."""
+        """Vectors of videos, each frame as one or several square crops; a single frame is paired with itself."""
         b, v, size, width, _ = frames.shape
         squares = frames.reshape(b, v, size, width // size, size, 3).transpose(0, 3, 1, 2, 4, 5)
         first, second = (squares[:, :, :-1], squares[:, :, 1:]) if v > 1 else (squares, squares)

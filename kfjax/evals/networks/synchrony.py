@@ -1,4 +1,4 @@
-"""DeSync: how far sound and picture are apart, as a judge of synchrony hears and sees it.
+"""DeSync: the mean absolute offset between sound and video, by a synchronisation network.
 
 The public benchmark (github.com/hkchengrex/av-benchmark) asks Synchformer about the first and the last 4.8 s of each
 clip, takes the likeliest of 21 offsets (-2 to 2 s by 0.2) and averages their absolute values. Windows begin on the

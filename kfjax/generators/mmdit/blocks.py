@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from kfjax.layers import MLP, ConvMLP, RMSNorm, attention, conv, linear, modulate, rotate
 from kfjax.sharding import pin
 
-Tokens = Float[Array, "b n h"]
+Tokens = Float[Array, "b _n h"]  # of several lengths in one signature
 
 
 class Stream(nnx.Module):

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from kfjax.generators.mmdit.blocks import FinalLayer, JointBlock, SingleBlock
 from kfjax.generators.mmdit.config import MMDiTConfig
 from kfjax.layers import MLP, ConvMLP, conv, linear, rope
-from kfjax.module import scan_blocks, stack
+from kfjax.module import AnyArray, scan_blocks, stack
 from kfjax.rates import Rates, sync_token_seconds
 from kfjax.sharding import pin
 from kfjax.structs import Conditions, Features
@@ -34,7 +34,7 @@ class TimestepEmbedding(nnx.Module):
         self.inner = nnx.Linear(self.features, cfg.width, kernel_init=normal, rngs=rngs)
         self.outer = nnx.Linear(cfg.width, cfg.width, kernel_init=normal, rngs=rngs)
 
-    def __call__(self, t: Float[Array, " b"]) -> Float[Array, "b h"]:
+    def __call__(self, t: Float[AnyArray, " b"]) -> Float[Array, "b h"]:
         # Float64 on the host: one ulp of a frequency near 1e4 is visible in the output.
         index = np.arange(0, self.features, 2, dtype=np.float64) / self.features
         frequencies = jnp.asarray(self.scale * 1e4**-index, jnp.float32)
@@ -126,7 +126,10 @@ class MMDiT(nnx.Module):
         return second._replace(clip=both("clip"), align=both("align"))
 
     def __call__(
-        self, x: Float[Array, "b n d"], t: Float[Array, " b"] | Float[Array, "b n"], conditions: Conditions
+        self,
+        x: Float[AnyArray, "b n d"],
+        t: Float[AnyArray, " b"] | Float[AnyArray, "b n"],
+        conditions: Conditions,
     ) -> Float[Array, "b n d"]:
         """Velocity at (x, t), t in [0, 1]: 0 is noise, 1 is data. One t for all latents of an example, or one for each;
         clip and text, which belong to all of them, then have the smallest."""
@@ -158,7 +161,7 @@ class MMDiT(nnx.Module):
         return rope(n, dim), rope(v, dim, scale=n / v if self.cfg.rope == "aligned" else 1.0)
 
 
-def align(sync: Float[Array, "b s h"], latents: int, how: str, rates: Rates) -> Float[Array, "b n h"]:
+def align(sync: Float[AnyArray, "b s h"], latents: int, how: str, rates: Rates) -> Float[AnyArray, "b n h"]:
     """Bring the sync tokens to the latents' rate.
 
     uniform: nearest-exact upsampling that spreads the tokens evenly, as the public weights expect.

@@ -1,11 +1,11 @@
-"""Processes that train together: how they meet, and how each ends when another one is gone.
+"""Training on several processes: how they connect, and how each ends when another one has died.
 
     join("10.0.0.1:8476,0,2", heartbeat_seconds=300)
     with together():
         ...
 
-A collective then fails with an exception, or waits for ever; for the second case jax's coordination service has
-heartbeats, and aborts the process with fifty lines of its own. Both become the same one line.
+After a death a collective raises, or hangs. Against hangs jax's coordination service has heartbeats: it aborts the
+process with fifty lines of log. Both cases end in the same one line here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def join(where: str, heartbeat_seconds: int) -> None:
 
     Args:
       where: "" where the cluster says all of it.
-      heartbeat_seconds: a process without a sign of life for so long counts as dead.
+      heartbeat_seconds: a process without a heartbeat for so long counts as dead.
 
     Raises:
       ValueError: none of the clusters that jax knows, and nothing given instead; the others can't be reached.
@@ -52,9 +52,9 @@ def join(where: str, heartbeat_seconds: int) -> None:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Where a collective of the block fails since another process is gone, this one ends too: at once, in one line.
+    """If a collective of the block fails because another process died, exit at once with one line.
 
-    It does not return, since whoever waits for the other process, as a save that has begun, would wait for long.
+    It exits without unwinding: a save that has begun would wait for the dead process.
     """
     try:
         yield
@@ -66,9 +66,9 @@ def together() -> Iterator[None]:
 
 
 def _shorten_native_errors() -> None:
-    """What jaxlib itself writes to stderr goes through another process from now on, which makes one line of its abort.
+    """Pipes what jaxlib writes to stderr through another process, which shortens the abort's log to one line.
 
-    jax has no way to be told: its callback for a missed heartbeat can't be a Python function (std::bad_cast).
+    jax offers no other way: its callback for a missed heartbeat can't be a Python function (std::bad_cast).
     """
     sys.stderr.flush()
     ours = os.dup(2)
@@ -80,7 +80,7 @@ def _shorten_native_errors() -> None:
     sys.stderr = os.fdopen(ours, "w", buffering=1, errors="backslashreplace")
 
 
-#: Passes lines on, but of those about a dead process none: instead of the abort that they end with, one line.
+#: Copies stdin to stdout, but replaces the abort's log by one line.
 _FILTER = r"""
 import re, sys
 

@@ -1,12 +1,12 @@
-"""How much a training step computes, and how much a chip can: counted from the configuration, not from a program.
+"""FLOPs of a training step and peak FLOP/s of chips, counted from the configuration, not from a program.
 
     forward = mmdit_flops(cfg, rates.lengths(10.0, rates.Rates()), text_tokens=77, batch=32)
     flops = train_flops(cfg, rates.lengths(10.0, rates.Rates()), text_tokens=77, batch=32)
     utilisation = mfu(flops, seconds=0.5, chips=64, kind="v6e")
 
 A multiplication and the addition after it are two operations. Norms, activations, softmax and the optimiser are left
-out: they bind memory, not the matrix units. XLA's own count of a compiled program is no help for utilisation: it counts
-the body of a loop over blocks once, and what is computed again in the backward pass as if it were new.
+out: they are bound by memory, not by the matrix units. XLA's own count of a compiled program does not give utilisation:
+it counts the body of a loop over blocks once, and rematerialised operations as new ones.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ PARTS = ("projections", "attention", "conv", "mlp", "adaln")
 
 @dataclass(frozen=True)
 class Chip:
-    """What one chip does at most, dense bfloat16, as its maker states it.
+    """Peak figures of one chip, dense bfloat16, as its maker states them.
 
-    `links_bytes_per_second` is what all its links to other chips carry in one direction together.
+    `links_bytes_per_second`: of all its links to other chips together, in one direction.
     """
 
     kind: str
@@ -80,8 +80,8 @@ def mfu(flops: float, seconds: float, chips: int, kind: str) -> float:
 def train_flops(cfg: MMDiTConfig, lengths: Lengths, text_tokens: int, batch: int, *, hardware: bool = False) -> float:
     """Operations of one training step of the generator: the forward pass three times.
 
-    `hardware`: as the chips see it where every block's forward pass runs again in the backward pass, four times at
-    most. Utilisation is quoted without it: recomputing is no progress.
+    `hardware`: with rematerialisation, where every block's forward pass runs again in the backward pass: four times
+    at most. Model FLOP/s utilisation is defined without it.
     """
     return (4 if hardware else 3) * mmdit_flops(cfg, lengths, text_tokens, batch)
 

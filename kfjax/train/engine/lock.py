@@ -15,7 +15,7 @@ from typing import Any
 class Lock:
     """Holds `folder` for this process, through its file `lock`. A context manager.
 
-    The kernel lets go of a dead process's lock, so a crash leaves nothing to clean up. Some network file systems lock
+    The kernel releases a dead process's lock, so a crash leaves nothing to clean up. Some network file systems lock
     nothing between hosts; therefore the holder also changes the file every few seconds, and a lock that another host
     left is taken over only if it does not change for a while. No clock is compared with another.
 
@@ -47,7 +47,7 @@ class Lock:
         except BlockingIOError:
             raise ValueError(self._taken()) from None
         except OSError:
-            pass  # locks nothing at all; the beats must do
+            pass  # a file system without locks; the heartbeat alone must do
         left = self._read()
         if left and self._holder(left)["host"] != self._me["host"] and self._changes(left):
             raise ValueError(self._taken())

@@ -1,4 +1,4 @@
-"""What a run says of itself: a progress bar, one JSON object a line in metrics.jsonl, TensorBoard, wandb, a profile.
+"""The log of a run: a progress bar, one JSON object a line in metrics.jsonl, TensorBoard, wandb, a profile.
 
     with Log(workdir, LogConfig(), first=0, last=1000) as log:
         for step in range(1000):
@@ -63,7 +63,7 @@ class LogConfig:
 class Log:
     """The log of a run that goes from step `first` (done already) to step `last`.
 
-    What metrics.jsonl has beyond `first` is cut: the run writes it again. So is the half line that a kill leaves.
+    What metrics.jsonl has beyond `first` is cut: the run writes it again. So is an incomplete last line.
 
     Raises:
       ValueError: TensorBoard or wandb is asked for and not installed.
@@ -105,12 +105,12 @@ class Log:
         return time.monotonic() - self._start
 
     def waiting(self, what: Wait) -> AbstractContextManager[None]:
-        """Around what keeps the loop from the next step: see `Throughput.waiting`."""
+        """Times a block that delays the next step: see `Throughput.waiting`."""
         return self._throughput.waiting(what)
 
     @contextmanager
     def compiling(self, batch: Any) -> Iterator[None]:
-        """Around the dispatch of a step, which compiles it where the batch has new shapes: the bar says so."""
+        """Shows on the bar that a step compiles, where the batch has new shapes."""
         shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(batch))
         says = self._writes and shapes not in self._compiled
         self._compiled.add(shapes)
@@ -161,7 +161,7 @@ class Log:
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Says so on the first process's stderr, in a line that is taken away again."""
+    """Shows it on the first process's stderr, in a line that is erased again."""
     from tqdm import tqdm
 
     with tqdm(desc="compiling", bar_format="{desc}", leave=False, disable=jax.process_index() > 0):

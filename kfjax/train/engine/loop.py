@@ -1,7 +1,7 @@
-"""One training loop for every step: resume, run, log, look, save, stop cleanly.
+"""The training loop of every task: resume, run, log, validate, save, stop cleanly.
 
-A `Task` says what is trained; the loop owns time. Everything random comes from `fold_in(root key, step)` and batches
-are a pure function of the step, so a resumed run is bit for bit the uninterrupted one.
+A `Task` defines what is trained; the loop decides when. Everything random comes from `fold_in(root key, step)` and
+batches are a pure function of the step, so a resumed run is bit for bit the uninterrupted one.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Task(NamedTuple):
       init: key -> parameters (nested dict).
       init_opt: parameters -> optimiser state.
       step: (state, batch, key) -> (state, metrics); pure; counts `state.step` up, and `state.skipped` where it skips.
-      batch: step number -> the global batch, numpy arrays whose first axis counts examples; pure, so that every
-        process means the same batch. Where making all of it on every process would be a waste, the callable has a
+      batch: step number -> the global batch, numpy arrays whose first axis counts examples; pure, so that all
+        processes agree on the batch. Where making all of it on every process would be a waste, the callable has a
         method `batch.runs(step, numbers, of)` as well: with that batch cut into `of` equal runs of rows, only the runs
         `numbers` (ascending, possibly with gaps), one after another. With several processes the loop calls it with
         `sharding.batch_runs(mesh)`; for all numbers it must give what `batch(step)` gives. Both are called ahead of
@@ -50,11 +50,12 @@ class Task(NamedTuple):
       panel: (averaged parameters, step, folder) -> figures; pictures and sounds go into the folder. Optional.
       export: (averaged parameters, workdir), at the end of a run; writes ema.safetensors where it is not given.
       work: what a step on such a batch does, for the rates in the log.
-      objective: (state, batch, key) -> (what the step minimises over `state.params`, its terms by name); names the
-        culprit among the gradients when a run stops for non-finite steps. Where parts are trained against each other it
-        is the sum of what each minimises, the other held fixed. Without it only batch, state and figures are looked at.
+      objective: (state, batch, key) -> (what the step minimises over `state.params`, its terms by name); finds
+        the first non-finite gradient when a run stops for non-finite steps. Where parts are trained against each
+        other it is the sum of what each minimises, the other held fixed. Without it only batch, state and figures are
+        searched.
 
-    With several processes all of them run `validate`, on parameters where they lie; the first one alone runs `panel`
+    With several processes all of them run `validate`, on sharded parameters; the first one alone runs `panel`
     and `export`, on parameters gathered to its host.
     """
 
@@ -229,7 +230,7 @@ def _train(task: Task, state: TrainState, store: StateStore, stop: _Stop, mesh: 
 
 @contextmanager
 def _room(what: str, mesh: Mesh, advice: Callable[[], str]) -> Iterator[None]:
-    """Makes one line of the devices' running out of memory."""
+    """Turns the devices' out-of-memory error into one line."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -241,7 +242,7 @@ def _room(what: str, mesh: Mesh, advice: Callable[[], str]) -> Iterator[None]:
 
 
 def _smaller(step_fn: Callable[..., Any], arguments: tuple[Any, Any, Any], mesh: Mesh) -> str:
-    """What to do where a step does not fit: how many examples would, where one process can find out by itself."""
+    """Advice where a step does not fit in memory: the batch that would fit, if one process can find it out alone."""
     otherwise = "raise step.accumulate, or split the model (loop.mesh=fsdp=N)"
     limit = limit_bytes(mesh.devices.flat[0])
     if limit is None or jax.process_count() > 1:
@@ -275,7 +276,7 @@ def _panel(ema: Any, panel: Callable[[Any, int, Path], dict[str, float]], step: 
 
 
 def _read(unread: deque[tuple[int, jax.Array]], left: int) -> tuple[bool, int, int]:
-    """(a process wished to stop, a step, non-finite steps in a row up to it), from all but the `left` newest steps.
+    """(stop requested, step, non-finite steps in a row up to it), read from all but the `left` newest steps.
 
     They are awaited. The step is the one with most such steps in a row.
     """
@@ -302,10 +303,10 @@ def _why(task: Task, step_fn: Callable[..., Any], state: TrainState, step: int, 
 
 
 def _compiled(task: Task, state: TrainState, mesh: Mesh, cfg: LoopConfig):
-    """(state, batch, wishes to stop) -> (state, metrics, [a wish, skipped steps]), compiled once for a batch's shapes.
+    """(state, batch, stop requests) -> (state, metrics, [stop requested, skipped steps]), compiled once for each shape.
 
-    The state is donated and comes back where it was. Wishes are joined inside the step, since one process alone may
-    have the signal, and all must end with the same step.
+    The state is donated and updated in place. Stop requests are combined across hosts inside the step: only one of
+    them may have received the signal, and all must stop after the same step.
     """
 
     def step(state, batch, wishes):
@@ -319,7 +320,7 @@ def _compiled(task: Task, state: TrainState, mesh: Mesh, cfg: LoopConfig):
 
 
 def _everywhere(wish: bool, mesh: Mesh) -> jax.Array:
-    """This process's wish on each of its devices."""
+    """This process's stop request on each of its devices."""
     return put_batch(np.full(len(batch_runs(mesh)[0]), wish, np.int32), mesh)
 
 

@@ -1,4 +1,4 @@
-"""Which tensor went wrong first, where a training step is no longer finite."""
+"""The first non-finite tensor of a training step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches on their way to the devices: made ahead of time in a thread, each process only its own rows."""
+"""Prefetching: batches are made ahead of time in a thread and put on the devices; each process makes its own rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast a run goes, on a clock that never jumps: rates, waiting, compiling.
+"""Throughput of a run on a monotonic clock: rates, waiting, compiling.
 
 Steps are dispatched without waiting for the device, so a rate needs a moment when everything dispatched is done: the
 first step of every shape (it compiles) and `figures` are such moments, and rates hold between two of them.
@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 Wait = Literal["data", "save", "panel", "validation", "profile"]
-#: Looking at a model is not training it: these waits are no part of a step's time.
+#: Validation and panels: their time is not part of a step's time.
 LOOKS: tuple[Wait, ...] = ("panel", "validation", "profile")
 
 
@@ -38,7 +38,7 @@ class Work(NamedTuple):
 
 
 def count_clips(batch: Any) -> Work:
-    """The work of a batch of which nothing is known but its first axis."""
+    """The work of a batch of unknown structure: the length of its first axis."""
     return Work(clips=int(jax.tree.leaves(batch)[0].shape[0]))
 
 
@@ -46,7 +46,7 @@ class Throughput:
     """Rates over the steps since the last figures, or since a compilation after them.
 
     Args:
-      clock: seconds, never going back.
+      clock: monotonic, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):

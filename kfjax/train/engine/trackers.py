@@ -21,7 +21,7 @@ def _package(name: str, asked_by: str) -> ModuleType:
 
 
 class TensorBoard:
-    """Event files in `folder`. What earlier files there have beyond step `first` is hidden: it comes again.
+    """Event files in `folder`. Events of earlier files beyond step `first` are hidden: they are written again.
 
     Raises:
       ValueError: tensorboardX is not installed.
@@ -62,7 +62,7 @@ class TensorBoard:
 class Wandb:
     """A run of a Weights & Biases project, kept in WORKDIR/wandb; a resumed training goes on in the same run.
 
-    Steps that a resumed training repeats are there twice: wandb takes nothing back.
+    Steps that a resumed training repeats are there twice: wandb can't delete them.
 
     Raises:
       ValueError: wandb is not installed, or refuses to begin.
@@ -91,6 +91,6 @@ class Wandb:
 
 
 def _tag(file: Path) -> str:
-    """A panel's files are named STEP-REST: one tag for all steps, to leaf through."""
+    """A panel's files are named STEP-REST: one tag for all steps."""
     step, _, rest = file.name.partition("-")
     return f"{file.parent.name}/{rest if step.isdigit() and rest else file.name}"

@@ -1,7 +1,7 @@
-"""The loss on held-out examples under fixed noise and times: a curve that moves only when the model does.
+"""The loss on held-out examples under fixed noise and times: the curve changes only with the model.
 
-A training loss is one draw of examples, noise and times a step, and its scatter hides what the model gains in a
-thousand steps. Here every visit, of this run, of a resumed one or of another run with the same seed, sees the same
+A training loss is a new draw of examples, noise and times at each step; its variance hides the progress of a
+thousand steps. Here every evaluation, in this run, a resumed one or another run with the same seed, uses the same
 examples, noise and times, so that two figures are a paired comparison.
 """
 
@@ -24,7 +24,7 @@ Figures = Callable[[Any, Any, jax.Array], dict[str, jax.Array]]
 class Validation:
     """(averaged parameters, step) -> figures, for `Task.validate`. Every process of a run calls it.
 
-    The parameters are used where they lie, whole or split over a mesh; each shape of batch is compiled once.
+    The parameters stay as they are sharded; each shape of batch is compiled once.
 
     Args:
       figures: what is measured of a batch, such as `flow_step.flow_figures`.
@@ -43,7 +43,7 @@ class Validation:
         self._compiled: dict[Mesh | None, Figures] = {}
 
     def __call__(self, params: Any, step: int) -> dict[str, float]:
-        """Means over all batches; `step` does not matter, which is the point."""
+        """Means over all batches; `step` does not matter."""
         mesh = _mesh(params)
         if mesh not in self._compiled:
             everywhere = None if mesh is None else replicated(mesh)

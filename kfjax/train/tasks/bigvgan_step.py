@@ -102,8 +102,8 @@ def init_opt(cfg: BigVGANTraining, params: Params) -> Params:
 def make_step(cfg: BigVGANTraining, reading: Reading) -> Step:
     """(state, batch, key) -> (state, metrics): one update of the discriminators, then one of the generator.
 
-    The batch has "wave" [b, f · hop] in [-1, 1]. The generator runs once: the discriminators learn from what it made,
-    and its own loss is then taken with the better ones. A non-finite loss or gradient of either leaves both as they
+    The batch has "wave" [b, f · hop] in [-1, 1]. The generator runs once: the discriminators are updated on its output,
+    and its own loss is then taken with the updated ones. A non-finite loss or gradient of either leaves both as they
     were.
     """
     tx, disc_tx = make_optimizer(cfg.optim), make_optimizer(cfg.discriminator_optim)
@@ -132,7 +132,7 @@ def make_step(cfg: BigVGANTraining, reading: Reading) -> Step:
 def generator_loss(
     made: Float[Array, "b t"], wave: Float[Array, "b t"], disc: Params, cfg: BigVGANTraining
 ) -> tuple[Array, dict[str, Array]]:
-    """What a made wave costs its maker, and the parts, unweighted."""
+    """The generator's loss, and its terms, unweighted."""
     judge = module.bind(WaveDiscriminators, cfg.discriminator, disc)
     fake = judge(made)
     parts = {
@@ -175,7 +175,7 @@ def make_figures(cfg: BigVGANTraining, reading: Reading) -> Figures:
 def discriminator_loss(
     disc: Params, wave: Float[Array, "b t"], made: Float[Array, "b t"], cfg: BigVGANTraining
 ) -> Float[Array, ""]:
-    """Least squares: scores of true waves should be 1, of made ones 0; mean over each map, summed over maps."""
+    """Least squares: scores of true waves should be 1, of generated ones 0; mean over each map, summed over maps."""
     judge = module.bind(WaveDiscriminators, cfg.discriminator, disc)
     return told_apart(judge(wave), judge(made))
 
@@ -186,7 +186,7 @@ def told_apart(real: Sequence[Layers], fake: Sequence[Layers]) -> Float[Array, "
 
 
 def fooled(fake: Sequence[Layers]) -> Float[Array, ""]:
-    """Squared distance of made waves' scores from 1: mean over each map, summed over discriminators (eq. 2)."""
+    """Least squares: generated waves should score 1; mean over each map, summed over discriminators (eq. 2)."""
     return total(jnp.mean(jnp.square(1 - f[-1])) for f in fake)
 
 

@@ -1,6 +1,6 @@
 """Training the Mel-VAE in the paper's four stages (Algorithm 2), generator and discriminator in one step.
 
-1 mean square error; 2 the KL's weight rises; 3 the adversary's weight rises; 4 the encoder is frozen, and the decoder
+1 mean square error; 2 the KL's weight rises; 3 the adversarial weight rises; 4 the encoder is frozen, and the decoder
 and the discriminator go on. The stage is a function of the step number, so the whole run is one compiled step.
 """
 
@@ -36,7 +36,7 @@ from kfjax.train.engine.validation import Figures, Validation
 from kfjax.train.tasks import losses
 
 Mels = Float[Array | np.ndarray, "b f m"]
-#: The parts of the VAE that an optimiser may touch; all else in its parameters is measured.
+#: The parts of the VAE that train; its other parameters are measured statistics.
 TRAINED = ("encoder", "decoder")
 
 
@@ -299,7 +299,7 @@ def generator_loss(
 
 
 def codec_figures(cfg: CodecTraining) -> Figures:
-    """What the VAE loses of a batch, for `validation.Validation`; no stage's weights, so that stages compare."""
+    """Unweighted reconstruction losses, for `validation.Validation`: they compare across stages."""
 
     def figures(params: Params, batch: dict[str, Array], key: Array) -> dict[str, Array]:
         gen, weights = params["gen"], weights_at(0, cfg.stages)
@@ -338,8 +338,8 @@ def standardise(mel: Float[Array, "b f m"], gen: Params) -> Float[Array, "b f m"
 
 
 def mel_statistics(mels: Iterable[Mels], smallest: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation per band over everything in `mels`; the latter at least `smallest`, so that a
-    band which hardly ever sounds is not blown up.
+    """Mean and standard deviation per band over everything in `mels`; the latter at least `smallest`, so that
+    the noise of an almost silent band is not amplified.
     """
     mean, variance = _moments((mel, 0.0) for mel in mels)
     return mean, np.maximum(np.sqrt(variance), smallest).astype(np.float32)

@@ -43,7 +43,8 @@ def material(run: FlowRun) -> TrainingData:
     else:
         tokenizer = reading_tokenizer(run, captions(corpus))
     options = {"duration_jitter": data.duration_jitter, "emphasis": dict(data.emphasis)}
-    batches = scene_input(run, tokenizer, corpus, codec["vae"], make_buckets(run), **options)
+    told = not run.step.train_encoders  # by `reading_tokenizer`
+    batches = scene_input(run, tokenizer, corpus, codec["vae"], make_buckets(run), told=told, **options)
     if not data.heldout:
         return TrainingData(batches, tokenizer)
     panel = flow_panel(system, tokenizer, codec, Corpus(data.heldout), **asdict(run.panel))

@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from kfjax import features
 from kfjax.flow import matching
-from kfjax.generators.mmdit.mmdit import MMDiT
+from kfjax.generators import generator_of
 from kfjax.layers import layer_norm
 from kfjax.module import Params, bind
 from kfjax.sharding import axis_size, pin, scattered
@@ -36,7 +36,7 @@ Batch = FlowBatch | FeatureBatch
 
 @dataclass(frozen=True)
 class FlowStepConfig:
-    """Switches of the step.
+    """Loss terms, dropout and precision of the step.
 
     Attributes:
       draws: noise and time draws per example; the encoders run once for all of them.
@@ -44,20 +44,20 @@ class FlowStepConfig:
       drop_video, drop_text: probability of masking a modality, drawn per noise draw (classifier-free guidance).
       train_encoders: gradients reach the encoders; False freezes them.
       stereo_weight: weight of the Mono2Stereo loss that trains along; 0 = not trained.
-      align_weight: weight of a linear read-out of the latents' mean from the align features alone; 0 = none. Encoders
-        that start from nothing find the moments of events by it long before the flow asks for them.
+      align_weight: weight of a linear read-out of the latents' mean from the align features alone; 0 = none. It teaches
+        encoders trained from scratch the times of events much earlier than the flow loss does.
       caption_weight: weight of a linear read-out of the caption's words from the clip's mean feature alone, in place of
-        CLIP's contrast with text; 0 = none. An image tower that starts from nothing sees what is there by it.
+        CLIP's contrastive loss; 0 = none. It teaches an image tower trained from scratch to recognise sources.
       sound_weight: weight of a linear read-out of the latents' mean and deviation over time from the caption's mean
-        feature alone; 0 = none. Where film and caption come together a young text encoder is never needed, and sinks to
-        a constant; by this it tells rain from a bell.
+        feature alone; 0 = none. If video and caption always come together, a text encoder trained from scratch is never
+        needed and collapses to a constant; this loss prevents that.
       ema_decay: of the averaged weights.
       lora: where its rank is not 0, LoRA's pairs (and rows of new words) are all that trains, on a frozen network.
       accumulate: micro-batches that a batch is cut into; gradients are summed over them, one after the other. What is
         drawn, the loss and its gradients are those of the whole batch at once, but for the read-outs' and the stereo
         loss, which are means over the examples that have what they need: each micro-batch then has its own mean.
-      compute_dtype: of activations and of the copy of the weights that computes. Weights, their average, the optimiser,
-        gradients' sums, norms, softmax, the path and the losses are float32 either way.
+      compute_dtype: of activations and of a cast copy of the weights. Master weights, EMA, optimiser state, summed
+        gradients, norms, softmax, the path and the losses are float32 either way.
 
     Raises:
       ValueError: LoRA together with anything else that trains; no micro-batch.
@@ -207,7 +207,7 @@ def loss_of(
     kept = kept._replace(
         given=given._replace(has_video=given.has_video & drawn.keep_video, has_text=given.has_text & drawn.keep_text)
     )
-    mmdit = bind(MMDiT, system.mmdit, params["mmdit"])
+    mmdit = bind(generator_of(system.mmdit), system.mmdit, params["mmdit"])
     conditions = mmdit.prepare(kept, x.shape[1], system.rates)
     per_sample = matching.loss(mmdit(pin(jnp.asarray(x, dtype), "b n d"), t, conditions), velocity)
     flow = per_sample.mean()
@@ -223,7 +223,7 @@ def loss_of(
 
 
 def computing(params: Params, cfg: FlowStepConfig) -> Params:
-    """The weights in the dtype that computes. They are cast where they lie, so that half as much is gathered."""
+    """The weights in `compute_dtype`. They are cast before the all-gather, which halves its traffic."""
     dtype = jnp.dtype(cfg.compute_dtype)
     if all(x.dtype == dtype for x in jax.tree.leaves(params)):
         return params
@@ -291,9 +291,9 @@ def make_step(system: SystemConfig, cfg: FlowStepConfig, tx: optax.GradientTrans
 def flow_figures(system: SystemConfig, cfg: FlowStepConfig) -> Figures:
     """The flow step's loss and its parts by time and conditions, for a `FlowBatch` or a `FeatureBatch`.
 
-    Nothing is dropped. Every example has one noise and one time, and a batch's times are spread evenly over the path,
-    whichever of them training prefers: so "loss" compares runs with one another, while with the training's own loss
-    its parts by time compare ("loss_t0" to "loss_t9").
+    No condition is dropped. Every example has one noise and one time, and a batch's times are spread evenly over the
+    path, whatever their training distribution: "loss" compares between runs; with the training loss only its parts by
+    time compare ("loss_t0" to "loss_t9").
     """
     cfg = replace(cfg, draws=1, accumulate=1)
 

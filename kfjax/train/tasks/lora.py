@@ -1,10 +1,10 @@
-"""LoRA for the generator's network: a product of two thin matrices is added to chosen kernels, and it alone trains.
+"""LoRA for the generator: a trainable low-rank update of chosen kernels; the kernels themselves are frozen.
 
     lora = init_lora(params, cfg, key)       # mirrors the chosen part of params; adds nothing at first
     merged = merge(params, lora, cfg)        # what the network is called with, and what is exported
 
-The network itself knows nothing of it. Words that the text encoder lacks can train along, in rows of its table that no
-word has had (`with_words`). Source: Hu et al. 2021 (arXiv 2106.09685).
+The network's code has no part in it. Words that the text encoder lacks can train too, in unused rows of its embedding
+(`with_words`). Source: Hu et al. 2021 (arXiv 2106.09685).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NETWORK = "mmdit.safetensors"
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    """Which kernels train, and how freely.
+    """Which kernels train, and the rank and scale of their updates.
 
     Attributes:
       rank: inner width of the pair; 0 = no LoRA.

@@ -53,7 +53,7 @@ def lora_task(task: Task, frozen: Params, run: FlowRun, tokenizer: Tokenizer | N
 def reading_tokenizer(run: FlowRun, captions: Sequence[str]) -> Tokenizer:
     """The tokenizer of encoders that do not train, with the words of the captions that LoRA learns.
 
-    Says which these are, and what of the captions stays unread.
+    Prints the new words, and which words of the captions remain outside the vocabulary.
     """
     known, free = _tokenizer(run), free_rows(run)
     tokenizer = known.extended(captions, free)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from kfjax.structs import Posterior
 
-#: A discriminator's judgement: one map of patch scores for every scale.
+#: A discriminator's output: one map of patch scores for every scale.
 Scores = Sequence[Float[Array, "b ..."]]
 
 
@@ -27,7 +27,7 @@ def kl(posterior: Posterior) -> Float[Array, ""]:
 
 
 def kl_margin(posterior: Posterior, margin: float) -> Float[Array, ""]:
-    """max(0, KL - margin): a latent may carry `margin` nats for nothing (`kl` states the reduction)."""
+    """max(0, KL - margin): the first `margin` nats are free (`kl` states the reduction)."""
     return jax.nn.relu(kl(posterior) - margin)
 
 

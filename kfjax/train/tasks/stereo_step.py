@@ -14,7 +14,7 @@ from kfjax.system import SystemConfig
 from kfjax.train.engine import update
 from kfjax.train.engine.optim import OptimConfig, make_optimizer
 
-#: Log-ratios beyond this (35 dB) are one ear's silence, not a position.
+#: Log-ratios are clipped to this (35 dB): beyond it one channel is silent.
 _MAX_LOG_RATIO = 4.0
 
 
@@ -29,7 +29,7 @@ def stereo_loss(
 ) -> Float[Array, ""]:
     """Mean absolute error of log(left / right), each bin weighted by the square root of its linear mel.
 
-    Bins that carry sound decide; the square root lets a quiet stroke count beside a loud one. Weights sum to one
+    Loud bins weigh most; the square root keeps quiet strokes from vanishing beside loud ones. Weights sum to one
     over the batch. The mels are natural-log; the ratio's median without video is 0, so it stays near mono there.
     """
     r = module.bind(Mono2Stereo, cfg, params)(mel_mono, clip, has_video).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""Training the vocoder: the magnitudes of true waveforms at its three resolutions. No adversary, no waveform made."""
+"""Training the vocoder: a regression on magnitudes at its three resolutions, without a discriminator."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def vocoder_loss(
     """Mean `magnitude_loss` over the vocoder's resolutions, and its parts.
 
     Args:
-      wave: what should be heard, t = f * hop.
-      mel: what is read of it.
+      wave: the target, t = f * hop.
+      mel: the vocoder's input.
     """
     made = module.bind(Vocoder, cfg.vocoder, params).magnitudes(mel)
     parts = {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kfjax.evals.statistics import compare, holm, mean_and_deviation, sign_flip_p, student_p
+from experiments.comparison import compare, holm, mean_and_deviation, sign_flip_p, student_p
 
 
 def test_mean_and_deviation():
