@@ -92,7 +92,7 @@ class Program:
         known = tree, shapes, *sorted(constants.items()), settings
         if known not in self._begun:
             self._begun[known] = _begun(
-                self.name, repr(known), partial(self._lower, tree, shapes, constants, settings[0])
+                self.name, repr(known), partial(self._lower, tree, shapes, constants, bool(settings[0]))
             )
         return self._begun[known]
 
@@ -136,7 +136,7 @@ def _begun(name: str, facts: str, lower: Callable[[], jax.stages.Lowered]) -> Be
 
 
 def _compiled(lowered: jax.stages.Lowered, path: Path | None) -> Compiled:
-    executable = lowered.compile().runtime_executable()
+    executable: Any = lowered.compile().runtime_executable()
     with suppress(jax.errors.JaxRuntimeError):  # a backend whose programs can't be stored
         described = json.dumps(_described(lowered.out_info)).encode()
         _write(path, described + b"\n" + executable.client.serialize_executable(executable))
@@ -144,7 +144,7 @@ def _compiled(lowered: jax.stages.Lowered, path: Path | None) -> Compiled:
 
 
 def _loaded(
-    code: bytes, outputs: Any, device: jax.Device, path: Path | None, lower: Callable[[], jax.stages.Lowered]
+    code: bytes, outputs: Any, device: Any, path: Path | None, lower: Callable[[], jax.stages.Lowered]
 ) -> Compiled:
     try:
         devices = xla_client.DeviceList((device,))
@@ -200,14 +200,14 @@ def _seal(made: bytes) -> bytes:
     return hashlib.sha256(_versions() + hashlib.sha256(made).digest()).digest()
 
 
-def _device() -> jax.Device:
+def _device() -> Any:
     """What programs run on."""
     chosen = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
     return chosen if isinstance(chosen, jax.Device) else jax.devices(chosen)[0]
 
 
 @lru_cache(maxsize=8)
-def _machine(device: jax.Device) -> str:
+def _machine(device: Any) -> str:
     """What programs are compiled for: a CPU's instructions and cores, an accelerator's kind and compiler."""
     lines = {
         platform.machine(),
