@@ -19,7 +19,11 @@ Public PyTorch weights, numerically the same here: MMAudio, its VAEs, BigVGAN, C
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; its exit code: 0, 2 for a user's mistake, 130 when interrupted."""
-    return command.run(_dispatch, [*(sys.argv[1:] if argv is None else argv)])
+    words = [*(sys.argv[1:] if argv is None else argv)]
+    code = command.run(_dispatch, words)
+    if argv is None and words[:1] == ["generate"]:
+        command.end_at_once(code)
+    return code
 
 
 def _dispatch(argv: Sequence[str]) -> int:

@@ -106,6 +106,7 @@ def _add_sampling(add: Callable[..., Any]) -> None:
 def run(args: Namespace) -> int:
     """Make what the arguments ask for; the exit code."""
     signal.signal(signal.SIGTERM, _terminated)
+    command.collect_rarely()
     jobs, many = _jobs(args)
     if not many:  # in a list, a bad clip must not keep the others from being done
         jobs[0].check()

@@ -5,7 +5,7 @@
     sound.save("clip_with_sound.mp4")
 
 What a person gives becomes a `Request`, which `kfjax.making` turns into sound by the spine, `kfjax.generation`.
-Traced and compiled programs are kept for the next process, which then imports no network.
+Compiled programs are kept for the next process, which then imports no network.
 """
 
 from __future__ import annotations

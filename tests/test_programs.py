@@ -85,6 +85,27 @@ def test_a_program_is_begun_before_its_inputs_are_there(folder):
     assert program.begin(*ARGUMENTS, cfg=Frozen()) is begun
 
 
+def test_beside_jax_s_own_cache_it_is_kept_whole(folder):
+    """Stored again, what jax has read from its cache would lack its code."""
+    cfg = Frozen({0: 1})
+    want = Program(noisy)(*ARGUMENTS, cfg=cfg)
+    for _ in range(2):
+        (file,) = folder.glob("*.kept")
+        file.unlink()
+        assert_equal(Program(noisy)(*ARGUMENTS, cfg=cfg), want)
+        assert_equal(Program(noisy)(*ARGUMENTS, cfg=cfg), want)
+
+
+def test_code_that_xla_does_not_take_is_compiled_anew(folder):
+    cfg = Frozen({0: 1})
+    want = Program(noisy)(*ARGUMENTS, cfg=cfg)
+    (file,) = folder.glob("*.kept")
+    written = programs._read(file)
+    programs._write(file, written.partition(b"\n")[0] + b"\nof another build")
+    assert_equal(Program(noisy)(*ARGUMENTS, cfg=cfg), want)
+    assert len(programs._read(file)) > len(written) // 2
+
+
 @pytest.mark.parametrize("change", [
     lambda path: path.write_bytes(path.read_bytes()[:-1]),
     lambda path: path.write_bytes(path.read_bytes()[:20]),
