@@ -179,6 +179,7 @@ def batches(count: int, size: int) -> Iterator[tuple[Int[np.ndarray, " b"], int]
 
 
 ONE_STEP = Schedule.whole(1)
+BLANK_NOISE = Noise(np.empty(0), np.empty(0))  # shapes take its place
 
 
 class StageProgram(NamedTuple):
@@ -226,13 +227,13 @@ def begin(
     negative = encoding(False).outputs._replace(**blank) if "negative" in branches else None
     rows, versions = (count, 1) if windows else (1, count)
     numbers = jax.ShapeDtypeStruct((versions,), np.uint32)
-    draw.begin(Noise(numbers, numbers), shape=(lengths.latents, cfg.mmdit.latent_dim))
+    draw.begin(jax.tree.map(lambda _: numbers, BLANK_NOISE), shape=(lengths.latents, cfg.mmdit.latent_dim))
     scales = jax.ShapeDtypeStruct((len(branches),), np.float32)
     latents = jax.ShapeDtypeStruct((count, lengths.latents, cfg.mmdit.latent_dim), np.float32)
     many = lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype)
     sampled = sample.begin(
         weights["mmdit"], *jax.tree.map(many, (read, negative)), scales, schedule, latents, reference,
-        None if known is None else Known(*map(many, known[:2]), jax.ShapeDtypeStruct(latents.shape, np.float32)),
+        known and jax.tree.map(many, known)._replace(noise=latents),
         cfg=cfg, branches=branches, method=method,
     )  # fmt: skip
     final = jax.ShapeDtypeStruct((versions, *latents.shape[1:]), np.float32)
@@ -248,8 +249,8 @@ def _begin_pieces(codec: Params, latents: jax.ShapeDtypeStruct, read: Features, 
         rows = seen.begin(read, cfg=cfg, latents=length).outputs
     if isinstance(cfg.codec.vocoder, VocoderConfig):
         samples = length * cfg.rates.downsample * cfg.rates.hop
-        shapes = (1, samples, 2), (samples,)
-        overlap = Overlap(*(jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes))
+        blank = Overlap(np.empty((1, samples, 2), np.float32), np.empty(samples, np.float32))
+        overlap = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), blank)
     return decode_piece.begin(codec, latents, rows, jax.ShapeDtypeStruct((1,), bool), overlap, cfg=cfg)
 
 

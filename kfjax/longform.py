@@ -7,7 +7,7 @@ features are held while their window is sampled. Every stage is the program that
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -41,7 +41,7 @@ class LongSound:
     """
 
     cfg: SystemConfig
-    params: Params
+    params: Mapping[str, Params]
     asked: Request
     encode: Encode
     reference: Reference | None = None
@@ -154,8 +154,10 @@ class LongSound:
         if isinstance(video, Video):
             hz = self.cfg.rates.clip_hz, self.cfg.rates.sync_hz
             for start in self.plan.starts:
-                parts = zip((video.clip_frames, video.sync_frames), counts, hz, strict=True)
-                yield Video(*(frames[_held(start, count, rate, len(frames))] for frames, count, rate in parts), 0.0)
+                clip, sync = (_held(start, count, rate) for count, rate in zip(counts, hz, strict=True))
+                last = len(video.clip_frames) - 1, len(video.sync_frames) - 1
+                frames = video.clip_frames[np.minimum(clip, last[0])], video.sync_frames[np.minimum(sync, last[1])]
+                yield Video(*frames, seconds=0.0)
             return
         assert video is not None
         specs = features.frame_specs(self.cfg)
@@ -174,7 +176,7 @@ def make_plan(cfg: SystemConfig, asked: Request) -> windows.Plan:
 
 
 def started(
-    noise: Float[np.ndarray, "*b n d"], latents: Float[np.ndarray, "n d"], schedule: Schedule
+    noise: Float[np.ndarray, "*b n d"], latents: Float[np.ndarray, "*c n d"], schedule: Schedule
 ) -> Float[np.ndarray, "*b n d"]:
     """The point on the way from noise to these latents where the schedule begins."""
     u = float(schedule.first) / float(schedule.steps)
@@ -182,9 +184,9 @@ def started(
     return noise if t == 0 else ((1 - t) * noise + t * latents).astype(np.float32)
 
 
-def _held(start: int, count: int, hz: float, frames: int) -> np.ndarray:
-    """Numbers of a window's frames; the last one is held."""
-    return np.minimum(round(start * hz) + np.arange(count), frames - 1)
+def _held(start: int, count: int, hz: float) -> np.ndarray:
+    """Numbers of a window's frames."""
+    return round(start * hz) + np.arange(count)
 
 
 def _stacked(parts: Sequence[Features | None]) -> Features | None:

@@ -22,7 +22,7 @@ from kfjax import checkpoint, features, generation, longform, media, memory, rat
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.mastering import Limiter
 from kfjax.model_codec import ModelCodec
-from kfjax.module import Params
+from kfjax.module import AnyArray, Params
 from kfjax.recording import ReferenceSound
 from kfjax.request import Request
 from kfjax.sound import added, finite, within_range
@@ -136,13 +136,13 @@ class Maker:
             given = known
             if known is not None:
                 given = known._replace(noise=x)
-                x = longform.started(np.asarray(x), known.latents, asked.schedule)
+                x = longform.started(np.asarray(x), np.asarray(known.latents), asked.schedule)
             sample = lambda schedule, x, given=given: generation.sample(
                 mmdit, *encoded, scales, schedule, x, reference, given,
                 cfg=self.cfg, branches=asked.branches, method=asked.method,
             )  # fmt: skip
             told = None if say is silent else _told(say, rows[:kept], samples, int(asked.schedule.taken))
-            latents.append((_in_parts(sample, x, asked.schedule, told), kept))
+            latents.append((_in_parts(sample, jnp.asarray(x), asked.schedule, told), kept))
         return latents
 
     def _long(self, asked: Request, number: int, batch: int | None, say: Say) -> Iterator[Float[np.ndarray, "t 2"]]:
@@ -160,7 +160,7 @@ class Maker:
         )  # fmt: skip
         alone = None if asked.video is not None else self._encoded(None, asked, lengths)
         encode = lambda frames: self._encoded(frames, asked, lengths) if alone is None else alone
-        latents = None if known is None else known.latents[0]
+        latents = None if known is None else np.asarray(known.latents)[0]
         params = self.parts(*self.cfg.names)
         long = longform.LongSound(
             self.cfg, params, asked, encode, reference, latents, number=number, at_once=at_once, say=say
@@ -262,7 +262,7 @@ def _told(progress: Say, versions: np.ndarray, samples: int, steps: int) -> Call
 
 
 def _in_parts(
-    sample: Callable, x: Float[jax.Array, "b n d"], schedule: Schedule, told: Callable[[int], None] | None
+    sample: Callable, x: Float[AnyArray, "b n d"], schedule: Schedule, told: Callable[[int], None] | None
 ) -> jax.Array:
     """Latents of all the steps. With `told`, in parts of about `PART_SECONDS`, and it is called before each."""
     done, steps = 0, int(schedule.taken)

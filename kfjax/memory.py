@@ -27,7 +27,7 @@ class Memory:
     program: float
 
     @classmethod
-    def of(cls, compiled: jax.stages.Compiled) -> Memory:
+    def of(cls, compiled: Any) -> Memory:
         """As the compiler sets it apart."""
         used = compiled.memory_analysis()
         assert used is not None  # every backend of ours has it

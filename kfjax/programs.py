@@ -40,11 +40,13 @@ _SETTINGS = (
 _FLAGS = "XLA_FLAGS", "LIBTPU_INIT_ARGS"
 _STRUCTS = {struct.__name__: struct for struct in (Features, Given)}
 _COMPILERS = ThreadPoolExecutor(3, "compiler")
+#: What storing and loading may end in: they are no part of jax's public interface.
+_REFUSED = jax.errors.JaxRuntimeError, AttributeError, TypeError
 _DIGEST = hashlib.sha256().digest_size
 
 
-class Compiled:
-    """A compiled program, as a function of the leaves of its arguments."""
+class Loaded:
+    """A compiled program that was kept, as a function of the leaves of its arguments."""
 
     def __init__(self, executable: Any, outputs: Any):
         self._executable = executable
@@ -60,11 +62,15 @@ class Compiled:
         return self._executable.get_compiled_memory_stats()
 
 
+Compiled = jax.stages.Compiled | Loaded
+
+
 class Begun(NamedTuple):
     """A program that is being compiled, or read.
 
     Attributes:
       outputs: shapes of what it returns.
+      compiled: the program, as a function of the leaves of its arguments.
     """
 
     outputs: Any
@@ -136,11 +142,12 @@ def _begun(name: str, facts: str, lower: Callable[[], jax.stages.Lowered]) -> Be
 
 
 def _compiled(lowered: jax.stages.Lowered, path: Path | None) -> Compiled:
-    executable: Any = lowered.compile().runtime_executable()
-    with suppress(jax.errors.JaxRuntimeError):  # a backend whose programs can't be stored
+    compiled = lowered.compile()
+    executable: Any = compiled.runtime_executable()
+    with suppress(*_REFUSED):  # a backend whose programs can't be stored
         described = json.dumps(_described(lowered.out_info)).encode()
         _write(path, described + b"\n" + executable.client.serialize_executable(executable))
-    return Compiled(executable, lowered.out_info)
+    return compiled
 
 
 def _loaded(
@@ -148,8 +155,8 @@ def _loaded(
 ) -> Compiled:
     try:
         devices = xla_client.DeviceList((device,))
-        return Compiled(device.client.deserialize_executable(code, executable_devices=devices), outputs)
-    except jax.errors.JaxRuntimeError:  # of another build of XLA
+        return Loaded(device.client.deserialize_executable(code, executable_devices=devices), outputs)
+    except _REFUSED:  # of another build of XLA
         return _compiled(lower(), path)
 
 

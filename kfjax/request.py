@@ -143,7 +143,8 @@ def resolve(
     scales = _scales(cfg, guidance, video_guidance, text_guidance, negative_guidance, bool(negative_prompt.strip()))
     weights = scales.weights(has_video=video is not None)
     if guidance_interval is not None:
-        weights = {"full": 0.0} | weights  # it counts by itself outside the interval
+        alone: dict[sampler.Branch, float] = {"full": 0.0}  # it counts by itself outside the interval
+        weights = alone | weights
     music = None
     if music_prompt.strip():
         music = resolve(

@@ -98,7 +98,7 @@ class Schedule(NamedTuple):
         number = lambda x, dtype: dtype(x) if isinstance(x, int | float) else x  # traced ones stay
         interval = None if guided is None else np.array(guided, np.float32)
         count = number(steps, np.int32)
-        return cls(count, np.int32(0), count, number(sway, np.float32), interval)
+        return cls(count, np.zeros((), np.int32), count, number(sway, np.float32), interval)
 
 
 class Known(NamedTuple):

@@ -69,7 +69,7 @@ def test_addresses_for_scenes(tmp_path, monkeypatch, capsys):
     ("arguments", "said"),
     [
         (["generate", "--promt", "rain"], "unknown option --promt; did you mean --prompt?"),
-        (["generate", "a.mp4", "--keep", "0-2"], "unknown option --keep; did you mean --keep-original?"),
+        (["generate", "a.mp4", "--kee", "0-2"], "unknown option --kee; did you mean --keep?"),
         (["generate", "a.mp4", "--modl=x"], "unknown option --modl; did you mean --model?"),
         (["generate", "a.mp4", "--xyzzy"], "unknown option --xyzzy; `kfjax generate --help`"),
         (["generate", "a.mp4", "--prompt", "rain", "on", "a", "roof"], "got 'on a roof' too"),

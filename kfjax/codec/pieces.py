@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from kfjax import dsp
 from kfjax.codec.configs import BigVGANConfig, CodecConfig, VAEConfig, VocoderConfig
-from kfjax.module import AnyArray
+from kfjax.structs import Array
 
 #: Of a window.
 SECONDS = 8.0
@@ -38,10 +38,10 @@ class Overlap(NamedTuple):
       weight: 1 where the sound is final, then falling to 0 over one latent; 0 everywhere in the first window.
     """
 
-    wave: Float[AnyArray, "b t *ears"]
-    weight: Float[AnyArray, " t"]
+    wave: Array  # [b t *ears]
+    weight: Array  # [t]
 
-    def into(self, wave: Float[AnyArray, "b t *ears"]) -> Float[AnyArray, "b t *ears"]:
+    def into(self, wave: Array) -> Any:
         """`wave` with the known sound in its place."""
         weight = self.weight.reshape(1, -1, *(1,) * (wave.ndim - 2))
         return weight * self.wave + (1 - weight) * wave

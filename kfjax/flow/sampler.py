@@ -154,7 +154,8 @@ def sample(
     """
     dtype = jax.tree.leaves(conditions)[0].dtype
     evaluate = lambda x, t: network(x.astype(dtype), t, conditions)
-    velocity = guided(evaluate, weights, schedule.guided, branches)
+    interval = None if schedule.guided is None else jnp.asarray(schedule.guided)
+    velocity = guided(evaluate, weights, interval, branches)
     return integrate(velocity, x, schedule, method, known=known, known_as=known_as)
 
 
