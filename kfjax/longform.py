@@ -23,7 +23,7 @@ from kfjax.request import Request
 from kfjax.structs import Features, Known, Noise, Reference, Schedule, Video
 from kfjax.system import SystemConfig
 
-Encode = Callable[[Video | None], tuple[Features, Features | None]]  # of a window and of the negative prompt
+Encode = Callable[[Video | None], Features]  # of a window
 Say = Callable[[str, float], None]
 
 
@@ -33,7 +33,8 @@ class LongSound:
 
     Attributes:
       params: of every part of the system.
-      encode: the features of a window's frames, and of the negative prompt.
+      encode: the features of a window's frames.
+      negative: those of the negative prompt.
       reference: what stands before every window.
       latents: of the recording where one is given, f32 [n d].
       number: which version.
@@ -44,13 +45,14 @@ class LongSound:
     params: Mapping[str, Params]
     asked: Request
     encode: Encode
+    negative: Features | None = None
     reference: Reference | None = None
     latents: Float[np.ndarray, "n d"] | None = None
     number: int = 0
     at_once: int = 1
     say: Say = lambda what, share: None
     plan: windows.Plan = field(init=False)
-    _features: dict[int, tuple[Features, Features | None]] = field(init=False, default_factory=dict)
+    _features: dict[int, Features] = field(init=False, default_factory=dict)
 
     def __post_init__(self):
         assert self.asked.windows is not None  # a sound of one pass is not made here
@@ -75,7 +77,7 @@ class LongSound:
         per = self.cfg.rates.downsample
 
         def finished(window: int) -> None:
-            encoded = self._features.pop(window)[0]
+            encoded = self._features.pop(window)
             if self.cfg.codec.stereo is not None:
                 found = np.asarray(generation.seen(encoded, cfg=self.cfg, latents=self.plan.latents))
                 rows.append((per * self.plan.first[window], found))
@@ -115,7 +117,8 @@ class LongSound:
         for window in some:
             if window not in self._features:
                 self._features[window] = self.encode(None if self._frames is None else next(self._frames))
-        encoded, negative = (_stacked([self._features[row][i] for row in rows]) for i in range(2))
+        encoded = _stacked([self._features[row] for row in rows])
+        negative = None if self.negative is None else _stacked([self.negative] * self.at_once)
         schedule = self.asked.schedule._replace(first=np.int32(self.asked.schedule.first + step), taken=np.int32(1))
         known = None if self._known is None else _rows(self._known, [self.plan.slice(row) for row in rows])
         scales = np.array([*self.asked.weights.values()], np.float32)
@@ -189,10 +192,8 @@ def _held(start: int, count: int, hz: float) -> np.ndarray:
     return round(start * hz) + np.arange(count)
 
 
-def _stacked(parts: Sequence[Features | None]) -> Features | None:
-    if parts[0] is None or len(parts) == 1:
-        return parts[0]
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+def _stacked(parts: Sequence[Features]) -> Features:
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
 def _rows(known: Known, places: Sequence[slice]) -> Known:

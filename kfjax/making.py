@@ -89,7 +89,7 @@ class Maker:
         if asked.windows is None:
             pieces = map(within_range, pieces)
         else:
-            pieces = limited(pieces, Limiter(rate))
+            pieces = Limiter(rate).through(pieces)
         for piece in pieces:
             yield piece if given is None else given.spliced(piece, rate, asked.seconds, position)
             position += len(piece)
@@ -158,12 +158,15 @@ class Maker:
             count, batch, lengths, has_video=asked.video is not None, branches=asked.branches,
             method=asked.method, schedule=asked.schedule, reference=reference, known=one, windows=True,
         )  # fmt: skip
-        alone = None if asked.video is not None else self._encoded(None, asked, lengths)
-        encode = lambda frames: self._encoded(frames, asked, lengths) if alone is None else alone
+        params = self.parts(*self.cfg.names)  # all of them at once: windows are encoded, sampled and decoded in turn
+        encoders, seconds = {name: params[name] for name in ENCODERS}, self._conditioned_seconds(asked)
+        features_of = lambda frames, prompt: self._features(encoders, frames, prompt, lengths, seconds)
+        negative = features_of(None, asked.negative_prompt) if asked.avoids else None
+        alone = features_of(None, asked.prompt) if asked.video is None else None
+        encode = lambda frames: features_of(frames, asked.prompt) if alone is None else alone
         latents = None if known is None else np.asarray(known.latents)[0]
-        params = self.parts(*self.cfg.names)
         long = longform.LongSound(
-            self.cfg, params, asked, encode, reference, latents, number=number, at_once=at_once, say=say
+            self.cfg, params, asked, encode, negative, reference, latents, number=number, at_once=at_once, say=say
         )
         yield from long.pieces()
 
@@ -174,9 +177,9 @@ class Maker:
             reference = self._reference(asked, heard)
         if (recording := asked.recording) is not None:
             mask = recording.known(latents, self.cfg.rates.latent_hz, asked.seconds)
-            own = np.zeros((1, latents, self.cfg.mmdit.latent_dim), np.float32)
-            found = self.codec.encode(recording.wave)[:latents]
-            own[0, : len(found)] = found
+            length = latents * self.cfg.rates.hop * self.cfg.rates.downsample
+            wave = np.pad(recording.wave, ((0, max(0, length - len(recording.wave))), (0, 0)))[:length]
+            own = self.codec.encode(wave)[None]
             known = Known(own, mask[None], np.zeros_like(own))
         return reference, known
 
@@ -228,16 +231,18 @@ class Maker:
             yield own, working, (sum(weights) if self.resident else own) + working
 
     def _encoded(self, video: Video | None, asked: Request, lengths: rates.Lengths) -> tuple[Features, Features | None]:
-        """Features [1, ...] of the clip, or of a window of it, and of the negative prompt if there is one."""
-        encoders = self.parts(*ENCODERS)
-        seconds = asked.seconds if asked.windows is None else float(asked.windows[0])
-        if asked.reference is not None:
-            seconds += len(asked.reference.wave) / self.cfg.rates.sample_rate_hz
+        """Features [1, ...] of the clip, and of the negative prompt if there is one."""
+        encoders, seconds = self.parts(*ENCODERS), self._conditioned_seconds(asked)
         made = self._features(encoders, video, asked.prompt, lengths, seconds)
         avoided = None
         if asked.avoids:
             avoided = self._features(encoders, None, asked.negative_prompt, lengths, seconds)
         return jax.block_until_ready((made, avoided))  # the next part is read when these are let go
+
+    def _conditioned_seconds(self, asked: Request) -> float:
+        """How long the generator is told that the sound is: a window, or all of it, after the reference."""
+        before = 0.0 if asked.reference is None else len(asked.reference.wave) / self.cfg.rates.sample_rate_hz
+        return before + (asked.seconds if asked.windows is None else float(asked.windows[0]))
 
     def _features(
         self, encoders: Mapping[str, Params], video: Video | None, prompt: str, lengths: rates.Lengths, seconds: float
@@ -284,14 +289,6 @@ def bucket_seconds(seconds: float) -> float:
     of 4."""
     step = 0.5 if seconds <= 4 else 1.0 if seconds <= 16 else 4.0
     return max(1.0, math.ceil(seconds / step - 1e-6) * step)
-
-
-def limited(pieces: Iterator[np.ndarray], limiter: Limiter) -> Iterator[np.ndarray]:
-    """The pieces through a limiter, which holds back a little."""
-    for piece in pieces:
-        if len(made := limiter.feed(piece)):
-            yield made
-    yield limiter.end()
 
 
 def _read(video: str | Path | Video, cfg: SystemConfig, lengths: rates.Lengths) -> Video:

@@ -14,9 +14,13 @@ from kfjax.codec import codec_of
 from kfjax.command import local_path
 from kfjax.module import Params
 from kfjax.programs import Program
+from kfjax.recording import BORDER_LATENTS
 from kfjax.sound import Sound, finite, within_range
 from kfjax.structs import Features, Given
 from kfjax.system import SystemConfig
+
+#: Of a window in which a long sound is encoded.
+WINDOW_LATENTS = 345
 
 
 class ModelCodec:
@@ -34,7 +38,8 @@ class ModelCodec:
 
         Args:
           sound: a file with sound, resampled to the model's rate; or samples at that rate within ±1, [t], [t, 1 or 2]
-            or a batch [b, t, 1 or 2]. Stereo becomes mono by the mean. 0.1 to 60 seconds.
+            or a batch [b, t, 1 or 2]. Stereo becomes mono by the mean. 0.1 seconds to an hour; in windows beyond a
+            minute.
 
         Returns:
           f32 [n, d], of a batch [b, n, d], at `cfg.rates.latent_hz`; silence follows the sound up to a whole latent.
@@ -53,9 +58,13 @@ class ModelCodec:
         if not np.isfinite(wave).all():
             raise ValueError("sound: got NaN or infinite samples, expected numbers within ±1")
         mono = wave.mean(-1)
-        samples = rates.lengths(mono.shape[-1] / cfg.rates.sample_rate_hz, cfg.rates).samples
+        seconds, unit = mono.shape[-1] / cfg.rates.sample_rate_hz, cfg.rates.hop * cfg.rates.downsample
+        rates.check_seconds(seconds, rates.LONGEST_SECONDS)
+        samples = -(-mono.shape[-1] // unit) * unit
         batch = np.atleast_2d(np.pad(mono, [(0, 0)] * (mono.ndim - 1) + [(0, samples - mono.shape[-1])]))
-        latents = np.asarray(_latents(self._parts("vae"), batch, cfg=cfg))
+        params = self._parts("vae")
+        encode = lambda batch: np.asarray(_latents(params, batch, cfg=cfg))
+        latents = encode(batch) if seconds <= rates.MAX_SECONDS else _in_windows(encode, batch, unit)
         return latents if wave.ndim == 3 else latents[0]
 
     def decode(self, latents: np.ndarray) -> Sound:
@@ -89,6 +98,20 @@ class ModelCodec:
 @Program
 def _latents(params: Params, wave: Float[Array, "b t"], *, cfg: SystemConfig) -> Float[Array, "b n d"]:
     return jnp.asarray(codec_of(cfg.codec).encode(params, cfg.codec, wave).mean)
+
+
+def _in_windows(
+    encode: Callable[[np.ndarray], np.ndarray], batch: Float[np.ndarray, "b t"], unit: int
+) -> Float[np.ndarray, "b n d"]:
+    """Latents of a long sound: of each window those that hear no border of it, but at the sound's own ends."""
+    count, parts, done = batch.shape[1] // unit, [], 0
+    while done < count:
+        first = max(0, min(done - BORDER_LATENTS, count - WINDOW_LATENTS))
+        made = encode(batch[:, first * unit : (first + WINDOW_LATENTS) * unit])
+        end = count if first + WINDOW_LATENTS >= count else first + WINDOW_LATENTS - BORDER_LATENTS
+        parts.append(made[:, done - first : end - first])
+        done = end
+    return np.concatenate(parts, 1)
 
 
 def _unseen(cfg: SystemConfig, seconds: float) -> Features:

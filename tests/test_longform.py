@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kfjax import generation, longform, media
+from kfjax import generation, longform, media, model_codec, rates
 from kfjax.pipeline import Model
 from kfjax.programs import Program
 from kfjax.structs import Schedule
@@ -184,3 +184,13 @@ def test_where_a_variation_starts():
     np.testing.assert_allclose(start(0, -1.0), noise)
     np.testing.assert_allclose(start(5, 0.0), 0.5, rtol=1e-6)
     np.testing.assert_allclose(start(5, -1.0), 1 - np.cos(np.pi / 4), rtol=1e-6)
+
+
+def test_a_long_recording_is_encoded_in_windows(model, monkeypatch):
+    """As it is at once, but for what its windows hear of their borders: nothing."""
+    wave = np.random.default_rng(0).uniform(-0.3, 0.3, (20 * RATE, 2)).astype(np.float32)
+    whole = model.codec.encode(wave)
+    monkeypatch.setattr(rates, "MAX_SECONDS", 10.0)
+    np.testing.assert_allclose(model.codec.encode(wave), whole, atol=1e-4)
+    monkeypatch.setattr(model_codec, "BORDER_LATENTS", 0)
+    assert np.abs(model.codec.encode(wave) - whole).max() > 1e-3
