@@ -208,6 +208,6 @@ def _seen(
     if known is None:
         return x, t
     if known_as == "clean":
-        return with_known(x, t, known.latents, known.mask)
+        return with_known(x, t, jnp.asarray(known.latents), jnp.asarray(known.mask))
     noised, _ = interpolate(jnp.asarray(known.noise), jnp.asarray(known.latents), t)
     return jnp.where(known.mask[..., None], noised, x), t
