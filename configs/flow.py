@@ -89,6 +89,7 @@ def built_in() -> dict:
             },
             "text_tokens": 24,
             "sync_resize": "stretch",
+            "known_as": "renoised",  # "clean" with a step.known above 0
             "stereo_sees": "sync",
             "defaults": {"steps": 20, "guidance": 3.0, "negative": 6.0},
         },
@@ -100,6 +101,7 @@ def built_in() -> dict:
             "caption_weight": 0.02,
             "sound_weight": 0.3,
             "early_times": 0.25,
+            "known": 0.0,
             "drop_video": 0.4,
             "drop_text": 0.15,
         },
@@ -144,10 +146,11 @@ def paper(variant: str) -> dict:
     config["system"] = {
         "name": f"kling-foley-{variant}",
         "mmdit": {"width": 64 * heads, "heads": heads, "joint_depth": 6, "single_depth": depth - 6, "remat": True},
+        "known_as": "renoised",
     }
     config["step"] = {
-        "draws": 1, "train_encoders": False, "stereo_weight": 0.0, "drop_video": 0.1, "drop_text": 0.1, "accumulate": 1,
-        "compute_dtype": "bfloat16",
+        "draws": 1, "train_encoders": False, "stereo_weight": 0.0, "known": 0.0, "drop_video": 0.1, "drop_text": 0.1,
+        "accumulate": 1, "compute_dtype": "bfloat16",
     }  # fmt: skip
     config["loop"] |= {"steps": 300_000, "log_every": 50, "save_every": 1000, "validate_every": 1000, "mesh": ""}
     config["optim"] = {"learning_rate": 1e-4}
@@ -161,7 +164,7 @@ def lora(config: dict) -> dict:
     config["loop"] |= {"steps": 500, "panel_every": 250}
     config["system"] = {"mmdit": {"remat": False, "unroll": True}}
     targets = (r"(joint|joint_last|single)/.*/(qkv|out)/kernel",)
-    config["step"] = {"draws": 2, "lora": {"rank": 8, "alpha": 8.0, "targets": targets, "words": True}}
+    config["step"] = {"draws": 2, "known": 0.0, "lora": {"rank": 8, "alpha": 8.0, "targets": targets, "words": True}}
     config["optim"] |= {"decay_steps": 250}
     config["data"] |= {"start": str(files("kfjax") / "assets" / "model"), "vae": "", "vocoder": "", "tokenizer": ""}
     config["data"] |= {"buckets": ((4.0, 1.0),), "emphasis": ()}

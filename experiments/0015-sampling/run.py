@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments import harness
 from kfjax import pipeline, system
-from kfjax.flow.sampler import Guidance
+from kfjax.flow.sampler import Guidance, ScheduleKind
 from kfjax.metrics.distributions import frechet_distance, gaussian
 from kfjax.metrics.onsets import band_levels_db, detect_onsets, merge_close, onset_f1
 from kfjax.metrics.reconstruction import log_mel
@@ -39,11 +39,15 @@ class Cell(NamedTuple):
     video: float = 3.0
     text: float = 3.0
     film: bool = True
+    kind: ScheduleKind = "uniform"
+    guided: tuple[float, float] | None = None
 
     @property
     def name(self) -> str:
         scales = f"video {self.video:g}, text {self.text:g}" if self.film else f"caption alone {self.text:g}"
-        return f"{self.method} {self.steps}, {scales}"
+        times = "" if self.kind == "uniform" else f" {self.kind}"
+        interval = "" if self.guided is None else ", guided {:g}-{:g}".format(*self.guided)
+        return f"{self.method}{times} {self.steps}, {scales}{interval}"
 
     @property
     def evaluations(self) -> int:
@@ -100,12 +104,17 @@ def measure(args: argparse.Namespace) -> None:
 def one_cell(results, listener: Listener, scenes, cell: Cell, seed: int) -> None:
     """Sample, decode, listen, keep."""
     start = time.monotonic()
-    latents = scenes.latents(Guidance(cell.video, cell.text), cell.steps, cell.method, seed)
+    latents = sampled(scenes, cell, seed)
     waves = [within_range(wave) for wave in scenes.sounds(latents)]
     results.put(cell.name, seed, listener.scores(waves))
     if cell == DEFAULT:
         results.put(OTHER, seed, listener.scores([*waves[1:], waves[0]]))
     print(f"seed {seed}: {cell.name}, {time.monotonic() - start:.0f} s", flush=True)
+
+
+def sampled(scenes, cell: Cell, seed: int = 0, **how) -> np.ndarray:
+    guidance = Guidance(cell.video, cell.text)
+    return scenes.latents(guidance, cell.steps, cell.method, seed, kind=cell.kind, guided=cell.guided, **how)
 
 
 def held_out(args: argparse.Namespace, model):
@@ -126,7 +135,7 @@ class Listener:
         #: How many onsets each scene truly has, those closer than 50 ms counted once.
         self.onsets = [len(merge_close(times, 0.05)) for times in self._struck]
         self._mels = [log_mel(wave, self.rate) for wave in true]
-        self._gaussian = self._frames(true)
+        self.true_frames = [self.frames(wave) for wave in true]
 
     def scores(self, waves) -> dict:
         """f1, matched, detected: onsets; right: the judge's clearest answer, of scenes with one source; chance: what
@@ -137,20 +146,25 @@ class Listener:
             score, clearest = onset_f1(heard, struck), max(chances, key=chances.__getitem__)
             rows.append(
                 {
-                    "f1": score.f1,
+                    "f1": score.f1 if struck else float("nan"),
                     "matched": len(score.pairs),
                     "detected": len(heard),
                     "right": float(clearest == scene.sources[0]) if len(scene.sources) == 1 else float("nan"),
-                    "chance": float(np.mean([chances[source] for source in scene.sources])),
+                    "chance": float(np.mean([chances[s] for s in scene.sources])) if scene.sources else float("nan"),
                     "mel": float(np.abs(log_mel(wave, self.rate) - mel).mean()),
                 }
             )
         rows = {name: [row[name] for row in rows] for name in rows[0]}
-        return rows | {"frechet": frechet_distance(self._frames(waves), self._gaussian)}
+        return rows | {"frechet": frames_distance([self.frames(wave) for wave in waves], self.true_frames)}
 
-    def _frames(self, waves):
-        """The Gaussian of band levels, 40 numbers in dB every 20 ms: how loud what is, whenever it is."""
-        return gaussian(np.concatenate([np.maximum(band_levels_db(w, self.rate)[:, ::4].T, -70.0) for w in waves]))
+    def frames(self, wave) -> np.ndarray:
+        """Band levels, 40 numbers in dB every 20 ms: how loud what is, whenever it is."""
+        return np.maximum(band_levels_db(wave, self.rate)[:, ::4].T, -70.0)
+
+
+def frames_distance(made, true) -> float:
+    """Fréchet distance between the Gaussians of two lists of `Listener.frames`."""
+    return frechet_distance(gaussian(np.concatenate(made)), gaussian(np.concatenate(true)))
 
 
 def references(results, listener: Listener, model, seconds: float) -> None:
@@ -163,8 +177,7 @@ def references(results, listener: Listener, model, seconds: float) -> None:
 
 def timed(encoded) -> dict:
     """Processor seconds of sampling one batch of scenes, all threads, one number a round; cells in turn."""
-    run = lambda cell: encoded.latents(Guidance(cell.video, cell.text), cell.steps, cell.method, batches=1)
-    taken = harness.in_turn({cell.name: lambda cell=cell: run(cell) for cell in TIMED}, ROUNDS)
+    taken = harness.in_turn({c.name: lambda c=c: sampled(encoded, c, batches=1) for c in TIMED}, ROUNDS)
     return {name: [one.processor for one in rounds] for name, rounds in taken.items()}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from kfjax.module import AnyArray
 from kfjax.structs import Posterior
@@ -45,6 +45,33 @@ def sample_times(key: jax.Array, count: int, *, start: float = 0.0) -> Float[Arr
     return jnp.where(chosen < start, 0.1 * early, middle)
 
 
-def loss(predicted: Samples, velocity: Samples) -> Float[Array, " b"]:
-    """Mean squared error over tokens and channels, one value per sample, in float32."""
-    return jnp.mean(jnp.square(predicted.astype(jnp.float32) - velocity.astype(jnp.float32)), (1, 2))
+def sample_known(key: jax.Array, count: int, latents: int, share: float) -> Bool[Array, "b n"]:
+    """Masks of latents that are given (True), for training on `with_known`. No mask has all of them.
+
+    A share of the masks has, equally often, a prefix, a suffix, a span, or all but a hole; the others are empty.
+    Prefix, suffix, span and hole are 5 to 60 % of the length, uniform, and at least one latent.
+    """
+    some, kind, length, place = jax.random.split(key, 4)
+    part = jax.random.uniform(length, (count,), jnp.float32, 0.05, 0.6)
+    size = jnp.clip(jnp.round(part * latents), 1, latents - 1)
+    start = jnp.floor(jax.random.uniform(place, (count,), jnp.float32) * (latents - size + 1))
+    kind = jax.random.randint(kind, (count,), 0, 4)
+    start = jnp.select([kind == 0, kind == 1], [jnp.zeros_like(start), latents - size], start)[:, None]
+    index = jnp.arange(latents, dtype=jnp.float32)[None]
+    inside = (start <= index) & (index < start + size[:, None])
+    return (inside ^ (kind == 3)[:, None]) & jax.random.bernoulli(some, jnp.float32(share), (count,))[:, None]
+
+
+def with_known(
+    x: Samples, t: Float[AnyArray, " b"], latents: Samples, known: Bool[AnyArray, "b n"]
+) -> tuple[Float[Array, "b n d"], Float[Array, "b n"]]:
+    """The point and the times that the network reads where latents are known: they are data, with a time of 1."""
+    return jnp.where(known[..., None], latents, x), jnp.where(known, 1.0, t[:, None])
+
+
+def loss(predicted: Samples, velocity: Samples, known: Bool[AnyArray, "b n"] | None = None) -> Float[Array, " b"]:
+    """Mean squared error over channels and the tokens that are not known, one value per sample, in float32."""
+    error = jnp.square(predicted.astype(jnp.float32) - velocity.astype(jnp.float32))
+    if known is None:
+        return jnp.mean(error, (1, 2))
+    return jnp.where(known, 0.0, error.mean(2)).sum(1) / jnp.maximum((~known).sum(1), 1)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
-from kfjax.flow.matching import interpolate
+from kfjax.flow.matching import interpolate, with_known
 from kfjax.limits import check_scale
 from kfjax.module import AnyArray
 from kfjax.structs import Features, Known, Noise, Schedule
@@ -208,6 +208,6 @@ def _seen(
     if known is None:
         return x, t
     if known_as == "clean":
-        return jnp.where(known.mask[..., None], known.latents, x), jnp.where(known.mask, 1.0, t[:, None])
+        return with_known(x, t, jnp.asarray(known.latents), jnp.asarray(known.mask))
     noised, _ = interpolate(jnp.asarray(known.noise), jnp.asarray(known.latents), t)
     return jnp.where(known.mask[..., None], noised, x), t

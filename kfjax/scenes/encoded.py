@@ -74,17 +74,20 @@ class EncodedScenes:
         seed: int = 0,
         *,
         kind: sampler.ScheduleKind | None = None,
+        guided: tuple[float, float] | None = None,
         batches: int | None = None,
     ) -> Float[np.ndarray, "b n d"]:
         """Sampled latents of every scene, or of the first `batches` of four: enough to see how long it takes."""
         weights = guidance.weights(has_video=self._filmed)
+        if guided is not None:
+            weights = {"full": 0.0} | weights  # outside the interval it counts alone
         made = []
         for encoded, numbers, kept in self._batches[:batches]:
             noise = Noise(np.full(len(numbers), seed, np.uint32), numbers)
             x = generation.draw(noise, shape=(self._lengths.latents, self.cfg.mmdit.latent_dim))
             latents = generation.sample(
                 self._params["mmdit"], encoded, None, np.array([*weights.values()], np.float32),
-                sampler.schedule(steps, kind), x, cfg=self.cfg, branches=tuple(weights), method=method,
+                sampler.schedule(steps, kind, guided), x, cfg=self.cfg, branches=tuple(weights), method=method,
             )  # fmt: skip
             made.append(np.asarray(latents)[:kept])
         return np.concatenate(made)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 FREE = {"data.buckets", "optim.decay_steps"}
 #: 0 means the devices at hand, of which a later run may have others: the number is noted with the run.
 MULTIPLE = "data.batch_multiple"
+#: Settings that earlier versions lacked, at what their runs did.
+ADDED = {"step.known": 0.0, "system.known_as": "renoised"}
 #: The configs: inside an installed package, beside the package in a clone.
 SHIPPED = next((p / "configs" for p in Path(__file__).parents[1:3] if (p / "configs").is_dir()), Path("configs"))
 
@@ -150,6 +152,7 @@ def check_workdir(workdir: Path, config: ConfigDict, own: Mapping[str, Any]) -> 
         return
     now = settings_of(config)
     before = {key: value for key, value in own.items() if key.startswith("data.")} | before
+    before = {key: value for key, value in ADDED.items() if key in now} | before
     if before.get(MULTIPLE) == 0:  # an earlier version's run, which did not note its devices: any number may be it
         before[MULTIPLE] = now.get(MULTIPLE)
     bound = [key for key in before.keys() | now.keys() if key not in FREE and _binds(key)]

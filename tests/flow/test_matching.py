@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kfjax.flow.matching import expected_velocity, interpolate, loss, sample_times
+from kfjax.flow.matching import expected_velocity, interpolate, loss, sample_known, sample_times, with_known
 from kfjax.structs import Posterior
 
 
@@ -40,6 +40,53 @@ def test_loss_is_one_float32_value_a_sample():
     value = loss(predicted, jnp.stack([jnp.full((5, 4), 2.0), jnp.zeros((5, 4))]))
     assert value.dtype == jnp.float32
     np.testing.assert_array_equal(value, [4.0, 0.0])
+
+
+def test_the_loss_is_of_the_latents_that_are_not_known():
+    rng = np.random.default_rng(0)
+    predicted, velocity = rng.standard_normal((2, 3, 6, 4), dtype=np.float32)
+    known = np.array([[True, False] * 3, [False] * 6, [False, False, False, True, True, True]])
+    got = loss(predicted, velocity, known)
+    other = np.where(known[..., None], 1e3, predicted)
+    np.testing.assert_array_equal(loss(other, velocity, known), got)
+    np.testing.assert_allclose(got[1], loss(predicted, velocity)[1], rtol=1e-6)
+    np.testing.assert_allclose(got[2], loss(predicted[2:, :3], velocity[2:, :3])[0], rtol=1e-6)
+    slope = jax.grad(lambda p: loss(p, velocity, known).sum())(predicted)
+    np.testing.assert_array_equal(np.abs(slope).min(2) > 0, ~known)
+
+
+def test_known_latents_are_read_as_data():
+    x, latents = np.random.default_rng(0).standard_normal((2, 2, 3, 4), dtype=np.float32)
+    known, t = np.array([[True, False, False], [False, False, True]]), np.array([0.25, 0.5], np.float32)
+    seen, times = with_known(x, t, latents, known)
+    np.testing.assert_array_equal(seen, np.where(known[..., None], latents, x))
+    np.testing.assert_array_equal(times, np.float32([[1, 0.25, 0.25], [0.5, 0.5, 1]]))
+
+
+def test_known_latents_are_prefixes_suffixes_spans_or_all_but_a_hole():
+    count, latents = 20_000, 40
+    masks = np.asarray(sample_known(jax.random.key(0), count, latents, 0.4))
+    np.testing.assert_array_equal(sample_known(jax.random.key(0), count, latents, 0.4), masks)
+    some = masks[masks.any(1)]
+    assert abs(len(some) / count - 0.4) < 0.01
+    changes = (some[:, 1:] != some[:, :-1]).sum(1)
+    first, last = some[:, 0], some[:, -1]
+    prefix, suffix = first & ~last, ~first & last
+    assert (changes[prefix | suffix] == 1).all()
+    # A span or a hole that reaches a border is a prefix or a suffix.
+    assert 0.25 < prefix.mean() < 0.28 and 0.25 < suffix.mean() < 0.28
+    span, hole = ~first & ~last, first & last
+    assert (changes[span | hole] == 2).all() and 0.22 < span.mean() < 0.25 and 0.22 < hole.mean() < 0.25
+    for size in (some[span].sum(1), latents - some[hole].sum(1)):
+        assert size.min() == 2 and size.max() == 24  # 5 to 60 % of 40
+        assert abs(size.mean() - 0.325 * latents) < 0.5
+    assert not np.asarray(sample_known(jax.random.key(0), 100, latents, 0.0)).any()
+
+
+def test_some_latents_are_left_to_learn_however_few_there_are():
+    for latents in (2, 3, 10):
+        masks = np.asarray(sample_known(jax.random.key(1), 2_000, latents, 1.0))
+        assert masks.any(1).all() and not masks.all(1).any()
 
 
 def test_expected_velocity_of_a_certain_posterior_is_the_velocity():

@@ -47,6 +47,13 @@ def test_a_scene_does_not_depend_on_its_batch(bucket, scenes):
     assert len(scenes.latents(Guidance(2, 2), 1, batches=1)) == 4
 
 
+def test_outside_its_interval_guidance_is_off(scenes):
+    made = lambda scale, **how: scenes.latents(Guidance(scale, scale), 2, seed=1, batches=1, kind="uniform", **how)
+    np.testing.assert_allclose(made(3, guided=(0.0, 1.0)), made(3), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(made(0, guided=(0.6, 1.0)), made(1), rtol=1e-4, atol=1e-5)
+    assert not np.allclose(made(3, guided=(0.4, 1.0)), made(3), atol=1e-3)
+
+
 def test_both_ways_to_two_ears_have_the_mono_mel(scenes):
     latents = scenes.latents(Guidance(3, 3), 1)[:2]
     mels = list(scenes.mels(latents))

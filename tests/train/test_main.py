@@ -214,6 +214,16 @@ def test_a_heartbeat_takes_time(config, runs, tmp_path, capsys):
     assert "--heartbeat-timeout: got 0, expected 1 second or more" in capsys.readouterr().err
 
 
+def test_a_run_of_before_a_setting_goes_on(config, runs, tmp_path, capsys):
+    work = tmp_path / "run"
+    train = lambda *more: main(["train", str(config), "--workdir", str(work), *more])
+    assert train() == 0
+    config.write_text(CONFIG.replace('"data": {', '"step": {"known": 0.0}, "data": {'))
+    assert train("--set", "step.known=0.5") == 2
+    assert "step.known was 0.0, is 0.5; give" in capsys.readouterr().err
+    assert train() == 0
+
+
 def test_a_run_keeps_the_multiple_of_the_devices_that_it_began_with(config, runs, tmp_path, monkeypatch, capsys):
     """`data.batch_multiple=0` means those at hand; on others the batches are the same."""
     config.write_text(CONFIG.replace('"flip": True', '"flip": True, "batch_multiple": 0'))

@@ -85,7 +85,11 @@ class PanelConfig:
 
 @dataclass(frozen=True)
 class FlowRun:
-    """The config of a run: "flow" trains the generator, "stereo" Mono2Stereo alone, without `step` and `panel`."""
+    """The config of a run: "flow" trains the generator, "stereo" Mono2Stereo alone, without `step` and `panel`.
+
+    Raises:
+      ValueError: training with known latents of a system that takes them otherwise.
+    """
 
     task: Literal["flow", "stereo"]
     system: SystemConfig
@@ -94,6 +98,13 @@ class FlowRun:
     optim: OptimConfig = field(default_factory=OptimConfig)
     data: FlowData = field(default_factory=FlowData)
     panel: PanelConfig = field(default_factory=PanelConfig)
+
+    def __post_init__(self):
+        if self.step.known and self.system.known_as != "clean":
+            raise ValueError(
+                f"config.step.known: got {self.step.known} with system.known_as {self.system.known_as!r}, expected "
+                "'clean'; set system.known_as=clean, or start from a model directory that has it in its config.json"
+            )
 
 
 def read(values: Mapping[str, Any]) -> FlowRun:

@@ -41,6 +41,8 @@ class FlowStepConfig:
     Attributes:
       draws: noise and time draws per example; the encoders run once for all of them.
       early_times: share of the times drawn that lie at the start of the path (`matching.sample_times`).
+      known: share of the noise draws in which some latents are given (`matching.sample_known`), as the codec's means;
+        the loss is that of the others. Weights so trained take given latents "clean" (`SystemConfig.known_as`).
       drop_video, drop_text: probability of masking a modality, drawn per noise draw (classifier-free guidance).
       train_encoders: gradients reach the encoders; False freezes them.
       stereo_weight: weight of the Mono2Stereo loss that trains along; 0 = not trained.
@@ -60,11 +62,12 @@ class FlowStepConfig:
         gradients, norms, softmax, the path and the losses are float32 either way.
 
     Raises:
-      ValueError: LoRA together with anything else that trains; no micro-batch.
+      ValueError: LoRA together with anything else that trains; no micro-batch; a share that is none.
     """
 
     draws: int = 1
     early_times: float = 0.0
+    known: float = 0.0
     drop_video: float = 0.1
     drop_text: float = 0.1
     train_encoders: bool = False
@@ -80,6 +83,8 @@ class FlowStepConfig:
     def __post_init__(self):
         if self.accumulate < 1:
             raise ValueError(f"step: got accumulate {self.accumulate}, expected 1 or more")
+        if not 0 <= self.known <= 1:
+            raise ValueError(f"step: got known {self.known}, expected a share from 0 to 1")
         others = ("train_encoders", "stereo_weight", "align_weight", "caption_weight", "sound_weight")
         both = [f"{name} {getattr(self, name)}" for name in others if getattr(self, name)]
         if self.lora.rank and both:
@@ -132,6 +137,7 @@ class Draws(NamedTuple):
     time: jax.Array  # f32 [b r]
     keep_video: jax.Array  # bool [b r]
     keep_text: jax.Array  # bool [b r]
+    known: jax.Array | None = None  # bool [b r n], latents that are given; None: no latents are
 
 
 def draw(key: jax.Array, shape: tuple[int, ...], cfg: FlowStepConfig) -> Draws:
@@ -139,13 +145,17 @@ def draw(key: jax.Array, shape: tuple[int, ...], cfg: FlowStepConfig) -> Draws:
     posterior, noise, time, drop = jax.random.split(key, 4)
     video, text = jax.random.split(drop)
     b, n, d = shape
-    rows = (b, cfg.draws)
+    rows, known = (b, cfg.draws), None
+    if cfg.known:  # a further key: the other draws stay as they are
+        masks = matching.sample_known(jax.random.fold_in(key, 4), b * cfg.draws, n, cfg.known)
+        known = masks.reshape(*rows, n)
     draws = Draws(
         posterior=jax.random.normal(posterior, (*rows, n, d), jnp.float32),
         noise=jax.random.normal(noise, (*rows, n, d), jnp.float32),
         time=matching.sample_times(time, b * cfg.draws, start=cfg.early_times).reshape(rows),
         keep_video=~jax.random.bernoulli(video, jnp.float32(cfg.drop_video), rows),
         keep_text=~jax.random.bernoulli(text, jnp.float32(cfg.drop_text), rows),
+        known=known,
     )
     return jax.tree.map(_split_over_batch, draws)
 
@@ -201,7 +211,9 @@ def loss_of(
     posterior = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), repeat(batch.posterior))
     x1, t = posterior.mean + posterior.std * drawn.posterior, drawn.time
     x, _ = matching.interpolate(drawn.noise, x1, t)
-    velocity = matching.expected_velocity(x, t, posterior)
+    velocity, known, times = matching.expected_velocity(x, t, posterior), drawn.known, t
+    if known is not None:
+        x, times = matching.with_known(x, t, posterior.mean, known)
     kept = repeat(encoded)
     given = kept.given
     kept = kept._replace(
@@ -209,7 +221,8 @@ def loss_of(
     )
     mmdit = bind(generator_of(system.mmdit), system.mmdit, params["mmdit"])
     conditions = mmdit.prepare(kept, x.shape[1], system.rates)
-    per_sample = matching.loss(mmdit(pin(jnp.asarray(x, dtype), "b n d"), t, conditions), velocity)
+    predicted = mmdit(pin(jnp.asarray(x, dtype), "b n d"), times, conditions)
+    per_sample = matching.loss(predicted, velocity, known)
     flow = per_sample.mean()
     others = {
         "stereo": (cfg.stereo_weight, lambda: batch_loss(params, _clips(batch), encoded, system)),
@@ -219,7 +232,8 @@ def loss_of(
     }
     figures = {name: value() for name, (weight, value) in others.items() if weight}
     total = flow + sum(others[name][0] * value for name, value in figures.items())
-    return total, {"loss": flow} | figures | by_kind(per_sample, t, kept.given.has_video, kept.given.has_text)
+    kinds = by_kind(per_sample, t, kept.given.has_video, kept.given.has_text, None if known is None else known.any(1))
+    return total, {"loss": flow} | figures | kinds
 
 
 def computing(params: Params, cfg: FlowStepConfig) -> Params:
@@ -230,8 +244,11 @@ def computing(params: Params, cfg: FlowStepConfig) -> Params:
     return scattered(jax.tree.map(lambda x: jnp.asarray(x, dtype), params))
 
 
-def by_kind(per_sample: jax.Array, t: jax.Array, has_video: jax.Array, has_text: jax.Array) -> Metrics:
-    """The mean loss in each tenth of t ("loss_t0" to "loss_t9") and with each set of conditions ("loss_video_text" ..).
+def by_kind(
+    per_sample: jax.Array, t: jax.Array, has_video: jax.Array, has_text: jax.Array, known: jax.Array | None = None
+) -> Metrics:
+    """The mean loss in each tenth of t ("loss_t0" to "loss_t9"), with each set of conditions ("loss_video_text" ..) and
+    of the examples with `known` latents ("loss_known"). t is that of the latents that are not known.
 
     Beside each NAME stands NAME_count, the number of examples it is the mean of; where that is 0, NAME is 0.
     """
@@ -242,6 +259,8 @@ def by_kind(per_sample: jax.Array, t: jax.Array, has_video: jax.Array, has_text:
         "loss_text": ~has_video & has_text,
         "loss_no_condition": ~has_video & ~has_text,
     }
+    if known is not None:
+        kinds["loss_known"] = known
     member = jnp.stack(list(kinds.values()))
     count = member.sum(1).astype(jnp.float32)
     mean = jnp.where(member, per_sample[None], 0).sum(1) / jnp.maximum(count, 1)

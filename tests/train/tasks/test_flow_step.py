@@ -185,6 +185,58 @@ def test_several_draws_share_one_encoding(monkeypatch):
     assert seen["encoded"].clip.shape == (B, SIZE.clip, CONFIG.clip.out_dim)
 
 
+GIVEN = FlowStepConfig(draws=2, known=0.6)
+
+
+def drawn(cfg) -> flow_step.Draws:
+    return flow_step.draw(KEY, BATCH.posterior.mean.shape, cfg)
+
+
+@partial(jax.jit, static_argnames="cfg")
+def loss_of(batch, draws, cfg):
+    return flow_step.loss_of({"mmdit": PARAMS["mmdit"]}, batch, draws, CONFIG, cfg)
+
+
+def test_known_latents_are_drawn_besides_all_else():
+    plain, given = drawn(dataclasses.replace(GIVEN, known=0.0)), drawn(GIVEN)
+    assert plain.known is None
+    assert given.known.shape == (B, 2, SIZE.latents) and 0 < given.known.mean() < 1
+    for name in plain._fields[:-1]:
+        np.testing.assert_array_equal(getattr(plain, name), getattr(given, name))
+    with pytest.raises(ValueError, match=r"got known 1\.5, expected a share from 0 to 1"):
+        FlowStepConfig(known=1.5)
+
+
+def test_known_latents_are_data_and_no_part_of_the_loss():
+    batch, draws = extracted(), drawn(GIVEN)
+    total, metrics = loss_of(batch, draws, GIVEN)
+    assert float(total) == float(metrics["loss"])
+    some = np.asarray(draws.known.any(-1))
+    assert float(metrics["loss_known_count"]) == some.sum()
+    away = lambda x: np.where(draws.known[..., None], x + 3, x)  # neither noise nor a drawn sample of them is seen
+    assert float(loss_of(batch, draws._replace(noise=away(draws.noise)), GIVEN)[0]) == float(total)
+    assert float(loss_of(batch, draws._replace(posterior=away(draws.posterior)), GIVEN)[0]) == float(total)
+    everywhere = np.asarray(draws.known.all(1))  # known in both draws
+    assert everywhere.any()
+    moved_there = np.where(everywhere[..., None], batch.posterior.mean + 3, batch.posterior.mean)
+    other = batch._replace(posterior=batch.posterior._replace(mean=moved_there))
+    assert float(loss_of(other, draws, GIVEN)[0]) != pytest.approx(float(total), rel=1e-4)
+
+
+def test_with_nothing_known_the_loss_is_the_plain_one():
+    batch, none = extracted(), drawn(dataclasses.replace(GIVEN, known=0.0))
+    plain, metrics = loss_of(batch, none, GIVEN)
+    assert not [name for name in metrics if "known" in name]
+    got, metrics = loss_of(batch, none._replace(known=np.zeros((B, 2, SIZE.latents), bool)), GIVEN)
+    assert float(got) == pytest.approx(float(plain), rel=1e-6)
+    assert float(metrics["loss_known"]) == float(metrics["loss_known_count"]) == 0.0
+
+
+def test_split_over_devices_the_loss_with_known_latents_is_the_same():
+    alone, split = (flow_loss(batch, GIVEN) for batch in (BATCH, put_batch(BATCH, data_mesh())))
+    assert split == pytest.approx(alone, rel=1e-5)
+
+
 def test_losses_by_time_and_by_conditions():
     x, t = np.float32([1, 2, 4, 9]), np.float32([0, 0.05, 0.55, 1])
     video, text = np.array([True, True, False, True]), np.array([True, False, True, True])
@@ -197,6 +249,8 @@ def test_losses_by_time_and_by_conditions():
     assert {name: x for name, x in got.items() if x} == {
         "loss_t0": 1.5, "loss_t5": 4, "loss_t9": 9, "loss_video_text": 5, "loss_video": 2, "loss_text": 4,
     }  # fmt: skip
+    known = flow_step.by_kind(x, t, video, text, np.array([True, False, False, True]))
+    assert (float(known["loss_known"]), float(known["loss_known_count"])) == (5, 2)
 
 
 def test_the_parts_of_the_loss_make_up_the_whole():
@@ -232,7 +286,7 @@ def distance(got, expected) -> float:
     return norm(jax.tree.map(np.subtract, got, expected)) / norm(expected)
 
 
-WHOLE = FlowStepConfig(draws=2)
+WHOLE = FlowStepConfig(draws=2, known=0.5)
 
 
 @lru_cache(maxsize=1)
