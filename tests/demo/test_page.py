@@ -40,14 +40,14 @@ def guarded(real, place):
     return call
 socket.getaddrinfo = guarded(socket.getaddrinfo, 0)
 socket.socket.connect = guarded(socket.socket.connect, 1)
-from kfjax.pipeline import Model
-def encoded(*args, real=Model._encoded):
+from kfjax.making import Maker
+def encoded(*args, real=Maker._encoded):
     while os.path.exists("hold"):
         time.sleep(0.02)
     if os.path.exists("fail"):
         raise MemoryError
     return real(*args)
-Model._encoded = encoded
+Maker._encoded = encoded
 from kfjax.cli import main
 sys.exit(main(["demo", *sys.argv[1:]]))
 """
