@@ -14,7 +14,7 @@ from kfjax.pipeline import TEXT_ONLY_SECONDS
 
 MAKE, MAKING = "Make sound", "Making sound …"
 #: Labels and LUFS; 0 stands for none.
-LOUDNESS = [("As it is made", 0), ("-23 LUFS", -23), ("-16 LUFS", -16), ("-14 LUFS", -14)]
+LOUDNESS = [("Off", 0), ("-23 LUFS", -23), ("-16 LUFS", -16), ("-14 LUFS", -14)]
 #: What a reference or a recording may be.
 SOUNDS: list[str] = ["audio", "video"]
 
@@ -85,8 +85,8 @@ def _settings(studio: Studio) -> list[Any]:
 
 def _more() -> list[Any]:
     reference = gr.File(
-        label="Reference: the sound shall be like it (a sound or a film)", file_types=SOUNDS, type="filepath",
-        height=120, elem_id="reference",
+        label="Reference: what it shall sound like", file_types=SOUNDS, type="filepath", height=150,
+        elem_id="reference",
     )  # fmt: skip
     music = line(label="Music", placeholder="what plays beside the sound, e.g. a slow piano", elem_id="music")
     gain = gr.Slider(0, MAX_MUSIC_GAIN, 1, step=0.1, label="Gain of the music", elem_id="gain")

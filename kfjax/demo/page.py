@@ -41,7 +41,7 @@ SHOW_RESULT = """() => {
     document.querySelector("#columns").classList.add("asked");
     if (window.innerWidth < 768) document.querySelector("#result").scrollIntoView({behavior: "smooth"});
 }"""
-CANCEL = "Cancel"
+CANCEL, UNDO = "Cancel", "Undo: delete the newest take"
 MESSAGE_SECONDS = 20
 #: Six digits are read and typed with ease.
 RANDOM_SEEDS = 1_000_000
@@ -49,6 +49,8 @@ RANDOM_SEEDS = 1_000_000
 START_SECONDS, END_SECONDS = 120, 5
 #: Of every event: no interface for programs, and none waits for another.
 PRIVATE = {"api_visibility": "private", "concurrency_limit": None}
+#: Of events with marks: another take's may still be on their way, which the framework would refuse.
+OWN_CHECKS: dict[str, Any] = {"preprocess": False}
 PROGRESS = gr.Progress()
 #: Room for the form around an uploaded file.
 FORM_BYTES = 10_000
@@ -69,15 +71,16 @@ def build(studio: Studio, *, title: str, knows: str, card: str, examples: list[t
                 _examples(studio, examples, form)
             with gr.Column(elem_id="result", min_width=300):
                 cancel = gr.Button(CANCEL, visible=False, elem_id="cancel", size="sm")
-                player = players.draw(gr.Radio([], label="Takes", visible=False, elem_id="takes", render=False))
+                undo = gr.Button(UNDO, visible=False, size="sm", elem_id="undo", render=False)
+                player = players.draw(gr.Radio([], label="Takes", visible=False, elem_id="takes", render=False), undo)
                 change = players.draw_change()
         box, pair = players.draw_pair()
         if card:
             with gr.Accordion("About the model", open=False, elem_id="card"):
                 gr.Markdown(card)
         _wire_form(studio, form)
-        made = _wire_making(studio, form, cancel, player, change)
-        _wire_takes(studio, form, made, player, change, box, pair)
+        made = _wire_making(studio, form, cancel, player, change, undo)
+        _wire_takes(studio, form, made, player, change, undo, box, pair)
 
         def leave(request: gr.Request) -> None:
             studio.leave(_visitor(request))
@@ -171,13 +174,15 @@ def _random_seed() -> int:
     return secrets.randbelow(RANDOM_SEEDS)
 
 
-def _wire_making(studio: Studio, form: Form, cancel: gr.Button, player: Player, change: Change) -> list[Any]:
+def _wire_making(
+    studio: Studio, form: Form, cancel: gr.Button, player: Player, change: Change, undo: gr.Button
+) -> list[Any]:
     """From pressing a button to the take; whatever goes wrong, the buttons come back and the takes stay.
 
     Returns:
       The events that a sound was made, or was not.
     """
-    wish, both, changing = gr.State(), [form.button, cancel], [change.redo, change.vary, change.undo]
+    wish, both, changing = gr.State(), [form.button, cancel], [change.redo, change.vary, undo]
 
     def buttons(request: gr.Request) -> list[Any]:
         busy = studio.is_busy(_visitor(request))
@@ -221,13 +226,13 @@ def _wire_making(studio: Studio, form: Form, cancel: gr.Button, player: Player, 
     shown = [player.choice, change.prompt]
     pressed = [
         gr.on(ways, check, form.inputs, [wish, *both, *changing], **quiet),
-        change.redo.click(redo, [*shown, change.start, change.end], [wish, *both, *changing], **quiet),
+        change.redo.click(redo, [*shown, change.start, change.end], [wish, *both, *changing], **OWN_CHECKS, **quiet),
         change.vary.click(vary, [*shown, change.strength], [wish, *both, *changing], **quiet),
     ]
     finished = []
     for press in pressed:
         press.success(None, None, None, js=SHOW_RESULT)
-        places = [player.choice, change.undo, *player.parts, *change.parts]
+        places = [player.choice, undo, *player.parts, *change.parts]
         made = press.success(make, wish, places, show_progress_on=player.parts[0], **PRIVATE)
         # `.then` would not run after a failure, of which the framework has its own.
         made.success(buttons, None, [*both, *changing], **quiet)
@@ -238,7 +243,14 @@ def _wire_making(studio: Studio, form: Form, cancel: gr.Button, player: Player, 
 
 
 def _wire_takes(
-    studio: Studio, form: Form, made: list[Any], player: Player, change: Change, box: gr.Accordion, pair: list[Player]
+    studio: Studio,
+    form: Form,
+    made: list[Any],
+    player: Player,
+    change: Change,
+    undo: gr.Button,
+    box: gr.Accordion,
+    pair: list[Player],
 ) -> None:
     """Takes that are chosen, uploaded or left by an undo are shown; side by side the newest and what it was made of."""
 
@@ -258,15 +270,14 @@ def _wire_takes(
         return _chosen(studio.takes(visitor), take)
 
     @_warned
-    def undo(request: gr.Request) -> list[Any]:
+    def back(request: gr.Request) -> list[Any]:
         kept = studio.undo(_visitor(request))
         return _chosen(kept, kept[-1])
 
     def mark(number: int, start: float, end: float, request: gr.Request) -> Any:
-        try:
+        with suppress(ValueError):  # the take has gone
             return players.outline(studio.take(_visitor(request), number), start or 0, end or 0)
-        except ValueError:
-            return gr.skip()
+        return gr.skip()
 
     def beside(request: gr.Request) -> Any:
         kept = studio.takes(_visitor(request))
@@ -279,18 +290,18 @@ def _wire_takes(
         return [gr.update(visible=True, **opened), *shown]
 
     quiet: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
-    main = [player.choice, change.undo, *player.parts, *change.parts]
+    main = [player.choice, undo, *player.parts, *change.parts]
     player.choice.input(choose, player.choice, [*player.parts, *change.parts], **PRIVATE)
     for choice, parts in pair:
         choice.input(show, choice, parts, **PRIVATE)
     marks = [change.start, change.end]
     gr.on(
         [slider.change for slider in marks], mark, [player.choice, *marks], change.wave,
-        trigger_mode="always_last", **quiet,
+        trigger_mode="always_last", **OWN_CHECKS, **quiet,
     )  # fmt: skip
     uploaded = form.recording.upload(record, [form.recording, *form.inputs], main, **PRIVATE)
     uploaded.success(None, None, None, js=SHOW_RESULT)
-    undone = change.undo.click(undo, None, main, **PRIVATE)
+    undone = undo.click(back, None, main, **PRIVATE)
     places = [box, *(part for choice, parts in pair for part in (choice, *parts))]
     for event in (*made, uploaded, undone):
         event.success(beside, None, places, **quiet)
@@ -298,8 +309,8 @@ def _wire_takes(
 
 def _chosen(kept: list[Take], take: Take) -> list[Any]:
     """Updates of the result: the list, undo, the player of one of the takes, and its marks."""
-    undo = gr.update(visible=len(kept) > 1)
-    return [players.choices(kept, take.number), undo, *players.shown(take), *players.marked(take)]
+    several = gr.update(visible=len(kept) > 1)
+    return [players.choices(kept, take.number), several, *players.shown(take), *players.marked(take)]
 
 
 def _visitor(request: gr.Request) -> str:

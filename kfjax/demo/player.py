@@ -23,12 +23,14 @@ class Player(NamedTuple):
     parts: list[Any]
 
 
-def draw(choice: gr.Radio | gr.Dropdown) -> Player:
-    """A player, in the place where this is called."""
+def draw(choice: gr.Radio | gr.Dropdown, below: gr.Button | None = None) -> Player:
+    """A player, in the place where this is called; `below`: what stands below the choice."""
     film = gr.Video(label="Result", interactive=False, buttons=["download"], elem_classes="film", height=320)
     sound = gr.Audio(label="Result", interactive=False, visible=False, buttons=["download"], elem_classes="sound")
     unread = gr.HTML(visible=False, elem_classes="unread")
     choice.render()
+    if below is not None:
+        below.render()
     wav = gr.DownloadButton("Download the sound alone (.wav)", visible=False, size="sm", elem_classes="wav")
     stems = [
         gr.DownloadButton(f"Download {part} (.wav)", visible=False, size="sm", elem_classes=name)
@@ -60,14 +62,12 @@ class Change(NamedTuple):
     strength: gr.Slider
     redo: gr.Button
     vary: gr.Button
-    undo: gr.Button
     wave: gr.HTML
     parts: list[Any]
 
 
 def draw_change() -> Change:
-    """Buttons and marks, in the place where this is called; hidden until there is a take."""
-    undo = gr.Button("Undo: delete the newest take", visible=False, size="sm", elem_id="undo")
+    """Marks and buttons, in the place where this is called; hidden until there is a take."""
     with gr.Accordion("Change this take", open=False, visible=False, elem_id="change") as box:
         wave = gr.HTML(elem_id="wave")
         mark = lambda label, name: gr.Slider(0, 1, 0, step=MARK_STEP, label=label, elem_id=name, min_width=140)
@@ -80,7 +80,7 @@ def draw_change() -> Change:
             info="How far all of it may go from this take.",
         )  # fmt: skip
         vary = gr.Button("Vary the whole take", elem_id="vary")
-    return Change(prompt, start, end, strength, redo, vary, undo, wave, [box, start, end, wave])
+    return Change(prompt, start, end, strength, redo, vary, wave, [box, start, end, wave])
 
 
 def shown(take: Take) -> list[Any]:
@@ -123,9 +123,10 @@ def outline(take: Take, start: float, end: float) -> str:
     heights = [49 * peak + 1 for peak in take.outline]
     above = [f"{x},{50 - height:.1f}" for x, height in enumerate(heights)]
     below = [f"{x},{50 + height:.1f}" for x, height in reversed([*enumerate(heights)])]
+    below_it = "".join(f"<span>{text} s</span>" for text in ("0", f"{start:.2f} to {end:.2f}", f"{take.seconds:.2f}"))
     return (
         f'<svg viewBox="0 0 {OUTLINE_POINTS} 100" preserveAspectRatio="none" role="img" aria-label="the take">'
         f'<polygon points="{" ".join(above + below)}"/>'
         f'<rect x="{start * scale:.2f}" width="{max(end - start, 0) * scale:.2f}" height="100"/></svg>'
-        f"<div><span>0 s</span><span>{start:.2f} to {end:.2f} s</span><span>{take.seconds:.2f} s</span></div>"
+        f'<div class="seconds">{below_it}</div>'
     )

@@ -131,13 +131,12 @@ def name_of(number: int, wish: Wish, version: int) -> str:
     about = wish.prompt.strip() or (wish.clip.stem if wish.clip is not None else "")
     about = about if len(about) <= 60 else f"{about[:59].rstrip()}…"
     avoided = f", without {wish.negative_prompt.strip()[:40]}" if wish.negative_prompt.strip() else ""
-    changed = ""
     if wish.redo is not None:
-        changed = ", take {} redone {:.4g} to {:.4g} s".format(wish.take, *wish.redo)
-    elif wish.strength is not None:
-        changed = f", take {wish.take} varied by {wish.strength:g}"
+        return f"{number}. {about}{avoided}, take {wish.take} redone {wish.redo[0]:.4g} to {wish.redo[1]:.4g} s"
+    if wish.strength is not None:
+        return f"{number}. {about}{avoided}, take {wish.take} varied by {wish.strength:g}"
     several = f", version {version + 1}" if wish.samples > 1 else ""
-    return f"{number}. {about}{avoided}{changed}, seed {int(wish.seed)}{several}"
+    return f"{number}. {about}{avoided}, seed {int(wish.seed)}{several}"
 
 
 def file_stem(name: str) -> str:

@@ -145,7 +145,7 @@ def test_a_changed_take_stands_beside_the_old_one(page):
     assert box["open"] and (left["value"], shown[len(shown) // 2]["value"]) == (1, 3)
     wish, *_ = function(page, "vary").fn(visitor("changing"), 3, "rain", 0.4)
     assert (wish.prompt, wish.take, wish.redo, wish.strength) == ("rain", 3, None, 0.4)
-    takes, *_ = function(page, "undo").fn(visitor("changing"))
+    takes, *_ = function(page, "back").fn(visitor("changing"))
     assert takes["value"] == 2 and [number for _, number in takes["choices"]] == [2, 1]
 
 
