@@ -40,6 +40,12 @@ def line(**named: Any) -> gr.Textbox:
     return gr.Textbox(lines=1, max_lines=1, **named)
 
 
+def _path_alone(upload: Any) -> Any:
+    """An upload arrives as its path; the framework's own way also leaves an empty file behind each time."""
+    upload.preprocess = lambda file: None if file is None else file.path
+    return upload
+
+
 def draw(studio: Studio) -> Form:
     """The form, in the place where this is called."""
     clip = gr.Video(
@@ -94,7 +100,7 @@ def _more() -> list[Any]:
     recording = gr.UploadButton(
         "Upload a recording to change", file_types=SOUNDS, type="filepath", size="sm", elem_id="recording"
     )
-    return [recording, reference, music, gain, loudness]
+    return [_path_alone(recording), _path_alone(reference), music, gain, loudness]
 
 
 def wish_of(values: tuple) -> Wish:

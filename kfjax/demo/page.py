@@ -213,7 +213,11 @@ def _wire_making(
     @_warned
     def make(asked: Wish, request: gr.Request, progress: gr.Progress = PROGRESS) -> list[Any]:
         visitor = _visitor(request)
-        made = studio.make(visitor, asked, lambda what, share: progress(share, desc=what))
+
+        def told(what: str, share: float) -> None:
+            progress(share, desc=what)
+
+        made = studio.make(visitor, asked, told)
         return _chosen(studio.takes(visitor), made[0])
 
     @_said
@@ -286,8 +290,8 @@ def _wire_takes(
         new = kept[-1]
         old = next((take for take in kept if take.number == new.wish.take), kept[-2])
         shown = [part for take in (old, new) for part in (players.choices(kept, take.number), *players.shown(take))]
-        opened = {} if new.wish.take is None else {"open": True}
-        return [gr.update(visible=True, **opened), *shown]
+        opened = gr.update(visible=True) if new.wish.take is None else gr.update(visible=True, open=True)
+        return [opened, *shown]
 
     quiet: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
     main = [player.choice, undo, *player.parts, *change.parts]

@@ -440,22 +440,27 @@ def test_more(server, ann, tmp_path):
     said = ann.message("silent.wav is silent; give a sound that can be heard")
     assert str(server.temporary) not in said
     ann.wait(lambda: ann.find("#reference input[type=file]"), "the place to be empty again")
-    ann.write("a bell", "#music")
-    ann.write("rain")
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (2 * RATE_HZ, 2)).astype(np.float32)
     media.write_wav(tmp_path / "dog.wav", noise, RATE_HZ)
-    ann.driver.find_element("css selector", "input[type=file]:has(+ #recording)").send_keys(str(tmp_path / "dog.wav"))
-    ann.result("1. dog, uploaded")
+    ann.find("#reference input[type=file]")[0].send_keys(str(tmp_path / "dog.wav"))
+    ann.wait(lambda: "dog.wav" in "".join(server.files()), "the reference")
+    ann.write("a bell", "#music")
+    ann.write("rain")
+    media.write_wav(tmp_path / "cat.wav", noise, RATE_HZ)
+    ann.driver.find_element("css selector", "input[type=file]:has(+ #recording)").send_keys(str(tmp_path / "cat.wav"))
+    ann.result("1. cat, uploaded")
     ann.press()
     ann.result("2. rain, seed 0")
     lengths = [samples(ann.saved_by(f"#result .{name}"), tmp_path / "a.wav") for name in ("wav", "effects", "music")]
     assert lengths == [6 * RATE_HZ] * 3
     ann.find("#takes label")[1].click()
-    ann.result("1. dog, uploaded")
+    ann.result("1. cat, uploaded")
     ann.find("#change button")[0].click()
     ann.wait(lambda: ann.find("#vary"), "the changes")[0].click()
     made = ann.result("3. rain, take 1 varied by 0.5")
     assert samples(made, tmp_path / "a.wav") == 2 * RATE_HZ
+    ann.driver.get("about:blank")
+    ann.wait(lambda: server.files() == {"example.mp4"}, "all files to go")
 
 
 def test_two_at_once(server, ann, tmp_path):
