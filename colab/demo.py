@@ -154,6 +154,70 @@ plot.versions(folder / "seeds.png", versions, sound.sample_rate_hz, frames=strip
 display(Image(str(folder / "seeds.png"), width=800))
 
 # %% [markdown]
+# ## A span made anew
+#
+# What stands outside of the span is the sound from before, sample for sample; the new part goes on from it. `strength`
+# instead lets the whole sound go a part of the way.
+
+# %%
+FROM = 0.3 * seconds
+TO = 0.7 * seconds
+
+redone = model.generate(
+    clip, PROMPT, duration=seconds, steps=STEPS, seed=SEED + 1, audio=sound.waveform, redo=[(FROM, TO)]
+)
+varied = model.generate(clip, PROMPT, duration=seconds, steps=STEPS, seed=SEED + 1, audio=sound.waveform, strength=0.5)
+differs = (redone.waveform != sound.waveform).any(1).nonzero()[0] / sound.sample_rate_hz
+print(f"redone: {FROM:.2f} to {TO:.2f} s; differs from {differs.min():.2f} to {differs.max():.2f} s")
+display(Audio(redone.waveform.T, rate=redone.sample_rate_hz, normalize=False))
+changes = {"before": sound.waveform, "redone": redone.waveform, "varied by 0.5": varied.waveform}
+plot.versions(folder / "redone.png", changes, sound.sample_rate_hz, frames=strip, marks=[FROM, TO])
+display(Image(str(folder / "redone.png"), width=800))
+
+# %% [markdown]
+# ## Like another sound
+#
+# A reference is a short sound, or a film with one: the clip gets the sounds of its own moments, in that one's manner.
+# Here it is the hammer from above.
+
+# %%
+[reference] = spoken.save(folder / "reference.wav")
+like = model.generate(clip, PROMPT, duration=seconds, steps=STEPS, seed=SEED, reference=reference)
+display(Audio(like.waveform.T, rate=like.sample_rate_hz, normalize=False))
+
+# %% [markdown]
+# ## Music beside the sound
+#
+# Its prompt is its own, and the picture does not decide it. Both parts are there as stems, and `loudness` sets the
+# mix to so many LUFS.
+
+# %%
+MUSIC = "a slow piano"  # @param {type: "string"}
+
+mix = model.generate(
+    clip, PROMPT, duration=seconds, steps=STEPS, seed=SEED, music_prompt=MUSIC, music_gain=0.5, loudness=-16
+)
+display(Audio(mix.waveform.T, rate=mix.sample_rate_hz, normalize=False))
+print(*(path.name for path in mix.save(folder / "mix.wav", stems=True)))
+
+# %% [markdown]
+# ## A long sound
+#
+# What is longer than one pass of the model is made in windows that overlap, up to an hour. `model.stream` gives it
+# piece by piece while it is made.
+
+# %%
+LONG_SECONDS = 16.0  # @param {type: "number"}
+LONG_STEPS = min(STEPS, 8)
+
+stream = model.stream(prompt="heavy rain", duration=LONG_SECONDS, steps=LONG_STEPS, seed=SEED)
+stream.save(folder / "long.wav")
+long = media.read_audio(folder / "long.wav", stream.sample_rate_hz)
+print(f"{len(long) / stream.sample_rate_hz:.3f} s")
+plot.overview(folder / "long.png", long, stream.sample_rate_hz, title="heavy rain")
+display(Image(str(folder / "long.png"), width=800))
+
+# %% [markdown]
 # ## Take it with you
 #
 # Everything lies in the folder `kfjax_demo`. In Colab the next cell downloads the clip with its sound.

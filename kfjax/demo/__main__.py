@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(args: Namespace, folder: Path, listener: socket.socket) -> None:
     from kfjax import pipeline
     from kfjax.demo import page as pages
-    from kfjax.demo.studio import Limits, Studio
+    from kfjax.demo.studio import Studio
+    from kfjax.demo.wish import Limits
 
     limits = replace(Limits(), seconds=args.max_seconds, megabytes=args.max_megabytes, samples=args.max_samples)
     studio = Studio(pipeline.load(args.model, dtype=args.dtype), folder, limits)

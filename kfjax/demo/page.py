@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gradio as gr
 import uvicorn
@@ -25,10 +25,13 @@ from gradio.themes import Default as DefaultTheme
 from starlette.middleware import Middleware
 
 from kfjax.command import reason
+from kfjax.demo import form as forms
+from kfjax.demo import player as players
+from kfjax.demo.form import MAKE, MAKING, Form
 from kfjax.demo.gate import Gate
-from kfjax.demo.studio import MAX_SCALE, MEGABYTE, Studio, Take, Wish
-from kfjax.limits import MAX_SEED
-from kfjax.pipeline import TEXT_ONLY_SECONDS
+from kfjax.demo.player import Change, Player
+from kfjax.demo.studio import Studio, Take
+from kfjax.demo.wish import MEGABYTE, Wish
 
 CSS = (Path(__file__).parent / "page.css").read_text()
 #: Fonts of the visitor's own system: Gradio's default ones come from another host.
@@ -38,7 +41,7 @@ SHOW_RESULT = """() => {
     document.querySelector("#columns").classList.add("asked");
     if (window.innerWidth < 768) document.querySelector("#result").scrollIntoView({behavior: "smooth"});
 }"""
-MAKE, MAKING, CANCEL = "Make sound", "Making sound …", "Cancel"
+CANCEL, UNDO = "Cancel", "Undo: delete the newest take"
 MESSAGE_SECONDS = 20
 #: Six digits are read and typed with ease.
 RANDOM_SEEDS = 1_000_000
@@ -46,6 +49,8 @@ RANDOM_SEEDS = 1_000_000
 START_SECONDS, END_SECONDS = 120, 5
 #: Of every event: no interface for programs, and none waits for another.
 PRIVATE = {"api_visibility": "private", "concurrency_limit": None}
+#: Of events with marks: another take's may still be on their way, which the framework would refuse.
+OWN_CHECKS: dict[str, Any] = {"preprocess": False}
 PROGRESS = gr.Progress()
 #: Room for the form around an uploaded file.
 FORM_BYTES = 10_000
@@ -62,18 +67,20 @@ def build(studio: Studio, *, title: str, knows: str, card: str, examples: list[t
         gr.Markdown(f"# {title}\n{knows}\n\n{_rules(studio)}", elem_id="head")
         with gr.Row(elem_id="columns"):
             with gr.Column(elem_id="wish", min_width=300):
-                form = _form(studio)
+                form = forms.draw(studio)
                 _examples(studio, examples, form)
             with gr.Column(elem_id="result", min_width=300):
                 cancel = gr.Button(CANCEL, visible=False, elem_id="cancel", size="sm")
-                player = _player(gr.Radio([], label="Takes", visible=False, elem_id="takes", render=False))
-        box, pair = _pair()
+                undo = gr.Button(UNDO, visible=False, size="sm", elem_id="undo", render=False)
+                player = players.draw(gr.Radio([], label="Takes", visible=False, elem_id="takes", render=False), undo)
+                change = players.draw_change()
+        box, pair = players.draw_pair()
         if card:
             with gr.Accordion("About the model", open=False, elem_id="card"):
                 gr.Markdown(card)
         _wire_form(studio, form)
-        made = _wire_making(studio, form, cancel, player)
-        _wire_takes(studio, made, player, box, pair)
+        made = _wire_making(studio, form, cancel, player, change, undo)
+        _wire_takes(studio, form, made, player, change, undo, box, pair)
 
         def leave(request: gr.Request) -> None:
             studio.leave(_visitor(request))
@@ -124,54 +131,7 @@ def _rules(studio: Studio) -> str:
     )
 
 
-class _Form(NamedTuple):
-    """The left side. `inputs`: in the order of `Wish`, the clip first."""
-
-    clip: gr.Video
-    prompt: gr.Textbox
-    avoided: gr.Textbox
-    seed: gr.Number
-    inputs: list[Any]
-    button: gr.Button
-    unread: gr.HTML
-    random: gr.Button
-
-
-def _form(studio: Studio) -> _Form:
-    limits, defaults = studio.limits, studio.model.cfg.defaults
-    line = lambda **named: gr.Textbox(lines=1, max_lines=1, **named)
-    clip = gr.Video(
-        label="Clip", sources=["upload", "webcam"], webcam_options=gr.WebcamOptions(mirror=False), height=280,
-        elem_id="clip",
-    )  # fmt: skip
-    prompt = line(label="Prompt", placeholder="what is heard, e.g. a ball bounces", elem_id="prompt")
-    avoided = line(label="Negative prompt", placeholder="what must not be heard, e.g. wind", elem_id="negative")
-    button = gr.Button(MAKE, variant="primary", elem_id="make")
-    unread = gr.HTML(visible=False, elem_id="unread", elem_classes="unread")  # below the button, which must not move
-    with gr.Accordion("Settings", open=False, elem_id="settings"):
-        with gr.Row(equal_height=True):
-            seed = gr.Number(
-                0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed", scale=2, min_width=120
-            )
-            random = gr.Button("Random seed", elem_id="random", scale=1, min_width=120)
-        alone = f"{min(TEXT_ONLY_SECONDS, limits.seconds):g}"
-        seconds = gr.Slider(
-            0, limits.seconds, 0, step=0.5, label="Length in seconds", elem_id="seconds",
-            info=f"0: all of the clip, {alone} s without one. Of a longer clip the rest stays silent.",
-        )  # fmt: skip
-        samples = gr.Slider(1, limits.samples, 1, step=1, label="Versions", elem_id="samples")
-        steps = gr.Slider(1, limits.steps, min(defaults.steps, limits.steps), step=1, label="Steps")
-        scale = lambda label, value: gr.Slider(0, MAX_SCALE, value, step=0.1, label=label)
-        scales = [
-            scale("Video guidance", defaults.guidance),
-            scale("Prompt guidance", defaults.guidance),
-            scale("Negative guidance", defaults.negative),
-        ]
-    inputs = [clip, prompt, avoided, *scales, steps, seed, samples, seconds]
-    return _Form(clip, prompt, avoided, seed, inputs, button, unread, random)
-
-
-def _examples(studio: Studio, examples: list[tuple[Path | None, str]], form: _Form) -> None:
+def _examples(studio: Studio, examples: list[tuple[Path | None, str]], form: Form) -> None:
     """A row of buttons that fill in a clip and a prompt."""
     ready = [[None if file is None else str(studio.lend(file)), words] for file, words in examples]
     names = [[f"{words} ({'clip' if file else 'prompt alone'})"] for file, words in examples]
@@ -179,37 +139,7 @@ def _examples(studio: Studio, examples: list[tuple[Path | None, str]], form: _Fo
     shown.click(lambda index: ready[index], shown, [form.clip, form.prompt], **PRIVATE)
 
 
-class _Player(NamedTuple):
-    """A place for a take: which one it is, and the parts that `_shown` fills."""
-
-    choice: gr.Radio | gr.Dropdown
-    parts: list[Any]
-
-
-def _player(choice: gr.Radio | gr.Dropdown) -> _Player:
-    film = gr.Video(label="Result", interactive=False, buttons=["download"], elem_classes="film", height=320)
-    sound = gr.Audio(label="Result", interactive=False, visible=False, buttons=["download"], elem_classes="sound")
-    unread = gr.HTML(visible=False, elem_classes="unread")
-    choice.render()
-    wav = gr.DownloadButton("Download the sound alone (.wav)", visible=False, size="sm", elem_classes="wav")
-    picture = gr.Image(
-        label="Picture of the sound", show_label=False, interactive=False, visible=False, elem_classes="picture",
-        buttons=["fullscreen"],
-    )  # fmt: skip
-    return _Player(choice, [film, sound, unread, wav, picture])
-
-
-def _pair() -> tuple[gr.Accordion, list[_Player]]:
-    """Two takes side by side; on a phone one below the other."""
-    players = []
-    with gr.Accordion("Two takes side by side", open=False, visible=False, elem_id="pair") as box, gr.Row():
-        for side in ("left", "right"):
-            with gr.Column(elem_id=side, min_width=300):
-                players.append(_player(gr.Dropdown([], label="Take", interactive=True, render=False)))
-    return box, players
-
-
-def _wire_form(studio: Studio, form: _Form) -> None:
+def _wire_form(studio: Studio, form: Form) -> None:
     """Events before a request."""
 
     @_said
@@ -218,127 +148,179 @@ def _wire_form(studio: Studio, form: _Form) -> None:
             studio.admit(_visitor(request), Path(file))
 
     @_said
-    def unread(prompt: str | None, avoided: str | None) -> Any:
-        return _note(studio.unread(prompt or "", avoided or ""))
+    def admit_reference(file: str | None, request: gr.Request) -> None:
+        if file is not None:
+            studio.admit(_visitor(request), Path(file), reference=True)
 
-    for came in (form.clip.upload, form.clip.stop_recording):
-        came(admit, form.clip, None, **PRIVATE).failure(lambda: None, None, form.clip, **PRIVATE)
-    texts = [form.prompt, form.avoided]
+    @_said
+    def unread(*prompts: str | None) -> Any:
+        return players.note(studio.unread(*(prompt or "" for prompt in prompts)))
+
+    for came, take_in, slot in (
+        (form.clip.upload, admit, form.clip),
+        (form.clip.stop_recording, admit, form.clip),
+        (form.reference.upload, admit_reference, form.reference),
+    ):
+        came(take_in, slot, None, **PRIVATE).failure(lambda: None, None, slot, **PRIVATE)
+    texts = [form.prompt, form.avoided, form.music]
     gr.on(
         [box.change for box in texts], unread, texts, form.unread, trigger_mode="always_last",
         show_progress="hidden", **PRIVATE,
     )  # fmt: skip
-    form.random.click(lambda: secrets.randbelow(RANDOM_SEEDS), None, form.seed, show_progress="hidden", **PRIVATE)
+    form.random.click(_random_seed, None, form.seed, show_progress="hidden", **PRIVATE)
 
 
-def _wire_making(studio: Studio, form: _Form, cancel: gr.Button, player: _Player) -> Any:
-    """From pressing the button to the take; whatever goes wrong, the button comes back and the takes stay.
+def _random_seed() -> int:
+    return secrets.randbelow(RANDOM_SEEDS)
+
+
+def _wire_making(
+    studio: Studio, form: Form, cancel: gr.Button, player: Player, change: Change, undo: gr.Button
+) -> list[Any]:
+    """From pressing a button to the take; whatever goes wrong, the buttons come back and the takes stay.
 
     Returns:
-      The event that a sound was made, or was not.
+      The events that a sound was made, or was not.
     """
+    wish, both, changing = gr.State(), [form.button, cancel], [change.redo, change.vary, undo]
 
     def buttons(request: gr.Request) -> list[Any]:
         busy = studio.is_busy(_visitor(request))
         make = gr.update(interactive=not busy, value=MAKING if busy else MAKE)
-        return [make, gr.update(visible=busy, interactive=True, value=CANCEL)]
+        others = [gr.update(interactive=not busy)] * len(changing)
+        return [make, gr.update(visible=busy, interactive=True, value=CANCEL), *others]
+
+    def checked(request: gr.Request, asked: Wish) -> list[Any]:
+        """The wish, and the buttons while it is being fulfilled."""
+        studio.check(_visitor(request), asked)
+        off = gr.update(interactive=False)
+        return [asked, gr.update(interactive=False, value=MAKING), gr.update(visible=True), *[off] * len(changing)]
 
     @_said
     def check(request: gr.Request, *values) -> list[Any]:
-        studio.check(_visitor(request), _wish(values))
-        return [gr.update(interactive=False, value=MAKING), gr.update(visible=True)]
+        return checked(request, forms.wish_of(values))
 
-    def make(request: gr.Request, progress: gr.Progress = PROGRESS, *values) -> Any:
-        """A failure is reported and changes nothing: an exception in the framework would cover the takes."""
+    @_said
+    def redo(request: gr.Request, number: int, prompt: str, start: float, end: float) -> list[Any]:
+        how = {"prompt": prompt or "", "seed": _random_seed(), "redo": (start, end)}
+        return checked(request, studio.changed(_visitor(request), number, **how))
+
+    @_said
+    def vary(request: gr.Request, number: int, prompt: str, strength: float) -> list[Any]:
+        how = {"prompt": prompt or "", "seed": _random_seed(), "strength": strength}
+        return checked(request, studio.changed(_visitor(request), number, **how))
+
+    @_warned
+    def make(asked: Wish, request: gr.Request, progress: gr.Progress = PROGRESS) -> list[Any]:
         visitor = _visitor(request)
 
         def told(what: str, share: float) -> None:
             progress(share, desc=what)
 
-        try:
-            made = studio.make(visitor, _wish(values), told)
-        except Exception as error:
-            gr.Warning(html.escape(_line(error)), duration=MESSAGE_SECONDS)
-            return gr.skip()
-        return [_choices(studio.takes(visitor), made[0].number), *_shown(made[0])]
+        made = studio.make(visitor, asked, told)
+        return _chosen(studio.takes(visitor), made[0])
 
     @_said
     def end(request: gr.Request) -> Any:
         studio.cancel(_visitor(request))
         return gr.update(interactive=False, value="Cancelling …")
 
-    both, quiet = [form.button, cancel], {"show_progress": "hidden", **PRIVATE}
-    ways = [form.button.click, form.prompt.submit, form.avoided.submit]
-    pressed = gr.on(ways, check, form.inputs, both, **quiet)
-    pressed.success(None, None, None, js=SHOW_RESULT)
-    made = pressed.success(
-        make, form.inputs, [player.choice, *player.parts], show_progress_on=player.parts[0], **PRIVATE
-    )
-    # `.then` would not run after a failure, of which the framework has its own.
-    made.success(buttons, None, both, **quiet)
-    made.failure(buttons, None, both, **quiet)
+    quiet: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
+    ways = [form.button.click, form.prompt.submit, form.avoided.submit, form.music.submit]
+    shown = [player.choice, change.prompt]
+    pressed = [
+        gr.on(ways, check, form.inputs, [wish, *both, *changing], **quiet),
+        change.redo.click(redo, [*shown, change.start, change.end], [wish, *both, *changing], **OWN_CHECKS, **quiet),
+        change.vary.click(vary, [*shown, change.strength], [wish, *both, *changing], **quiet),
+    ]
+    finished = []
+    for press in pressed:
+        press.success(None, None, None, js=SHOW_RESULT)
+        places = [player.choice, undo, *player.parts, *change.parts]
+        made = press.success(make, wish, places, show_progress_on=player.parts[0], **PRIVATE)
+        # `.then` would not run after a failure, of which the framework has its own.
+        made.success(buttons, None, [*both, *changing], **quiet)
+        made.failure(buttons, None, [*both, *changing], **quiet)
+        finished.append(made)
     cancel.click(end, None, cancel, **quiet)
-    return made
+    return finished
 
 
-def _wire_takes(studio: Studio, made: Any, player: _Player, box: gr.Accordion, pair: list[_Player]) -> None:
-    """Takes that are chosen are shown; side by side the newest two, after each that was made."""
+def _wire_takes(
+    studio: Studio,
+    form: Form,
+    made: list[Any],
+    player: Player,
+    change: Change,
+    undo: gr.Button,
+    box: gr.Accordion,
+    pair: list[Player],
+) -> None:
+    """Takes that are chosen, uploaded or left by an undo are shown; side by side the newest and what it was made of."""
 
     @_said
     def show(number: int, request: gr.Request) -> list[Any]:
-        chosen = [take for take in studio.takes(_visitor(request)) if take.number == number]
-        if not chosen:
-            raise ValueError("This take is no longer here: make it again.")
-        return _shown(chosen[0])
+        return players.shown(studio.take(_visitor(request), number))
+
+    @_said
+    def choose(number: int, request: gr.Request) -> list[Any]:
+        take = studio.take(_visitor(request), number)
+        return [*players.shown(take), *players.marked(take)]
+
+    @_warned
+    def record(file: str, request: gr.Request, *values) -> list[Any]:
+        visitor = _visitor(request)
+        take = studio.record(visitor, forms.wish_of(values), Path(file))
+        return _chosen(studio.takes(visitor), take)
+
+    @_warned
+    def back(request: gr.Request) -> list[Any]:
+        kept = studio.undo(_visitor(request))
+        return _chosen(kept, kept[-1])
+
+    def mark(number: int, start: float, end: float, request: gr.Request) -> Any:
+        with suppress(ValueError):  # the take has gone
+            return players.outline(studio.take(_visitor(request), number), start or 0, end or 0)
+        return gr.skip()
 
     def beside(request: gr.Request) -> Any:
         kept = studio.takes(_visitor(request))
         if len(kept) < 2:
-            return gr.skip()
-        shown = [update for take in kept[-2:] for update in (_choices(kept, take.number), *_shown(take))]
-        return [gr.update(visible=True), *shown]
+            return [gr.update(visible=False), *[gr.skip()] * (len(places) - 1)]
+        new = kept[-1]
+        old = next((take for take in kept if take.number == new.wish.take), kept[-2])
+        shown = [part for take in (old, new) for part in (players.choices(kept, take.number), *players.shown(take))]
+        opened = gr.update(visible=True) if new.wish.take is None else gr.update(visible=True, open=True)
+        return [opened, *shown]
 
-    for choice, parts in (player, *pair):
+    quiet: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
+    main = [player.choice, undo, *player.parts, *change.parts]
+    player.choice.input(choose, player.choice, [*player.parts, *change.parts], **PRIVATE)
+    for choice, parts in pair:
         choice.input(show, choice, parts, **PRIVATE)
+    marks = [change.start, change.end]
+    gr.on(
+        [slider.change for slider in marks], mark, [player.choice, *marks], change.wave,
+        trigger_mode="always_last", **OWN_CHECKS, **quiet,
+    )  # fmt: skip
+    uploaded = form.recording.upload(record, [form.recording, *form.inputs], main, **PRIVATE)
+    uploaded.success(None, None, None, js=SHOW_RESULT)
+    undone = undo.click(back, None, main, **PRIVATE)
     places = [box, *(part for choice, parts in pair for part in (choice, *parts))]
-    made.success(beside, None, places, show_progress="hidden", **PRIVATE)
+    for event in (*made, uploaded, undone):
+        event.success(beside, None, places, **quiet)
+
+
+def _chosen(kept: list[Take], take: Take) -> list[Any]:
+    """Updates of the result: the list, undo, the player of one of the takes, and its marks."""
+    several = gr.update(visible=len(kept) > 1)
+    return [players.choices(kept, take.number), several, *players.shown(take), *players.marked(take)]
 
 
 def _visitor(request: gr.Request) -> str:
     """Who asks: the session of an open page."""
     assert request.session_hash is not None  # every event of a page has it
     return request.session_hash
-
-
-def _wish(values: tuple) -> Wish:
-    clip, prompt, avoided, video, text, negative, steps, seed, samples, seconds = values
-    return Wish(
-        None if clip is None else Path(clip), prompt or "", avoided or "", video, text, negative, steps, seed, samples,
-        seconds or None,  # an empty field arrives as 0 too
-    )  # fmt: skip
-
-
-def _shown(take: Take) -> list[Any]:
-    """Updates of a player: film, or sound where there is none, what was not read, download, picture."""
-    film, sound = take.film, None if take.film else take.sound
-    there = lambda file: gr.update(value=file and str(file), visible=file is not None, label=take.words)
-    return [
-        there(film),
-        there(sound),
-        _note(take.unread),
-        gr.update(value=str(take.sound), visible=True),
-        gr.update(value=str(take.picture), visible=True),
-    ]
-
-
-def _choices(takes: list[Take], number: int) -> Any:
-    """The list of takes, the newest first, with one of them chosen."""
-    return gr.update(choices=[(take.words, take.number) for take in reversed(takes)], value=number, visible=True)
-
-
-def _note(line: str) -> Any:
-    """A line with text of the visitor, escaped; takes no space if empty."""
-    return gr.update(value=html.escape(line), visible=bool(line))
 
 
 def _line(error: Exception) -> str:
@@ -362,3 +344,17 @@ def _said(function: Callable) -> Callable:
         raise gr.Error(html.escape(line), duration=MESSAGE_SECONDS, print_exception=False)
 
     return saying
+
+
+def _warned(function: Callable) -> Callable:
+    """`function`, whose errors are a line and change nothing: as the framework's own they would cover the takes."""
+
+    @wraps(function)
+    def warning(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            gr.Warning(html.escape(_line(error)), duration=MESSAGE_SECONDS)
+            return gr.skip()
+
+    return warning

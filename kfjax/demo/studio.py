@@ -7,7 +7,6 @@ guessed. When a page is closed its files are deleted, when the server ends all o
 
 from __future__ import annotations
 
-import math
 import re
 import secrets
 import shutil
@@ -18,101 +17,59 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kfjax import media, plot, rates
-from kfjax.limits import MAX_PROMPT_CHARACTERS, MAX_SAMPLES, MAX_SEED
+import numpy as np
+from scipy.io import wavfile
+
+from kfjax import media, plot
+from kfjax.command import reason
+from kfjax.demo.wish import LEAST_SECONDS, MEGABYTE, MEGAPIXEL, Limits, Wish, file_stem, name_of, within
 from kfjax.media.playable import is_playable, write_playable
 from kfjax.pipeline import TEXT_ONLY_SECONDS, Model
+from kfjax.recording import BORDER_LATENTS, read_reference
 from kfjax.sound import Sound
 
-MAX_SCALE = 20.0
-LEAST_SECONDS = 1.0  # of a sound
-MEGABYTE, MEGAPIXEL = 2**20, 1e6
 #: How visitors' own folders begin; the rest of the name can't be guessed.
 _OWN = "visitor-"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one request, one visitor and the whole server may use.
-
-    Attributes:
-      seconds: length of a clip, and of a sound without one.
-      megabytes: size of a clip's file.
-      megapixels: size of a clip's picture.
-      fps: pictures a second.
-      samples, steps: of one request.
-      clips, takes: kept for a visitor; beyond that the oldest are deleted.
-      requests: of one visitor, being made or waiting.
-      waiting: requests of all visitors, besides the one being made.
-      idle_seconds: a visitor who asked for nothing for so long is taken to have left.
-      folder_megabytes: of all the files together; uploads are refused beyond that.
-    """
-
-    seconds: float = 30.0
-    megabytes: float = 64.0
-    megapixels: float = 9.0
-    fps: float = 125.0
-    samples: int = 4
-    steps: int = 100
-    clips: int = 4
-    takes: int = 12
-    requests: int = 1
-    waiting: int = 32
-    idle_seconds: float = 3600.0
-    folder_megabytes: float = 4000.0
-
-    def __post_init__(self):
-        if not LEAST_SECONDS <= self.seconds <= rates.MAX_SECONDS:
-            most = f"{LEAST_SECONDS:g} to {rates.MAX_SECONDS:g} s"
-            raise ValueError(f"longest clip: got {self.seconds:g} s, expected {most}; give another limit")
-        if not self.megabytes > 0 or not 1 <= self.samples <= MAX_SAMPLES:
-            got = f"{self.megabytes:g} MB and {self.samples} versions"
-            raise ValueError(f"limits: got {got}, expected more than 0 MB and 1 to {MAX_SAMPLES} versions")
-        if self.requests < 1:
-            raise ValueError(f"limits: got {self.requests} requests of a visitor, expected 1 or more")
-
-
-@dataclass(frozen=True)
-class Wish:
-    """A request as the page sends it: not checked yet.
-
-    `seconds`: length of the sound, from the start of the clip; None: all of the clip, or 8 without one.
-    """
-
-    clip: Path | None
-    prompt: str
-    negative_prompt: str
-    video_guidance: float
-    text_guidance: float
-    negative_guidance: float
-    steps: int
-    seed: int
-    samples: int
-    seconds: float | None
+#: Of the picture on which seconds are marked.
+OUTLINE_POINTS = 240
+#: A rest so short is made anew with the marked seconds: sliders do not reach every end.
+REST_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Take:
-    """A sound that was made.
+    """A sound that was made, or a recording that was uploaded.
 
     Attributes:
       number: counts a visitor's takes.
       words: its name in the visitor's list.
+      wish: what it was made for.
+      seconds: its length.
       sound: a .wav.
       film: an mp4 that browsers play, None where there was no clip.
       picture: a png of the sound.
+      stems: with music a .wav of the sound without it, and one of the music.
+      outline: the peak in each of `OUTLINE_POINTS` equal parts, from 0 to 1.
       unread: what the model did not read of the prompts, one line; empty: it read all.
     """
 
     number: int
     words: str
+    wish: Wish
+    seconds: float
     sound: Path
     film: Path | None
     picture: Path
+    stems: tuple[Path, ...]
+    outline: tuple[float, ...]
     unread: str
 
     def files(self) -> list[Path]:
-        return [path for path in (self.sound, self.film, self.picture) if path is not None]
+        return [path for path in (self.sound, self.film, self.picture, *self.stems) if path is not None]
+
+    def samples(self) -> np.ndarray:
+        """f32 [t, 2], scaled so that writing them again gives the same numbers."""
+        return np.asarray(wavfile.read(self.sound)[1], np.float32) / (2**15 - 1)
 
 
 @dataclass
@@ -164,8 +121,8 @@ class Studio:
         self._lasting |= {copy}
         return copy
 
-    def admit(self, visitor: str, clip: Path) -> None:
-        """Keeps an uploaded clip for a visitor; one that can't be used is refused and deleted."""
+    def admit(self, visitor: str, clip: Path, *, reference: bool = False) -> None:
+        """Keeps an uploaded clip, or reference, for a visitor; one that can't be used is refused and deleted."""
         clip = self._uploaded(clip)
         with self._books:
             known = self._known(visitor)
@@ -174,7 +131,7 @@ class Studio:
             dropped = [known.clips.pop(0) for _ in range(len(known.clips) - self.limits.clips)]
         self._delete_unused(dropped)
         try:
-            self._check_clip(clip)
+            (self._check_reference if reference else self._check_clip)(clip)
         except ValueError:
             with self._books:
                 known.clips = [other for other in known.clips if other != clip]
@@ -185,12 +142,12 @@ class Studio:
         """Checks a request, and the visitor's number of requests, before anything is computed."""
         with self._books:
             self._check_room(self._known(visitor))
-        self._check_wish(wish)
+        self._check_wish(visitor, wish)
 
-    def unread(self, prompt: str, negative_prompt: str) -> str:
-        """`Model.unread` of both prompts in one line; empty if the model reads all of them."""
-        lines = self.model.unread(prompt), self.model.unread(negative_prompt, name="negative prompt")
-        return "; ".join(filter(None, lines))
+    def unread(self, prompt: str, negative_prompt: str, music_prompt: str = "") -> str:
+        """`Model.unread` of all prompts in one line; empty if the model reads all of them."""
+        texts = {"prompt": prompt, "negative prompt": negative_prompt, "music prompt": music_prompt}
+        return "; ".join(filter(None, (self.model.unread(text, name=name) for name, text in texts.items())))
 
     def is_busy(self, visitor: str) -> bool:
         """Whether something is being made, or waits to be made, for a visitor."""
@@ -214,13 +171,87 @@ class Studio:
                 progress(what, share)
 
             say("reading", 0.0)
-            self._check_wish(wish)
+            self._check_wish(visitor, wish)
             try:
-                result = self._generated(wish, say)
+                result = self._generated(visitor, wish, say)
                 say("drawing", 0.9)
                 return self._kept(request.visitor, wish, result)
-            except media.MediaError as error:
+            except ValueError as error:
                 raise ValueError(self._line(error)) from None
+
+    def changed(
+        self,
+        visitor: str,
+        number: int | None,
+        *,
+        prompt: str,
+        seed: int,
+        redo: tuple[float, float] | None = None,
+        strength: float | None = None,
+    ) -> Wish:
+        """The wish for a change of a take: what the take was made for, but for what is given.
+
+        The take is in the loudness, and varied also in the music, that were asked for.
+
+        Args:
+          prompt: empty: the take's own.
+          redo, strength: one of them, as in `Wish`.
+        """
+        take = self.take(visitor, number)
+        own, seconds = take.wish, take.seconds
+        if redo is not None:
+            start, end = redo
+            within("The first marked second", start, 0, seconds)
+            within("The last marked second", end, 0, seconds)
+            redo = 0.0 if start < REST_SECONDS else start, seconds if 0 < seconds - end < REST_SECONDS else end
+        return replace(
+            own, prompt=prompt.strip() or own.prompt, seed=seed, samples=1, loudness=None, take=take.number,
+            music_prompt=own.music_prompt if strength is None else "", redo=redo, strength=strength,
+            seconds=seconds if own.clip is None else own.seconds,
+        )  # fmt: skip
+
+    def record(self, visitor: str, wish: Wish, file: Path) -> Take:
+        """An uploaded recording as a take, which can be changed as if it had been made for the wish.
+
+        With a clip it is cut to the clip's length. The upload is deleted.
+        """
+        upload = self._uploaded(file)
+        rate = self.model.cfg.rates.sample_rate_hz
+        try:
+            self._check_sound(upload)
+            longest = self.limits.seconds if wish.clip is None else self._check_clip(self._uploaded(wish.clip))
+            wave = media.read_audio(upload, rate, duration_seconds=longest)
+            seconds = len(wave) / rate
+            if wish.clip is not None and longest - seconds < REST_SECONDS:
+                seconds = longest
+            if seconds < min(LEAST_SECONDS, longest):
+                raise ValueError(f"{upload.name} is too short: at least {LEAST_SECONDS:g} s of sound are needed.")
+            with self._books:
+                known = self._known(visitor)
+            own = replace(wish, seconds=seconds, samples=1, loudness=None)
+            [take] = self._kept(known, own, Sound(wave[None], rate, seconds, wish.clip), upload.stem[:60])
+            return take
+        except media.MediaError as error:
+            raise ValueError(self._line(error)) from None
+        finally:
+            self._delete_unused([upload])
+
+    def undo(self, visitor: str) -> list[Take]:
+        """Deletes the visitor's newest take, and returns the others; the only one stays."""
+        with self._books:
+            known = self._known(visitor)
+            newest = known.takes[1:][-1:]
+            known.takes = known.takes[:1] + known.takes[1:-1]
+        for file in (file for take in newest for file in take.files()):
+            file.unlink(missing_ok=True)
+        return self.takes(visitor)
+
+    def take(self, visitor: str, number: int | None) -> Take:
+        """The visitor's take of that number."""
+        for take in self.takes(visitor):
+            if take.number == number:
+                return take
+        raise ValueError("This take is no longer here: make it again.")
 
     def takes(self, visitor: str) -> list[Take]:
         """What was made for a visitor and is still there, the oldest first."""
@@ -282,21 +313,28 @@ class Studio:
         if len(self._queue) > limits.waiting:
             raise ValueError(f"{limits.waiting} others are waiting for their sounds already: try again later.")
 
-    def _check_wish(self, wish: Wish) -> None:
-        limits = self.limits
-        for name, text in (("prompt", wish.prompt), ("negative prompt", wish.negative_prompt)):
-            if not isinstance(text, str) or len(text) > MAX_PROMPT_CHARACTERS:
-                raise ValueError(f"The {name} is too long: at most {MAX_PROMPT_CHARACTERS} characters, please.")
-        if wish.clip is None and not wish.prompt.strip():
-            raise ValueError("There is nothing to go by: give a clip, a prompt, or both.")
-        _within("The number of steps", wish.steps, 1, limits.steps, whole=True)
-        _within("The number of versions", wish.samples, 1, limits.samples, whole=True)
-        _within("The seed", wish.seed, 0, MAX_SEED, whole=True)
-        for name in ("video", "text", "negative"):
-            _within(f"The {name} guidance", getattr(wish, f"{name}_guidance"), 0, MAX_SCALE)
-        longest = limits.seconds if wish.clip is None else self._check_clip(self._uploaded(wish.clip))
+    def _check_wish(self, visitor: str, wish: Wish) -> None:
+        wish.check(self.limits)
+        longest = self.limits.seconds if wish.clip is None else self._check_clip(self._uploaded(wish.clip))
         if wish.seconds is not None:
-            _within("The length", wish.seconds, min(LEAST_SECONDS, longest), longest)
+            within("The length", wish.seconds, min(LEAST_SECONDS, longest), longest)
+        if wish.reference is not None:
+            self._check_reference(self._uploaded(wish.reference))
+        if wish.take is not None:
+            self._check_span(wish.redo, self.take(visitor, wish.take).seconds)
+
+    def _check_span(self, span: tuple[float, float] | None, seconds: float) -> None:
+        """What stands at either end must be long enough for the model to go on from."""
+        if span is None:
+            return
+        within("The first marked second", span[0], 0, seconds)
+        within("The last marked second", span[1], 0, seconds)
+        if span[1] - span[0] < REST_SECONDS:
+            raise ValueError(f"Marked are {span[0]:.4g} to {span[1]:.4g} s: the end has to be after the beginning.")
+        least = (BORDER_LATENTS + 2) / self.model.cfg.rates.latent_hz
+        for rest, where in ((span[0], "before"), (seconds - span[1], "after")):
+            if 0 < rest < least:
+                raise ValueError(f"{rest:.2f} s {where} the marked seconds are too few to keep: mark them as well.")
 
     def _known(self, visitor: str) -> _Visitor:
         """The visitor's entry, made at the first visit; removes visitors that have been idle too long."""
@@ -317,7 +355,7 @@ class Studio:
     def _uploaded(self, clip: Path) -> Path:
         clip = Path(clip).resolve()
         if not clip.is_relative_to(self.folder):
-            raise ValueError("The clip is not an upload: choose a file or record one.")
+            raise ValueError("The file is not an upload: choose a file or record one.")
         return clip
 
     def _delete_unused(self, clips: list[Path]) -> None:
@@ -337,35 +375,59 @@ class Studio:
         past = time.time() - self.limits.idle_seconds
         self._delete_unused([path for path in {*there} - {*own} if path.stat().st_mtime < past])
 
-    def _line(self, error: media.MediaError) -> str:
-        """The error's line with file names in place of paths, so that the server's folders stay private."""
-        return re.sub(re.escape(str(self.folder)) + r"/(?:[\w-]+/)*", "", str(error))
+    def _line(self, error: ValueError) -> str:
+        """The error's line with file names in place of paths, so that the server's folders stay private.
+
+        A library's own error is a defect, and raised again.
+        """
+        line = str(error) if isinstance(error, media.MediaError) else reason(error)
+        return re.sub(re.escape(str(self.folder)) + r"/(?:[\w-]+/)*", "", line)
+
+    def _check_file(self, file: Path) -> media.MediaInfo:
+        """What an upload holds; one that is not too large, nor too long, can be read."""
+        limits = self.limits
+        if not file.is_file():
+            raise ValueError(f"The file {file.name} is no longer here: upload it again.")
+        size = file.stat().st_size / MEGABYTE
+        if size > limits.megabytes:
+            raise ValueError(f"{file.name} has {size:.3g} MB, at most {limits.megabytes:g} MB are taken: shrink it.")
+        try:
+            info = media.probe(file)
+        except media.MediaError as error:
+            raise ValueError(self._line(error)) from None
+        if info.seconds > limits.seconds + 0.05:
+            raise ValueError(f"{file.name} lasts {info.seconds:.1f} s, at most {limits.seconds:g} s are taken: cut it.")
+        if info.width * info.height > limits.megapixels * MEGAPIXEL or info.fps > limits.fps:
+            got = f"{info.width} x {info.height} at {info.fps:.0f} pictures a second"
+            most = f"{limits.megapixels:g} megapixels and {limits.fps:g} pictures a second"
+            raise ValueError(f"{file.name} is {got}, at most {most} are taken: shrink it.")
+        return info
 
     def _check_clip(self, clip: Path) -> float:
         """Seconds of a clip that can be used."""
-        limits = self.limits
-        if not clip.is_file():
-            raise ValueError("The clip is no longer here: upload it again.")
-        size = clip.stat().st_size / MEGABYTE
-        if size > limits.megabytes:
-            raise ValueError(f"{clip.name} has {size:.3g} MB, at most {limits.megabytes:g} MB are taken: shrink it.")
-        try:
-            info = media.probe(clip)
-        except media.MediaError as error:
-            raise ValueError(self._line(error)) from None
+        info = self._check_file(clip)
         if not info.has_video:
             raise ValueError(f"{clip.name} has sound but no picture: choose a video, or use a prompt alone.")
         if (info.frame_count or 0) < 2 or info.seconds < media.MIN_SECONDS:
             raise ValueError(f"{clip.name} is too short: at least {media.MIN_SECONDS:g} s and two pictures are needed.")
-        if info.seconds > limits.seconds + 0.05:
-            raise ValueError(f"{clip.name} lasts {info.seconds:.1f} s, at most {limits.seconds:g} s are taken: cut it.")
-        if info.width * info.height > limits.megapixels * MEGAPIXEL or info.fps > limits.fps:
-            got = f"{info.width} x {info.height} at {info.fps:.0f} pictures a second"
-            most = f"{limits.megapixels:g} megapixels and {limits.fps:g} pictures a second"
-            raise ValueError(f"{clip.name} is {got}, at most {most} are taken: shrink it.")
         return info.seconds
 
-    def _generated(self, wish: Wish, say: Callable[[str, float], None]) -> Sound:
+    def _check_sound(self, file: Path) -> float:
+        """Seconds of an upload with sound."""
+        info = self._check_file(file)
+        if not info.has_audio:
+            raise ValueError(f"{file.name} has no sound: choose another file.")
+        return info.seconds
+
+    def _check_reference(self, file: Path) -> None:
+        """A reference that is long and loud enough."""
+        self._check_sound(file)
+        try:
+            read_reference(file, self.model.cfg.rates)
+        except ValueError as error:
+            raise ValueError(self._line(error)) from None
+
+    def _generated(self, visitor: str, wish: Wish, say: Callable[[str, float], None]) -> Sound:
         avoided, alone = wish.negative_prompt.strip(), min(TEXT_ONLY_SECONDS, self.limits.seconds)
         return self.model.generate(
             wish.clip,
@@ -378,11 +440,18 @@ class Studio:
             negative_guidance=wish.negative_guidance if avoided else None,
             seed=int(wish.seed),
             samples=int(wish.samples),
+            audio=None if wish.take is None else self.take(visitor, wish.take).samples(),
+            redo=() if wish.redo is None else (wish.redo,),
+            strength=wish.strength,
+            reference=wish.reference,
+            music_prompt=wish.music_prompt.strip(),
+            music_gain=wish.music_gain,
+            loudness=wish.loudness,
             progress=lambda what, share: say(what, 0.9 * share),
         )
 
-    def _kept(self, known: _Visitor, wish: Wish, result: Sound) -> list[Take]:
-        """Writes the takes of a result; the visitor's oldest make room."""
+    def _kept(self, known: _Visitor, wish: Wish, result: Sound, name: str = "") -> list[Take]:
+        """Writes the takes of a result; the visitor's oldest make room. `name`: of what was not made."""
         first, strip, again = known.made + 1, None, None
         if wish.clip is not None:
             strip = plot.read_strip(wish.clip, result.seconds)
@@ -391,13 +460,17 @@ class Studio:
                 write_playable(wish.clip, again)
                 result = replace(result, video=again)
         takes = []
-        for number, wave in enumerate(result.waveforms, first):
-            words = _words(number, wish, number - first)
-            stem, one = known.folder / _file_stem(words), replace(result, waveforms=wave[None])
-            [sound] = one.save(stem.with_suffix(".wav"))
-            [film] = [None] if result.video is None else one.save(stem.with_suffix(".mp4"))
-            plot.overview(stem.with_suffix(".png"), wave, result.sample_rate_hz, frames=strip)
-            takes.append(Take(number, words, sound, film, stem.with_suffix(".png"), result.unread))
+        for k, wave in enumerate(result.waveforms):
+            words = f"{first + k}. {name}, uploaded" if name else name_of(first + k, wish, k)
+            # A recording stands in the sound; apart from the music it can't be had.
+            stems = {} if wish.take is not None else {stem: waves[[k]] for stem, waves in result.stems.items()}
+            one, path = replace(result, waveforms=wave[None], stems=stems), known.folder / file_stem(words)
+            sound, *parts = one.save(path.with_suffix(".wav"), stems=True)
+            [film] = [None] if result.video is None else one.save(path.with_suffix(".mp4"))
+            picture = path.with_suffix(".png")
+            plot.overview(picture, wave, result.sample_rate_hz, frames=strip)
+            takes.append(Take(first + k, words, wish, result.seconds, sound, film, picture, tuple(parts),
+                              _outline(wave), result.unread))  # fmt: skip
         if again is not None:
             again.unlink()
         with self._books:
@@ -410,29 +483,6 @@ class Studio:
         return takes
 
 
-def _within(name: str, value: float | None, least: float, most: float, *, whole: bool = False) -> None:
-    fits = (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and least <= value <= most
-        and (not whole or value == int(value))
-    )
-    if not fits:
-        kind = "a whole number" if whole else "a number"
-        got = "empty" if value is None else f"{value}"
-        raise ValueError(f"{name} is {got}: {kind} from {least:g} to {most:.10g} is needed.")
-
-
-def _words(number: int, wish: Wish, version: int) -> str:
-    """What a take is called in the visitor's list."""
-    about = wish.prompt.strip() or (wish.clip.stem if wish.clip is not None else "")
-    about = about if len(about) <= 60 else f"{about[:59].rstrip()}…"
-    avoided = f", without {wish.negative_prompt.strip()[:40]}" if wish.negative_prompt.strip() else ""
-    several = f", version {version + 1}" if wish.samples > 1 else ""
-    return f"{number}. {about}{avoided}, seed {int(wish.seed)}{several}"
-
-
-def _file_stem(words: str) -> str:
-    """What a take's files are called, so that downloads are told apart: kfjax-1-a-bell-seed-0."""
-    return f"kfjax-{re.sub(r'[^a-z0-9]+', '-', words.lower()).strip('-')}"
+def _outline(wave: np.ndarray) -> tuple[float, ...]:
+    peaks = np.array([np.abs(part).max() for part in np.array_split(wave, OUTLINE_POINTS)])
+    return tuple((peaks / max(peaks.max(), 1e-3)).clip(0, 1).round(3).tolist())

@@ -40,14 +40,14 @@ def guarded(real, place):
     return call
 socket.getaddrinfo = guarded(socket.getaddrinfo, 0)
 socket.socket.connect = guarded(socket.socket.connect, 1)
-from kfjax.pipeline import Model
-def encoded(*args, real=Model._encoded):
+from kfjax.making import Maker
+def encoded(*args, real=Maker._encoded):
     while os.path.exists("hold"):
         time.sleep(0.02)
     if os.path.exists("fail"):
         raise MemoryError
     return real(*args)
-Model._encoded = encoded
+Maker._encoded = encoded
 from kfjax.cli import main
 sys.exit(main(["demo", *sys.argv[1:]]))
 """
@@ -384,6 +384,83 @@ def test_two_takes_side_by_side(server, ann, tmp_path):
         ann.wait(lambda side=side, name=name: name in ann.texts(f"#{side} .film label"), name)
         assert samples(ann.saved_by(f"#{side} .wav"), tmp_path / "a.wav") == round(1.5 * RATE_HZ)
     assert ann.overflow() <= 0
+
+
+def differing(first: bytes, second: bytes, path: Path) -> np.ndarray:
+    """Seconds of the samples in which two .wav differ."""
+    waves = []
+    for data in (first, second):
+        path.write_bytes(data)
+        waves.append(media.read_audio(path, RATE_HZ))
+    return np.flatnonzero((waves[0] != waves[1]).any(1)) / RATE_HZ
+
+
+def test_redo_a_span_and_undo(server, ann, tmp_path):
+    """The mark is seen on the take; outside of it the new take is the old one, sample for sample; undo goes back."""
+    ann.visit(server)
+    ann.write("a bell")
+    ann.press()
+    ann.result("1. a bell, seed 0")
+    old = ann.saved_by("#result .wav")
+    assert not ann.texts("#undo")
+    ann.find("#change button")[0].click()
+    ann.wait(lambda: ann.find("#from input[type=number]"), "the marks")
+    for selector, seconds in (("#from", "4"), ("#to", "3")):
+        ann.write(seconds, selector)
+    ann.wait(lambda: "4.00 to 3.00 s" in ann.texts("#wave .seconds")[0], "the marks on the wave")
+    ann.find("#redo")[0].click()
+    ann.message("Marked are 4 to 3 s: the end has to be after the beginning.")
+    ann.wait(lambda: ann.texts("#make") == ["Make sound"] and ann.find("#redo")[0].is_enabled(), "the buttons")
+    ann.write("2", "#from")
+    ann.wait(lambda: "2.00 to 3.00 s" in ann.texts("#wave .seconds")[0], "the marks on the wave")
+    wave, mark = (ann.find(f"#wave {part}")[0].rect for part in ("svg", "rect"))
+    assert (mark["x"] - wave["x"]) / wave["width"] == pytest.approx(2 / 6, abs=0.01)
+    assert mark["width"] / wave["width"] == pytest.approx(1 / 6, abs=0.01)
+    ann.find("#redo")[0].click()
+    ann.result("2. a bell, take 1 redone 2 to 3 s")
+    changed = differing(old, ann.saved_by("#result .wav"), tmp_path / "a.wav")
+    assert len(changed) > RATE_HZ / 2 and changed.min() >= 1.98 and changed.max() <= 3.02
+    names = {"left": "1. a bell, seed 0", "right": "2. a bell, take 1 redone 2 to 3 s"}
+    for side, name in names.items():
+        ann.wait(lambda side=side, name=name: name in ann.texts(f"#{side} .sound label"), f"{name} on the {side}")
+    ann.wait(lambda: ann.find("#undo")[0].is_enabled(), "undo")
+    ann.find("#undo")[0].click()
+    ann.result("1. a bell, seed 0")
+    ann.wait(lambda: not ann.texts("#undo") and not ann.texts("#pair"), "the page as it was")
+    assert ann.texts("#takes label") == ["1. a bell, seed 0"] and ann.saved_by("#result .wav") == old
+
+
+def test_more(server, ann, tmp_path):
+    """A recording is changed; a silent reference is a line; music comes with its stems."""
+    ann.visit(server)
+    ann.find("#more button")[0].click()
+    ann.wait(lambda: ann.find("#reference input[type=file]"), "more")
+    media.write_wav(tmp_path / "silent.wav", np.zeros((2 * RATE_HZ, 2), np.float32), RATE_HZ)
+    ann.find("#reference input[type=file]")[0].send_keys(str(tmp_path / "silent.wav"))
+    said = ann.message("silent.wav is silent; give a sound that can be heard")
+    assert str(server.temporary) not in said
+    ann.wait(lambda: ann.find("#reference input[type=file]"), "the place to be empty again")
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (2 * RATE_HZ, 2)).astype(np.float32)
+    media.write_wav(tmp_path / "dog.wav", noise, RATE_HZ)
+    ann.find("#reference input[type=file]")[0].send_keys(str(tmp_path / "dog.wav"))
+    ann.wait(lambda: "dog.wav" in "".join(server.files()), "the reference")
+    ann.write("a bell", "#music")
+    ann.write("rain")
+    media.write_wav(tmp_path / "cat.wav", noise, RATE_HZ)
+    ann.driver.find_element("css selector", "input[type=file]:has(+ #recording)").send_keys(str(tmp_path / "cat.wav"))
+    ann.result("1. cat, uploaded")
+    ann.press()
+    ann.result("2. rain, seed 0")
+    lengths = [samples(ann.saved_by(f"#result .{name}"), tmp_path / "a.wav") for name in ("wav", "effects", "music")]
+    assert lengths == [6 * RATE_HZ] * 3
+    ann.find("#takes label")[1].click()
+    ann.result("1. cat, uploaded")
+    ann.find("#change button")[0].click()
+    ann.wait(lambda: ann.find("#vary"), "the changes")[0].click()
+    made = ann.result("3. rain, take 1 varied by 0.5")
+    assert samples(made, tmp_path / "a.wav") == 2 * RATE_HZ
+    ann.driver.get("about:blank")
+    ann.wait(lambda: server.files() == {"example.mp4"}, "all files to go")
 
 
 def test_two_at_once(server, ann, tmp_path):

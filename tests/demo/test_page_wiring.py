@@ -51,32 +51,47 @@ def page(pages, tmp_path_factory):
         yield SimpleNamespace(studio=studio, told=told, skip=pages.gr.skip(), fns=build(pages, studio).fns.values())
 
 
-FORM = (None, "a bell", "", 3.0, 3.0, 2.0, 2, 0, 1, 0)
+FORM = (None, "a bell", "", 3.0, 3.0, 2.0, 2, 0, 1, 0, None, "", 1.0, 0)
 
 
 def visitor(name: str):
     return SimpleNamespace(session_hash=name)
 
 
+def functions(page, name: str) -> list:
+    return [one for one in page.fns if one.fn is not None and one.fn.__name__ == name]
+
+
 def function(page, name: str):
-    [found] = [one for one in page.fns if one.fn is not None and one.fn.__name__ == name]
-    return found
+    """One that may hang on several events."""
+    first, *others = functions(page, name)
+    assert all(one.fn is first.fn for one in others)
+    return first
+
+
+def fulfilled(page, name: str, wish):
+    return function(page, "make").fn(wish, visitor(name), lambda *_, **__: None)
 
 
 def make(page, name: str, *values):
-    return function(page, "make").fn(visitor(name), lambda *_, **__: None, *values)
+    from kfjax.demo.form import wish_of
+
+    return fulfilled(page, name, wish_of(values))
 
 
 def test_whatever_happens_the_button_comes_back(page):
     """As the browser does it: what is bound to success runs after one, what is bound to failure after one, no other."""
-    after = [one for one in page.fns if one.trigger_after == function(page, "make")._id]
-    assert all(one.trigger_only_on_success != one.trigger_only_on_failure for one in after)
-    for success in (True, False):
-        runs = [one for one in after if one.trigger_only_on_success == success]
-        [buttons] = [one for one in runs if one.fn.__name__ == "buttons"]
-        assert [block.elem_id for block in buttons.outputs] == ["make", "cancel"]
-        make_sound, cancel = buttons.fn(visitor("anyone"))
-        assert make_sound["interactive"] and make_sound["value"] == "Make sound" and not cancel["visible"]
+    ways = functions(page, "make")
+    assert len(ways) == 3, "made from the form, redone, varied"
+    for after in ([one for one in page.fns if one.trigger_after == way._id] for way in ways):
+        assert all(one.trigger_only_on_success != one.trigger_only_on_failure for one in after)
+        for success in (True, False):
+            runs = [one for one in after if one.trigger_only_on_success == success]
+            [buttons] = [one for one in runs if one.fn.__name__ == "buttons"]
+            assert [block.elem_id for block in buttons.outputs] == ["make", "cancel", "redo", "vary", "undo"]
+            make_sound, cancel, *changing = buttons.fn(visitor("anyone"))
+            assert make_sound["interactive"] and make_sound["value"] == "Make sound" and not cancel["visible"]
+            assert all(button["interactive"] for button in changing)
 
 
 def test_a_defect_is_told_in_a_line_and_logged(page, monkeypatch, capsys):
@@ -101,15 +116,55 @@ def test_a_refusal_is_told_in_the_studios_words(pages, page, monkeypatch, capsys
 
 
 def test_the_page_shows_takes_and_unread_words(page):
-    takes, film, sound, unread, wav, picture = make(page, "shown", None, "<b>a tiger", *FORM[2:])
+    takes, undo, film, sound, unread, wav, effects, music, picture, box, start, end, wave = make(
+        page, "shown", None, "<b>a tiger", *FORM[2:]
+    )
+    assert box["visible"] and not undo["visible"] and not effects["visible"] and not music["visible"]
+    assert (start["value"], end["value"], end["maximum"]) == (0.7, 1.3, 2.0) and "0.70 to 1.30 s" in wave
     assert not film["visible"] and sound["visible"] and sound["value"] == wav["value"] and picture["visible"]
     assert unread["value"] == "prompt, not read: &lt;b&gt;a tiger" and takes["value"] == 1
-    assert function(page, "unread").fn("<b>tiger", "")["value"] == "prompt, not read: &lt;b&gt;tiger"
+    assert function(page, "unread").fn("<b>tiger", None, "")["value"] == "prompt, not read: &lt;b&gt;tiger"
     beside = function(page, "beside").fn
-    assert beside(visitor("shown")) == page.skip
+    assert not beside(visitor("shown"))[0]["visible"]
     make(page, "shown", *FORM)
-    box, left, *_, right, film, sound, unread, wav, picture = beside(visitor("shown"))
+    box, left, *_, right, film, sound, unread, wav, effects, music, picture = beside(visitor("shown"))
+    assert "open" not in box
     assert box["visible"] and (left["value"], right["value"], unread["visible"]) == (1, 2, False)
+
+
+def test_a_changed_take_stands_beside_the_old_one(page):
+    """What redo and vary ask for: as the take was made, but for what is given; undo shows the take before."""
+    for seed in (3, 4):
+        make(page, "changing", *FORM[:7], seed, *FORM[8:])
+    wish, *buttons = function(page, "redo").fn(visitor("changing"), 1, "", 0.5, 1.95)
+    assert (wish.prompt, wish.take, wish.redo, wish.strength) == ("a bell", 1, (0.5, 2.0), None)
+    assert not any(button.get("interactive") for button in buttons)
+    takes, undo, *_, start, end, _ = fulfilled(page, "changing", wish)
+    assert takes["value"] == 3 and undo["visible"] and (start["value"], end["value"]) == (0.5, 2.0)
+    box, left, *shown = function(page, "beside").fn(visitor("changing"))
+    assert box["open"] and (left["value"], shown[len(shown) // 2]["value"]) == (1, 3)
+    wish, *_ = function(page, "vary").fn(visitor("changing"), 3, "rain", 0.4)
+    assert (wish.prompt, wish.take, wish.redo, wish.strength) == ("rain", 3, None, 0.4)
+    takes, *_ = function(page, "back").fn(visitor("changing"))
+    assert takes["value"] == 2 and [number for _, number in takes["choices"]] == [2, 1]
+
+
+def test_marks_that_can_not_be_redone_are_one_line(pages, page):
+    make(page, "marking", *FORM)
+    for number, marks, words in [
+        (1, (1.5, 1.5), "Marked are 1.5 to 1.5 s: the end has to be after the beginning"),
+        (1, (0.5, 9.0), "last marked second is 9.0: a number from 0 to 2"),
+        (1, (0.2, 1.0), r"0\.20 s before the marked seconds are too few to keep"),
+        (1, (None, 1.0), "first marked second is empty"),
+        (2, (0.5, 1.0), "take is no longer here"),
+    ]:
+        with pytest.raises(pages.gr.Error, match=words):
+            function(page, "redo").fn(visitor("marking"), number, "", *marks)
+    with pytest.raises(pages.gr.Error, match=r"strength is 0\.0: a number from 0\.1 to 1"):
+        function(page, "vary").fn(visitor("marking"), 1, "", 0.0)
+    mark = function(page, "mark").fn
+    assert "0.00 to 1.00 s" in mark(1, None, 1.0, visitor("marking"))
+    assert mark(2, 0.5, 1.0, visitor("marking")) == page.skip
 
 
 def listening(port: int = 0):

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 
 from kfjax import media, plot
-from kfjax.demo.studio import Limits, Studio, Wish
+from kfjax.demo.studio import Studio
+from kfjax.demo.wish import Limits, Wish
+from kfjax.rates import Rates
 from kfjax.sound import Sound
 
 RATE_HZ = 44100
@@ -17,7 +19,7 @@ LIMITS = Limits(seconds=2.0, megabytes=0.1, megapixels=0.01, samples=3, steps=50
 class Silence:
     """Takes the place of a model: makes silence at once, and remembers how many asked for it at the same time."""
 
-    cfg = SimpleNamespace(defaults=SimpleNamespace(steps=2, guidance=3.0, negative=2.0))
+    cfg = SimpleNamespace(defaults=SimpleNamespace(steps=2, guidance=3.0, negative=2.0), rates=Rates())
 
     def __init__(self):
         self.asked, self.at_work, self.most_at_work = [], 0, 0
@@ -33,7 +35,8 @@ class Silence:
             self.at_work -= 1
         seconds = duration or media.probe(video).seconds
         silence = np.zeros((samples, round(seconds * RATE_HZ), 2), np.float32)
-        return Sound(silence, RATE_HZ, seconds, video, self.unread(prompt))
+        stems = {"effects": silence, "music": silence} if named["music_prompt"] else {}
+        return Sound(silence, RATE_HZ, seconds, video, self.unread(prompt), stems=stems)
 
     def unread(self, prompt, name="prompt"):
         return f"{name}, not read: {prompt}" if "tiger" in prompt else ""
