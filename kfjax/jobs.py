@@ -14,9 +14,9 @@ from kfjax import limits, media, rates
 from kfjax.command import local_path, reason, say
 from kfjax.data.sources import Line, table_lines
 from kfjax.limits import TEXT_ONLY_SECONDS
+from kfjax.making.recording import Span, checked_spans, parse_spans
 from kfjax.media.duration import sound_seconds
 from kfjax.media.write import VIDEO_FORMATS, sample_paths
-from kfjax.recording import Span, checked_spans, parse_spans
 
 #: The small clip that comes with the package.
 EXAMPLE = Path(__file__).parent / "assets" / "example.mp4"

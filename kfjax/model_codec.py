@@ -11,10 +11,10 @@ from jaxtyping import Array, Float
 
 from kfjax import generation, media, rates
 from kfjax.codec import codec_of
+from kfjax.codec.pieces import BORDER_LATENTS
 from kfjax.command import local_path
 from kfjax.module import Params
 from kfjax.programs import Program
-from kfjax.recording import BORDER_LATENTS
 from kfjax.sound import Sound, finite, within_range
 from kfjax.structs import Features, Given
 from kfjax.system import SystemConfig

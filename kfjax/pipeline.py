@@ -26,12 +26,12 @@ from kfjax.flow import sampler
 from kfjax.limits import MAX_PROMPT_CHARACTERS as MAX_PROMPT_CHARACTERS
 from kfjax.limits import MAX_SAMPLES as MAX_SAMPLES
 from kfjax.limits import TEXT_ONLY_SECONDS as TEXT_ONLY_SECONDS
-from kfjax.making import Maker, bucket_seconds, part_of, silent
-from kfjax.mastering import to_loudness
+from kfjax.making.maker import Maker, bucket_seconds, part_of, silent
+from kfjax.making.mastering import to_loudness
+from kfjax.making.recording import Span
+from kfjax.making.request import Asked, Request, resolve
 from kfjax.model_codec import ModelCodec
 from kfjax.module import Params
-from kfjax.recording import Span
-from kfjax.request import Asked, Request, resolve
 from kfjax.sound import Sound, Stream, added
 from kfjax.structs import Video
 from kfjax.system import System

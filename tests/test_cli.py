@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import kfjax
-from kfjax import making, media, pipeline
+from kfjax import media, pipeline
 from kfjax.cli import main
+from kfjax.making import maker
 from tests.tiny import media_files as files
 from tests.tiny.system import write_model
 
@@ -201,7 +202,7 @@ def test_an_interruption_leaves_nothing(here, clips, model, capsys, monkeypatch)
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(making, "within_range", interrupted)
+    monkeypatch.setattr(maker, "within_range", interrupted)
     assert main(["generate", str(clips / "a.mp4"), "--model", model]) == 130
     assert names(here) == set()
     assert capsys.readouterr().err.strip().splitlines() == ["kfjax: interrupted"]
@@ -209,7 +210,7 @@ def test_an_interruption_leaves_nothing(here, clips, model, capsys, monkeypatch)
 
 def test_defects_keep_their_traceback(clips, model, monkeypatch):
     """Only what kfjax itself refuses becomes one line; a ValueError from a library is a defect of ours."""
-    monkeypatch.setattr(making, "within_range", lambda *_, **__: np.zeros(3).reshape(2, 2))
+    monkeypatch.setattr(maker, "within_range", lambda *_, **__: np.zeros(3).reshape(2, 2))
     with pytest.raises(ValueError, match="reshape"):
         main(["generate", str(clips / "a.mp4"), "--model", model])
     with pytest.raises(ValueError, match="reshape"):

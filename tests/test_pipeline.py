@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import kfjax
-from kfjax import features, generation, making, media, pipeline, rates
-from kfjax.making import bucket_seconds
+from kfjax import features, generation, media, pipeline, rates
+from kfjax.making import maker
+from kfjax.making.maker import bucket_seconds
+from kfjax.making.request import resolve
 from kfjax.media.write import sample_paths
 from kfjax.pipeline import Model
 from kfjax.programs import Program
-from kfjax.request import resolve
 from kfjax.sound import Sound, added, finite, within_range
 from kfjax.structs import Video
 from tests.tiny import media_files as files
@@ -70,7 +71,7 @@ def test_words_that_are_not_read_are_told(model, result):
 
 
 def test_progress_is_told_within_the_sampling_and_changes_no_byte(model, clip, result, monkeypatch):
-    monkeypatch.setattr(making, "PART_SECONDS", 0.0)  # a report for each step
+    monkeypatch.setattr(maker, "PART_SECONDS", 0.0)  # a report for each step
     quiet = model.generate(clip, "a bell rings", steps=5, samples=2, method="heun")
     told = []
     made = model.generate(clip, "a bell rings", steps=5, samples=2, method="heun", progress=lambda *a: told.append(a))

@@ -70,7 +70,7 @@ def model_for(way: str):
 
 def meeting_places(model) -> np.ndarray:
     """Seconds of the middle of what neighbouring windows share."""
-    from kfjax.windows import make_plan
+    from kfjax.making.windows import make_plan
 
     defaults = model.cfg.defaults
     plan = make_plan(SECONDS, model.cfg.rates, defaults.window, defaults.overlap, defaults.guard)

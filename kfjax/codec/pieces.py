@@ -28,6 +28,8 @@ from kfjax.structs import Array
 
 #: Of a window.
 SECONDS = 8.0
+#: Latents at a border of what is encoded that also hear what lies beyond it, 0.28 s at 44.1 kHz.
+BORDER_LATENTS = 12
 
 
 class Overlap(NamedTuple):

@@ -40,7 +40,7 @@ def guarded(real, place):
     return call
 socket.getaddrinfo = guarded(socket.getaddrinfo, 0)
 socket.socket.connect = guarded(socket.socket.connect, 1)
-from kfjax.making import Maker
+from kfjax.making.maker import Maker
 def encoded(*args, real=Maker._encoded):
     while os.path.exists("hold"):
         time.sleep(0.02)

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kfjax import generation, longform, media, model_codec, rates
+from kfjax import generation, media, model_codec, rates
+from kfjax.making import longform
 from kfjax.pipeline import Model
 from kfjax.programs import Program
 from kfjax.structs import Schedule

@@ -18,13 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from kfjax import checkpoint, features, generation, longform, media, memory, rates
+from kfjax import checkpoint, features, generation, media, memory, rates
 from kfjax.encoders.tokenizer import Tokenizer
-from kfjax.mastering import Limiter
+from kfjax.making import longform
+from kfjax.making.mastering import Limiter
+from kfjax.making.recording import ReferenceSound
+from kfjax.making.request import Request
 from kfjax.model_codec import ModelCodec
 from kfjax.module import AnyArray, Params
-from kfjax.recording import ReferenceSound
-from kfjax.request import Request
 from kfjax.sound import added, finite, within_range
 from kfjax.structs import Features, Known, Noise, Reference, Schedule, Video
 from kfjax.system import ENCODERS, SystemConfig

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from kfjax import media
-from kfjax.rates import Rates
-from kfjax.recording import (
+from kfjax.making.recording import (
     BORDER_LATENTS,
     Recording,
     as_stereo,
@@ -17,6 +16,7 @@ from kfjax.recording import (
     read_recording,
     read_reference,
 )
+from kfjax.rates import Rates
 
 RATES, RATE = Rates(), 44100
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kfjax.mastering import CEILING, Limiter, limited, to_loudness
+from kfjax.making.mastering import CEILING, Limiter, limited, to_loudness
 from kfjax.metrics.levels import loudness_lufs, true_peak_db
 
 RATE = 44100

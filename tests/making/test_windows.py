@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from kfjax.making.windows import Plan, advance, make_plan
 from kfjax.rates import Rates
-from kfjax.windows import Plan, advance, make_plan
 
 RATES = Rates()
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from kfjax import media
+from kfjax.codec.pieces import BORDER_LATENTS as BORDER_LATENTS
 from kfjax.command import local_path
 from kfjax.rates import Rates
 
@@ -25,8 +26,6 @@ Span = tuple[float, float]  # seconds, from and to
 
 #: Where a recording goes over into what is made, within the recording.
 FADE_SECONDS = 0.02
-#: Of a kept span at each border: latents there also hear what is not kept (12 latents of 23 ms).
-BORDER_LATENTS = 12
 #: A recording may end so much earlier than what is kept of it: coders cut.
 MISSING_SECONDS = 0.1
 LONGEST_REFERENCE_SECONDS, SHORTEST_REFERENCE_SECONDS = 3.0, 0.5

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from kfjax import features, generation, media, rates, windows
+from kfjax import features, generation, media, rates
 from kfjax.codec.pieces import Overlap, Pieces
 from kfjax.limits import MAX_SAMPLES
+from kfjax.making import windows
+from kfjax.making.request import Request
 from kfjax.module import Params
-from kfjax.request import Request
 from kfjax.structs import Features, Known, Noise, Reference, Schedule, Video
 from kfjax.system import SystemConfig
 
