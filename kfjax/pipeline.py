@@ -256,8 +256,9 @@ class Model:
         """
         asked = resolve(self.cfg, video, "sound", duration=duration)
         lengths = rates.lengths(asked.windows[0] if asked.windows else bucket_seconds(asked.seconds), self.cfg.rates)
-        parts = generation.begin(self.cfg, self.dtype, self.tokenizer, lengths)
-        rows = dict(zip(parts, self._maker.memory([*parts.values()]), strict=True))
+        windows = asked.windows is not None
+        parts = generation.begin(self.cfg, self.dtype, self.tokenizer, lengths, windows=windows)
+        rows = dict(zip(parts, self._maker.memory([*parts.values()], together=windows), strict=True))
         process = memory.process_bytes() if jax.default_backend() == "cpu" else 0
         title = f"MB, {self.dtype}, {lengths.latents} latents"
         lines = [f"{'stage':8}{'weights':>12}{'working':>12}{'at most':>12}  {title}"]

@@ -31,7 +31,7 @@ class Sound:
       video: the file it was made for, None for text alone.
       unread: what the model did not read of the prompts (`Model.unread`), empty where it read all.
       keeps_original: the video's own sound is in the waveforms.
-      stems: with music, "effects" and "music" apart, f32 [samples, t, 2]; the waveforms are their sum.
+      stems: with music, "effects" and "music" apart, f32 [samples, t, 2], before the music's gain.
     """
 
     waveforms: np.ndarray = field(repr=False)

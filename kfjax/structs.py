@@ -106,7 +106,7 @@ class Known(NamedTuple):
 
     latents: Array  # f32 [b n d], normalised; irrelevant where the mask is False
     mask: Array  # bool [b n]
-    noise: Array  # f32 [b n d], what they are noised with for weights that take them so (`SystemConfig.known`)
+    noise: Array  # f32 [b n d], what they are noised with for weights that take them so (`SystemConfig.known_as`)
 
 
 class Reference(NamedTuple):

@@ -171,15 +171,15 @@ def test_as_many_versions_at_once_as_memory_has_room_for(model, monkeypatch, roo
 def test_a_batch_that_the_compiler_refuses_is_halved(model, monkeypatch):
     size, memory = rates.lengths(1.0, CONFIG.rates), model._maker.memory
 
-    def refusing(parts):
+    def refusing(parts, **options):
         if parts[1].begun.outputs.shape[0] > 2:
             raise RuntimeError("Used 20.00G of 15.75G hbm. Exceeded hbm capacity by 4.25G.")
-        return memory(parts)
+        return memory(parts, **options)
 
     monkeypatch.setattr(model._maker, "memory", refusing)
     monkeypatch.setattr(pipeline.memory, "limit_bytes", lambda device: 1e12)
     assert model._maker._at_once(64, None, size) == 2
-    monkeypatch.setattr(model._maker, "memory", lambda parts: [][1])
+    monkeypatch.setattr(model._maker, "memory", lambda parts, together: [][1])
     with pytest.raises(IndexError):
         model._maker._at_once(64, None, size)
 

@@ -1,6 +1,6 @@
 """Can the seams of a sound that was decoded in pieces be heard, and what does it cost?
 
-    python experiments/0017-long/pieces.py              # writes pieces.json, prints the tables
+    python -m experiments 0017/pieces              # writes pieces.json, prints the tables
 
 Sounds of the built-in world and a steady tone go through the built-in codec, whole and in pieces. Short windows give
 many seams; the cost is that of windows of 8 s. At a seam, and at moments away from all seams for comparison: the mean
@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))
 
 RATE_HZ, UNIT = 44100, 1024  # samples a second and a latent
 NEAR_SECONDS = 0.06

@@ -200,36 +200,44 @@ class Maker:
                                 shape=own.shape[1:])  # fmt: skip
         return Reference(encoded, Known(own, np.ones((1, count), bool), np.asarray(noise)))
 
-    def _at_once(self, wanted: int, batch: int | None, lengths: rates.Lengths, **program) -> int:
+    def _at_once(
+        self, wanted: int, batch: int | None, lengths: rates.Lengths, *, windows: bool = False, **program
+    ) -> int:
         """How many of `wanted` are made at once. Their programs are being compiled when this returns."""
         limit = memory.limit_bytes(jax.devices()[0])
         count = min(wanted, batch or (1 if limit is None else MOST_AT_ONCE))
-        begin = partial(generation.begin, self.cfg, self.dtype, self.tokenizer, lengths, **program)
+        begin = partial(generation.begin, self.cfg, self.dtype, self.tokenizer, lengths, windows=windows, **program)
         parts = [*begin(count=count).values()]
         if batch is not None or limit is None:
             return count
-        while count > 1 and not self._fits(parts, limit):
+        while count > 1 and not self._fits(parts, limit, together=windows):
             count //= 2
             parts = [*begin(count=count).values()]
         return count
 
-    def _fits(self, parts: Sequence[generation.StageProgram], limit: float) -> bool:
+    def _fits(self, parts: Sequence[generation.StageProgram], limit: float, *, together: bool) -> bool:
         try:
-            return max(needed for _, _, needed in self.memory(parts)) <= limit
+            return max(needed for _, _, needed in self.memory(parts, together=together)) <= limit
         except RuntimeError as error:  # a compiler may refuse what is too large
             if memory.refused(error) is None:
                 raise
             return False
 
-    def memory(self, parts: Sequence[generation.StageProgram]) -> Iterator[tuple[int, float, float]]:
-        """Bytes of each stage: its weights, its working memory, and all that is held meanwhile."""
+    def memory(
+        self, parts: Sequence[generation.StageProgram], *, together: bool = False
+    ) -> Iterator[tuple[int, float, float]]:
+        """Bytes of each stage: its weights, its working memory, and all that is held meanwhile.
+
+        Args:
+          together: the weights of all stages are held, as while a long sound is made.
+        """
         weights = [_bytes(part.weights) for part in parts]
         for own, part in zip(weights, parts, strict=True):
             used = memory.Memory.of(part.begun.compiled.result())
             working = used.arguments - own + used.temporaries + used.outputs
             if jax.default_backend() == "cpu" and not self.resident:
                 working = max(working, checkpoint.reading_bytes(part.weights))
-            yield own, working, (sum(weights) if self.resident else own) + working
+            yield own, working, (sum(weights) if self.resident or together else own) + working
 
     def _encoded(self, video: Video | None, asked: Request, lengths: rates.Lengths) -> tuple[Features, Features | None]:
         """Features [1, ...] of the clip, and of the negative prompt if there is one."""
