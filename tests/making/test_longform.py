@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
 from kfjax import generation, media, model_codec, rates
+from kfjax.codec.bigvgan import BigVGAN, BigVGANConfig
 from kfjax.making import longform
+from kfjax.module import init
 from kfjax.pipeline import Model
 from kfjax.programs import Program
 from kfjax.structs import Schedule
@@ -195,3 +198,20 @@ def test_a_long_recording_is_encoded_in_windows(model, monkeypatch):
     np.testing.assert_allclose(model.codec.encode(wave), whole, atol=1e-4)
     monkeypatch.setattr(model_codec, "BORDER_LATENTS", 0)
     assert np.abs(model.codec.encode(wave) - whole).max() > 1e-3
+
+
+def test_a_model_of_the_public_kind(film):
+    """BigVGAN, mono, known latents noised again: windows in batches make the same samples, both ears the same."""
+    vocoder = BigVGANConfig(width=64, rates=(8, 8, 8), block_kernels=(3,), dilations=(1,))
+    cfg = replace(CONFIG, known_as="renoised", codec=replace(CONFIG.codec, vocoder=vocoder, stereo=None))
+    params = dict(tiny_system().params) | {"vocoder": jax.jit(lambda: init(BigVGAN, vocoder, jax.random.key(0)))()}
+    del params["stereo"]
+    model = Model(tiny_system()._replace(cfg=cfg, params=params))
+    one = model.generate(film, "a bell rings", **WINDOWS).waveform
+    three = model.generate(film, "a bell rings", batch=3, **WINDOWS).waveform
+    assert np.abs(one).max() > 1e-3 and np.array_equal(one[:, 0], one[:, 1])
+    assert np.linalg.norm(three - one) < 1e-4 * np.linalg.norm(one)
+    given = np.random.default_rng(0).uniform(-0.2, 0.2, (6 * RATE, 2)).astype(np.float32)
+    kept = model.generate(film, "a bell rings", audio=given, keep=[(0, 2)], **WINDOWS).waveform
+    np.testing.assert_array_equal(kept[: round(1.97 * RATE)], given[: round(1.97 * RATE)])
+    assert not np.allclose(kept[round(2.5 * RATE) :], one[round(2.5 * RATE) :], atol=1e-3)
