@@ -486,6 +486,7 @@ def test_a_full_disk_is_told_without_the_servers_folders(studio, monkeypatch):
 
 
 def test_limits_are_checked():
+    assert Limits(seconds=600.0).seconds == 600.0, "longer than one pass"
     for changes in ({"seconds": 0.0}, {"seconds": 1e9}, {"megabytes": 0.0}, {"samples": 0}, {"samples": 1000},
                     {"requests": 0}):  # fmt: skip
         with pytest.raises(ValueError, match="got "):
