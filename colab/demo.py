@@ -156,12 +156,11 @@ display(Image(str(folder / "seeds.png"), width=800))
 # %% [markdown]
 # ## A span made anew
 #
-# What stands outside of the span is the sound from before, sample for sample; the new part goes on from it. `strength`
+# Outside of the span the sound from before stands, sample for sample but for 20 ms at the border. `strength`
 # instead lets the whole sound go a part of the way.
 
 # %%
-FROM = 0.3 * seconds
-TO = 0.7 * seconds
+FROM, TO = seconds / 2, seconds
 
 redone = model.generate(
     clip, PROMPT, duration=seconds, steps=STEPS, seed=SEED + 1, audio=sound.waveform, redo=[(FROM, TO)]
@@ -214,8 +213,6 @@ stream = model.stream(prompt="heavy rain", duration=LONG_SECONDS, steps=LONG_STE
 stream.save(folder / "long.wav")
 long = media.read_audio(folder / "long.wav", stream.sample_rate_hz)
 print(f"{len(long) / stream.sample_rate_hz:.3f} s")
-plot.overview(folder / "long.png", long, stream.sample_rate_hz, title="heavy rain")
-display(Image(str(folder / "long.png"), width=800))
 
 # %% [markdown]
 # ## Take it with you

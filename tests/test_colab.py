@@ -23,7 +23,7 @@ from tests.tiny.system import write_model
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.py"))
 RATE_HZ = 44100
-TINY = {"SECONDS": 0.7, "STEPS": 2, "TEXT_SECONDS": 0.5, "SEEDS": 2, "TRAIN_STEPS": 2}
+TINY = {"SECONDS": 0.7, "STEPS": 2, "TEXT_SECONDS": 0.5, "SEEDS": 2, "TRAIN_STEPS": 2, "LONG_SECONDS": 0.6}
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -171,13 +171,18 @@ def check_demo(report: Report, folder: Path, name: str, seconds: float) -> None:
     exact = round(seconds * RATE_HZ)
     kinds = [shown.kind for shown in report.shown]
     sounds = ["audio/wav"] * TINY["SEEDS"]
-    assert kinds == ["video/mp4", "image/png", "audio/wav", "image/png", *sounds, "image/png"]
-    assert {path.name for path in folder.iterdir()} == {name, "sound.png", "text.png", "seeds.png"}
+    more = ["audio/wav", "image/png", "audio/wav", "audio/wav"]  # redone, a reference, music
+    assert kinds == ["video/mp4", "image/png", "audio/wav", "image/png", *sounds, "image/png", *more]
+    drawn = ("sound.png", "text.png", "seeds.png", "redone.png")
+    waves = ("reference.wav", "mix.wav", "mix.effects.wav", "mix.music.wav", "long.wav")
+    assert {path.name for path in folder.iterdir()} == {name, *drawn, *waves}
     files = [shown.content for shown in report.shown if shown.kind != "audio/wav"]
-    assert files == [(folder / file).read_bytes() for file in (name, "sound.png", "text.png", "seeds.png")]
+    assert files == [(folder / file).read_bytes() for file in (name, *drawn)]
     heard = [shown.sound() for shown in report.shown if shown.kind == "audio/wav"]
-    assert [wave.shape for _, wave in heard] == [(round(TINY["TEXT_SECONDS"] * RATE_HZ), 2), *[(exact, 2)] * 2]
+    assert [wave.shape for _, wave in heard] == [(round(TINY["TEXT_SECONDS"] * RATE_HZ), 2), *[(exact, 2)] * 5]
     assert all(rate == RATE_HZ and abs(wave).max() > 1e-4 for rate, wave in heard)
+    assert f"differs from {seconds / 2 - 0.02:.2f} to {seconds:.2f} s" in report.said
+    assert len(media.read_audio(folder / "long.wav", RATE_HZ)) == round(TINY["LONG_SECONDS"] * RATE_HZ)
     assert f"{exact} samples at {RATE_HZ} Hz: {seconds:.3f} s" in report.said
     assert abs(media.read_audio(folder / name, RATE_HZ)[:exact]).max() > 1e-4
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kfjax.pipeline import Model
 
 TEXT = """\
-A web page: upload or record a clip, or write a prompt, and hear the sound.
+A web page: upload or record a clip, or write a prompt, hear the sound, and change parts of it.
 
   kfjax demo                                   http://127.0.0.1:7860, for this machine alone; Ctrl-C ends it
   kfjax demo --model mmaudio-large-44k-v2      with a model that knows real footage

@@ -174,6 +174,32 @@ def _random_seed() -> int:
     return secrets.randbelow(RANDOM_SEEDS)
 
 
+def _wishes(studio: Studio, others: int) -> tuple[Callable, Callable, Callable]:
+    """What makes a wish of the form, of marked seconds and of a strength; `others`: buttons besides make and cancel."""
+
+    def checked(request: gr.Request, asked: Wish) -> list[Any]:
+        """The wish, and the buttons while it is being fulfilled."""
+        studio.check(_visitor(request), asked)
+        off = gr.update(interactive=False)
+        return [asked, gr.update(interactive=False, value=MAKING), gr.update(visible=True), *[off] * others]
+
+    @_said
+    def check(request: gr.Request, *values) -> list[Any]:
+        return checked(request, forms.wish_of(values))
+
+    @_said
+    def redo(request: gr.Request, number: int, prompt: str, start: float, end: float) -> list[Any]:
+        how = {"prompt": prompt or "", "seed": _random_seed(), "redo": (start, end)}
+        return checked(request, studio.changed(_visitor(request), number, **how))
+
+    @_said
+    def vary(request: gr.Request, number: int, prompt: str, strength: float) -> list[Any]:
+        how = {"prompt": prompt or "", "seed": _random_seed(), "strength": strength}
+        return checked(request, studio.changed(_visitor(request), number, **how))
+
+    return check, redo, vary
+
+
 def _wire_making(
     studio: Studio, form: Form, cancel: gr.Button, player: Player, change: Change, undo: gr.Button
 ) -> list[Any]:
@@ -190,26 +216,6 @@ def _wire_making(
         others = [gr.update(interactive=not busy)] * len(changing)
         return [make, gr.update(visible=busy, interactive=True, value=CANCEL), *others]
 
-    def checked(request: gr.Request, asked: Wish) -> list[Any]:
-        """The wish, and the buttons while it is being fulfilled."""
-        studio.check(_visitor(request), asked)
-        off = gr.update(interactive=False)
-        return [asked, gr.update(interactive=False, value=MAKING), gr.update(visible=True), *[off] * len(changing)]
-
-    @_said
-    def check(request: gr.Request, *values) -> list[Any]:
-        return checked(request, forms.wish_of(values))
-
-    @_said
-    def redo(request: gr.Request, number: int, prompt: str, start: float, end: float) -> list[Any]:
-        how = {"prompt": prompt or "", "seed": _random_seed(), "redo": (start, end)}
-        return checked(request, studio.changed(_visitor(request), number, **how))
-
-    @_said
-    def vary(request: gr.Request, number: int, prompt: str, strength: float) -> list[Any]:
-        how = {"prompt": prompt or "", "seed": _random_seed(), "strength": strength}
-        return checked(request, studio.changed(_visitor(request), number, **how))
-
     @_warned
     def make(asked: Wish, request: gr.Request, progress: gr.Progress = PROGRESS) -> list[Any]:
         visitor = _visitor(request)
@@ -225,6 +231,7 @@ def _wire_making(
         studio.cancel(_visitor(request))
         return gr.update(interactive=False, value="Cancelling …")
 
+    check, redo, vary = _wishes(studio, len(changing))
     quiet: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
     ways = [form.button.click, form.prompt.submit, form.avoided.submit, form.music.submit]
     shown = [player.choice, change.prompt]
@@ -283,15 +290,8 @@ def _wire_takes(
             return players.outline(studio.take(_visitor(request), number), start or 0, end or 0)
         return gr.skip()
 
-    def beside(request: gr.Request) -> Any:
-        kept = studio.takes(_visitor(request))
-        if len(kept) < 2:
-            return [gr.update(visible=False), *[gr.skip()] * (len(places) - 1)]
-        new = kept[-1]
-        old = next((take for take in kept if take.number == new.wish.take), kept[-2])
-        shown = [part for take in (old, new) for part in (players.choices(kept, take.number), *players.shown(take))]
-        opened = gr.update(visible=True) if new.wish.take is None else gr.update(visible=True, open=True)
-        return [opened, *shown]
+    def beside(request: gr.Request) -> list[Any]:
+        return _beside(studio.takes(_visitor(request)), len(places))
 
     quiet: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
     main = [player.choice, undo, *player.parts, *change.parts]
@@ -309,6 +309,17 @@ def _wire_takes(
     places = [box, *(part for choice, parts in pair for part in (choice, *parts))]
     for event in (*made, uploaded, undone):
         event.success(beside, None, places, **quiet)
+
+
+def _beside(kept: list[Take], places: int) -> list[Any]:
+    """Updates of two takes side by side: the newest, and the one that it changes or the one before."""
+    if len(kept) < 2:
+        return [gr.update(visible=False), *[gr.skip()] * (places - 1)]
+    new = kept[-1]
+    old = next((take for take in kept if take.number == new.wish.take), kept[-2])
+    opened = gr.update(visible=True) if new.wish.take is None else gr.update(visible=True, open=True)
+    pair = [(players.choices(kept, take.number), *players.shown(take)) for take in (old, new)]
+    return [opened, *pair[0], *pair[1]]
 
 
 def _chosen(kept: list[Take], take: Take) -> list[Any]:

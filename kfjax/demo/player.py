@@ -72,7 +72,7 @@ def draw_change() -> Change:
         wave = gr.HTML(elem_id="wave")
         mark = lambda label, name: gr.Slider(0, 1, 0, step=MARK_STEP, label=label, elem_id=name, min_width=140)
         with gr.Row():
-            start, end = mark("From second", "from"), mark("To second", "to")
+            start, end = mark("From (s)", "from"), mark("To (s)", "to")
         prompt = line(label="Prompt of the change", placeholder="empty: as before", elem_id="instead")
         redo = gr.Button("Redo the marked seconds", variant="primary", elem_id="redo")
         strength = gr.Slider(

@@ -11,6 +11,7 @@ from kfjax.demo.studio import Studio
 from kfjax.demo.wish import Limits, Wish
 from kfjax.rates import Rates
 from kfjax.sound import Sound
+from tests.tiny import media_files as files
 
 RATE_HZ = 44100
 LIMITS = Limits(seconds=2.0, megabytes=0.1, megapixels=0.01, samples=3, steps=50, takes=4, clips=2)
@@ -55,3 +56,23 @@ def wish(clip: Path | None = None, **changes) -> Wish:
 
 def quiet(what: str, share: float) -> None:
     del what, share
+
+
+def uploaded(studio: Studio, make=None, name: str = "clip.mp4") -> Path:
+    """A file where the server puts uploads; by default a good clip of 0.8 s."""
+    folder = studio.folder / "0123abcd"
+    folder.mkdir(exist_ok=True)
+    return (make or good)(folder / name)
+
+
+def good(path: Path) -> Path:
+    return files.write_numbered(path, files.steady(20, 25))
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*") if path.is_file()}
+
+
+def text(path: Path) -> Path:
+    path.write_text("words, not pictures\n" * 100)
+    return path
