@@ -278,7 +278,7 @@ def _write_riff(file: BinaryIO | Pipe, pieces: Iterable[np.ndarray], channels: i
     size = 0
     file.write(_riff_header(channels, sample_rate_hz, _UNKNOWN_BYTES if isinstance(file, Pipe) else size))
     for piece in pieces:
-        size += file.write(np.round(np.clip(piece, -1, 1) * 32767).astype("<i2").tobytes())
+        size += file.write(np.clip(np.round(piece * 32768.0), -32768, 32767).astype("<i2").tobytes())
         if not isinstance(file, Pipe):
             file.seek(0)
             file.write(_riff_header(channels, sample_rate_hz, size))

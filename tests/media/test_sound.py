@@ -1,6 +1,7 @@
 """Excerpts from the middle of long sound files."""
 
 import math
+import wave as riff
 
 import av
 import numpy as np
@@ -69,3 +70,14 @@ def test_five_channels_are_mixed_to_two(tmp_path, channel, mixed):
     heard = media.read_audio(tmp_path / "a.wav", 48000)
     np.testing.assert_allclose(heard, wave[channel][:, None] * mixed, atol=1e-4)
     assert media.read_audio(tmp_path / "a.wav", 48000, start_seconds=3.0, duration_seconds=1.0).shape == (0, 2)
+
+
+def test_a_wav_that_is_written_again_is_the_same(tmp_path):
+    """Every 16-bit value, the loudest too: what stands of a recording stands to the last bit."""
+    samples = np.arange(-32768, 32768, dtype="<i2")
+    with riff.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, 44100, 0, "NONE", ""))
+        file.writeframes(samples.tobytes())
+    media.write_wav(tmp_path / "b.wav", media.read_audio(tmp_path / "a.wav", 44100, channels=1), 44100)
+    with riff.open(str(tmp_path / "b.wav"), "rb") as file:
+        np.testing.assert_array_equal(np.frombuffer(file.readframes(65536), "<i2"), samples)
