@@ -95,7 +95,7 @@ def table(rows: list[dict]) -> str:
         "|---|---|---|---|---|",
     ]
     for way in WAYS:
-        base = "hole, nothing given" if way == "hole" else "nothing"
+        base = "hole, nothing given" if way.startswith("hole") else "nothing"
         f1 = [row[way]["f1"] for row in rows if "f1" in row[way]]
         timbre = np.array([row[way]["timbre"] for row in rows])
         apart = timbre - [row[base]["timbre"] for row in rows]

@@ -69,7 +69,7 @@ class Take:
 
     def samples(self) -> np.ndarray:
         """f32 [t, 2], scaled so that writing them again gives the same numbers."""
-        return np.asarray(wavfile.read(self.sound)[1], np.float32) / (2**15 - 1)
+        return np.asarray(wavfile.read(self.sound)[1], np.float32) / 2**15
 
 
 @dataclass
