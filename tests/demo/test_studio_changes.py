@@ -23,13 +23,13 @@ def test_a_take_is_redone_and_varied(studio):
     made = wish(clip, negative_prompt="wind", music_prompt="a piano", loudness=-23, seconds=None)
     [take] = studio.make("a", made, quiet)
     assert [path.suffixes for path in take.stems] == [[".effects", ".wav"], [".music", ".wav"]]
-    numbers = np.random.default_rng(0).integers(-32767, 32768, (round(0.8 * RATE_HZ), 2))
-    media.write_wav(take.sound, numbers / 32767, RATE_HZ)
+    numbers = np.random.default_rng(0).integers(-32768, 32768, (round(0.8 * RATE_HZ), 2))
+    media.write_wav(take.sound, (numbers / 32768).astype(np.float32), RATE_HZ)
     again = studio.changed("a", 1, prompt="", seed=7, redo=(0.05, 0.4))
     assert (again.redo, again.loudness, again.music_prompt) == ((0.0, 0.4), None, "a piano")
     [new] = studio.make("a", again, quiet)
     asked = studio.model.asked[-1]
-    assert np.array_equal(np.round(asked.audio * 32767), numbers)
+    assert np.array_equal(asked.audio * 32768, numbers)
     assert (asked.redo, asked.strength, asked.video, asked.negative_prompt) == (((0.0, 0.4),), None, clip, "wind")
     assert new.words == "2. a bell, without wind, take 1 redone 0 to 0.4 s" and not new.stems
     [new] = studio.make("a", studio.changed("a", 1, prompt=" rain ", seed=8, strength=0.3), quiet)
