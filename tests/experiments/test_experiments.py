@@ -127,3 +127,9 @@ def test_tables_come_from_the_results_alone(folder, tmp_path):
     report = import_module(f"experiments.{folder}.report")
     report.write(harness.Results(EXPERIMENTS / folder / "results.json"), tmp_path)
     assert (tmp_path / "tables.md").read_text() == (EXPERIMENTS / folder / "tables.md").read_text()
+
+
+def test_tables_of_schedules_come_from_the_results_alone(tmp_path):
+    schedules, folder = import_module("experiments.0015-sampling.schedules"), EXPERIMENTS / "0015-sampling"
+    schedules.write(harness.Results(folder / "schedules.json"), tmp_path)
+    assert (tmp_path / "schedules.md").read_text() == (folder / "schedules.md").read_text()
