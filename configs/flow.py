@@ -89,9 +89,10 @@ def built_in() -> dict:
             },
             "text_tokens": 24,
             "sync_resize": "stretch",
-            "known_as": "renoised",  # "clean" with a step.known above 0
+            "known_as": "clean",
             "stereo_sees": "sync",
-            "defaults": {"steps": 20, "guidance": 3.0, "negative": 6.0},
+            # Scenes of 1 to 13 s; sustained sounds fade in and out within 0.3 to 0.8 s of their ends.
+            "defaults": {"steps": 20, "guidance": 3.0, "negative": 6.0, "longest": 13.0, "guard": 0.6},
         },
         "step": {
             "draws": 2,
@@ -146,7 +147,7 @@ def paper(variant: str) -> dict:
     config["system"] = {
         "name": f"kling-foley-{variant}",
         "mmdit": {"width": 64 * heads, "heads": heads, "joint_depth": 6, "single_depth": depth - 6, "remat": True},
-        "known_as": "renoised",
+        "known_as": "renoised",  # "clean" with a step.known above 0
     }
     config["step"] = {
         "draws": 1, "train_encoders": False, "stereo_weight": 0.0, "known": 0.0, "drop_video": 0.1, "drop_text": 0.1,
