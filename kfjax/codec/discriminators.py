@@ -34,7 +34,7 @@ class PatchDiscriminator(nnx.Module):
         self.layers = nnx.List([linear(16 * i, o, rngs) for i, o in pairwise(widths)])
         self.out = linear(widths[-1], 1, rngs)
 
-    def __call__(self, image: Float[Array, "b f m 1"]) -> Float[Array, "b y x"]:
+    def __call__(self, image: Float[AnyArray, "b f m 1"]) -> Float[Array, "b y x"]:
         for layer in self.layers:
             image = jax.nn.leaky_relu(layer(neighbourhoods(image)), 0.2)
         return self.out(image)[..., 0]
@@ -46,7 +46,7 @@ class MelDiscriminator(nnx.Module):
     def __init__(self, cfg: DiscriminatorConfig, *, rngs: nnx.Rngs):
         self.scales = nnx.List([PatchDiscriminator(cfg, rngs=rngs) for _ in range(cfg.scales)])
 
-    def __call__(self, mel: Float[Array, "b f m"]) -> list[Float[Array, "b y x"]]:
+    def __call__(self, mel: Float[AnyArray, "b f m"]) -> list[Float[Array, "b y x"]]:
         image, scores = mel[..., None], []
         for i, discriminator in enumerate(self.scales):
             image = _fold(image).mean(-1, keepdims=True) if i else image

@@ -65,7 +65,7 @@ class WaveDiscriminators(nnx.Module):
             [ResolutionDiscriminator(*resolution, cfg.width, rngs=rngs) for resolution in cfg.resolutions]
         )
 
-    def __call__(self, wave: Float[Array, "b t"]) -> list[Layers]:
+    def __call__(self, wave: Float[AnyArray, "b t"]) -> list[Layers]:
         return [judge(wave) for judge in (*self.periods, *self.resolutions)]
 
 
@@ -81,7 +81,7 @@ class PeriodDiscriminator(nnx.Module):
         )
         self.out = Conv(widths[-1], 1, (3,), (1,), rngs=rngs)
 
-    def __call__(self, wave: Float[Array, "b t"]) -> Layers:
+    def __call__(self, wave: Float[AnyArray, "b t"]) -> Layers:
         """Maps [b · period, n, c]; n is t / period rounded up (the wave's end is reflected), then thirds of it."""
         wave = jnp.pad(wave, ((0, 0), (0, -wave.shape[1] % self.period)), mode="reflect")
         sequences = wave.reshape(len(wave), -1, self.period).transpose(0, 2, 1)
@@ -98,7 +98,7 @@ class ResolutionDiscriminator(nnx.Module):
         self.layers = nnx.List([Conv(i, width, *shape, rngs=rngs) for i, shape in zip(inputs, shapes, strict=True)])
         self.out = Conv(width, 1, (3, 3), (1, 1), rngs=rngs)
 
-    def __call__(self, wave: Float[Array, "b t"]) -> Layers:
+    def __call__(self, wave: Float[AnyArray, "b t"]) -> Layers:
         """Maps [b, frames, n_fft / 2 + 1, c]; frames are halved three times."""
         return _said(magnitudes(wave, *self.grid)[..., None], self.layers, self.out)
 

@@ -24,7 +24,7 @@ from kfjax.flow.sampler import sample as sampled
 from kfjax.generators.mmdit.mmdit import MMDiT
 from kfjax.module import bind
 from kfjax.rates import Rates
-from kfjax.structs import Features, Given
+from kfjax.structs import Features, Given, Schedule
 
 FIXTURES = Path(os.environ.get("KFJAX_SHARED", Path(__file__).parents[4] / "shared")) / "fixtures"
 #: Relative L2 on velocities. Version 2's timestep angles reach 1e4 rad: the last bit of a frequency shows.
@@ -93,7 +93,7 @@ def velocity(cfg, params, x, t, conditions):
 
 @partial(jax.jit, static_argnums=0)
 def sample(cfg, params, noise, steps, weights, conditions):
-    return sampled(bind(MMDiT, cfg, params), conditions, noise, weights, steps)
+    return sampled(bind(MMDiT, cfg, params), conditions, noise, weights, Schedule.whole(steps))
 
 
 def distance(got, want):

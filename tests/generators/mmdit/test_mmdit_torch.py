@@ -15,7 +15,7 @@ from kfjax.flow.sampler import sample as sampled
 from kfjax.generators.mmdit.mmdit import MMDiT
 from kfjax.module import bind
 from kfjax.rates import Rates
-from kfjax.structs import Features, Given
+from kfjax.structs import Features, Given, Schedule
 
 torch = pytest.importorskip("torch")
 torch_mmdit = pytest.importorskip("tests.reference.mmdit")
@@ -142,7 +142,7 @@ def test_guided_sampling(pair):
     @jax.jit
     def sample(params, noise, steps, weights):
         conditions = bind(MMDiT, cfg, params).prepare(both, LATENTS, Rates())
-        return sampled(bind(MMDiT, cfg, params), conditions, noise, weights, steps)
+        return sampled(bind(MMDiT, cfg, params), conditions, noise, weights, Schedule.whole(steps))
 
     weights = Guidance(4.5, 4.5).weights()
     assert tuple(weights) == ("full", "empty")
