@@ -151,7 +151,18 @@ def levels(wave: np.ndarray, moments: np.ndarray) -> np.ndarray:
 
 
 def table(rows: list[dict]) -> str:
-    lines = ["| way | recipe | scenes | jump at seams / elsewhere | rank | level, dB | timbre, dB | near seams | elsewhere |",
+    heads = (
+        "way",
+        "recipe",
+        "scenes",
+        "jump at seams / elsewhere",
+        "rank",
+        "level, dB",
+        "timbre, dB",
+        "near",
+        "elsewhere",
+    )
+    lines = [f"| {' | '.join(heads)} |",
              "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for way in ("true", *WAYS):
         for recipe in RECIPES:
@@ -161,8 +172,9 @@ def table(rows: list[dict]) -> str:
             mean = lambda name, own=own: np.mean([row[name] for row in own])
             total = lambda name, own=own: int(sum(row.get(name, 0) for row in own))
             lines.append(
-                f"| {way} | {recipe} | {len(own)} | {mean('jump at seams'):.2f} / {mean('jump elsewhere'):.2f} | {mean('rank'):.2f} "
-                f"| {mean('level'):+.2f} | {mean('timbre'):.2f} | {total('near found')} of {total('near')} "
+                f"| {way} | {recipe} | {len(own)} | {mean('jump at seams'):.2f} / {mean('jump elsewhere'):.2f} "
+                f"| {mean('rank'):.2f} | {mean('level'):+.2f} | {mean('timbre'):.2f} "
+                f"| {total('near found')} of {total('near')} "
                 f"| {total('far found')} of {total('far')} |"
             )
     return "\n".join(lines)
