@@ -11,6 +11,7 @@ from math import prod
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Real
 
 from kfjax.encoders.configs import STEM_STRIDE
@@ -27,7 +28,7 @@ def fold(
     return x.reshape(*batch, height // factor, width // factor, factor * factor * channels)
 
 
-def signed(frames: AnyArray, dtype: jnp.dtype) -> AnyArray:
+def signed(frames: AnyArray, dtype: DTypeLike) -> AnyArray:
     """uint8 0..255 or float 0..1 to -1..1."""
     scale = 2 / 255 if frames.dtype == jnp.uint8 else 2.0
     return frames.astype(dtype) * scale - 1
