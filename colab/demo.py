@@ -60,7 +60,8 @@ import jax
 from IPython.display import Audio, Image, Video, display
 
 import kfjax
-from kfjax import jobs, media, plot
+from kfjax import media, plot
+from kfjax.commands import jobs
 
 model = kfjax.load(MODEL)
 folder = Path("kfjax_demo")

@@ -70,19 +70,21 @@ import jax.numpy as jnp
 import numpy as np
 from IPython.display import Audio, Image, display
 
-from kfjax import features, media, module, pipeline, plot, rates, sharding, system
+from kfjax import features, media, pipeline, plot, rates, system
 from kfjax.codec import audio_codec
 from kfjax.flow import sampler
 from kfjax.generators import generator_of
 from kfjax.generators.mmdit.blocks import JointBlock
-from kfjax.layers import rope, rotate
 from kfjax.metrics.onsets import detect_onsets, onset_f1
-from kfjax.module import bind
+from kfjax.nn import module
+from kfjax.nn.layers import rope, rotate
+from kfjax.nn.module import bind
 from kfjax.plan.hlo import collectives
 from kfjax.scenes import make_scene, write_mp4
 from kfjax.structs import FeatureBatch, Schedule, TrainState, Video
 from kfjax.train.engine.optim import OptimConfig, make_optimizer
-from kfjax.train.tasks.flow_step import FlowStepConfig, make_step
+from kfjax.train.tasks.flow.step import FlowStepConfig, make_step
+from kfjax.xla import sharding
 
 pipeline.use_program_cache()
 folder = Path("kfjax_tour")
@@ -305,8 +307,8 @@ print(f"loss: {losses[0]:.3f} at the first step, {losses[-1]:.3f} at step {TRAIN
 # ## 7. The same step on eight devices
 #
 # Where an array lies is said outside of the model: a mesh of devices, and a table of rules from a parameter's name to
-# the axes it is split along (`kfjax/sharding.py`). Here two groups of four: each group holds the parameters once, in
-# four parts, and sees half the batch. The eight devices are one CPU in disguise; eight chips take the same lines.
+# the axes it is split along (`kfjax/xla/sharding.py`). Here two groups of four: each group holds the parameters once,
+# in four parts, and sees half the batch. The eight devices are one CPU in disguise; eight chips take the same lines.
 
 # %%
 mesh = sharding.make_mesh({"data": 2, "fsdp": 4}, devices=jax.devices("cpu")[:8])
@@ -342,10 +344,10 @@ assert abs(float(metrics["loss"]) - losses[0]) < 1e-4 * losses[0]
 # - Frames and captions become features: [features.py](../kfjax/features.py), [encoders](../kfjax/encoders)
 # - The network and its blocks: [mmdit.py](../kfjax/generators/mmdit/mmdit.py),
 #   [blocks.py](../kfjax/generators/mmdit/blocks.py)
-# - Modules as functions over plain dicts: [module.py](../kfjax/module.py)
+# - Modules as functions over plain dicts: [module.py](../kfjax/nn/module.py)
 # - Paths, sampling, guidance: [matching.py](../kfjax/flow/matching.py), [sampler.py](../kfjax/flow/sampler.py)
 # - The codec: [audio_codec.py](../kfjax/codec/audio_codec.py)
-# - The training step, and the loop: [flow_step.py](../kfjax/train/tasks/flow_step.py),
+# - The training step, and the loop: [flow_step.py](../kfjax/train/tasks/flow/step.py),
 #   [loop.py](../kfjax/train/engine/loop.py)
-# - Meshes and rules: [sharding.py](../kfjax/sharding.py)
+# - Meshes and rules: [sharding.py](../kfjax/xla/sharding.py)
 # - Why it is as it is: [decisions](../docs/decisions)

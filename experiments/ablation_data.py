@@ -9,8 +9,7 @@ import numpy as np
 
 from experiments import harness
 from kfjax import config as strict
-from kfjax import module, pipeline, rates, system
-from kfjax.checkpoint import load_params
+from kfjax import pipeline, rates, system
 from kfjax.codec.audio_codec import CodecConfig
 from kfjax.data import records
 from kfjax.data.batches import FeatureInput
@@ -19,11 +18,13 @@ from kfjax.data.encode import FeatureEncoder, Loaded
 from kfjax.data.sources import Cut, Row
 from kfjax.generators.mmdit.mmdit import MMDiTConfig
 from kfjax.metrics.onsets import detect_onsets, onset_f1
+from kfjax.nn import module
 from kfjax.scenes import Bucket, Corpus, Scene, render_corpus
 from kfjax.scenes.scores import following, struck_times
 from kfjax.scenes.sounds import SceneSounds, scene_excerpt
+from kfjax.storage.checkpoint import load_params
 from kfjax.train.engine.validation import Validation
-from kfjax.train.tasks.flow_step import FlowStepConfig, flow_figures
+from kfjax.train.tasks.flow.step import FlowStepConfig, flow_figures
 
 #: Of the corpus that experiments/0003-built-in-model/retrain.sh renders.
 TRAINED_SECONDS = (2.5, 4.0, 8.0, 13.0)

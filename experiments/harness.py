@@ -21,7 +21,7 @@ import numpy as np
 
 import kfjax
 from experiments.comparison import mean_and_deviation
-from kfjax import disk
+from kfjax.storage import disk
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "kfjax" / "assets" / "model"

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kfjax import convert
-    from kfjax.catalogue import models
+    from kfjax.commands.catalogue import models
     from kfjax.data.extract import extract
     from kfjax.evals.evaluate import evaluate
+    from kfjax.making.sound import Sound
     from kfjax.pipeline import Model, load
-    from kfjax.sound import Sound
     from kfjax.train.run import train
 
 __all__ = ["Model", "Sound", "__version__", "convert", "evaluate", "extract", "load", "models", "train"]
@@ -27,12 +27,12 @@ __version__ = "0.1.0"
 #: Public name -> (module, its name there); without a name it is the module itself.
 _HOMES = {
     "Model": ("kfjax.pipeline", "Model"),
-    "Sound": ("kfjax.sound", "Sound"),
+    "Sound": ("kfjax.making.sound", "Sound"),
     "convert": ("kfjax.convert", ""),
     "evaluate": ("kfjax.evals.evaluate", "evaluate"),
     "extract": ("kfjax.data.extract", "extract"),
     "load": ("kfjax.pipeline", "load"),
-    "models": ("kfjax.catalogue", "models"),
+    "models": ("kfjax.commands.catalogue", "models"),
     "train": ("kfjax.train", ""),
 }
 

@@ -6,7 +6,8 @@ import sys
 from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 
-from kfjax import __version__, command, command_generate
+from kfjax import __version__, command
+from kfjax.commands import generate as command_generate
 
 CONVERT = """\
 Public PyTorch weights, numerically the same here: MMAudio, its VAEs, BigVGAN, CLIP, Synchformer, T5.
@@ -107,7 +108,7 @@ def _convert(args: Namespace) -> int:
 def _models(args: Namespace) -> int:
     """The models that have a name."""
     del args
-    from kfjax import catalogue
+    from kfjax.commands import catalogue
 
     print(f"{'name':22}{'sound':18}{'size':>9}  {'on this disk':19}licences of the weights")
     for model in catalogue.models():
@@ -123,7 +124,9 @@ def _doctor(args: Namespace) -> int:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    from kfjax import jobs, pipeline, programs, sharding
+    from kfjax import pipeline
+    from kfjax.commands import jobs
+    from kfjax.xla import programs, sharding
 
     print(f"kfjax {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     networks, others = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"), ("numpy", "av", "tokenizers", "librosa")

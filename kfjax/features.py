@@ -14,7 +14,7 @@ import numpy as np
 from kfjax.encoders.configs import CLIPTextConfig
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.media import FrameSpec
-from kfjax.module import Params, bind
+from kfjax.nn.module import Params, bind
 from kfjax.rates import Lengths
 from kfjax.structs import Array, Excerpt, Features, Given, Video
 from kfjax.system import SystemConfig

@@ -5,7 +5,7 @@
     latents = sample(mmdit, encoded, None, weights, schedule, x, cfg=cfg, branches=("full", "empty"), method="euler")
     waves = decode(codec, latents, encoded, cfg=cfg)
 
-Each is a program that is kept for the next process (`kfjax.programs`); `begin` compiles all of them side by side,
+Each is a program that is kept for the next process (`kfjax.xla.programs`); `begin` compiles all of them side by side,
 before their inputs are there. `generate` is all three in one function, for whoever traces a batch of excerpts.
 An example's latents do not depend on the batch they are made in, but for rounding. The samples of a vocoder without
 iterations do not either; the light vocoder may answer rounding in the latents with other phases of the same spectrum.
@@ -29,10 +29,10 @@ from kfjax.codec.pieces import Overlap
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.flow import sampler
 from kfjax.generators import generator_of
-from kfjax.module import Params, bind
-from kfjax.programs import Begun, Program
+from kfjax.nn.module import Params, bind
 from kfjax.structs import Excerpt, Features, Known, Noise, Reference, Schedule, Video
 from kfjax.system import ENCODERS, SystemConfig
+from kfjax.xla.programs import Begun, Program
 
 
 @Program

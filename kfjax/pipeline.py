@@ -20,21 +20,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kfjax import generation, limits, memory, programs, rates, sharding, system
+from kfjax import generation, rates, system
 from kfjax.command import local_path
 from kfjax.flow import sampler
-from kfjax.limits import MAX_PROMPT_CHARACTERS as MAX_PROMPT_CHARACTERS
-from kfjax.limits import MAX_SAMPLES as MAX_SAMPLES
-from kfjax.limits import TEXT_ONLY_SECONDS as TEXT_ONLY_SECONDS
+from kfjax.making import limits
+from kfjax.making.limits import MAX_PROMPT_CHARACTERS as MAX_PROMPT_CHARACTERS
+from kfjax.making.limits import MAX_SAMPLES as MAX_SAMPLES
+from kfjax.making.limits import TEXT_ONLY_SECONDS as TEXT_ONLY_SECONDS
 from kfjax.making.maker import Maker, bucket_seconds, part_of, silent
 from kfjax.making.mastering import to_loudness
+from kfjax.making.model_codec import ModelCodec
 from kfjax.making.recording import Span
 from kfjax.making.request import Asked, Request, resolve
-from kfjax.model_codec import ModelCodec
-from kfjax.module import Params
-from kfjax.sound import Sound, Stream, added
+from kfjax.making.sound import Sound, Stream, added
+from kfjax.nn.module import Params
 from kfjax.structs import Video
 from kfjax.system import System
+from kfjax.xla import memory, programs, sharding
 
 BUILT_IN = Path(__file__).parent / "assets" / "model"
 SMALL_WORLD = (

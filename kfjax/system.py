@@ -19,15 +19,18 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from kfjax import config, disk, module, programs
-from kfjax.checkpoint import load_params, save_params, unflatten
+from kfjax import config
 from kfjax.codec.configs import CodecConfig
 from kfjax.encoders.configs import CLIPTextConfig, CLIPVisionConfig, SynchformerConfig, T5Config
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.generators import generator_of
 from kfjax.generators.mmdit.config import MMDiTConfig
-from kfjax.module import Params
+from kfjax.nn import module
+from kfjax.nn.module import Params
 from kfjax.rates import Rates
+from kfjax.storage import disk
+from kfjax.storage.checkpoint import load_params, save_params, unflatten
+from kfjax.xla import programs
 
 #: The parts that make features of frames and captions.
 ENCODERS = ("clip", "sync", "text")

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from kfjax import module
-from kfjax.checkpoint import unflatten
+from kfjax.nn import module
+from kfjax.storage.checkpoint import unflatten
 from kfjax.train.engine.nonfinite import blame
 
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from kfjax.generators.mmdit.mmdit import MMDiT
 from kfjax.generators.mmdit.sizes import SIZES
-from kfjax.module import count, shapes
+from kfjax.nn.module import count, shapes
 from kfjax.train.tasks.make import abstract_params
 
 ROOT = Path(__file__).parents[1]

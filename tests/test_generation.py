@@ -16,7 +16,7 @@ from kfjax.codec.bigvgan import BigVGAN, BigVGANConfig
 from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.encoders.configs import CLIPTextConfig
 from kfjax.flow.sampler import Guidance
-from kfjax.module import init
+from kfjax.nn.module import init
 from kfjax.structs import Noise, Schedule
 from tests.tiny.system import CAPTIONS, CONFIG, tiny_system
 

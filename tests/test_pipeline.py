@@ -12,11 +12,11 @@ from kfjax import features, generation, media, pipeline, rates
 from kfjax.making import maker
 from kfjax.making.maker import bucket_seconds
 from kfjax.making.request import resolve
+from kfjax.making.sound import Sound, added, finite, within_range
 from kfjax.media.write import sample_paths
 from kfjax.pipeline import Model
-from kfjax.programs import Program
-from kfjax.sound import Sound, added, finite, within_range
 from kfjax.structs import Video
+from kfjax.xla.programs import Program
 from tests.tiny import media_files as files
 from tests.tiny.system import CONFIG, tiny_system, write_model
 

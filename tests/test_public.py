@@ -14,8 +14,8 @@ import pytest
 
 import kfjax
 from kfjax import media, rates
+from kfjax.making.sound import Sound
 from kfjax.pipeline import Model
-from kfjax.sound import Sound
 from tests.tiny import media_files as files
 from tests.tiny.system import CONFIG, tiny_system, write_model
 

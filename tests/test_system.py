@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from kfjax import system
-from kfjax.checkpoint import WeightsError
+from kfjax.storage.checkpoint import WeightsError
 from tests.tiny.system import CAPTIONS, CONFIG, tiny_system, write_model
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from kfjax import features, generation, module
+from kfjax import features, generation
 from kfjax.codec import audio_codec
 from kfjax.codec.bigvgan import BigVGAN, BigVGANConfig
 from kfjax.codec.discriminators import DiscriminatorConfig
@@ -19,14 +19,16 @@ from kfjax.codec.mel import MelConfig
 from kfjax.codec.vae import VAEConfig
 from kfjax.codec.vocoder import VocoderConfig
 from kfjax.codec.wave_discriminators import WaveDiscriminatorConfig
+from kfjax.nn import module
 from kfjax.rates import lengths
 from kfjax.structs import FlowBatch, Known, Noise, Posterior, Reference, Schedule, Video
 from kfjax.system import ENCODERS, init_parts
 from kfjax.train.engine.loop import Task, init_state
 from kfjax.train.engine.optim import OptimConfig, make_optimizer
-from kfjax.train.tasks import bigvgan_step, flow_step, stereo_step
+from kfjax.train.tasks import bigvgan_step, stereo_step
 from kfjax.train.tasks.codec_step import CodecTraining, codec_task
-from kfjax.train.tasks.flow_step import FlowStepConfig
+from kfjax.train.tasks.flow import step as flow_step
+from kfjax.train.tasks.flow.step import FlowStepConfig
 from kfjax.train.tasks.lora import LoRAConfig, init_lora
 from kfjax.train.tasks.vocoder_step import VocoderTraining, own_mel, vocoder_task
 from tests.tiny.system import CONFIG, tiny_system, write_model

@@ -37,10 +37,10 @@ def jax_sampler(cfg, params, features, noise, steps: int):
     import jax.numpy as jnp
     import numpy as np
 
-    from kfjax import module
     from kfjax.flow.sampler import Guidance, branch_features
     from kfjax.flow.sampler import sample as integrated
     from kfjax.generators.mmdit.mmdit import MMDiT
+    from kfjax.nn import module
     from kfjax.rates import Rates
     from kfjax.structs import Features, Given, Schedule
 

@@ -18,10 +18,12 @@ import orbax.checkpoint as ocp
 
 from experiments import harness
 from kfjax import config as strict
-from kfjax import disk, module, system
-from kfjax.checkpoint import load_params, unflatten
+from kfjax import system
 from kfjax.encoders.tokenizer import Tokenizer
-from kfjax.module import flatten
+from kfjax.nn import module
+from kfjax.nn.module import flatten
+from kfjax.storage import disk
+from kfjax.storage.checkpoint import load_params, unflatten
 from kfjax.system import SystemConfig
 
 from .card import model_card

@@ -14,7 +14,7 @@ import numpy as np
 
 from kfjax import features, rates, system
 from kfjax.generators.mmdit.mmdit import MMDiT
-from kfjax.module import bind
+from kfjax.nn.module import bind
 
 CAPTIONS = (
     "heavy rain", "a bell rings", "a piano plays", "wind", "a crackling fire", "footsteps on stone",

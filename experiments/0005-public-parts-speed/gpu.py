@@ -31,7 +31,7 @@ def random_params(cfg, dtype):
     import jax
     import jax.numpy as jnp
 
-    from kfjax import module
+    from kfjax.nn import module
 
     made = {}
     for index, (name, part) in enumerate(cfg.parts().items()):
@@ -53,7 +53,7 @@ def stages(cfg, params, seconds: float):
     from kfjax.encoders.clip import CLIPText, CLIPVision
     from kfjax.encoders.synchformer import Synchformer
     from kfjax.flow import sampler
-    from kfjax.module import bind
+    from kfjax.nn.module import bind
     from kfjax.structs import Features, Given, Noise
 
     lengths = rates.lengths(seconds, cfg.rates)

@@ -58,7 +58,7 @@ def bigvgan_pair(seconds: float):
 
     from kfjax.codec.bigvgan import BigVGAN
     from kfjax.convert.tables.bigvgan import CONFIGS, FAMILY
-    from kfjax.module import bind
+    from kfjax.nn.module import bind
     from tests.reference.bigvgan import TorchBigVGAN
 
     cfg = CONFIGS["44k"]
@@ -85,7 +85,7 @@ def synchformer_pair(seconds: float):
 
     from kfjax.convert.tables import synchformer
     from kfjax.encoders.synchformer import Synchformer
-    from kfjax.module import bind
+    from kfjax.nn.module import bind
     from tests.reference.synchformer import Visual
 
     cfg = synchformer.CONFIGS["synchformer"]
@@ -122,7 +122,7 @@ def vae_pair(seconds: float):
 
     from kfjax.codec.vae import MelVAE
     from kfjax.convert.tables import vae
-    from kfjax.module import bind
+    from kfjax.nn.module import bind
     from tests.reference.vae import VAE
 
     cfg = vae.CONFIGS["44k"]
@@ -149,7 +149,7 @@ def vae_floor(seconds: float):
 
     from kfjax.codec.vae import MelVAE
     from kfjax.convert.tables import vae
-    from kfjax.module import flatten, shapes
+    from kfjax.nn.module import flatten, shapes
 
     latents = round(seconds * 44100 / 1024)
     fine = ("up/0/", "up/1/upsample", "conv_out")  # these run at the mel's rate

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kfjax import layers
 from kfjax.data.batches import SyntheticInput
 from kfjax.data.buckets import Buckets
-from kfjax.module import shapes
-from kfjax.train.tasks import flow_step
+from kfjax.nn import layers
+from kfjax.nn.module import shapes
+from kfjax.train.tasks.flow import step as flow_step
 
 from .convolution import WAYS
 from .step import Trainer, changed

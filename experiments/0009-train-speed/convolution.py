@@ -15,8 +15,8 @@ import jax
 
 from experiments.harness import in_turn, markdown, medians
 from kfjax import config as strict
-from kfjax import layers
 from kfjax.generators.mmdit.mmdit import MMDiTConfig
+from kfjax.nn import layers
 from kfjax.rates import lengths
 from kfjax.system import SystemConfig
 from kfjax.train.config import load_config

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.harness import train_log
-from kfjax import disk, plot
+from kfjax import plot
+from kfjax.storage import disk
 from kfjax.train.config import apply, complete, load_config
 from kfjax.train.engine import loop
 from kfjax.train.tasks import make as tasks

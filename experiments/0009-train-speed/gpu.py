@@ -253,7 +253,7 @@ def _choose(run: Run) -> tuple[dict[str, str], dict[str, str]]:
     """(the layers that kfjax uses on this platform, those that were measured to be fastest); sets the latter."""
     import jax
 
-    from kfjax import layers
+    from kfjax.nn import layers
 
     platform = jax.default_backend()
     usual = {"convolution": layers.CONVOLUTION[platform], "attention": layers.ATTENTION[platform]}
@@ -269,7 +269,7 @@ def _choose(run: Run) -> tuple[dict[str, str], dict[str, str]]:
 def _set(ways: dict[str, str]) -> None:
     import jax
 
-    from kfjax import layers
+    from kfjax.nn import layers
 
     platform = jax.default_backend()
     layers.CONVOLUTION[platform], layers.ATTENTION[platform] = ways["convolution"], ways["attention"]

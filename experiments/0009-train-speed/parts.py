@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from experiments.harness import in_turn, markdown, medians
-from kfjax import layers
 from kfjax.generators.mmdit.blocks import SingleBlock, Stream
 from kfjax.generators.mmdit.mmdit import MMDiTConfig
-from kfjax.layers import attention, modulate, rope
-from kfjax.module import bind, init
+from kfjax.nn import layers
+from kfjax.nn.layers import attention, modulate, rope
+from kfjax.nn.module import bind, init
 from kfjax.rates import Lengths
 from kfjax.train.engine.flops import block_flops
 

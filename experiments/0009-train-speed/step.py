@@ -18,15 +18,15 @@ from ml_collections import ConfigDict
 from experiments.harness import in_turn, medians
 from kfjax.data.batches import SyntheticInput
 from kfjax.data.buckets import Buckets
-from kfjax.memory import Memory
 from kfjax.plan import hlo as program
 from kfjax.plan.plan import Planner, next_batch
 from kfjax.plan.topology import find
-from kfjax.sharding import put_batch, replicated, shard_init
 from kfjax.train.config import load_config
 from kfjax.train.engine.flops import train_flops
 from kfjax.train.engine.loop import init_state
 from kfjax.train.tasks import make as tasks
+from kfjax.xla.memory import Memory
+from kfjax.xla.sharding import put_batch, replicated, shard_init
 
 from .roofline import Card, roofline
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import jax
 from jaxtyping import Bool, Float
 
-from kfjax.module import Params
+from kfjax.nn.module import Params
 from kfjax.structs import Array, Posterior
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from kfjax import module
 from kfjax.codec import stereo
 from kfjax.codec.configs import CodecConfig
 from kfjax.codec.mel import log_mel
 from kfjax.codec.pieces import Overlap
 from kfjax.codec.stereo import Mono2Stereo
 from kfjax.codec.vae import MelVAE
+from kfjax.nn import module
 from kfjax.structs import Array, Posterior
 
 

@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from kfjax.codec.configs import BigVGANConfig
-from kfjax.module import AnyArray
+from kfjax.nn.module import AnyArray
 
 #: Low-pass of both resamplings: 12-tap windowed sinc, cutoff 0.25 and half width 0.3 cycles a sample, Kaiser window
 #: of 51 dB, sum 1. Written out, because the public files hold these very bits and arithmetic would miss some.

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from kfjax.layers import linear
-from kfjax.module import AnyArray
+from kfjax.nn.layers import linear
+from kfjax.nn.module import AnyArray
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kfjax import dsp
-from kfjax.module import AnyArray
+from kfjax.nn.module import AnyArray
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from kfjax import dsp, layers, module
+from kfjax import dsp
 from kfjax.codec.configs import StereoConfig
 from kfjax.codec.mel import MelConfig
-from kfjax.module import AnyArray
+from kfjax.nn import layers, module
+from kfjax.nn.module import AnyArray
 
 
 class Block(nnx.Module):

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from kfjax import layers
 from kfjax.codec.configs import VAEConfig
-from kfjax.layers import attention, layer_norm, linear
-from kfjax.module import AnyArray, scan_blocks, stack
+from kfjax.nn import layers
+from kfjax.nn.layers import attention, layer_norm, linear
+from kfjax.nn.module import AnyArray, scan_blocks, stack
 from kfjax.structs import Posterior
 
 #: What a level does to the frame rate.

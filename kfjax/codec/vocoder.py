@@ -22,10 +22,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Complex, Float
 
-from kfjax import dsp, layers, module
+from kfjax import dsp
 from kfjax.codec.configs import RATIOS, VocoderConfig
 from kfjax.codec.pieces import Overlap
 from kfjax.dsp import istft, stft
+from kfjax.nn import layers, module
 
 #: A Hann window of n samples is nearest to the Gaussian exp(-pi t² / (0.25645 n²)), where phase gradients are exact.
 _HANN_AS_GAUSSIAN = 0.25645

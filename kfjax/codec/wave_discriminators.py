@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from kfjax import dsp
 from kfjax.codec.bigvgan import WeightNorm
-from kfjax.module import AnyArray
+from kfjax.nn.module import AnyArray
 
 #: What the layers of one discriminator say of a batch of waves, the scores last.
 Layers = list[Float[Array, "..."]]

@@ -20,15 +20,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kfjax import command, config, disk
-from kfjax.checkpoint import save_params, unflatten
+from kfjax import command, config
 from kfjax.command import quoted
 from kfjax.convert import families, rules
 from kfjax.convert.family import Family
 from kfjax.convert.formats import files
 from kfjax.convert.systems import SYSTEMS
 from kfjax.encoders.tokenizer import Tokenizer
-from kfjax.module import Params, flatten
+from kfjax.nn.module import Params, flatten
+from kfjax.storage import disk
+from kfjax.storage.checkpoint import save_params, unflatten
 from kfjax.system import CONFIG, TOKENIZER, UNUSED, WEIGHTS, WHENCE
 
 SOURCES = "sources.json"

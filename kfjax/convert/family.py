@@ -16,7 +16,7 @@ import numpy as np
 
 from kfjax.convert import rules
 from kfjax.convert.rules import Rule, Shape, State
-from kfjax.module import Params, flatten
+from kfjax.nn.module import Params, flatten
 
 
 class Family(NamedTuple):

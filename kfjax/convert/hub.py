@@ -16,9 +16,10 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from kfjax import command, disk
+from kfjax import command
 from kfjax.convert import directory
 from kfjax.convert.systems import SYSTEMS, rate_of
+from kfjax.storage import disk
 
 
 class Source(NamedTuple):

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kfjax.checkpoint import unflatten
 from kfjax.command import quoted
-from kfjax.module import Params, flatten
+from kfjax.nn.module import Params, flatten
+from kfjax.storage.checkpoint import unflatten
 
 #: Most keys that an error names, of each kind.
 MOST_NAMED = 100

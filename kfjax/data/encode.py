@@ -15,16 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from kfjax import checkpoint, config, features, media, rates, sharding
+from kfjax import config, features, media, rates
 from kfjax.codec import codec_of
 from kfjax.data import sources
 from kfjax.data.records import Example
 from kfjax.data.sources import Cut
 from kfjax.encoders.tokenizer import Unread
-from kfjax.module import Params
+from kfjax.nn.module import Params
 from kfjax.rates import Lengths
+from kfjax.storage import checkpoint
 from kfjax.structs import Excerpt, Features, Posterior, Video
 from kfjax.system import ENCODERS, System, SystemConfig
+from kfjax.xla import sharding
 
 #: A sound whose peak stays below this (-60 dB of full scale) is silence.
 SILENT_PEAK = 1e-3

@@ -22,9 +22,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kfjax import command, disk, rates
+from kfjax import command, rates
 from kfjax.data import records, sources
 from kfjax.data.sources import Cut, Row
+from kfjax.storage import disk
 
 if TYPE_CHECKING:
     from kfjax.data.encode import FeatureEncoder, Loaded

@@ -33,8 +33,8 @@ from typing import Any, NamedTuple, TextIO
 import ml_dtypes
 import numpy as np
 
-from kfjax import disk
 from kfjax.command import install
+from kfjax.storage import disk
 from kfjax.structs import Given
 
 SCHEMA = 1

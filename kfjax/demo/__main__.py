@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kfjax import command
-from kfjax.jobs import EXAMPLE
+from kfjax.commands.jobs import EXAMPLE
 
 if TYPE_CHECKING:
     from kfjax.pipeline import Model

@@ -9,7 +9,7 @@ import gradio as gr
 
 from kfjax.demo.studio import Studio
 from kfjax.demo.wish import MAX_MUSIC_GAIN, MAX_SCALE, Wish
-from kfjax.limits import MAX_SEED
+from kfjax.making.limits import MAX_SEED
 from kfjax.pipeline import TEXT_ONLY_SECONDS
 
 MAKE, MAKING = "Make sound", "Making sound …"

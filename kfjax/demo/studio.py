@@ -24,9 +24,9 @@ from kfjax import media, plot
 from kfjax.command import reason
 from kfjax.demo.wish import LEAST_SECONDS, MEGABYTE, MEGAPIXEL, Limits, Wish, file_stem, name_of, within
 from kfjax.making.recording import BORDER_LATENTS, read_reference
+from kfjax.making.sound import Sound
 from kfjax.media.playable import is_playable, write_playable
 from kfjax.pipeline import TEXT_ONLY_SECONDS, Model
-from kfjax.sound import Sound
 
 #: How visitors' own folders begin; the rest of the name can't be guessed.
 _OWN = "visitor-"

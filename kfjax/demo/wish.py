@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kfjax import rates
-from kfjax.limits import MAX_PROMPT_CHARACTERS, MAX_SAMPLES, MAX_SEED
+from kfjax.making.limits import MAX_PROMPT_CHARACTERS, MAX_SAMPLES, MAX_SEED
 
 MAX_SCALE = 20.0
 MAX_MUSIC_GAIN = 4.0

@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Float, Int, Real
 
 from kfjax.encoders import stem
 from kfjax.encoders.configs import Activation, CLIPTextConfig, CLIPVisionConfig
-from kfjax.layers import attention, in_turn, linear
-from kfjax.module import AnyArray, scan_blocks, stack
+from kfjax.nn.layers import attention, in_turn, linear
+from kfjax.nn.module import AnyArray, scan_blocks, stack
 
 #: Mean and standard deviation of CLIP's training pixels, RGB in 0..1.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)

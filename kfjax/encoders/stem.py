@@ -15,8 +15,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Real
 
 from kfjax.encoders.configs import STEM_STRIDE
-from kfjax.layers import linear
-from kfjax.module import AnyArray
+from kfjax.nn.layers import linear
+from kfjax.nn.module import AnyArray
 
 
 def fold(

@@ -22,8 +22,8 @@ from jaxtyping import Array, Float, Real
 from kfjax.encoders import stem
 from kfjax.encoders.configs import SynchformerConfig
 from kfjax.encoders.stem import fold
-from kfjax.layers import attention, in_turn, linear
-from kfjax.module import AnyArray, scan_blocks, stack
+from kfjax.nn.layers import attention, in_turn, linear
+from kfjax.nn.module import AnyArray, scan_blocks, stack
 
 cls_init = nnx.initializers.normal(0.02)
 

@@ -17,8 +17,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from kfjax.encoders.configs import T5Config
-from kfjax.layers import RMSNorm, attention
-from kfjax.module import AnyArray, scan_blocks, stack
+from kfjax.nn.layers import RMSNorm, attention
+from kfjax.nn.module import AnyArray, scan_blocks, stack
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int) -> Int[np.ndarray, "l l"]:

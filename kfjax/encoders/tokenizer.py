@@ -19,8 +19,8 @@ import tokenizers
 from jaxtyping import Bool, Int
 from tokenizers import Regex, models, normalizers, pre_tokenizers, processors, trainers
 
-from kfjax import disk
 from kfjax.command import quoted
+from kfjax.storage import disk
 
 #: Of a vocabulary's files; those of the largest public ones have 35 MB.
 MAX_BYTES = 64 * 2**20

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kfjax import command, limits
+from kfjax import command
+from kfjax.making import limits
 
 TEXT = """\
 Measure a model, or sounds that are there already, on a benchmark.

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from kfjax import disk, media, plot
+from kfjax import media, plot
 from kfjax.evals.benchmarks import BenchmarkExample
 from kfjax.evals.measures import COLUMNS, SAMPLE_RATE_HZ, Figures, Pair
 from kfjax.evals.published import PUBLISHED
 from kfjax.media import FrameSpec
 from kfjax.metrics.onsets import detect_onsets, merge_close, onset_f1
+from kfjax.storage import disk
 
 #: Figures that published tables have, in their order.
 FIELD = ("fd_panns", "kl_panns", "is_panns", "ib", "desync_seconds", "clap", "sdr_db", "mcd_db")

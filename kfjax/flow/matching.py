@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kfjax.module import AnyArray
+from kfjax.nn.module import AnyArray
 from kfjax.structs import Posterior
 
 Samples = Float[AnyArray, "b n d"]

@@ -11,6 +11,7 @@ from, a hole to fill, a reference) are `Known`: the others are sampled around th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -20,8 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
 from kfjax.flow.matching import interpolate, with_known
-from kfjax.limits import check_scale
-from kfjax.module import AnyArray
+from kfjax.nn.module import AnyArray
 from kfjax.structs import Features, Known, Noise, Schedule
 
 Branch = Literal["full", "empty", "video", "negative"]
@@ -50,7 +50,8 @@ class Guidance:
 
     def __post_init__(self):
         for name in ("video", "text", "negative"):
-            check_scale(f"{name} guidance", getattr(self, name))
+            if not 0 <= (scale := getattr(self, name)) < math.inf:
+                raise ValueError(f"{name} guidance: got {scale}, expected a number of 0 or more")
 
     def weights(self, has_video: bool = True) -> dict[Branch, float]:
         """Weight of every branch that contributes. Without video, v(V,∅) is v(∅,∅)."""

@@ -19,8 +19,8 @@ from jaxtyping import Array, Float
 
 from kfjax import dsp
 from kfjax.encoders.synchformer import Aggregation, SynchformerConfig
-from kfjax.layers import attention, linear
-from kfjax.module import scan_blocks, stack
+from kfjax.nn.layers import attention, linear
+from kfjax.nn.module import scan_blocks, stack
 
 token_init = nnx.initializers.normal(0.02)
 

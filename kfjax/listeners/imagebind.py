@@ -18,8 +18,8 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from kfjax.encoders.clip import PIXEL_MEAN, PIXEL_STD, position_init, unit
-from kfjax.layers import attention, in_turn, linear
-from kfjax.module import scan_blocks, stack
+from kfjax.nn.layers import attention, in_turn, linear
+from kfjax.nn.module import scan_blocks, stack
 
 #: No similarity is scaled further up than this.
 MAX_SCALE = 100.0

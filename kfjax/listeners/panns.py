@@ -19,7 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from kfjax import dsp
-from kfjax.layers import linear
+from kfjax.nn.layers import linear
 
 #: Power below which torchlibrosa's decibels do not go.
 POWER_FLOOR = 1e-10

@@ -21,9 +21,9 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from kfjax.encoders.synchformer import Synchformer, SynchformerConfig
-from kfjax.layers import linear
 from kfjax.listeners.ast import Block, SpectrogramTransformer, SpectrogramTransformerConfig
-from kfjax.module import scan_blocks, stack
+from kfjax.nn.layers import linear
+from kfjax.nn.module import scan_blocks, stack
 
 token_init = nnx.initializers.normal(0.02)
 

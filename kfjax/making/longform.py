@@ -17,10 +17,10 @@ from jaxtyping import Float
 
 from kfjax import features, generation, media, rates
 from kfjax.codec.pieces import Overlap, Pieces
-from kfjax.limits import MAX_SAMPLES
 from kfjax.making import windows
+from kfjax.making.limits import MAX_SAMPLES
 from kfjax.making.request import Request
-from kfjax.module import Params
+from kfjax.nn.module import Params
 from kfjax.structs import Features, Known, Noise, Reference, Schedule, Video
 from kfjax.system import SystemConfig
 

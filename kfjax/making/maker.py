@@ -18,17 +18,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from kfjax import checkpoint, features, generation, media, memory, rates
+from kfjax import features, generation, media, rates
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.making import longform
 from kfjax.making.mastering import Limiter
+from kfjax.making.model_codec import ModelCodec
 from kfjax.making.recording import ReferenceSound
 from kfjax.making.request import Request
-from kfjax.model_codec import ModelCodec
-from kfjax.module import AnyArray, Params
-from kfjax.sound import added, finite, within_range
+from kfjax.making.sound import added, finite, within_range
+from kfjax.nn.module import AnyArray, Params
+from kfjax.storage import checkpoint
 from kfjax.structs import Features, Known, Noise, Reference, Schedule, Video
 from kfjax.system import ENCODERS, SystemConfig
+from kfjax.xla import memory
 
 MOST_AT_ONCE = 8  # versions of a clip's sound, or windows of a long one, unless told
 PART_SECONDS = 0.5  # of sampling, between two reports of progress

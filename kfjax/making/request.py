@@ -10,12 +10,12 @@ from typing import TypedDict
 
 import numpy as np
 
-from kfjax import limits, media, rates
+from kfjax import media, rates
 from kfjax.codec.pieces import halo
 from kfjax.command import local_path
 from kfjax.flow import sampler
-from kfjax.limits import TEXT_ONLY_SECONDS
-from kfjax.making import recording
+from kfjax.making import limits, recording
+from kfjax.making.limits import TEXT_ONLY_SECONDS
 from kfjax.making.recording import Recording, ReferenceSound, Span
 from kfjax.media.duration import excerpt_seconds, sound_seconds
 from kfjax.structs import Schedule, Video

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from kfjax import command
-from kfjax.memory import Memory, refused
 from kfjax.plan.topology import TOPOLOGIES, Topology, devices, find, leave_chips_alone
+from kfjax.xla.memory import Memory, refused
 
 if TYPE_CHECKING:
     import jax
@@ -166,8 +166,8 @@ class Planner:
 
     def __init__(self, config: ConfigDict, name: str, topology: Topology, *, axes: str = "", seconds: float = 10.0):
         from kfjax.rates import lengths
-        from kfjax.sharding import PRESETS, make_mesh
-        from kfjax.train.tasks.flow_config import read
+        from kfjax.train.tasks.flow.config import read
+        from kfjax.xla.sharding import PRESETS, make_mesh
 
         if config.task != "flow":
             raise ValueError(f"plan: got a config of task {config.task!r}, expected flow; see configs/flow.py")
@@ -232,11 +232,11 @@ class Planner:
         import jax
         import jax.numpy as jnp
 
-        from kfjax.module import count
-        from kfjax.sharding import batch_sharding, param_shardings, replicated
+        from kfjax.nn.module import count
         from kfjax.structs import TrainState
         from kfjax.train.engine.optim import make_optimizer
-        from kfjax.train.tasks.flow_step import make_step, trained
+        from kfjax.train.tasks.flow.step import make_step, trained
+        from kfjax.xla.sharding import batch_sharding, param_shardings, replicated
 
         params, tx = self._params(), make_optimizer(self.optim)
         zero = lambda: jnp.zeros((), jnp.int32)
@@ -260,8 +260,8 @@ class Planner:
         """Shapes of what the step reads: the parts that train; on features no encoder is among them."""
         import jax
 
-        from kfjax.module import shapes
-        from kfjax.train.tasks.flow_step import init_readouts, trained_parts
+        from kfjax.nn.module import shapes
+        from kfjax.train.tasks.flow.step import init_readouts, trained_parts
         from kfjax.train.tasks.lora import init_lora
 
         parts = self.system.parts()

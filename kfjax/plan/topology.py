@@ -94,7 +94,7 @@ def devices(topology: Topology) -> list[jax.Device]:  # pyright: ignore[reportIn
     """
     from jax.experimental import topologies
 
-    from kfjax import sharding
+    from kfjax.xla import sharding
 
     if topology.platform == "here":
         return sharding.devices()

@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from kfjax import disk
 from kfjax.scenes.world.scene import Scene, make_scene
+from kfjax.storage import disk
 
 SAMPLE_RATE_HZ = 44100
 _FULL_SCALE = 32767.0

@@ -13,14 +13,14 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from kfjax import disk
-from kfjax.checkpoint import fingerprint
 from kfjax.codec.configs import CodecConfig
 from kfjax.codec.mel import log_mel
 from kfjax.codec.vae import MelVAE
-from kfjax.module import Params, bind
+from kfjax.nn.module import Params, bind
 from kfjax.rates import Lengths, Rates, lengths
 from kfjax.scenes import Bucket, Corpus
+from kfjax.storage import disk
+from kfjax.storage.checkpoint import fingerprint
 
 
 class Latents(NamedTuple):

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from kfjax import features, generation, rates
 from kfjax.codec.vae import MelVAE
 from kfjax.flow import sampler
-from kfjax.module import Params, bind
+from kfjax.nn.module import Params, bind
 from kfjax.scenes import Bucket
 from kfjax.scenes.sounds import scene_excerpt
 from kfjax.structs import Features, Noise

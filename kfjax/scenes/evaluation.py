@@ -22,7 +22,7 @@ from tqdm import tqdm
 from kfjax import rates
 from kfjax.metrics.codec_scores import CodecScore, codec_scores, griffin_lim
 from kfjax.metrics.onsets import band_levels_db
-from kfjax.module import Params, flatten
+from kfjax.nn.module import Params, flatten
 from kfjax.scenes import RECIPES, Corpus, Scene, make_scene
 from kfjax.scenes.corpus import scene_seed
 from kfjax.scenes.pairs import TEXT_PAIRS, Part, pair_of, source_of, words_for

@@ -20,7 +20,7 @@ from kfjax import generation, media, plot
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.flow import sampler
 from kfjax.metrics.onsets import detect_onsets, merge_close, onset_f1
-from kfjax.module import Params
+from kfjax.nn.module import Params
 from kfjax.plot import Onsets
 from kfjax.rates import lengths
 from kfjax.scenes import Corpus, Scene

@@ -24,7 +24,7 @@ from kfjax.codec.vae import MelVAE
 from kfjax.codec.vocoder import Vocoder
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.flow import sampler
-from kfjax.module import Params, bind
+from kfjax.nn.module import Params, bind
 from kfjax.scenes import Bucket
 from kfjax.structs import Excerpt, Noise
 from kfjax.system import System, SystemConfig

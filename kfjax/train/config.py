@@ -11,7 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kfjax import command, disk
+from kfjax import command
+from kfjax.storage import disk
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

@@ -5,13 +5,13 @@ import jax
 import numpy as np
 import pytest
 
-from kfjax import module
 from kfjax.codec import audio_codec
 from kfjax.codec.audio_codec import CodecConfig
 from kfjax.codec.mel import MelConfig
 from kfjax.codec.stereo import StereoConfig
 from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.codec.vocoder import Vocoder, VocoderConfig
+from kfjax.nn import module
 
 CFG = CodecConfig(
     mel=MelConfig(sample_rate_hz=16000, n_fft=512, hop=128, bands=20, fmax_hz=8000.0),

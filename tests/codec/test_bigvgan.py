@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kfjax import module
 from kfjax.codec.bigvgan import FILTER, AntiAliasedSnake, BigVGAN, BigVGANConfig, sin_squared
 from kfjax.convert.tables.bigvgan import CONFIGS, FAMILY
+from kfjax.nn import module
 
 FIXTURES = Path(os.environ.get("KFJAX_SHARED", Path(__file__).parents[3] / "shared")) / "fixtures"
 TOLERANCE = 1e-5  # relative L2, at small size

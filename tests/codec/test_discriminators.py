@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from kfjax import module
 from kfjax.codec.discriminators import DiscriminatorConfig, MelDiscriminator, neighbourhoods
+from kfjax.nn import module
 
 SMALL = DiscriminatorConfig(scales=3, layers=2, width=4)
 

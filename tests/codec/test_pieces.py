@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kfjax import module, system
+from kfjax import system
 from kfjax.codec import audio_codec, pieces, vae
 from kfjax.codec.configs import BigVGANConfig, CodecConfig, StereoConfig, VAEConfig, VocoderConfig
 from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.codec.pieces import Pieces, halo
 from kfjax.codec.stereo import at_mel_times
 from kfjax.codec.vae import MelVAE
+from kfjax.nn import module
 from kfjax.pipeline import BUILT_IN
 
 MEL = MelConfig(sample_rate_hz=800, n_fft=32, hop=8, bands=6, fmax_hz=400.0)

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kfjax import module
 from kfjax.codec.mel import MelConfig
 from kfjax.codec.stereo import Mono2Stereo, StereoConfig, at_mel_times, pan, split
+from kfjax.nn import module
 from kfjax.train.tasks.stereo_step import stereo_loss
 
 CFG = StereoConfig(bands=20, width=16, depth=2, clip_dim=6)

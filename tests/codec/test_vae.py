@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kfjax import module
 from kfjax.codec import vae as vae_module
 from kfjax.codec.vae import MelVAE, MPConv, VAEConfig, convolve
 from kfjax.convert.tables.vae import CONFIGS, FAMILY
+from kfjax.nn import module
 from tests.reference.states import assert_same_bytes
 
 SMALL = VAEConfig(bands=16, latent_dim=5, width=24, mel_blocks=1, latent_blocks=2)

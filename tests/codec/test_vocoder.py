@@ -3,12 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kfjax import module
 from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.codec.pieces import Overlap
 from kfjax.codec.vocoder import Vocoder, VocoderConfig, start_phasor
 from kfjax.config import from_dict
 from kfjax.dsp import istft, stft
+from kfjax.nn import module
 
 MEL = MelConfig(sample_rate_hz=16000, n_fft=512, hop=128, bands=40, fmax_hz=8000.0)
 SMALL = VocoderConfig(bands=40, width=16, hidden=32, depth=2, n_fft=512, hop=128, sample_rate_hz=16000)

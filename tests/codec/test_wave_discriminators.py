@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kfjax import module
 from kfjax.codec.wave_discriminators import WaveDiscriminatorConfig, WaveDiscriminators, magnitudes
+from kfjax.nn import module
 
 SMALL = WaveDiscriminatorConfig(periods=(3,), resolutions=((64, 10, 48),), width=2)
 

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 import kfjax
-from kfjax import cli, disk, jobs, media, system
+from kfjax import cli, media, system
+from kfjax.commands import jobs
 from kfjax.convert import directory, families, hub
 from kfjax.convert.formats import files
+from kfjax.storage import disk
 from tests.tiny import public
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kfjax import command, jobs, media
+from kfjax import command, media
+from kfjax.commands import jobs
+from kfjax.commands.jobs import Job
 from kfjax.data.sources import Row, cuts, digest, read_rows, table_lines
-from kfjax.jobs import Job
 
 
 @pytest.fixture

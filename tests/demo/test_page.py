@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kfjax import media
-from kfjax.jobs import EXAMPLE
+from kfjax.commands.jobs import EXAMPLE
 from tests.tiny import media_files as files
 from tests.tiny.browser import chromium, serving
 from tests.tiny.system import write_model

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kfjax.encoders.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig, unit
-from kfjax.module import bind, count, init, shapes
+from kfjax.nn.module import bind, count, init, shapes
 
 CFG = CLIPVisionConfig(size=20, patch=8, width=16, depth=2, heads=2, mlp_width=32, out_dim=12)
 

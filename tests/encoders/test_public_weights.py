@@ -19,7 +19,7 @@ import pytest
 from kfjax.convert.tables import clip, synchformer
 from kfjax.encoders.clip import CLIPText, CLIPVision
 from kfjax.encoders.synchformer import Synchformer
-from kfjax.module import bind
+from kfjax.nn.module import bind
 from tests.reference.states import assert_same_bytes
 
 FIXTURES = Path(os.environ.get("KFJAX_SHARED", Path(__file__).parents[3] / "shared")) / "fixtures"

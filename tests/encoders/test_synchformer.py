@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kfjax.encoders.synchformer import Synchformer, SynchformerConfig
-from kfjax.module import bind, shapes
+from kfjax.nn.module import bind, shapes
 from kfjax.rates import Rates, lengths
 
 PATCH = SynchformerConfig(size=16, width=12, depth=2, heads=3, patch=8, mlp_ratio=2)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kfjax.encoders.t5 import T5Config, T5Encoder, relative_buckets
-from kfjax.module import bind, count, init, shapes
+from kfjax.nn.module import bind, count, init, shapes
 
 CFG = T5Config(vocab=20, width=16, depth=2, heads=2, head_dim=8, hidden=32)
 

@@ -18,7 +18,7 @@ from kfjax.encoders.clip import (
     CLIPVisionConfig,
 )
 from kfjax.encoders.t5 import T5Config, T5Encoder, relative_buckets
-from kfjax.module import bind
+from kfjax.nn.module import bind
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

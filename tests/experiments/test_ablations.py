@@ -28,7 +28,7 @@ def test_equal_configs_are_one_run():
 
 @pytest.mark.parametrize("name", ["0013-conv-blocks", "0014-joint-single"])
 def test_compared_networks_are_about_as_large(name):
-    from kfjax.module import count
+    from kfjax.nn.module import count
 
     sizes = [count(abstract_params(Run(EXPERIMENTS[name], v, 0).config)["mmdit"]) for v in EXPERIMENTS[name].variants]
     assert max(sizes) < 1.06 * min(sizes)

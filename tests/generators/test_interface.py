@@ -11,7 +11,7 @@ from kfjax import features, generation, rates
 from kfjax.codec import Codec, codec_of
 from kfjax.codec.configs import CodecConfig
 from kfjax.generators import Generator, generator_of
-from kfjax.module import init
+from kfjax.nn.module import init
 from kfjax.structs import Noise, Schedule
 from tests.tiny.system import tiny_system
 

@@ -11,7 +11,7 @@ from kfjax.listeners.ast import (
     cut_segments,
     normalized_log_mel,
 )
-from kfjax.module import bind, shapes
+from kfjax.nn.module import bind, shapes
 
 PUBLIC = SpectrogramTransformerConfig()
 SMALL = SpectrogramTransformerConfig(width=12, depth=2, heads=3, mlp_ratio=2, bands=38)

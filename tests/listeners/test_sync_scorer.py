@@ -8,7 +8,7 @@ import pytest
 from kfjax.encoders.synchformer import SynchformerConfig
 from kfjax.listeners.ast import SpectrogramTransformerConfig
 from kfjax.listeners.sync_scorer import SyncJudgeConfig, SyncScorer, offset_seconds
-from kfjax.module import bind, count, shapes
+from kfjax.nn.module import bind, count, shapes
 
 PUBLIC = SyncJudgeConfig()
 SMALL = SyncJudgeConfig(

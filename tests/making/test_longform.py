@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from kfjax import generation, media, model_codec, rates
+from kfjax import generation, media, rates
 from kfjax.codec.bigvgan import BigVGAN, BigVGANConfig
-from kfjax.making import longform
-from kfjax.module import init
+from kfjax.making import longform, model_codec
+from kfjax.nn.module import init
 from kfjax.pipeline import Model
-from kfjax.programs import Program
 from kfjax.structs import Schedule
+from kfjax.xla.programs import Program
 from tests.tiny import media_files as files
 from tests.tiny.system import CONFIG, tiny_system
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kfjax import media
-from kfjax.sound import Sound
+from kfjax.making.sound import Sound
 from tests.tiny import media_files as files
 
 RATE_HZ = 44100

@@ -3,7 +3,8 @@
 import pytest
 from PIL import Image
 
-from kfjax import jobs, media
+from kfjax import media
+from kfjax.commands import jobs
 from kfjax.data import sources
 from tests.tiny import media_files as files
 

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from kfjax.plan.hlo import Sent, array_bytes, collectives, traffic_bytes
-from kfjax.sharding import make_mesh
+from kfjax.xla.sharding import make_mesh
 
 LAYERS, ROWS, WIDTH = 5, 16, 64
 MATRIX, TOKENS = 4 * WIDTH * WIDTH, 4 * ROWS * WIDTH

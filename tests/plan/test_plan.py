@@ -15,14 +15,14 @@ import pytest
 from ml_collections import ConfigDict
 
 from kfjax import config as strict
-from kfjax.memory import Memory
-from kfjax.module import count, shapes
+from kfjax.nn.module import count, shapes
 from kfjax.plan.hlo import Sent
 from kfjax.plan.plan import FIRST_BATCH, DoesNotFit, Plan, Planner, main, next_batch, report, to_json
 from kfjax.plan.topology import TOPOLOGIES, find
 from kfjax.rates import lengths
-from kfjax.sharding import PRESETS
 from kfjax.train.engine.flops import CHIPS, train_flops
+from kfjax.xla.memory import Memory
+from kfjax.xla.sharding import PRESETS
 from tests.tiny.system import CONFIG
 
 ROOT = Path(__file__).parents[2]

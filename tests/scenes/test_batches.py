@@ -7,13 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from kfjax.checkpoint import fingerprint
 from kfjax.data.buckets import Buckets
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.scenes import Corpus
-from kfjax.scenes.batches import SceneInput, tokenizer_from
-from kfjax.scenes.crops import SoundInput
+from kfjax.scenes.batches import SceneInput, SoundInput, tokenizer_from
 from kfjax.scenes.encode import open_latents
+from kfjax.storage.checkpoint import fingerprint
 from tests.tiny import corpus as tiny_corpus
 from tests.tiny.system import CONFIG, tiny_system
 

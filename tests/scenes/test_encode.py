@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from kfjax.checkpoint import fingerprint
 from kfjax.codec import audio_codec
 from kfjax.codec.mel import log_mel
 from kfjax.rates import lengths
 from kfjax.scenes import Corpus
 from kfjax.scenes import encode as extract
 from kfjax.scenes.encode import encode_corpus, open_latents
+from kfjax.storage.checkpoint import fingerprint
 from tests.tiny import corpus as tiny_corpus
 from tests.tiny.system import CONFIG, tiny_system
 

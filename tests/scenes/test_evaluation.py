@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from kfjax import config, system
-from kfjax.checkpoint import StateStore, save_params
 from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.encoders.clip import CLIPText, CLIPTextConfig
 from kfjax.metrics.codec_scores import codec_scores, griffin_lim
-from kfjax.module import flatten, init
+from kfjax.nn.module import flatten, init
 from kfjax.scenes import RECIPES, Corpus, make_scene, render_corpus
 from kfjax.scenes import sounds as scene_sounds
 from kfjax.scenes.evaluation import MEASURES, Evaluation, SceneProtocol
@@ -19,6 +18,7 @@ from kfjax.scenes.pairs import TEXT_PAIRS, pair_of, source_of, words_for
 from kfjax.scenes.scores import Presence, following, listen, meaning, presence, synchrony
 from kfjax.scenes.sounds import SceneSounds, scene_excerpt
 from kfjax.scenes.source_classifier import SourceJudge
+from kfjax.storage.checkpoint import StateStore, save_params
 from kfjax.structs import TrainState
 from tests.tiny.system import tiny_system, write_model
 

@@ -9,8 +9,8 @@ import numpy as np
 from kfjax import media, plot
 from kfjax.demo.studio import Studio
 from kfjax.demo.wish import Limits, Wish
+from kfjax.making.sound import Sound
 from kfjax.rates import Rates
-from kfjax.sound import Sound
 from tests.tiny import media_files as files
 
 RATE_HZ = 44100

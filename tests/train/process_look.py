@@ -8,9 +8,9 @@ import sys
 import jax
 import jax.numpy as jnp
 
-from kfjax.sharding import make_mesh, param_shardings
 from kfjax.train.engine.nonfinite import culprit
 from kfjax.train.engine.validation import Validation
+from kfjax.xla.sharding import make_mesh, param_shardings
 from tests.tiny.task import make_batch
 
 

@@ -17,12 +17,12 @@ import pytest
 
 from kfjax import config as strict
 from kfjax.cli import main
-from kfjax.memory import Memory
-from kfjax.sharding import put_batch, shard_init
 from kfjax.train.engine import loop
 from kfjax.train.engine.lock import Lock
 from kfjax.train.engine.loop import LoopConfig, run
 from kfjax.train.tasks import make as tasks
+from kfjax.xla.memory import Memory
+from kfjax.xla.sharding import put_batch, shard_init
 from tests.tiny.task import make_task
 
 CONFIG = """

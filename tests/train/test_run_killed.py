@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kfjax.checkpoint import StateStore
+from kfjax.storage.checkpoint import StateStore
 from kfjax.structs import TrainState
 from kfjax.train.config import load_config
 from kfjax.train.engine.loop import LoopConfig, Task, init_state, run

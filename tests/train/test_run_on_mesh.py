@@ -9,12 +9,12 @@ import pytest
 
 from kfjax.data.batches import SyntheticInput
 from kfjax.data.buckets import Buckets
-from kfjax.module import flatten
-from kfjax.sharding import PRESETS
+from kfjax.nn.module import flatten
 from kfjax.system import init_parts
 from kfjax.train.engine.loop import LoopConfig, Task, run
 from kfjax.train.engine.optim import OptimConfig, make_optimizer
-from kfjax.train.tasks import flow_step
+from kfjax.train.tasks.flow import step as flow_step
+from kfjax.xla.sharding import PRESETS
 from tests.tiny.system import CONFIG
 
 SYSTEM = replace(CONFIG, mmdit=replace(CONFIG.mmdit, heads=4, joint_depth=2, single_depth=2, hidden_multiple=64))

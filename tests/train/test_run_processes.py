@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kfjax.checkpoint import load_params
-from kfjax.module import flatten
+from kfjax.nn.module import flatten
+from kfjax.storage.checkpoint import load_params
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).parent / "process_run.py"

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from kfjax import module
 from kfjax.codec.bigvgan import FILTER, BigVGAN, BigVGANConfig
 from kfjax.convert.family import Family
 from kfjax.convert.rules import TRANSPOSE, Rule, State, under
+from kfjax.nn import module
 
 CONFIGS = {
     # The vocoder of Make-An-Audio 2, which MMAudio's 16 kHz models use.

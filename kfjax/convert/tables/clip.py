@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from kfjax import module
 from kfjax.convert.family import Family, without
 from kfjax.convert.rules import TRANSPOSE, How, Rule, dense, norm
 from kfjax.encoders.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
+from kfjax.nn import module
 from kfjax.system import UNUSED
 
 

@@ -9,7 +9,6 @@ sound are read, from a file of all six or of these two.
 
 from __future__ import annotations
 
-from kfjax import module
 from kfjax.convert.family import Family, without
 from kfjax.convert.rules import TRANSPOSE, How, Rule, dense, leading, norm, under
 from kfjax.listeners.imagebind import (
@@ -18,6 +17,7 @@ from kfjax.listeners.imagebind import (
     ImageBindVision,
     ImageBindVisionConfig,
 )
+from kfjax.nn import module
 
 CONFIGS = {"huge": ImageBindConfig()}
 

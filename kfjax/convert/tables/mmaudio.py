@@ -12,10 +12,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kfjax import module
 from kfjax.convert.family import Family, without
 from kfjax.convert.rules import TRANSPOSE, Rule, dense, interleaved, leading, under
 from kfjax.generators.mmdit.mmdit import MMDiT, MMDiTConfig
+from kfjax.nn import module
 from kfjax.system import UNUSED
 
 

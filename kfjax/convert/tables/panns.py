@@ -12,10 +12,10 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from kfjax import module
 from kfjax.convert.family import Family
 from kfjax.convert.rules import TRANSPOSE, How, Rule, dense, under
 from kfjax.listeners.panns import Cnn14, Cnn14Config
+from kfjax.nn import module
 from kfjax.system import UNUSED
 
 CONFIGS = {"32k": Cnn14Config(), "16k": Cnn14Config(sample_rate_hz=16000, n_fft=512, hop=160)}

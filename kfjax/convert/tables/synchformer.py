@@ -13,10 +13,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kfjax import module
 from kfjax.convert.family import Family, without
 from kfjax.convert.rules import TRANSPOSE, How, Rule, dense, leading, norm, under
 from kfjax.encoders.synchformer import Synchformer, SynchformerConfig
+from kfjax.nn import module
 from kfjax.system import UNUSED
 
 CONFIGS = {"synchformer": SynchformerConfig()}

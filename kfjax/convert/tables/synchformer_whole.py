@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kfjax import module
 from kfjax.convert.family import Family
 from kfjax.convert.rules import Rule, dense, leading, norm, under
 from kfjax.convert.tables import synchformer
 from kfjax.listeners.sync_scorer import SyncJudgeConfig, SyncScorer
+from kfjax.nn import module
 from kfjax.system import UNUSED
 
 CONFIGS = {"synchformer": SyncJudgeConfig()}

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from kfjax import module
 from kfjax.convert.family import Family
 from kfjax.convert.rules import TRANSPOSE, Rule, State, under
 from kfjax.encoders.t5 import T5Config, T5Encoder
+from kfjax.nn import module
 
 CONFIGS = {"t5-base": T5Config()}
 

@@ -10,10 +10,10 @@ takes it, only with both: params |= {"latent_mean": ..., "latent_std": ...}. On 
 
 from __future__ import annotations
 
-from kfjax import module
 from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.convert.family import Family
 from kfjax.convert.rules import TRANSPOSE, How, Rule, under
+from kfjax.nn import module
 
 CONFIGS = {
     "16k": VAEConfig(variant="edm2", bands=80, latent_dim=20, width=384),

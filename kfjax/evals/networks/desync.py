@@ -19,7 +19,7 @@ from kfjax.evals.networks.embedders import compiled
 from kfjax.listeners import sync_scorer as sync_judge
 from kfjax.listeners.sync_scorer import SyncJudgeConfig, SyncScorer
 from kfjax.media import FrameSpec
-from kfjax.module import Params, bind
+from kfjax.nn.module import Params, bind
 
 FRAMES_HZ = 25.0
 _SEGMENTS_AT_ONCE = 8

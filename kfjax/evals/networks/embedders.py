@@ -18,7 +18,7 @@ from kfjax.listeners import fbank
 from kfjax.listeners.imagebind import ImageBindAudio, ImageBindConfig, ImageBindVision
 from kfjax.listeners.panns import Cnn14, Cnn14Config
 from kfjax.media import FrameSpec
-from kfjax.module import Params, bind
+from kfjax.nn.module import Params, bind
 
 #: AudioSet's table of classes (storage.googleapis.com/us_audioset/youtube_corpus/v1/csv), where the folder has it.
 LABELS = "class_labels_indices.csv"

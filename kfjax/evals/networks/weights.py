@@ -11,7 +11,7 @@ import numpy as np
 from kfjax.convert import directory, families
 from kfjax.convert.family import Family
 from kfjax.evals.networks.base import Unavailable
-from kfjax.module import Params
+from kfjax.nn.module import Params
 from kfjax.system import UNUSED
 
 #: Family of `kfjax.convert.families` -> where its files are published.

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from kfjax.layers import MLP, ConvMLP, RMSNorm, attention, conv, linear, modulate, rotate
-from kfjax.sharding import pin
+from kfjax.nn.layers import MLP, ConvMLP, RMSNorm, attention, conv, linear, modulate, rotate
+from kfjax.xla.sharding import pin
 
 Tokens = Float[Array, "b _n h"]  # of several lengths in one signature
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from kfjax.module import Remat
+from kfjax.nn.module import Remat
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,6 @@ class MMDiTConfig:
 
     @property
     def hidden(self) -> int:
-        from kfjax.layers import hidden_width
+        from kfjax.nn.layers import hidden_width
 
         return hidden_width(self.width, self.mlp_ratio, self.hidden_multiple)

@@ -16,11 +16,11 @@ from jaxtyping import Array, Float
 
 from kfjax.generators.mmdit.blocks import FinalLayer, JointBlock, SingleBlock
 from kfjax.generators.mmdit.config import MMDiTConfig
-from kfjax.layers import MLP, ConvMLP, conv, linear, rope
-from kfjax.module import AnyArray, scan_blocks, stack
+from kfjax.nn.layers import MLP, ConvMLP, conv, linear, rope
+from kfjax.nn.module import AnyArray, scan_blocks, stack
 from kfjax.rates import Rates, sync_token_seconds
-from kfjax.sharding import pin
 from kfjax.structs import Conditions, Features
+from kfjax.xla.sharding import pin
 
 SECONDS_ROWS = 513  # learned rows of the discrete duration embedding: 0 to 512 seconds
 

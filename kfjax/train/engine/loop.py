@@ -20,10 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from kfjax.checkpoint import StateStore, save_params
 from kfjax.command import say
-from kfjax.memory import examples_that_fit, limit_bytes
-from kfjax.sharding import PRESETS, batch_runs, make_mesh, param_shardings, put_batch, replicated, shard_init
+from kfjax.storage.checkpoint import StateStore, save_params
 from kfjax.structs import TrainState
 from kfjax.train.engine.distributed import together
 from kfjax.train.engine.lock import Lock
@@ -31,6 +29,8 @@ from kfjax.train.engine.log import Log, LogConfig, compiling, entries
 from kfjax.train.engine.nonfinite import blame
 from kfjax.train.engine.prefetch import Feed, placed
 from kfjax.train.engine.throughput import Work, count_clips
+from kfjax.xla.memory import examples_that_fit, limit_bytes
+from kfjax.xla.sharding import PRESETS, batch_runs, make_mesh, param_shardings, put_batch, replicated, shard_init
 
 
 class Task(NamedTuple):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from kfjax.module import flatten
+from kfjax.nn.module import flatten
 from kfjax.structs import TrainState
 
 #: (state, batch) -> (what the step minimises over `state.params`, its terms by name), the key of the step bound.

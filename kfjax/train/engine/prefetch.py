@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from kfjax.sharding import batch_runs, put_batch
+from kfjax.xla.sharding import batch_runs, put_batch
 
 
 class Feed:

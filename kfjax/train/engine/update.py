@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kfjax.module import Params
+from kfjax.nn.module import Params
 from kfjax.structs import TrainState
 
 Metrics = dict[str, Any]

@@ -14,8 +14,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding
 
-from kfjax.sharding import replicated
 from kfjax.train.engine.prefetch import placed
+from kfjax.xla.sharding import replicated
 
 #: (parameters, batch, key) -> means over the batch by name; pure. NAME_count: of how many examples NAME is the mean.
 Figures = Callable[[Any, Any, jax.Array], dict[str, jax.Array]]

@@ -19,16 +19,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kfjax import config as strict
-from kfjax import module
-from kfjax.checkpoint import load_params, save_params
 from kfjax.codec.bigvgan import BigVGAN, BigVGANConfig
 from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.codec.wave_discriminators import Layers, WaveDiscriminatorConfig, WaveDiscriminators
 from kfjax.data.recordings import Recordings
-from kfjax.module import Params
+from kfjax.nn import module
+from kfjax.nn.module import Params
 from kfjax.scenes import Corpus
-from kfjax.scenes.crops import SoundInput
+from kfjax.scenes.batches import SoundInput
+from kfjax.storage.checkpoint import load_params, save_params
 from kfjax.structs import TrainState
 from kfjax.system import UNUSED
 from kfjax.train.engine.loop import LoopConfig, Task

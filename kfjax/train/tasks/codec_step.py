@@ -20,14 +20,14 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kfjax import config as strict
-from kfjax import module
-from kfjax.checkpoint import save_params
 from kfjax.codec.discriminators import DiscriminatorConfig, MelDiscriminator
 from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.codec.vae import MelVAE, VAEConfig
-from kfjax.module import Params
+from kfjax.nn import module
+from kfjax.nn.module import Params
 from kfjax.scenes import Corpus
-from kfjax.scenes.crops import SoundInput
+from kfjax.scenes.batches import SoundInput
+from kfjax.storage.checkpoint import save_params
 from kfjax.structs import TrainState
 from kfjax.train.engine.loop import LoopConfig, Task
 from kfjax.train.engine.optim import OptimConfig, make_optimizer, over

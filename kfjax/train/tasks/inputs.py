@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from kfjax.data.buckets import Buckets
-from kfjax.module import Params
+from kfjax.nn.module import Params
 from kfjax.train.engine.validation import Validation
-from kfjax.train.tasks.flow_config import FlowRun
+from kfjax.train.tasks.flow.config import FlowRun
 
 if TYPE_CHECKING:
     from kfjax.encoders.tokenizer import Tokenizer

@@ -26,10 +26,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kfjax import system
-from kfjax.checkpoint import save_params, unflatten
 from kfjax.convert.directory import read_part
 from kfjax.encoders.tokenizer import Tokenizer
-from kfjax.module import Params, flatten
+from kfjax.nn.module import Params, flatten
+from kfjax.storage.checkpoint import save_params, unflatten
 
 #: Branches of the network whose arrays have a leading axis of layers (`module.stack`); each layer has its own pair.
 STACKED = ("joint", "single")

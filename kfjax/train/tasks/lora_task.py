@@ -8,15 +8,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from kfjax.checkpoint import save_params
 from kfjax.command import say
 from kfjax.encoders.configs import T5Config
 from kfjax.encoders.tokenizer import MOST_LISTED, Tokenizer
-from kfjax.module import Params
+from kfjax.nn.module import Params
+from kfjax.storage.checkpoint import save_params
 from kfjax.system import TOKENIZER
 from kfjax.train.engine.loop import Task
-from kfjax.train.tasks.flow_config import FlowRun
-from kfjax.train.tasks.flow_step import merged, trained
+from kfjax.train.tasks.flow.config import FlowRun
+from kfjax.train.tasks.flow.step import merged, trained
 from kfjax.train.tasks.lora import card, init_lora, save_tuned
 
 

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from kfjax.module import Params
-from kfjax.sharding import training_hangs
+from kfjax.nn.module import Params
 from kfjax.train.engine.loop import LoopConfig, Task
-from kfjax.train.tasks import bigvgan_step, codec_step, flow_config, flow_task, stereo_task, vocoder_step
+from kfjax.train.tasks import bigvgan_step, codec_step, stereo_task, vocoder_step
+from kfjax.train.tasks.flow import config as flow_config
+from kfjax.train.tasks.flow import task as flow_task
+from kfjax.xla.sharding import training_hangs
 
 
 class Kind(NamedTuple):

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kfjax import features, module
+from kfjax import features
 from kfjax.codec.stereo import Mono2Stereo, StereoConfig
+from kfjax.nn import module
 from kfjax.structs import Features, FlowBatch
 from kfjax.system import SystemConfig
 from kfjax.train.engine import update

@@ -5,17 +5,17 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kfjax.checkpoint import load_params, save_params
 from kfjax.encoders.tokenizer import Tokenizer
-from kfjax.module import Params
+from kfjax.nn.module import Params
 from kfjax.scenes import Corpus
 from kfjax.scenes.encode import encode_corpus
+from kfjax.storage.checkpoint import load_params, save_params
 from kfjax.system import ENCODERS, init_parts
 from kfjax.train.engine.loop import Task
 from kfjax.train.engine.optim import make_optimizer, over
 from kfjax.train.tasks import stereo_step
-from kfjax.train.tasks.flow_config import FlowRun
-from kfjax.train.tasks.flow_scenes import held_out, scene_input
+from kfjax.train.tasks.flow.config import FlowRun
+from kfjax.train.tasks.flow.scenes import held_out, scene_input
 from kfjax.train.tasks.inputs import make_buckets
 from kfjax.train.tasks.weights import shapes
 

@@ -14,15 +14,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kfjax import config as strict
-from kfjax import module
-from kfjax.checkpoint import load_params, save_params
 from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.codec.vocoder import Vocoder, VocoderConfig
 from kfjax.dsp import stft
+from kfjax.nn import module
 from kfjax.scenes import Corpus
-from kfjax.scenes.crops import SoundInput
+from kfjax.scenes.batches import SoundInput
 from kfjax.scenes.waves import training_wave
+from kfjax.storage.checkpoint import load_params, save_params
 from kfjax.train.engine.loop import LoopConfig, Task
 from kfjax.train.engine.optim import OptimConfig, make_optimizer, over
 from kfjax.train.engine.update import gradients_of, make_step

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from kfjax import module
-from kfjax.checkpoint import load_params
+from kfjax.nn import module
+from kfjax.storage.checkpoint import load_params
 from kfjax.system import SystemConfig, load
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from kfjax import config, system
-from kfjax.checkpoint import WeightsError, load_params, unflatten
 from kfjax.command import quoted
 from kfjax.convert import directory
 from kfjax.convert.formats import files
 from kfjax.encoders.tokenizer import Tokenizer
+from kfjax.storage.checkpoint import WeightsError, load_params, unflatten
 from tests import hostile_files as hostile
 from tests.tiny import public
 

@@ -7,10 +7,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from kfjax import module
 from kfjax.codec.bigvgan import FILTER, BigVGAN, BigVGANConfig
 from kfjax.convert.rules import torch_shapes
 from kfjax.convert.tables import bigvgan
+from kfjax.nn import module
 from tests.reference.states import assert_same_bytes, random_state
 
 SMALL = BigVGANConfig(bands=5, width=16, rates=(4, 2), block_kernels=(3, 7), dilations=(1, 3))

@@ -8,10 +8,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from kfjax import module
 from kfjax.convert.rules import torch_shapes
 from kfjax.convert.tables import clip
 from kfjax.encoders.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
+from kfjax.nn import module
 from tests.reference.states import assert_same_bytes, random_state
 
 SMALL = clip.CLIPConfig(

@@ -17,7 +17,7 @@ from kfjax.listeners.imagebind import (
     ImageBindVision,
     ImageBindVisionConfig,
 )
-from kfjax.module import bind
+from kfjax.nn.module import bind
 from tests.reference.states import assert_same_bytes
 
 #: Sizes that differ wherever they may.

@@ -9,7 +9,7 @@ import pytest
 from kfjax.convert.rules import torch_shapes
 from kfjax.convert.tables.panns import CONFIGS, FAMILY, part, shapes, table
 from kfjax.listeners.panns import Cnn14, Cnn14Config
-from kfjax.module import bind, count
+from kfjax.nn.module import bind, count
 from tests.reference.states import assert_same_bytes
 
 #: Sizes that differ wherever they may.

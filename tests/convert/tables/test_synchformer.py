@@ -7,10 +7,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from kfjax import module
 from kfjax.convert.rules import torch_shapes
 from kfjax.convert.tables import synchformer
 from kfjax.encoders.synchformer import Synchformer, SynchformerConfig
+from kfjax.nn import module
 from tests.reference.states import assert_same_bytes, random_state
 
 SMALL = SynchformerConfig(size=12, width=6, depth=2, heads=2, patch=4, frames=8, segment_step=4)

@@ -12,7 +12,7 @@ from kfjax.convert.tables.synchformer_whole import CONFIGS, FAMILY, shapes, tabl
 from kfjax.encoders.synchformer import SynchformerConfig
 from kfjax.listeners.ast import SpectrogramTransformerConfig
 from kfjax.listeners.sync_scorer import SyncJudgeConfig, SyncScorer, offset_seconds
-from kfjax.module import bind
+from kfjax.nn.module import bind
 from tests.reference.states import assert_same_bytes
 
 #: The public model's parts at sizes that differ wherever they may.

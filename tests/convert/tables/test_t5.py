@@ -7,10 +7,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from kfjax import module
 from kfjax.convert.rules import torch_shapes
 from kfjax.convert.tables import t5
 from kfjax.encoders.t5 import T5Config, T5Encoder
+from kfjax.nn import module
 from tests.reference.states import assert_same_bytes, random_state
 
 SMALL = T5Config(vocab=30, width=10, depth=3, heads=2, head_dim=4, hidden=14, buckets=6)

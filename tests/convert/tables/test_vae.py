@@ -8,10 +8,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from kfjax import module
 from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.convert.rules import torch_shapes
 from kfjax.convert.tables import vae
+from kfjax.nn import module
 from tests.reference.states import assert_same_bytes, random_state
 
 SMALL = VAEConfig(variant="edm2", bands=6, latent_dim=3, width=4)

@@ -16,7 +16,7 @@ from kfjax.evals.networks import embedders, weights
 from kfjax.evals.networks.base import Unavailable
 from kfjax.listeners.imagebind import ImageBindAudioConfig, ImageBindConfig, ImageBindVisionConfig
 from kfjax.listeners.panns import Cnn14, Cnn14Config
-from kfjax.module import bind
+from kfjax.nn.module import bind
 
 TAGGER = Cnn14Config(sample_rate_hz=4000, n_fft=64, hop=20, bands=8, widths=(4, 6), classes=5)
 TOWERS = ImageBindConfig(

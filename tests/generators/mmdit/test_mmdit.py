@@ -10,7 +10,7 @@ import pytest
 
 from kfjax import rates
 from kfjax.generators.mmdit.mmdit import SECONDS_ROWS, MMDiT, MMDiTConfig, align
-from kfjax.module import bind, init, shapes
+from kfjax.nn.module import bind, init, shapes
 from kfjax.structs import Features, Given
 
 CFG = MMDiTConfig(

@@ -13,7 +13,7 @@ from kfjax.flow import matching
 from kfjax.flow.sampler import Guidance, branch_features
 from kfjax.flow.sampler import sample as sampled
 from kfjax.generators.mmdit.mmdit import MMDiT
-from kfjax.module import bind
+from kfjax.nn.module import bind
 from kfjax.rates import Rates
 from kfjax.structs import Features, Given, Schedule
 

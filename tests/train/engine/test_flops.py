@@ -9,7 +9,7 @@ import pytest
 from kfjax import rates
 from kfjax.generators.mmdit.mmdit import MMDiT, MMDiTConfig
 from kfjax.generators.mmdit.sizes import SIZES
-from kfjax.module import bind, shapes
+from kfjax.nn.module import bind, shapes
 from kfjax.structs import Features, Given
 from kfjax.train.engine.flops import CHIPS, PARTS, block_flops, chip, mfu, mmdit_flops, mmdit_flops_by_part, train_flops
 

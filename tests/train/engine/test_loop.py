@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 import kfjax.command
-from kfjax.checkpoint import WeightsError, load_params
-from kfjax.sharding import make_mesh, shard_init
+from kfjax.storage.checkpoint import WeightsError, load_params
 from kfjax.train.engine import loop
 from kfjax.train.engine.loop import Diverged, LoopConfig, run
+from kfjax.xla.sharding import make_mesh, shard_init
 from tests.tiny.task import make_batch, make_task, slow
 from tests.trees import assert_equal
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from kfjax.sharding import data_mesh, put_batch, replicated
 from kfjax.train.engine.loop import init_state
 from kfjax.train.engine.nonfinite import blame, culprit
+from kfjax.xla.sharding import data_mesh, put_batch, replicated
 from tests.tiny.task import make_batch, make_task
 
 

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from kfjax.sharding import make_mesh
 from kfjax.train.engine import prefetch as feed
 from kfjax.train.engine.prefetch import Feed, placed
+from kfjax.xla.sharding import make_mesh
 
 BATCH = {"x": np.arange(32.0, dtype=np.float32).reshape(16, 2), "flag": np.arange(16) % 3 == 0}
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from kfjax.rates import lengths
-from kfjax.sharding import make_mesh, param_shardings
 from kfjax.structs import FeatureBatch, Features, Given, Posterior
 from kfjax.train.engine.validation import Validation
-from kfjax.train.tasks.flow_step import FlowStepConfig, flow_figures, spread_times
+from kfjax.train.tasks.flow.step import FlowStepConfig, flow_figures, spread_times
+from kfjax.xla.sharding import make_mesh, param_shardings
 from tests.tiny.system import CONFIG, tiny_system
 from tests.tiny.task import WEIGHTS, make_batch
 
@@ -116,7 +116,7 @@ def test_training_lowers_it():
     import optax
 
     from kfjax.structs import TrainState
-    from kfjax.train.tasks.flow_step import make_step
+    from kfjax.train.tasks.flow.step import make_step
 
     tx, params = optax.adam(3e-3), jax.tree.map(jnp.asarray, {"mmdit": tiny_system().params["mmdit"]})
     step = jax.jit(make_step(CONFIG, replace(CFG, draws=1, accumulate=1, drop_video=0.1, drop_text=0.1), tx))

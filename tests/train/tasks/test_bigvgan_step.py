@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kfjax import media, module
-from kfjax.checkpoint import load_params, save_params
+from kfjax import media
 from kfjax.codec.bigvgan import BigVGAN, BigVGANConfig
 from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.codec.wave_discriminators import WaveDiscriminatorConfig, WaveDiscriminators
+from kfjax.nn import module
+from kfjax.storage.checkpoint import load_params, save_params
 from kfjax.structs import TrainState
 from kfjax.train.engine.loop import LoopConfig, init_state
 from kfjax.train.engine.loop import run as run_loop

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kfjax import module
 from kfjax.codec.discriminators import DiscriminatorConfig, MelDiscriminator
 from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.codec.vae import STATISTICS, MelVAE, VAEConfig
+from kfjax.nn import module
 from kfjax.structs import Posterior
 from kfjax.train.engine.loop import init_state
 from kfjax.train.engine.optim import OptimConfig

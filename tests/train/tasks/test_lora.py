@@ -9,17 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kfjax import module, system
-from kfjax.checkpoint import load_params, save_params
+from kfjax import system
 from kfjax.convert import directory
 from kfjax.convert.formats import files
 from kfjax.encoders.t5 import T5Encoder
 from kfjax.generators.mmdit.mmdit import MMDiT
-from kfjax.module import bind
+from kfjax.nn import module
+from kfjax.nn.module import bind
 from kfjax.scenes import Corpus
+from kfjax.storage.checkpoint import load_params, save_params
 from kfjax.train.engine.loop import init_state
-from kfjax.train.tasks import flow_config
-from kfjax.train.tasks.flow_step import FlowStepConfig, merged, trained
+from kfjax.train.tasks.flow import config as flow_config
+from kfjax.train.tasks.flow.step import FlowStepConfig, merged, trained
 from kfjax.train.tasks.lora import STACKED, LoRAConfig, card, init_lora, merge, save_tuned, targeted, with_words
 from kfjax.train.tasks.lora_task import reading_tokenizer
 from kfjax.train.tasks.make import abstract_params, make_task

@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 
 from kfjax import config as strict
-from kfjax import module
-from kfjax.checkpoint import load_params, save_params
 from kfjax.cli import main
 from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.codec.vocoder import Vocoder, VocoderConfig
 from kfjax.data import records
 from kfjax.data.encode import fingerprint
+from kfjax.nn import module
 from kfjax.scenes import Corpus
 from kfjax.scenes.batches import tokenizer_from
+from kfjax.storage.checkpoint import load_params, save_params
 from kfjax.system import SystemConfig
 from kfjax.train.config import complete
 from kfjax.train.engine.loop import init_state, run
-from kfjax.train.tasks import flow_scenes
-from kfjax.train.tasks.flow_config import read
-from kfjax.train.tasks.flow_step import ENCODERS
+from kfjax.train.tasks.flow import scenes as flow_scenes
+from kfjax.train.tasks.flow.config import read
+from kfjax.train.tasks.flow.step import ENCODERS
 from kfjax.train.tasks.make import abstract_params, make_task
 from tests.tiny import corpus as tiny_corpus
 from tests.tiny import features as tiny_features

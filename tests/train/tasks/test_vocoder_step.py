@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from kfjax import module
 from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.codec.vocoder import Vocoder, VocoderConfig
+from kfjax.nn import module
 from kfjax.scenes.waves import training_wave
 from kfjax.train.engine.loop import LoopConfig, init_state, run
 from kfjax.train.engine.optim import OptimConfig

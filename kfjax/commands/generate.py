@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from kfjax import command
 
 if TYPE_CHECKING:
-    from kfjax.jobs import Job
+    from kfjax.commands.jobs import Job
+    from kfjax.making.sound import Stream
     from kfjax.pipeline import Model
-    from kfjax.sound import Stream
 
 GENERATE = """\
 Make sound for a video, a prompt, a folder of videos or a table of both.
@@ -112,7 +112,7 @@ def run(args: Namespace) -> int:
         jobs[0].check()
 
     from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for
-    from kfjax.jobs import run_all
+    from kfjax.commands.jobs import run_all
 
     model = pipeline.load(args.model, dtype=args.dtype)
     if args.memory_report:
@@ -137,8 +137,10 @@ def _terminated(*_) -> None:
 
 def _jobs(args: Namespace) -> tuple[list[Job], bool]:
     """What to make, and whether it is a list. Raises ValueError for arguments that don't go together."""
-    from kfjax import jobs, limits, rates
+    from kfjax import rates
+    from kfjax.commands import jobs
     from kfjax.data.sources import TABLES
+    from kfjax.making import limits
 
     if args.example and args.video is not None:
         raise ValueError(f"got --example and {args.video}, expected one of them; leave one out")
@@ -230,7 +232,7 @@ def _make(model: Model, job: Job, args: Namespace, told: set[str], *, bar: bool)
 def _save(stream: Stream, job: Job, *, live: bool) -> None:
     """Write the sound as it is made, into the job's file or to standard output."""
     if str(job.output) == "-":
-        from kfjax.jobs import output_suffix
+        from kfjax.commands.jobs import output_suffix
 
         stream.save(sys.stdout.buffer, suffix=output_suffix(job.video, job.audio_only))
     else:

@@ -13,7 +13,7 @@ from kfjax import config
 from kfjax.system import CONFIG, SystemConfig, load_config
 from kfjax.train.engine.loop import LoopConfig
 from kfjax.train.engine.optim import OptimConfig
-from kfjax.train.tasks.flow_step import FlowStepConfig
+from kfjax.train.tasks.flow.step import FlowStepConfig
 from kfjax.train.tasks.weights import is_folder
 
 

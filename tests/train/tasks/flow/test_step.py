@@ -13,11 +13,12 @@ from kfjax import features
 from kfjax.codec.stereo import Mono2Stereo
 from kfjax.flow import matching
 from kfjax.rates import lengths
-from kfjax.sharding import data_mesh, put_batch
 from kfjax.structs import Excerpt, FeatureBatch, Features, FlowBatch, Given, Posterior, TrainState
 from kfjax.train.engine.optim import OptimConfig, make_optimizer
-from kfjax.train.tasks import flow_step, stereo_step
-from kfjax.train.tasks.flow_step import ENCODERS, FlowStepConfig, trained, trained_parts
+from kfjax.train.tasks import stereo_step
+from kfjax.train.tasks.flow import step as flow_step
+from kfjax.train.tasks.flow.step import ENCODERS, FlowStepConfig, trained, trained_parts
+from kfjax.xla.sharding import data_mesh, put_batch
 from tests.planted import blamed, plant
 from tests.tiny.system import CONFIG, tiny_system
 

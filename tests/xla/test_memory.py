@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 import kfjax
-from kfjax import jobs, system
+from kfjax import system
+from kfjax.commands import jobs
 from kfjax.encoders.clip import CLIPTextConfig
 from tests.tiny import public
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^(process|encode|sample|decode) +([\d. ]+)", re.MULTILINE)
 PEAK = """
 import sys

@@ -2,7 +2,7 @@
 
 A weights file is one `.safetensors` with flat names ("mmdit/single/audio/qkv/kernel"); a training state is an orbax
 checkpoint. Writing goes to a temporary name and is renamed, so that a reader never sees half a file; what is written
-gets digests (`kfjax.disk`), which are checked when it is read.
+gets digests (`kfjax.storage.disk`), which are checked when it is read.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from kfjax import disk
 from kfjax.command import quoted
-from kfjax.disk import CheckpointError
-from kfjax.module import Params, flatten
+from kfjax.nn.module import Params, flatten
+from kfjax.storage import disk
+from kfjax.storage.disk import CheckpointError
 
 T = TypeVar("T")
 

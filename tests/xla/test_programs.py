@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kfjax import module, programs, system
-from kfjax.programs import Program, kept
+from kfjax import system
+from kfjax.nn import module
+from kfjax.xla import programs
+from kfjax.xla.programs import Program, kept
 from tests.tiny.system import CONFIG, write_model
 from tests.trees import assert_equal
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -18,11 +18,15 @@ import pytest
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
-from kfjax import sharding
 from kfjax.generators.mmdit.mmdit import MMDiT
 from kfjax.generators.mmdit.sizes import SIZES
-from kfjax.module import count, flatten, shapes
-from kfjax.sharding import (
+from kfjax.nn.module import count, flatten, shapes
+from kfjax.structs import FeatureBatch, Features, Given, Posterior, TrainState
+from kfjax.train.engine.optim import OptimConfig, make_optimizer
+from kfjax.train.tasks.flow import step as flow_step
+from kfjax.train.tasks.flow.step import FlowStepConfig
+from kfjax.xla import sharding
+from kfjax.xla.sharding import (
     AXES,
     PRESETS,
     Preset,
@@ -39,10 +43,6 @@ from kfjax.sharding import (
     shard_init,
     training_hangs,
 )
-from kfjax.structs import FeatureBatch, Features, Given, Posterior, TrainState
-from kfjax.train.engine.optim import OptimConfig, make_optimizer
-from kfjax.train.tasks import flow_step
-from kfjax.train.tasks.flow_step import FlowStepConfig
 from tests.tiny.system import CONFIG
 
 MODEL = replace(CONFIG.mmdit, heads=4, joint_depth=1, single_depth=2, hidden_multiple=64)
@@ -301,7 +301,7 @@ def test_the_layer_axis_is_never_split():
 
 
 def test_every_stacked_module_has_a_name_that_the_rules_know():
-    package = Path(sharding.__file__).parent
+    package = Path(sharding.__file__).parents[1]
     makes = re.compile(r"self\.(\w+) = (?:module\.)?(?:stack|_blocks)\(")
     names = {name for file in package.rglob("*.py") for name in makes.findall(file.read_text())}
     assert {"joint", "single", "blocks"} <= names

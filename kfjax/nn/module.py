@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 import numpy as np
 
-from kfjax.sharding import axis_size, gathered, regather
+from kfjax.xla.sharding import axis_size, gathered, regather
 
 #: A parameter that may be a NumPy array too. It serves as a jax array, and the checker takes it for one.
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from kfjax import checkpoint
-from kfjax.checkpoint import CheckpointError, StateStore, WeightsError, load_params, save_params, unflatten
-from kfjax.module import flatten
-from kfjax.sharding import data_mesh, make_mesh, param_shardings, replicated
+from kfjax.nn.module import flatten
+from kfjax.storage import checkpoint
+from kfjax.storage.checkpoint import CheckpointError, StateStore, WeightsError, load_params, save_params, unflatten
 from kfjax.structs import TrainState
 from kfjax.train.engine.optim import OptimConfig, make_optimizer
+from kfjax.xla.sharding import data_mesh, make_mesh, param_shardings, replicated
 from tests.trees import assert_equal
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Shaped
 
-from kfjax.module import AnyArray
+from kfjax.nn.module import AnyArray
 
 Convolution = Literal["library", "gemms", "unfolded"]
 #: How convolutions along time are computed, and by what attention, on each platform. What they compute is the same;

@@ -9,9 +9,9 @@ import pytest
 from flax import nnx
 from jaxtyping import TypeCheckError
 
-from kfjax import layers
-from kfjax.layers import ATTENTION, CONVOLUTION, attention, conv, convolve, fused_attention
-from kfjax.sharding import make_mesh
+from kfjax.nn import layers
+from kfjax.nn.layers import ATTENTION, CONVOLUTION, attention, conv, convolve, fused_attention
+from kfjax.xla.sharding import make_mesh
 
 WAYS = ("library", "gemms", "unfolded")
 

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from kfjax import disk
-from kfjax.disk import CheckpointError
+from kfjax.storage import disk
+from kfjax.storage.disk import CheckpointError
 
 
 def made(folder, name, text):

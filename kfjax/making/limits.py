@@ -58,7 +58,7 @@ def check(
               "music gain": music_gain}  # fmt: skip
     for name, value in scales.items():
         if value is not None:
-            check_scale(name, value)
+            _scale(name, value)
     if negative_guidance and not negative_prompt.strip():
         got = f"got {negative_guidance:g} but no negative prompt"
         raise ValueError(f"negative guidance: {got}; give one or leave it out")
@@ -78,8 +78,7 @@ def check(
         raise ValueError(f"method: got {method!r}, expected 'euler' or 'heun'")
 
 
-def check_scale(name: str, value: float) -> None:
-    """Raises ValueError for what is no number from 0 to 100."""
+def _scale(name: str, value: float) -> None:
     if not (math.isfinite(value) and 0 <= value <= MAX_SCALE):
         raise ValueError(f"{name}: got {value}, expected a number from 0 to {MAX_SCALE:g}")
 

@@ -7,18 +7,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kfjax.checkpoint import fingerprint
 from kfjax.data.buckets import Buckets
 from kfjax.encoders.tokenizer import Tokenizer
-from kfjax.module import Params
+from kfjax.nn.module import Params
 from kfjax.scenes import Corpus
 from kfjax.scenes.batches import SceneInput, captions, tokenizer_from
 from kfjax.scenes.encode import encode_corpus
 from kfjax.scenes.panel import flow_panel
+from kfjax.storage.checkpoint import fingerprint
 from kfjax.structs import FlowBatch
 from kfjax.train.engine.validation import Figures, Validation
-from kfjax.train.tasks.flow_config import FlowRun
-from kfjax.train.tasks.flow_step import flow_figures
+from kfjax.train.tasks.flow.config import FlowRun
+from kfjax.train.tasks.flow.step import flow_figures
 from kfjax.train.tasks.inputs import TrainingData, make_buckets
 from kfjax.train.tasks.lora_task import reading_tokenizer
 from kfjax.train.tasks.weights import read_part, shapes

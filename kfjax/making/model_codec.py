@@ -13,11 +13,11 @@ from kfjax import generation, media, rates
 from kfjax.codec import codec_of
 from kfjax.codec.pieces import BORDER_LATENTS
 from kfjax.command import local_path
-from kfjax.module import Params
-from kfjax.programs import Program
-from kfjax.sound import Sound, finite, within_range
+from kfjax.making.sound import Sound, finite, within_range
+from kfjax.nn.module import Params
 from kfjax.structs import Features, Given
 from kfjax.system import SystemConfig
+from kfjax.xla.programs import Program
 
 #: Of a window in which a long sound is encoded.
 WINDOW_LATENTS = 345

@@ -6,8 +6,8 @@ from kfjax import system
 from kfjax.data.batches import FeatureInput, SyntheticInput
 from kfjax.data.encode import fingerprint
 from kfjax.train.engine.validation import Validation
-from kfjax.train.tasks.flow_config import FlowRun
-from kfjax.train.tasks.flow_step import flow_figures, lacking
+from kfjax.train.tasks.flow.config import FlowRun
+from kfjax.train.tasks.flow.step import flow_figures, lacking
 from kfjax.train.tasks.inputs import TrainingData, make_buckets
 from kfjax.train.tasks.weights import is_folder
 

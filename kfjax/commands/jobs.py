@@ -10,16 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kfjax import limits, media, rates
+from kfjax import media, rates
 from kfjax.command import local_path, reason, say
 from kfjax.data.sources import Line, table_lines
-from kfjax.limits import TEXT_ONLY_SECONDS
+from kfjax.making import limits
+from kfjax.making.limits import TEXT_ONLY_SECONDS
 from kfjax.making.recording import Span, checked_spans, parse_spans
 from kfjax.media.duration import sound_seconds
 from kfjax.media.write import VIDEO_FORMATS, sample_paths
 
 #: The small clip that comes with the package.
-EXAMPLE = Path(__file__).parent / "assets" / "example.mp4"
+EXAMPLE = Path(__file__).parents[1] / "assets" / "example.mp4"
 COLUMNS = ("video", "prompt", "negative_prompt", "duration", "seed", "audio", "keep", "redo", "strength", "reference",
            "music_prompt")  # fmt: skip
 MOST_LISTED = 5

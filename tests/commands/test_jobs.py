@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from kfjax import jobs, media
-from kfjax.jobs import Job
+from kfjax import media
+from kfjax.commands import jobs
+from kfjax.commands.jobs import Job
 from tests.tiny import media_files as files
 
 TEMPLATE = Job(None, "", "", None, 0)

@@ -19,15 +19,15 @@ from jaxtyping import Float
 from kfjax import features
 from kfjax.flow import matching
 from kfjax.generators import generator_of
-from kfjax.layers import layer_norm
-from kfjax.module import Params, bind
-from kfjax.sharding import axis_size, pin, scattered
+from kfjax.nn.layers import layer_norm
+from kfjax.nn.module import Params, bind
 from kfjax.structs import Array, Conditions, FeatureBatch, Features, FlowBatch, Posterior
 from kfjax.system import ENCODERS, SystemConfig
 from kfjax.train.engine import update
 from kfjax.train.engine.validation import Figures
 from kfjax.train.tasks.lora import LoRAConfig, merge, with_words
 from kfjax.train.tasks.stereo_step import batch_loss
+from kfjax.xla.sharding import axis_size, pin, scattered
 
 TIME_BINS = 10  # of equal width, for the loss by t
 Metrics = dict[str, jax.Array]

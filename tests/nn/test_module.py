@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kfjax import module
+from kfjax.nn import module
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kfjax import disk, pipeline, system
-from kfjax.checkpoint import CheckpointError, StateStore
-from kfjax.module import flatten
-from kfjax.sharding import make_mesh, param_shardings
+from kfjax import pipeline, system
+from kfjax.nn.module import flatten
+from kfjax.storage import disk
+from kfjax.storage.checkpoint import CheckpointError, StateStore
+from kfjax.xla.sharding import make_mesh, param_shardings
 from tests.tiny.system import tiny_system
 
 

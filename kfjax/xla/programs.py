@@ -233,7 +233,7 @@ def _machine(device: Any) -> str:
 def _versions() -> bytes:
     """Digest of kfjax's sources and of the versions of what they are traced with."""
     digest = hashlib.sha256(" ".join(version(name) for name in ("jax", "jaxlib", "flax", "numpy")).encode())
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py")):
         digest.update(f"\n{path.relative_to(package)}\n".encode() + path.read_bytes())
     return digest.digest()

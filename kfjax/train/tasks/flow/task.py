@@ -9,16 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kfjax.checkpoint import load_params
-from kfjax.module import Params
+from kfjax.nn.module import Params
 from kfjax.rates import lengths
+from kfjax.storage.checkpoint import load_params
 from kfjax.system import ENCODERS, init_parts
 from kfjax.train.engine.flops import train_flops
 from kfjax.train.engine.loop import Task
 from kfjax.train.engine.optim import make_optimizer, over
 from kfjax.train.engine.throughput import Work
-from kfjax.train.tasks import flow_features, flow_scenes, flow_step
-from kfjax.train.tasks.flow_config import FlowRun
+from kfjax.train.tasks.flow import features as flow_features
+from kfjax.train.tasks.flow import scenes as flow_scenes
+from kfjax.train.tasks.flow import step as flow_step
+from kfjax.train.tasks.flow.config import FlowRun
 from kfjax.train.tasks.lora import init_lora
 from kfjax.train.tasks.lora_task import free_rows, lora_task
 from kfjax.train.tasks.weights import is_folder, read_parts, shapes

@@ -1,0 +1,1 @@
+"""`kfjax generate` and `kfjax models`: arguments (`generate`), clips and tables (`jobs`), model names (`catalogue`)."""

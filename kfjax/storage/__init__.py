@@ -1,0 +1,1 @@
+"""Files written whole or not at all, with digests (`disk`); parameters and training states in them (`checkpoint`)."""
