@@ -309,7 +309,7 @@ def test_recording(server, ann):
     [clip] = [path for path in server.folder.rglob("*.webm") if path.is_file()]
     assert media.probe(clip).has_video
     ann.driver.get("about:blank")
-    ann.wait(lambda: server.files() == {"example.mp4"}, "the recording to go")
+    ann.wait(lambda: server.files() == {"example.mp4"}, lambda: f"the recording to go, there are {server.files()}")
 
 
 def test_phone(server, ann):

@@ -137,12 +137,13 @@ class Visitor:
     def find(self, selector: str):
         return self.driver.find_elements("css selector", selector)
 
-    def wait(self, what, why: str):
+    def wait(self, what, why):
         until = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < until:
             if found := what():
                 return found
             time.sleep(0.1)
+        why = why if isinstance(why, str) else why()
         pytest.fail(f"waited {PATIENCE_SECONDS} s for {why}; the page says: {self.texts('body')}")
 
     def visit(self, server: Server) -> None:

@@ -223,6 +223,7 @@ def test_paths_and_loss(case):
 
 
 @pytest.mark.slow  # a gradient at full size; that of a small one is in test_mmdit_torch.py
+@pytest.mark.timeout(1800)
 def test_training_loss_and_gradients(case):
     """One sample without text, one without video; gradients of all tensors, some in full, the others by norm."""
     ref, cfg = case.reference, case.cfg

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import re
 from pathlib import Path
 
 import jax
@@ -364,7 +365,7 @@ def test_a_run_learns_the_words_of_its_captions(folder, tuned):
     _, _, state = tuned
     known, tokenizer = (system.load(path).tokenizer for path in (folder / "model", folder / "run" / "model"))
     captions = {word for bucket in Corpus(folder / "scenes").buckets.values() for i in range(len(bucket))
-                for word in bucket.scene(i).caption.split()}  # fmt: skip
+                for word in re.findall(r"\w+|[^\w\s]", bucket.scene(i).caption)}  # fmt: skip
     assert set(tokenizer.words(known.vocab)) == captions - set(known.words())
     before, after = (tree["words"] for tree in (tuned[1].init(KEY), state.params))
     moved = np.flatnonzero((before != after).any(1))
