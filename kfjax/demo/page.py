@@ -157,8 +157,7 @@ def _wire_form(studio: Studio, form: Form) -> None:
         return players.note(studio.unread(*(prompt or "" for prompt in prompts)))
 
     for came, take_in, slot in (
-        (form.clip.upload, admit, form.clip),
-        (form.clip.stop_recording, admit, form.clip),
+        (form.clip.change, admit, form.clip),  # the end of a recording comes before its file
         (form.reference.upload, admit_reference, form.reference),
     ):
         came(take_in, slot, None, **PRIVATE).failure(lambda: None, None, slot, **PRIVATE)
