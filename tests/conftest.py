@@ -74,7 +74,7 @@ def programs_end_with_their_module():
 #: Files that take longest, in this order before all others: pytest-xdist hands out whole files, and would begin with
 #: those of most tests. A long one at the end keeps one worker busy while the others have nothing to do.
 FIRST = (
-    "test_page", "test_flow_step", "test_sharding", "test_run_processes", "test_mmdit",
+    "test_page", "test_step", "test_sharding", "test_run_processes", "test_mmdit",
     "test_bigvgan_step", "test_pipeline", "test_make", "test_evaluation", "test_codec_step", "test_bigvgan",
 )  # fmt: skip
 
