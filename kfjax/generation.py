@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from kfjax import features, rates, system
@@ -32,6 +33,7 @@ from kfjax.generators import generator_of
 from kfjax.nn.module import Params, bind
 from kfjax.structs import Excerpt, Features, Known, Noise, Reference, Schedule, Video
 from kfjax.system import ENCODERS, SystemConfig
+from kfjax.xla import sharding
 from kfjax.xla.programs import Begun, Program
 
 
@@ -86,6 +88,26 @@ def sample(
         network, conditions, x, weights, schedule, method, branches=branches, known=known, known_as=cfg.known_as
     )
     return made[:, before:]
+
+
+def sample_on(mesh: Mesh | None, params: Params, *args: Any, **constants: Any) -> Float[Array, "b n d"]:
+    """`sample`, its examples split over the devices of a mesh, each with all weights; without a mesh, on one device.
+
+    Raises:
+      ValueError: the examples do not divide by the number of devices.
+    """
+    if mesh is None:
+        return sample(params, *args, **constants)
+    whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    encoded, negative, weights, schedule, x, reference, known = args
+    if len(x) % mesh.size:
+        raise ValueError(f"batch: got {len(x)} for {mesh.size} devices; expected a multiple of them")
+    of_each = lambda leaf: jax.device_put(leaf, split if len(leaf) == len(x) else whole)
+    encoded, negative, x, known = jax.tree.map(of_each, (encoded, negative, x, known))
+    weights, schedule, reference = jax.device_put((weights, schedule, reference), whole)
+    return sample.jitted(
+        jax.device_put(params, whole), encoded, negative, weights, schedule, x, reference, known, **constants
+    )
 
 
 def _after(reference: Known, known: Known | None, x: Float[Array, "b n d"]) -> Known:

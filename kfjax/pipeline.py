@@ -19,6 +19,7 @@ from typing import Literal, Unpack
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from kfjax import generation, rates, system
 from kfjax.command import local_path
@@ -58,7 +59,9 @@ class Model:
       tokenizer: of its prompts.
     """
 
-    def __init__(self, system: System, *, built_in: bool = False, dtype: Dtype | None = None):
+    def __init__(
+        self, system: System, *, built_in: bool = False, dtype: Dtype | None = None, devices: int | None = None
+    ):
         # Switches of training, which cost compile time here.
         self.cfg = replace(system.cfg, mmdit=replace(system.cfg.mmdit, remat=False, unroll=False))
         self.built_in = built_in
@@ -69,7 +72,8 @@ class Model:
         self._params = system.params
         if self._resident:
             self._params = {name: jax.tree.map(self._place(name), part) for name, part in system.params.items()}
-        self._maker = Maker(self.cfg, self.dtype, self.tokenizer, self._parts, self._resident)
+        mesh = None if devices in (None, 1) else _mesh(devices)
+        self._maker = Maker(self.cfg, self.dtype, self.tokenizer, self._parts, self._resident, mesh)
 
     def _place(self, part: str) -> Callable[[jax.Array | np.ndarray], jax.Array]:
         """Onto the device: the codec in float32, because rounding in it is audible, all other parts in `dtype`."""
@@ -272,19 +276,28 @@ class Model:
         return "\n".join(lines)
 
 
-def load(model: str | Path = "built-in", *, dtype: Dtype | None = None) -> Model:
+def load(model: str | Path = "built-in", *, dtype: Dtype | None = None, devices: int | None = None) -> Model:
     """Read a model and set up the program cache.
 
     Args:
       model: "built-in", the small model that ships with the package; a model directory; or the name of a published
         model (`kfjax.convert.hub.MODELS`), which is fetched and converted once.
       dtype: of encoders and generator. Default: float32 on a CPU, bfloat16 on an accelerator.
+      devices: how many of this machine's devices versions of a sound, or windows of a long one, are split over while
+        they are sampled. Each holds the generator. Default: 1.
 
     Raises:
-      ValueError: no such model, or one that does not fit together; parts that could not be fetched; no device.
+      ValueError: no such model, or one that does not fit together; parts that could not be fetched; fewer devices.
     """
     start()
-    return Model(load_system(model), built_in=str(model) == "built-in", dtype=dtype)
+    return Model(load_system(model), built_in=str(model) == "built-in", dtype=dtype, devices=devices)
+
+
+def _mesh(devices: int) -> Mesh:
+    here = jax.local_devices()
+    if not 1 <= devices <= len(here):
+        raise ValueError(f"devices: got {devices}, expected 1 to {len(here)}, which are here")
+    return sharding.make_mesh({"data": devices}, here[:devices])
 
 
 def load_system(model: str | Path) -> System:

@@ -100,6 +100,8 @@ def _add_sampling(add: Callable[..., Any]) -> None:
     add("--batch", type=int, metavar="N",
         help="versions, or windows of a long sound, made at once; default: what an accelerator's memory has room for, "
         "up to 8")  # fmt: skip
+    add("--devices", type=int, metavar="N",
+        help="split versions, or windows of a long sound, over N of this machine's devices; default: 1")  # fmt: skip
     command.add_dtype(add)
 
 
@@ -114,7 +116,7 @@ def run(args: Namespace) -> int:
     from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for
     from kfjax.commands.jobs import run_all
 
-    model = pipeline.load(args.model, dtype=args.dtype)
+    model = pipeline.load(args.model, dtype=args.dtype, devices=args.devices)
     if args.memory_report:
         print(model.memory_report(jobs[0].video, jobs[0].duration))
         return 0

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float
 
 from kfjax import features, generation, media, rates
@@ -23,6 +24,7 @@ from kfjax.making.request import Request
 from kfjax.nn.module import Params
 from kfjax.structs import Features, Known, Noise, Reference, Schedule, Video
 from kfjax.system import SystemConfig
+from kfjax.xla import sharding
 
 Encode = Callable[[Video | None], Features]  # of a window
 Say = Callable[[str, float], None]
@@ -40,6 +42,7 @@ class LongSound:
       latents: of the recording where one is given, f32 [n d].
       number: which version.
       at_once: windows in a batch.
+      mesh: devices that the windows of a batch are split over.
     """
 
     cfg: SystemConfig
@@ -51,6 +54,7 @@ class LongSound:
     latents: Float[np.ndarray, "n d"] | None = None
     number: int = 0
     at_once: int = 1
+    mesh: Mesh | None = None
     say: Say = lambda what, share: None
     plan: windows.Plan = field(init=False)
     _features: dict[int, Features] = field(init=False, default_factory=dict)
@@ -60,6 +64,8 @@ class LongSound:
         self.plan = make_plan(self.cfg, self.asked)
         self._lengths = rates.lengths(self.asked.windows[0], self.cfg.rates)
         self._frames = self._read() if self.asked.video is not None else None
+        network = self.params["mmdit"]
+        self._network = network if self.mesh is None else jax.device_put(network, sharding.replicated(self.mesh))
 
     def pieces(self) -> Iterator[Float[np.ndarray, "t 2"]]:
         """The sound from left to right, which may go beyond ±1; each piece as soon as it is final."""
@@ -123,8 +129,8 @@ class LongSound:
         schedule = self.asked.schedule._replace(first=np.int32(self.asked.schedule.first + step), taken=np.int32(1))
         known = None if self._known is None else _rows(self._known, [self.plan.slice(row) for row in rows])
         scales = np.array([*self.asked.weights.values()], np.float32)
-        made = generation.sample(
-            self.params["mmdit"], encoded, negative, scales, schedule, own, self.reference, known,
+        made = generation.sample_on(
+            self.mesh, self._network, encoded, negative, scales, schedule, own, self.reference, known,
             cfg=self.cfg, branches=self.asked.branches, method=self.asked.method,
         )  # fmt: skip
         self._tell(step, some)

@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float
 
 from kfjax import features, generation, media, rates
@@ -30,7 +31,7 @@ from kfjax.nn.module import AnyArray, Params
 from kfjax.storage import checkpoint
 from kfjax.structs import Features, Known, Noise, Reference, Schedule, Video
 from kfjax.system import ENCODERS, SystemConfig
-from kfjax.xla import memory
+from kfjax.xla import memory, sharding
 
 MOST_AT_ONCE = 8  # versions of a clip's sound, or windows of a long one, unless told
 PART_SECONDS = 0.5  # of sampling, between two reports of progress
@@ -55,6 +56,7 @@ class Maker:
     Attributes:
       parts: names -> weights on the device; those of a large system are freed with the returned dict.
       resident: the weights stay on the device.
+      mesh: devices that versions, or windows, are split over while they are sampled.
     """
 
     def __init__(
@@ -64,9 +66,10 @@ class Maker:
         tokenizer: Tokenizer,
         parts: Callable[..., Mapping[str, Params]],
         resident: bool,
+        mesh: Mesh | None = None,
     ):
         self.cfg, self.dtype, self.tokenizer = cfg, dtype, tokenizer
-        self.parts, self.resident = parts, resident
+        self.parts, self.resident, self.mesh = parts, resident, mesh
         self.codec = ModelCodec(cfg, parts)
 
     def raw(self, asked: Request, samples: int, batch: int | None, say: Say) -> Iterator[Iterator[np.ndarray]]:
@@ -131,6 +134,8 @@ class Maker:
     ) -> list[tuple[jax.Array, int]]:
         """Latents of all versions in batches, and how many of each count. The generator is let go at the end."""
         mmdit, latents = self.parts("mmdit")["mmdit"], []
+        if self.mesh is not None:
+            mmdit = jax.device_put(mmdit, sharding.replicated(self.mesh))
         scales = np.array([*asked.weights.values()], np.float32)
         length = rates.lengths(bucket_seconds(asked.seconds), self.cfg.rates).latents
         for rows, kept in generation.batches(samples, at_once):
@@ -140,12 +145,13 @@ class Maker:
             if known is not None:
                 given = known._replace(noise=x)
                 x = longform.started(np.asarray(x), np.asarray(known.latents), asked.schedule)
-            sample = lambda schedule, x, given=given: generation.sample(
-                mmdit, *encoded, scales, schedule, x, reference, given,
+            sample = lambda schedule, x, given=given: generation.sample_on(
+                self.mesh, mmdit, *encoded, scales, schedule, x, reference, given,
                 cfg=self.cfg, branches=asked.branches, method=asked.method,
             )  # fmt: skip
             told = None if say is silent else _told(say, rows[:kept], samples, int(asked.schedule.taken))
-            latents.append((_in_parts(sample, jnp.asarray(x), asked.schedule, told), kept))
+            made = _in_parts(sample, jnp.asarray(x), asked.schedule, told)
+            latents.append((made if self.mesh is None else jax.device_put(made, jax.devices()[0]), kept))
         return latents
 
     def _long(self, asked: Request, number: int, batch: int | None, say: Say) -> Iterator[Float[np.ndarray, "t 2"]]:
@@ -169,7 +175,17 @@ class Maker:
         encode = lambda frames: features_of(frames, asked.prompt) if alone is None else alone
         latents = None if known is None else np.asarray(known.latents)[0]
         long = longform.LongSound(
-            self.cfg, params, asked, encode, negative, reference, latents, number=number, at_once=at_once, say=say
+            self.cfg,
+            params,
+            asked,
+            encode,
+            negative,
+            reference,
+            latents,
+            number=number,
+            at_once=at_once,
+            mesh=self.mesh,
+            say=say,
         )
         yield from long.pieces()
 
@@ -205,17 +221,19 @@ class Maker:
     def _at_once(
         self, wanted: int, batch: int | None, lengths: rates.Lengths, *, windows: bool = False, **program
     ) -> int:
-        """How many of `wanted` are made at once. Their programs are being compiled when this returns."""
+        """How many of `wanted` are made at once. The programs of one device are being compiled when this returns."""
         limit = memory.limit_bytes(jax.devices()[0])
+        devices = 1 if self.mesh is None else self.mesh.size
+        wanted, batch = -(-wanted // devices), batch and -(-batch // devices)
         count = min(wanted, batch or (1 if limit is None else MOST_AT_ONCE))
         begin = partial(generation.begin, self.cfg, self.dtype, self.tokenizer, lengths, windows=windows, **program)
         parts = [*begin(count=count).values()]
         if batch is not None or limit is None:
-            return count
+            return devices * count
         while count > 1 and not self._fits(parts, limit, together=windows):
             count //= 2
             parts = [*begin(count=count).values()]
-        return count
+        return devices * count
 
     def _fits(self, parts: Sequence[generation.StageProgram], limit: float, *, together: bool) -> bool:
         try:

@@ -70,6 +70,24 @@ def test_windows_in_batches_sound_the_same(model, film, whole):
     assert np.abs(levels(three) - levels(whole.waveform)).max() < 1.5
 
 
+def test_windows_and_versions_on_several_devices(model, film, whole, monkeypatch):
+    """Each device samples a window, or a version, of its own; they are those of one device, but for rounding."""
+    several, made = Model(tiny_system(), devices=2), []
+    sample = generation.sample_on
+    monkeypatch.setattr(generation, "sample_on", lambda mesh, *a, **k: made.append(sample(mesh, *a, **k)) or made[-1])
+    many = several.generate(film, "a bell rings", **WINDOWS).waveform
+    assert len(made) and all(len(x.sharding.device_set) == 2 and len(x) == 2 for x in made)
+    assert np.abs(levels(many) - levels(whole.waveform)).max() < 1.5
+    made.clear()
+    several.generate(None, "a bell rings", duration=1.0, samples=3, steps=2)
+    split = np.concatenate(made)
+    made.clear()
+    model.generate(None, "a bell rings", duration=1.0, samples=3, steps=2, batch=1)
+    np.testing.assert_allclose(split[:3], np.concatenate(made), atol=1e-5)
+    with pytest.raises(ValueError, match=r"devices: got 9, expected 1 to 8, which are here"):
+        Model(tiny_system(), devices=9)
+
+
 def test_frames_are_read_when_they_are_due(model, film, monkeypatch):
     read = []
     frames = media.frames_in_windows
