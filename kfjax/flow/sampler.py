@@ -11,7 +11,6 @@ from, a hole to fill, a reference) are `Known`: the others are sampled around th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -24,6 +23,7 @@ from kfjax.flow.matching import interpolate, with_known
 from kfjax.nn.module import AnyArray
 from kfjax.structs import Features, Known, Noise, Schedule
 
+MAX_SCALE = 100.0  # of guidance; `making.limits` has the same
 Branch = Literal["full", "empty", "video", "negative"]
 Method = Literal["euler", "heun"]
 KnownAs = Literal["clean", "renoised"]
@@ -50,8 +50,8 @@ class Guidance:
 
     def __post_init__(self):
         for name in ("video", "text", "negative"):
-            if not 0 <= (scale := getattr(self, name)) < math.inf:
-                raise ValueError(f"{name} guidance: got {scale}, expected a number of 0 or more")
+            if not 0 <= (scale := getattr(self, name)) <= MAX_SCALE:
+                raise ValueError(f"{name} guidance: got {scale}, expected a number from 0 to {MAX_SCALE:g}")
 
     def weights(self, has_video: bool = True) -> dict[Branch, float]:
         """Weight of every branch that contributes. Without video, v(V,∅) is v(∅,∅)."""
