@@ -91,7 +91,7 @@ def cuts(row: Row, buckets: Sequence[float]) -> tuple[list[Cut], float]:
     """
     if row.problem:
         raise ValueError(row.problem)
-    left, start = _available(row), row.start_seconds
+    left, start = available_seconds(row), row.start_seconds
     made = []
     while fitting := [seconds for seconds in buckets if seconds <= left + SHORT_SECONDS]:
         made.append(Cut(row, start, max(fitting)))
@@ -102,7 +102,7 @@ def cuts(row: Row, buckets: Sequence[float]) -> tuple[list[Cut], float]:
     return made, max(0.0, left)
 
 
-def _available(row: Row) -> float:
+def available_seconds(row: Row) -> float:
     """Seconds of the row that have both what is seen and what is heard, according to the files' headers."""
     infos = [media.probe(path) for path in (row.video, row.audio) if path is not None]
     if row.video is not None and not infos[0].has_video:
