@@ -9,8 +9,8 @@ from jaxtyping import Float
 NO_SIDE_DB = -120.0
 #: Power density below this is noise of 16 bits (-145), or what a resampler's filter leaves.
 FLOOR_DB_PER_HZ = -130.0
-#: And this far below the highest density, what a lossy codec leaves.
-RANGE_DB = 80.0
+#: And so is, or leaks from a resampler's filter, what is this far below the highest density above 1 kHz.
+RANGE_DB = 70.0
 
 _FULL = 0.999
 _RUN, _FLAT = 3, 1e-4
@@ -51,7 +51,8 @@ def bandwidth_hz(wave: Float[np.ndarray, "t c"], sample_rate_hz: int) -> float:
     """The highest frequency with sound in it, Hz: 4000 of a telephone's recording, whatever rate the file has.
 
     Where the mean power density (Welch's method, 2048 samples) of the channel that has most is above
-    `FLOOR_DB_PER_HZ` of full scale and within `RANGE_DB` of its highest value; 0 for silence.
+    `FLOOR_DB_PER_HZ` of full scale and within `RANGE_DB` of its highest value above 1 kHz (rumble is louder than all that
+    one hears); 0 for silence. The spectrum's own width makes a sharp edge 200 Hz too high.
     """
     from scipy.signal import welch
 
@@ -60,7 +61,8 @@ def bandwidth_hz(wave: Float[np.ndarray, "t c"], sample_rate_hz: int) -> float:
         return 0.0
     frequencies, power = welch(np.asarray(wave, np.float64), sample_rate_hz, nperseg=size, axis=0)
     density_db = 10 * np.log10(power.max(1) + 1e-30)
-    heard = np.flatnonzero((density_db > FLOOR_DB_PER_HZ) & (density_db > density_db.max() - RANGE_DB))
+    highest_db = density_db[frequencies >= min(1000.0, frequencies[-1] / 4)].max()
+    heard = np.flatnonzero((density_db > FLOOR_DB_PER_HZ) & (density_db > highest_db - RANGE_DB))
     return float(frequencies[heard[-1]]) if len(heard) else 0.0
 
 

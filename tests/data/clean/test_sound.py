@@ -58,16 +58,15 @@ def test_clipping_at_full_scale_is_found_behind_a_codec(tmp_path, clean):
         assert sound.clipped_share(media.read_audio(tmp_path / "clean.m4a", RATE_HZ)) < 0.001, seed
 
 
-def low_passed(wave, rng):
-    """What a recording at about 8, 11 or 16 kHz keeps, at the rate of the others."""
-    from scipy.signal import resample_poly
+def test_bandwidth(clean, tmp_path):
+    """Recordings that were once at 8, 11 or 16 kHz, as FFmpeg resamples them."""
 
-    up, down = ((80, 441), (1, 4), (160, 441))[rng.integers(3)]
-    low = resample_poly(resample_poly(wave, up, down, axis=0), down, up, axis=0)
-    return (np.round(low * 32767) / 32768).astype(np.float32)
+    def low_passed(wave, rng):
+        low_hz = int(rng.choice([8000, 11025, 16000]))
+        media.write_wav(tmp_path / "a.wav", wave, RATE_HZ)
+        media.write_wav(tmp_path / "low.wav", media.read_audio(tmp_path / "a.wav", low_hz), low_hz)
+        return media.read_audio(tmp_path / "low.wav", RATE_HZ)
 
-
-def test_bandwidth(clean):
     check(lambda wave: sound.bandwidth_hz(wave, RATE_HZ), low_passed, clean, lambda hz: hz < 10000)
 
 
@@ -76,7 +75,7 @@ def test_bandwidth_is_where_the_sound_ends(cutoff_hz):
     spectrum = np.fft.rfft(np.random.default_rng(0).standard_normal(2 * RATE_HZ))
     spectrum[2 * cutoff_hz :] = 0
     wave = 0.1 * np.fft.irfft(spectrum)[:, None]
-    assert sound.bandwidth_hz(wave, RATE_HZ) == pytest.approx(cutoff_hz, abs=100)
+    assert sound.bandwidth_hz(wave, RATE_HZ) == pytest.approx(cutoff_hz, abs=250)
     assert sound.bandwidth_hz(0 * wave, RATE_HZ) == 0
 
 
