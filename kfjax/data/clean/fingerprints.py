@@ -1,7 +1,7 @@
 """Fingerprints of an excerpt's sound and picture: near duplicates differ in few of their 256 bits.
 
-A fingerprint is a text of 64 hexadecimal digits, "" where there is nothing to tell apart: silence, a flat picture. It
-survives another codec, level, rate and size, not another start in time.
+A fingerprint is a text of 64 hexadecimal digits, "" where there is nothing to tell apart: silence, sound of less than
+1.1 s, a flat picture. It survives another codec, level, rate and size, not another start in time.
 """
 
 from __future__ import annotations

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 
 from kfjax import media
+from kfjax.command import reason
 from kfjax.data.clean import fingerprints, picture, sound, speech, wada
 from kfjax.data.sources import SHORT_SECONDS, Cut, Row, available_seconds
 from kfjax.metrics import levels
@@ -106,19 +108,25 @@ def measure(excerpt: Cut) -> dict[str, Value]:
 
 
 def measure_row(row: Row, seconds: float, shortest_seconds: float) -> Iterator[Measured]:
-    """All excerpts of a row, measured; what can't be used has its reason."""
-    from kfjax.command import reason
-
+    """All excerpts of a row, measured; what can't be used has its reason, and no error stops the rest."""
     try:
         cuts = excerpts(row, seconds, shortest_seconds)
-    except (ValueError, OSError) as error:
-        yield Measured(row.start_seconds, 0.0, reason(error), {})
+    except Exception as error:
+        yield Measured(row.start_seconds, 0.0, _problem(row, error), {})
         return
     for cut in cuts:
         try:
             yield Measured(cut.start_seconds, cut.seconds, "", measure(cut))
-        except (ValueError, OSError) as error:
-            yield Measured(cut.start_seconds, cut.seconds, reason(error), {})
+        except Exception as error:
+            yield Measured(cut.start_seconds, cut.seconds, _problem(row, error), {})
+
+
+def _problem(row: Row, error: Exception) -> str:
+    """The reason in the table. Of a million files some find a defect in a library: it is named there too."""
+    if isinstance(error, ValueError | OSError):
+        with suppress(ValueError, OSError):  # raised again where it is no message to a user
+            return reason(error)
+    return f"{row.sound}: can't be measured ({type(error).__name__}: {error}); leave it out, or report it"
 
 
 def _of_header(row: Row) -> dict[str, Value]:

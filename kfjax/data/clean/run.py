@@ -58,7 +58,7 @@ def clean(
     """
     if workers is not None and workers < 1:
         raise ValueError(f"--workers: got {workers}, expected at least 1")
-    rows, folder = sources.read_rows(source), command.local_path(output)
+    rows, folder = [*map(_nameable, sources.read_rows(source))], command.local_path(output)
     folder.mkdir(parents=True, exist_ok=True)
     keys = [_key(row, cfg) for row in rows]
     with _opened(folder / JOURNAL) as journal:
@@ -78,6 +78,15 @@ def clean(
 def _counts(refused: Sequence[Mapping[str, str]]) -> Counter[str]:
     counts = Counter(name for found in refused for name in found)
     return counts + Counter({"excerpts": len(refused), "kept": sum(not found for found in refused)})
+
+
+def _nameable(row: Row) -> Row:
+    """The row, with a problem if a table can't hold its paths."""
+    for path in (row.video, row.audio):
+        if path is not None and _cell(str(path)) != str(path):
+            name = _cell(path.name)
+            return row._replace(problem=f"{name}: its path has characters that no table can hold; rename it")
+    return row
 
 
 def _key(row: Row, cfg: CleanConfig) -> str:
@@ -151,10 +160,9 @@ def _in_processes(wanted: Mapping[str, Row], cfg: CleanConfig, workers: int) -> 
     """Where a process dies, those rows that were under way are measured again, each in a process of its own."""
     left = dict(wanted)
     while left:
-        suspects: list[str] = []
+        running: dict[Future, str] = {}
         pool = _pool(workers)
         try:
-            running: dict[Future, str] = {}
             todo = iter(list(left.items()))
             while True:
                 while len(running) < _AHEAD * workers and (item := next(todo, None)):
@@ -162,15 +170,13 @@ def _in_processes(wanted: Mapping[str, Row], cfg: CleanConfig, workers: int) -> 
                 if not running:
                     break
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
-                    suspects = [*running.values()]
-                    key = running[done]
                     found = done.result()
-                    del running[done], left[key]
+                    key = running.pop(done)
+                    del left[key]
                     yield key, found
         except BrokenProcessPool:
-            for key in suspects:
-                if key in left:
-                    yield key, _alone(left.pop(key), cfg)
+            for key in running.values():
+                yield key, _alone(left.pop(key), cfg)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -203,7 +209,7 @@ def _write_clips(path: Path, table: Iterable[tuple[Row, Measured]], refused: Ite
 
 def _place(row: Row, one: Measured) -> list:
     video, audio = (None if path is None else _cell(str(path.absolute())) for path in (row.video, row.audio))
-    return [video or audio, audio if video else None, _cell(row.caption), f"{one.start_seconds:g}", f"{one.seconds:g}"]
+    return [video or audio, audio if video else None, _cell(row.caption), round(one.start_seconds, 3), round(one.seconds, 3)]
 
 
 def _values(one: Measured) -> list:

@@ -91,7 +91,10 @@ def _beyond(row: Measured, thresholds: Mapping[str, Limit]) -> dict[str, str]:
 
 
 class Seen:
-    """Fingerprints of the excerpts that are kept. One that has both sound and picture is near where both are."""
+    """Fingerprints of the excerpts that are kept. Near are those of which the sound is, and the picture if they have one.
+
+    One without a fingerprint of its sound (silence, less than 1.1 s) is near none.
+    """
 
     def __init__(self, most: float):
         self.most = most
@@ -101,7 +104,7 @@ class Seen:
     def has_or_adds(self, row: Measured) -> bool:
         """Whether one that is near is there; if not, this is added."""
         marks = tuple(str(row.measures.get(name) or "") for name in FINGERPRINTS)
-        if not any(marks):
+        if not marks[0]:  # pictures alone are near from one excerpt of a still scene to the next
             return False
         keys = [(kind, at, mark[at : at + _PIECE]) for kind, mark in enumerate(marks)
                 for at in range(0, len(mark) - _PIECE + 1, _PIECE)]  # fmt: skip
