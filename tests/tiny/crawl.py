@@ -21,7 +21,7 @@ def recording(seed: int, seconds: float = 2.0) -> np.ndarray:
         event = shape * (tone + rng.uniform(0.05, 0.5) * rng.standard_normal(count))
         pan = rng.uniform(0.1, 0.9)
         wave += event[:, None] * np.sqrt([pan, 1 - pan])
-    wave = 10 ** (rng.uniform(-13, -2) / 20) * (wave / np.abs(wave).max() + 4e-3 * rng.standard_normal((count, 2)))
+    wave = 10 ** (rng.uniform(-13, -2) / 20) * (wave / np.abs(wave).max() + 1e-2 * rng.standard_normal((count, 2)))
     return (np.round(wave * 32767) / 32768).astype(np.float32)
 
 
