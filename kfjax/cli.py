@@ -1,4 +1,4 @@
-"""The command line: generate, demo, convert, clean, extract, train, evaluate, plan, models, doctor; the work is elsewhere."""
+"""The command line: generate, demo, convert, clean, extract, train, evaluate, plan, models, doctor; no work of its own."""
 
 from __future__ import annotations
 

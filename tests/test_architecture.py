@@ -23,7 +23,10 @@ PACKAGE = sorted((ROOT / "kfjax").rglob("*.py"))
 SOURCES = PACKAGE + sorted(
     path for folder in ("configs", "experiments", "colab", "tests") for path in (ROOT / folder).rglob("*.py")
 )
-CONFIGS = [path for path in sorted((ROOT / "configs").glob("*.py")) if path.stem != "clean"] + sorted((ROOT / "experiments").glob("*/config.py"))
+#: Of runs; configs/clean.py trains nothing.
+CONFIGS = sorted((set((ROOT / "configs").glob("*.py")) - {ROOT / "configs/clean.py"})) + sorted(
+    (ROOT / "experiments").glob("*/config.py")
+)
 
 #: Modules of which only the named places of kfjax/ may know.
 HOMES = {

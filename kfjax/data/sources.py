@@ -128,7 +128,8 @@ def _from_folder(folder: Path) -> list[Row]:
 def _from_table(table: Path) -> list[Row]:
     uses: Counter[str] = Counter()
     same = {"prompt": "caption", "start_seconds": "start"}
-    lines = table_lines(table, (*COLUMNS, "path", "kept"), needed=("video", "audio", "path"), same=same, more_beside="kept")
+    columns, needed = (*COLUMNS, "path", "kept"), ("video", "audio", "path")
+    lines = table_lines(table, columns, needed=needed, same=same, more_beside="kept")
     kept = [line for line in lines if line.cells["kept"] != "no"]
     if not kept:
         raise ValueError(f"{table}: got no row that is kept, expected one at least; clean again with other thresholds")

@@ -36,8 +36,8 @@ def test_a_dry_run_says_what_each_threshold_would_do(crawl, tmp_path, capsys, mo
     said = capsys.readouterr()
     lines = {line.rpartition(" ")[0].strip(): line.split()[-1] for line in said.out.splitlines()[1:]}
     assert said.out.startswith("threshold") and said.out.splitlines()[0].endswith("stay of 9")
-    assert (lines["loudness_lufs (least 0)"], lines["bandwidth_hz (least 10000)"], lines["all of them"]) == ("1", "9", "0")
-    assert lines["unusable (can be read)"] == "8"
+    stay = {"loudness_lufs (least 0)": "1", "bandwidth_hz (least 10000)": "9", "unusable (can be read)": "8"}
+    assert lines.items() >= (stay | {"all of them": "0"}).items()
     assert "not measured: mos, speech_share; pip install '.[clean]'" in said.err
     assert not (tmp_path / "clips.csv").exists() and (tmp_path / "measures.csv").exists()
 

@@ -6,6 +6,8 @@ A fingerprint is a text of 64 hexadecimal digits, "" where there is nothing to t
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from jaxtyping import UInt8
 
@@ -32,7 +34,7 @@ def sound_fingerprint(wave: np.ndarray, sample_rate_hz: int) -> str:
     edges = np.geomspace(_LOW_HZ, _HIGH_HZ, _BANDS + 1)
     places = np.clip(np.searchsorted(frequencies, edges), 1, len(frequencies))
     power = np.abs(spectrum) ** 2
-    bands = np.stack([power[a : max(b, a + 1)].sum(0) for a, b in zip(places[:-1], places[1:], strict=True)])
+    bands = np.stack([power[a : max(b, a + 1)].sum(0) for a, b in pairwise(places)])
     moments = np.linspace(0, bands.shape[1], _STEPS + 1, endpoint=False, dtype=int)
     level = np.log(np.add.reduceat(bands, moments, axis=1) + 1e-9)
     return _text(np.diff(np.diff(level, axis=0), axis=1) > 0)
@@ -42,7 +44,8 @@ def picture_fingerprint(frames: UInt8[np.ndarray, "n h w 3"]) -> str:
     """256 bits of frames: of four moments, 8 x 8 signs of the difference of neighbours in a row (a difference hash)."""
     moments = np.linspace(0, len(frames) - 1, 4).round().astype(int)
     gray = np.asarray(frames[moments], np.float32).mean(-1)
-    rows, columns = (np.linspace(0, n, k, endpoint=False, dtype=int) for n, k in zip(gray.shape[1:], (8, 9), strict=True))
+    sides = zip(gray.shape[1:], (_SIDE, _SIDE + 1), strict=True)
+    rows, columns = (np.linspace(0, side, parts, endpoint=False, dtype=int) for side, parts in sides)
     small = np.add.reduceat(np.add.reduceat(gray, rows, axis=1), columns, axis=2)
     areas = np.diff(np.append(rows, gray.shape[1]))[:, None] * np.diff(np.append(columns, gray.shape[2]))[None, :]
     small = small / areas

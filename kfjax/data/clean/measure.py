@@ -66,7 +66,8 @@ def excerpts(row: Row, seconds: float, shortest_seconds: float) -> list[Cut]:
         made.append(Cut(row, row.start_seconds + start, round(length, 3)))
         start += length
     if not made:
-        raise ValueError(f"{row.sound}: {max(0.0, there):.2f} seconds are there, expected {shortest_seconds:g} at least")
+        there = max(0.0, there)
+        raise ValueError(f"{row.sound}: {there:.2f} seconds are there, expected {shortest_seconds:g}; leave it out")
     return made
 
 

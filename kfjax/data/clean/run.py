@@ -110,7 +110,7 @@ def _opened(path: Path) -> IO[bytes]:
         fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         journal.close()
-        raise ValueError(f"{path.parent}: another run is at work there; wait for it, or give another --output") from None
+        raise ValueError(f"{path.parent}: another run is at work there; wait, or give another --output") from None
     except OSError:  # a file system that locks nothing
         pass
     return journal
@@ -142,7 +142,7 @@ def _measured(wanted: Mapping[str, Row], cfg: CleanConfig, workers: int) -> Iter
 
     workers = min(workers, len(wanted))
     with tqdm(total=len(wanted), unit="clip", disable=None) as bar:
-        for key, found in (_here(wanted, cfg) if workers < 2 else _in_processes(wanted, cfg, workers)):
+        for key, found in _here(wanted, cfg) if workers < 2 else _in_processes(wanted, cfg, workers):
             bar.update()
             yield key, found
 
@@ -186,7 +186,7 @@ def _alone(row: Row, cfg: CleanConfig) -> list[Measured]:
         with _pool(1) as pool:
             return pool.submit(_all_of, row, cfg).result()
     except BrokenProcessPool:
-        problem = f"{row.sound}: the process that measured it ended (damaged, or too large for the memory); leave it out"
+        problem = f"{row.sound}: the process that measured it ended (damaged, or beyond the memory); leave it out"
         return [Measured(row.start_seconds, 0.0, problem, {})]
 
 
@@ -209,7 +209,8 @@ def _write_clips(path: Path, table: Iterable[tuple[Row, Measured]], refused: Ite
 
 def _place(row: Row, one: Measured) -> list:
     video, audio = (None if path is None else _cell(str(path.absolute())) for path in (row.video, row.audio))
-    return [video or audio, audio if video else None, _cell(row.caption), round(one.start_seconds, 3), round(one.seconds, 3)]
+    times = [round(seconds, 3) for seconds in (one.start_seconds, one.seconds)]
+    return [video or audio, audio if video else None, _cell(row.caption), *times]
 
 
 def _values(one: Measured) -> list:

@@ -1,4 +1,4 @@
-"""Faults of a recording: clipping, missing treble, copied and inverted channels. Waveforms are f32 [t, c], full scale 1."""
+"""Faults of a recording: clipping, missing treble, copied or inverted channels. Waveforms: f32 [t, c], full scale 1."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def bandwidth_hz(wave: Float[np.ndarray, "t c"], sample_rate_hz: int) -> float:
     """The highest frequency with sound in it, Hz: 4000 of a telephone's recording, whatever rate the file has.
 
     Where the mean power density (Welch's method, 2048 samples) of the channel that has most is above
-    `FLOOR_DB_PER_HZ` of full scale and within `RANGE_DB` of its highest value above 1 kHz (rumble is louder than all that
-    one hears); 0 for silence. The spectrum's own width makes a sharp edge 200 Hz too high.
+    `FLOOR_DB_PER_HZ` of full scale and within `RANGE_DB` of its highest value above 1 kHz (rumble is louder than all
+    that one hears); 0 for silence. The spectrum's own width makes a sharp edge 200 Hz too high.
     """
     from scipy.signal import welch
 
@@ -78,7 +78,7 @@ def side_db(wave: Float[np.ndarray, "t c"]) -> float:
 
 
 def channel_correlation(wave: Float[np.ndarray, "t c"]) -> float:
-    """Correlation of left and right, -1 to 1: -1 where one is the other inverted, 1 for mono and where one is silent."""
+    """Correlation of left and right, -1 to 1: -1 where one is the other inverted, 1 for mono or one silent."""
     if wave.shape[1] < 2:
         return 1.0
     left, right = np.asarray(wave[:, :2], np.float64).T

@@ -1,4 +1,4 @@
-"""What networks for speech hear. Both measures are behind the extra `clean`, run on a CPU, and keep one session each."""
+"""What networks for speech hear. Both are behind the extra `clean`, run on a CPU, and keep one session each."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def _beyond(row: Measured, thresholds: Mapping[str, Limit]) -> dict[str, str]:
 
 
 class Seen:
-    """Fingerprints of the excerpts that are kept. Near are those of which the sound is, and the picture if they have one.
+    """Fingerprints of the excerpts that are kept. Near are those whose sound is, and whose picture if they have one.
 
     One without a fingerprint of its sound (silence, less than 1.1 s) is near none.
     """
