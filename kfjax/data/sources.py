@@ -62,7 +62,8 @@ def read_rows(source: str | Path) -> list[Row]:
     """The rows of a folder (all videos and sounds in and below it, by name) or of a CSV file.
 
     A table has the columns video or audio (paths, relative to the table) or both (pictures of one, sound of the
-    other), and optionally caption, start and seconds (the part of the clip to take). Empty cells are left out.
+    other), and optionally caption, start and seconds (the part of the clip to take). Empty cells are left out. Of a
+    table of `kfjax clean` (`path`, `start_seconds`, `kept` and measures), the rows that are kept.
 
     Raises:
       ValueError: no such source, nothing in it, no such table (`table_lines`). A bad value fails only its own row.
@@ -91,7 +92,7 @@ def cuts(row: Row, buckets: Sequence[float]) -> tuple[list[Cut], float]:
     """
     if row.problem:
         raise ValueError(row.problem)
-    left, start = _available(row), row.start_seconds
+    left, start = available_seconds(row), row.start_seconds
     made = []
     while fitting := [seconds for seconds in buckets if seconds <= left + SHORT_SECONDS]:
         made.append(Cut(row, start, max(fitting)))
@@ -102,7 +103,7 @@ def cuts(row: Row, buckets: Sequence[float]) -> tuple[list[Cut], float]:
     return made, max(0.0, left)
 
 
-def _available(row: Row) -> float:
+def available_seconds(row: Row) -> float:
     """Seconds of the row that have both what is seen and what is heard, according to the files' headers."""
     infos = [media.probe(path) for path in (row.video, row.audio) if path is not None]
     if row.video is not None and not infos[0].has_video:
@@ -126,8 +127,13 @@ def _from_folder(folder: Path) -> list[Row]:
 
 def _from_table(table: Path) -> list[Row]:
     uses: Counter[str] = Counter()
-    lines = table_lines(table, COLUMNS, needed=("video", "audio"), same={"prompt": "caption"})
-    return [_from_line(line, table.parent, uses) for line in lines]
+    same = {"prompt": "caption", "start_seconds": "start"}
+    columns, needed = (*COLUMNS, "path", "kept"), ("video", "audio", "path")
+    lines = table_lines(table, columns, needed=needed, same=same, more_beside="kept")
+    kept = [line for line in lines if line.cells["kept"] != "no"]
+    if not kept:
+        raise ValueError(f"{table}: got no row that is kept, expected one at least; clean again with other thresholds")
+    return [_from_line(line, table.parent, uses) for line in kept]
 
 
 class Line(NamedTuple):
@@ -138,7 +144,12 @@ class Line(NamedTuple):
 
 
 def table_lines(
-    table: Path, columns: Sequence[str], *, needed: tuple[str, str], same: Mapping[str, str] | None = None
+    table: Path,
+    columns: Sequence[str],
+    *,
+    needed: tuple[str, ...],
+    same: Mapping[str, str] | None = None,
+    more_beside: str = "",
 ) -> list[Line]:
     """The rows of a table with a header; every one has a cell for each of its columns.
 
@@ -149,6 +160,7 @@ def table_lines(
       columns: all that it may have; those that it lacks are empty.
       needed: it has one of these at least.
       same: another name of a column -> the column.
+      more_beside: in a table with this column, others may stand too, and are passed over.
 
     Raises:
       ValueError: not such a table, or an empty one; a row with more or fewer cells than the header, a quote that is
@@ -158,9 +170,9 @@ def table_lines(
     delimiter = _delimiter(text, {*columns, *(same or {})})
     records = [(row, cells) for row, cells in _records(table, text, delimiter) if any(map(str.strip, cells))]
     (_, header), *full = records or [(1, [])]
-    places = _places(table, header, full, columns, same or {})
+    places = _places(table, header, full, columns, same or {}, more_beside)
     if not full or not set(needed) & places.keys():
-        first, second = needed
+        first, second, *_ = needed
         listed = ", ".join(columns)
         raise ValueError(f"{table}: got no {first} and no {second}, expected rows under a header ({listed}); fill it")
     for row, cells in full:
@@ -208,9 +220,11 @@ def _places(
     records: Sequence[tuple[int, list[str]]],
     columns: Sequence[str],
     same: Mapping[str, str],
+    more_beside: str,
 ) -> dict[str, int]:
     """Which column stands where. Raises ValueError for one that is unknown or there twice."""
     places: dict[str, int] = {}
+    more = bool(more_beside) and more_beside in map(_plain, header)
     for i, written in enumerate(header):
         name = _plain(written)
         name = name if name in columns else same.get(name, name)
@@ -219,6 +233,8 @@ def _places(
             if cells <= {""} or (i == 0 and all(cell.isdecimal() for cell in cells)):
                 continue
             raise ValueError(f"{table}: column {i + 1} has cells and no name in the first row; name it or delete it")
+        if name not in columns and more:
+            continue
         if name not in columns:
             near = difflib.get_close_matches(name, columns, n=1)
             advice = f"did you mean {near[0]}?" if near else f"expected {', '.join(columns)} in the first row"
@@ -253,6 +269,8 @@ def _check_commas(where: str, cells: list[str], header: list[str], places: Mappi
 
 def _from_line(line: Line, folder: Path, uses: Counter[str]) -> Row:
     cells = line.cells
+    if path := cells["path"]:
+        cells = cells | {"audio" if Path(path).suffix.lower() in SOUND_SUFFIXES else "video": path}
     name = cells["video"] or cells["audio"] or "row without a file"
     uses[name] += 1
     row = Row(

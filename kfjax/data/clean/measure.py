@@ -1,0 +1,153 @@
+"""Everything that is measured of an excerpt, from its files to a row of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+
+from kfjax import media
+from kfjax.command import reason
+from kfjax.data.clean import fingerprints, picture, sound, speech, wada
+from kfjax.data.sources import SHORT_SECONDS, Cut, Row, available_seconds
+from kfjax.metrics import levels
+
+#: Frames of the picture that are looked at.
+FRAMES = media.FrameSpec(rate_hz=4.0, size=128, resize="stretch")
+
+#: Measure -> what it is, cheap ones first. A cell is empty where the measure does not apply or can't be made.
+MEASURES = {
+    "shorter_side": "pixels of the picture's shorter side, upright",
+    "longer_side": "pixels of its longer side",
+    "fps": "pictures a second",
+    "audio_rate_hz": "sampling rate of the file's sound",
+    "kilobits_per_second": "of the file or both files together, sound and picture",
+    "clipped_share": "share of clipped samples of the worst channel, 0 to 1",
+    "bandwidth_hz": "highest frequency with sound in it",
+    "snr_db": "signal-to-noise ratio by amplitudes (WADA-SNR), -20 to 100; made for speech",
+    "loudness_lufs": "integrated loudness (ITU-R BS.1770-4), at least -70",
+    "true_peak_db": "highest peak between samples, dB of full scale, at least -120",
+    "silence_share": "share of 50-ms frames below -60 dB of full scale, 0 to 1",
+    "side_db": "level of left minus right over left plus right; -120 for mono and copied mono",
+    "channel_correlation": "of left and right; -1 where one is inverted",
+    "still_share": "share of quarters of a second in which the picture stands still, 0 to 1",
+    "border_share": "share of the picture in black bars, 0 to 1",
+    "sound_fingerprint": "256 bits in hexadecimal; empty for silence",
+    "picture_fingerprint": "256 bits in hexadecimal; empty for a flat picture",
+    "speech_share": "share of the time in which someone speaks (Silero), 0 to 1; needs the extra `clean`",
+    "mos": "overall quality of speech (DNSMOS P.835), 1 to 5; needs the extra `clean`",
+}
+Value = float | int | str | None
+
+
+class Measured(NamedTuple):
+    """A row of the side table: an excerpt of a file, and its measures or the reason why there are none."""
+
+    start_seconds: float
+    seconds: float
+    problem: str
+    measures: dict[str, Value]
+
+
+def excerpts(row: Row, seconds: float, shortest_seconds: float) -> list[Cut]:
+    """The row cut into excerpts of `seconds`, one after the other; what is left is one too if it is not too short.
+
+    Raises:
+      ValueError: files that can't be read (`media.MediaError`), no sound, less than the shortest.
+    """
+    if row.problem:
+        raise ValueError(row.problem)
+    there = available_seconds(row)
+    made, start = [], 0.0
+    while (left := there - start) >= min(seconds, shortest_seconds) - SHORT_SECONDS and left > 0:
+        length = seconds if left >= seconds - SHORT_SECONDS else left
+        made.append(Cut(row, row.start_seconds + start, round(length, 3)))
+        start += length
+    if not made:
+        there = max(0.0, there)
+        raise ValueError(f"{row.sound}: {there:.2f} seconds are there, expected {shortest_seconds:g}; leave it out")
+    return made
+
+
+def measure(excerpt: Cut) -> dict[str, Value]:
+    """All measures of an excerpt, by name in the order of `MEASURES`: a pure function of its files.
+
+    The sound is measured at its own rate, in stereo; the picture by `FRAMES`.
+
+    Raises:
+      ValueError: files that don't decode (`media.MediaError`), sound that ends early or is not finite.
+    """
+    found: dict[str, Value] = dict.fromkeys(MEASURES)
+    found |= _of_header(excerpt.row)
+    rate_hz = int(found["audio_rate_hz"] or 0)
+    wave = _sound(excerpt, rate_hz)
+    found |= {
+        "clipped_share": sound.clipped_share(wave),
+        "bandwidth_hz": sound.bandwidth_hz(wave, rate_hz),
+        "snr_db": wada.snr_db(wave),
+        "loudness_lufs": levels.loudness_lufs(wave, rate_hz),
+        "true_peak_db": max(-120.0, levels.true_peak_db(wave)),
+        "silence_share": levels.silence_share(wave, rate_hz),
+        "side_db": sound.side_db(wave),
+        "channel_correlation": sound.channel_correlation(wave),
+        "sound_fingerprint": fingerprints.sound_fingerprint(wave, rate_hz),
+    }
+    if excerpt.row.video is not None:
+        (frames,), _ = media.read_frames(
+            excerpt.row.video, [FRAMES], start_seconds=excerpt.start_seconds, duration_seconds=excerpt.seconds
+        )
+        found |= {
+            "still_share": picture.still_share(frames),
+            "border_share": picture.border_share(frames),
+            "picture_fingerprint": fingerprints.picture_fingerprint(frames),
+        }
+    for name in speech.available():
+        found[name] = getattr(speech, name)(wave, rate_hz)
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in found.items()}
+
+
+def measure_row(row: Row, seconds: float, shortest_seconds: float) -> Iterator[Measured]:
+    """All excerpts of a row, measured; what can't be used has its reason, and no error stops the rest."""
+    try:
+        cuts = excerpts(row, seconds, shortest_seconds)
+    except Exception as error:
+        yield Measured(row.start_seconds, 0.0, _problem(row, error), {})
+        return
+    for cut in cuts:
+        try:
+            yield Measured(cut.start_seconds, cut.seconds, "", measure(cut))
+        except Exception as error:
+            yield Measured(cut.start_seconds, cut.seconds, _problem(row, error), {})
+
+
+def _problem(row: Row, error: Exception) -> str:
+    """The reason in the table. Of a million files some find a defect in a library: it is named there too."""
+    if isinstance(error, ValueError | OSError):
+        with suppress(ValueError, OSError):  # raised again where it is no message to a user
+            return reason(error)
+    return f"{row.sound}: can't be measured ({type(error).__name__}: {error}); leave it out, or report it"
+
+
+def _of_header(row: Row) -> dict[str, Value]:
+    paths = [path for path in (row.video, row.audio) if path is not None]
+    infos = [media.probe(path) for path in paths]
+    rates = [path.stat().st_size * 8 / 1000 / max(info.seconds, 1e-3) for path, info in zip(paths, infos, strict=True)]
+    found: dict[str, Value] = {"audio_rate_hz": infos[-1].audio_rate_hz, "kilobits_per_second": sum(rates)}
+    if row.video is not None:
+        sides = sorted((infos[0].width, infos[0].height))
+        found |= {"shorter_side": sides[0], "longer_side": sides[1], "fps": infos[0].fps}
+    return found
+
+
+def _sound(excerpt: Cut, rate_hz: int) -> np.ndarray:
+    """f32 [t, 2] at the file's own rate."""
+    path = excerpt.row.sound
+    wave = media.read_audio(path, rate_hz, 2, excerpt.seconds, excerpt.start_seconds)
+    if len(wave) < (excerpt.seconds - SHORT_SECONDS) * rate_hz - 1:
+        there = f"{len(wave) / rate_hz:.2f} of {excerpt.seconds:g} seconds"
+        raise media.MediaError(f"{path}: has sound for {there} from {excerpt.start_seconds:g} on; cut it there")
+    if not np.isfinite(wave).all():
+        raise media.MediaError(f"{path}: its sound has NaN or infinite samples; convert it again")
+    return wave

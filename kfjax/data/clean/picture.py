@@ -1,0 +1,50 @@
+"""Faults of a picture: one that stands still, one with black bars. Frames are u8 [n, h, w, 3] RGB."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+#: Mean change of a block, of 255, that a codec alone makes of a picture that stands still.
+STILL_LEVELS = 2.0
+#: No pixel of a black bar is brighter, of 255: a codec adds a few levels to black.
+BLACK_LEVELS = 24.0
+_BLOCKS = 8
+#: Of a row's pixels, all but this share have to be black: the picture's edge rings into the bar.
+_BRIGHT_SHARE = 0.02
+
+
+def still_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float:
+    """Share of the steps from frame to frame in which the picture stands still, 0 to 1; 1 for a single frame.
+
+    It does where no block of an eighth of the sides changes by `STILL_LEVELS` in its mean brightness, so that a small
+    thing that moves before a camera that does not counts as motion.
+    """
+    gray = _gray(frames)
+    n, height, width = gray.shape
+    if n < 2:
+        return 1.0
+    rows, columns = (np.linspace(0, side, _BLOCKS, endpoint=False, dtype=int) for side in (height, width))
+    sums = np.add.reduceat(np.add.reduceat(np.abs(np.diff(gray, axis=0)), rows, axis=1), columns, axis=2)
+    areas = np.diff(np.append(rows, height))[:, None] * np.diff(np.append(columns, width))[None, :]
+    return float(((sums / areas).max((1, 2)) < STILL_LEVELS).mean())
+
+
+def border_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float:
+    """Share of the area in black bars above and below or left and right, 0 to 1; 1 where all is black.
+
+    A bar is black in every frame. Bars count in pairs, by the thinner one: a dark sky is none.
+    """
+    gray = _gray(frames)
+    inside = 1.0
+    for axis in (2, 1):
+        bright = np.quantile(gray, 1 - _BRIGHT_SHARE, axis=axis).max(0) > BLACK_LEVELS
+        if not bright.any():
+            return 1.0
+        bar = min(int(bright.argmax()), int(bright[::-1].argmax()))
+        inside *= 1 - 2 * bar / len(bright)
+    return float(1 - inside)
+
+
+def _gray(frames: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w"]:
+    return np.asarray(frames, np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)

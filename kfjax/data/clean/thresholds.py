@@ -1,0 +1,122 @@
+"""Which excerpts are kept: measures against thresholds, and near duplicates against those that are kept already."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kfjax import config
+from kfjax.data.clean.fingerprints import differing_share
+from kfjax.data.clean.measure import MEASURES, Measured
+
+#: Fingerprints are looked up by pieces of this many hexadecimal digits: near ones share some, others hardly any.
+_PIECE = 3
+#: Excerpts that share one piece and are compared, at most: the latest. A million kept ones share 250 on average.
+_COMPARED = 512
+FINGERPRINTS = ("sound_fingerprint", "picture_fingerprint")
+DUPLICATE, UNUSABLE = "duplicate", "unusable"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a measure may be, both ends included."""
+
+    least: float = -math.inf
+    most: float = math.inf
+
+
+@dataclass(frozen=True)
+class CleanConfig:
+    """Settings of `kfjax clean`.
+
+    Attributes:
+      seconds: length of an excerpt.
+      shortest_seconds: a clip, or what is left at its end, is an excerpt too if it has that much.
+      differing_share: excerpts are near duplicates where at most this share of the bits of their fingerprints differs,
+        of sound and of picture; 0 finds exact ones alone.
+      thresholds: measure -> its limit.
+    """
+
+    seconds: float
+    shortest_seconds: float
+    differing_share: float
+    thresholds: Mapping[str, Limit] = field(default_factory=dict)
+
+
+def parse(values: Mapping) -> CleanConfig:
+    """The settings in a config.
+
+    Raises:
+      ValueError: an unknown or missing key, a measure that does not exist, a length out of its range.
+    """
+    limits = values.get("thresholds", {})
+    numbers = [name for name in MEASURES if name not in FINGERPRINTS]
+    if unknown := [name for name in limits if name not in numbers]:
+        raise ValueError(f"thresholds: got {unknown[0]}, which is no measure; expected some of {', '.join(numbers)}")
+    made = {name: config.from_dict(Limit, limit, where=f"thresholds.{name}") for name, limit in limits.items()}
+    known = {key: value for key, value in values.items() if key != "thresholds"}
+    cfg = config.from_dict(CleanConfig, known | {"thresholds": made})
+    if not 0.1 <= cfg.shortest_seconds <= cfg.seconds < math.inf:
+        got = f"seconds {cfg.seconds:g} and shortest_seconds {cfg.shortest_seconds:g}"
+        raise ValueError(f"config: got {got}, expected 0.1 <= shortest_seconds <= seconds; correct them")
+    return cfg
+
+
+def judge(rows: Iterable[Measured], cfg: CleanConfig) -> Iterator[dict[str, str]]:
+    """For each row, in order, why it is refused: measure (or `DUPLICATE` or `UNUSABLE`) -> the reason; empty if kept.
+
+    What was not measured refuses nothing. Of near duplicates the first that is otherwise kept is kept.
+    """
+    seen = Seen(cfg.differing_share)
+    for row in rows:
+        found = {UNUSABLE: row.problem} if row.problem else _beyond(row, cfg.thresholds)
+        if not found and seen.has_or_adds(row):
+            found = {DUPLICATE: "near duplicate of an excerpt above"}
+        yield found
+
+
+def _beyond(row: Measured, thresholds: Mapping[str, Limit]) -> dict[str, str]:
+    found = {}
+    for name, limit in thresholds.items():
+        value = row.measures.get(name)
+        if not isinstance(value, int | float):
+            continue
+        if value < limit.least:
+            found[name] = f"{name} {value:g} < {limit.least:g}"
+        elif value > limit.most:
+            found[name] = f"{name} {value:g} > {limit.most:g}"
+    return found
+
+
+class Seen:
+    """Fingerprints of the excerpts that are kept. Near are those whose sound is, and whose picture if they have one.
+
+    One without a fingerprint of its sound (silence, less than 1.1 s) is near none.
+    """
+
+    def __init__(self, most: float):
+        self.most = most
+        self._kept: list[tuple[str, ...]] = []
+        self._by_piece: defaultdict[tuple, list[int]] = defaultdict(list)
+
+    def has_or_adds(self, row: Measured) -> bool:
+        """Whether one that is near is there; if not, this is added."""
+        marks = tuple(str(row.measures.get(name) or "") for name in FINGERPRINTS)
+        if not marks[0]:  # pictures alone are near from one excerpt of a still scene to the next
+            return False
+        keys = [(kind, at, mark[at : at + _PIECE]) for kind, mark in enumerate(marks)
+                for at in range(0, len(mark) - _PIECE + 1, _PIECE)]  # fmt: skip
+        candidates = {number for key in keys for number in self._by_piece[key][-_COMPARED:]}
+        if any(self._near(marks, self._kept[number]) for number in candidates):
+            return True
+        for key in keys:
+            self._by_piece[key].append(len(self._kept))
+        self._kept.append(marks)
+        return False
+
+    def _near(self, one: Sequence[str], other: Sequence[str]) -> bool:
+        if [bool(mark) for mark in one] != [bool(mark) for mark in other]:
+            return False
+        return all(differing_share(a, b) <= self.most for a, b in zip(one, other, strict=True) if a)

@@ -1,0 +1,238 @@
+"""A small crawl with every kind of bad file: measured once, filtered often, whole after every interruption."""
+
+import csv
+import json
+import shutil
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kfjax import media
+from kfjax.data import sources
+from kfjax.data.clean import run
+from kfjax.data.clean.measure import MEASURES
+from kfjax.data.clean.thresholds import CleanConfig, Limit
+from tests.tiny import media_files
+from tests.tiny.crawl import RATE_HZ, pictures, recording
+
+LIMITS = {
+    "silence_share": Limit(most=0.2), "side_db": Limit(least=-60.0), "channel_correlation": Limit(least=-0.5),
+    "clipped_share": Limit(most=0.001), "still_share": Limit(most=0.9), "border_share": Limit(most=0.1),
+    "bandwidth_hz": Limit(least=10000.0),
+}  # fmt: skip
+CFG = CleanConfig(2.0, 0.5, 0.2, LIMITS)
+#: File -> what its excerpts are refused for, in order; "" is kept.
+EXPECTED = {
+    "bars.mp4": ["border_share"],
+    "clipped.wav": ["clipped_share"],
+    "copied.wav": ["side_db"],
+    "copy.m4a": ["", ""],  # of sound.wav, which comes later: the first is kept
+    "cut.mp4": ["unusable"],
+    "empty.wav": ["unusable"],
+    "good.mp4": ["", "", ""],
+    "inverted.wav": ["channel_correlation"],
+    "low.wav": ["bandwidth_hz"],
+    "mute.mp4": ["unusable"],
+    "new\\nline.wav": ["unusable"],
+    "noise.mp4": ["unusable"],
+    "short.wav": ["unusable"],
+    "silent.wav": ["silence_share"],
+    "sound.wav": ["duplicate", "duplicate"],
+    "still.mp4": ["still_share"],
+    "über/日本 1.mp4": [""],
+}
+
+
+def write(path: Path, seed: int, seconds: float = 2.0, change=lambda wave: wave, film=None) -> None:
+    wave = change(recording(seed, seconds))
+    if film is None:
+        media.write_wav(path, wave, RATE_HZ)
+    else:
+        media.write_video(path, film(pictures(seed, round(8 * seconds))), 8, wave, RATE_HZ)
+
+
+@pytest.fixture(scope="module")
+def crawl(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("crawl")
+    (folder / "über").mkdir()
+    same = lambda frames: frames
+    still = lambda frames: np.repeat(frames[:1], len(frames), axis=0)
+    bars = lambda frames: np.pad(frames, ((0, 0), (16, 16), (0, 0), (0, 0)))
+    write(folder / "good.mp4", 1, 4.6, film=same)
+    write(folder / "über/日本 1.mp4", 2, film=same)
+    write(folder / "still.mp4", 3, film=still)
+    write(folder / "bars.mp4", 4, film=bars)
+    write(folder / "sound.wav", 5, 4.0)
+    media_files.write_sound(folder / "copy.m4a", 0.95 * recording(5, 4.0), RATE_HZ)
+    write(folder / "clipped.wav", 6, change=lambda wave: 0.3 * np.clip(40 * wave, -1, 1))
+    write(folder / "copied.wav", 7, change=lambda wave: wave[:, [0, 0]])
+    write(folder / "inverted.wav", 8, change=lambda wave: wave.mean(1, keepdims=True) * np.array([0.9, -1], np.float32))
+    write(folder / "silent.wav", 9, change=lambda wave: wave * (np.arange(len(wave)) > 0.5 * len(wave))[:, None])
+    write(folder / "low.wav", 10)
+    low = media.read_audio(folder / "low.wav", 8000)
+    media.write_wav(folder / "low.wav", low, 8000)
+    media_files.write_numbered(folder / "mute.mp4", media_files.steady(30, 25))
+    media_files.copy_start(folder / "good.mp4", folder / "cut.mp4", 0.5)
+    (folder / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(1000))
+    (folder / "empty.wav").touch()
+    write(folder / "short.wav", 11, 0.2)
+    shutil.copy(folder / "short.wav", folder / "new\nline.wav")
+    return folder
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def whole(crawl, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run.clean(crawl, folder, CFG, workers=1)
+
+
+def test_every_fault_is_found_and_nothing_else(crawl, whole):
+    folder, counts = whole
+    found: dict[str, list[str]] = {}
+    for row in read(folder / "clips.csv"):
+        short = row["reasons"].partition(" ")[0].replace("near", "duplicate")
+        short = short if short in ("", "duplicate", *MEASURES) else "unusable"
+        found.setdefault(row["path"].removeprefix(f"{crawl}/"), []).append(short)
+        assert (row["kept"] == "yes") == (not row["reasons"])
+    assert found == EXPECTED
+    flat = [reason for reasons in EXPECTED.values() for reason in reasons]
+    assert counts["excerpts"] == len(flat) and counts["kept"] == flat.count("")
+    assert counts["unusable"] == flat.count("unusable") and counts["duplicate"] == 2
+
+
+def test_the_side_table_has_all_measures(crawl, whole):
+    rows = read(whole[0] / "measures.csv")
+    assert list(rows[0]) == ["path", "audio", "caption", "start_seconds", "seconds", "problem", *MEASURES]
+    good = next(row for row in rows if row["path"].endswith("good.mp4"))
+    assert (good["shorter_side"], good["longer_side"], good["audio_rate_hz"]) == ("96", "128", "44100")
+    assert float(good["fps"]) == pytest.approx(8) and float(good["kilobits_per_second"]) > 10
+    assert -40 < float(good["loudness_lufs"]) < 0 and float(good["true_peak_db"]) < 1
+    bad = [row["problem"] for row in rows if row["path"].endswith(("empty.wav", "mute.mp4", "short.wav"))]
+    for problem, words in zip(bad, ("is an empty file", "has no sound", "0.20 seconds are there"), strict=True):
+        assert words in problem
+
+
+def test_extract_reads_what_is_kept(crawl, whole):
+    rows = sources.read_rows(whole[0] / "clips.csv")
+    kept = [row for row in read(whole[0] / "clips.csv") if row["kept"] == "yes"]
+    assert [str(row.video or row.audio) for row in rows] == [row["path"] for row in kept]
+    assert [row.start_seconds for row in rows if row.sound.name == "good.mp4"] == [0.0, 2.0, 4.0]
+    for row in rows:
+        assert (row.video is None) == (row.sound.suffix == ".m4a")
+        (cut,), left = sources.cuts(row, (min(2.0, row.seconds),))
+        assert (cut.start_seconds, left < 0.1) == (row.start_seconds, True)
+
+
+def test_nothing_is_measured_twice(crawl, whole, tmp_path, monkeypatch):
+    shutil.copytree(whole[0], tmp_path / "out")
+    monkeypatch.setattr(run, "measure_row", lambda *_: pytest.fail("measured again"))
+    again = run.clean(crawl, tmp_path / "out", CFG)
+    assert again == whole[1]
+    other = run.clean(crawl, tmp_path / "out", replace(CFG, thresholds={}), dry_run=True)
+    assert other["kept"] > again["kept"]
+    for table in ("clips.csv", "measures.csv"):  # a dry run changes none
+        assert (tmp_path / "out" / table).read_bytes() == (whole[0] / table).read_bytes()
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("when", [0, 3, 9])
+def test_an_interrupted_run_goes_on(crawl, whole, tmp_path, monkeypatch, when):
+    """Stopped before its `when`-th file, the last line of its journal cut in the middle: the same tables."""
+    calls = []
+
+    def measure_row(row, *settings, real=run.measure_row):
+        calls.append(row.id)
+        if len(calls) == when + 1:
+            raise Killed
+        return real(row, *settings)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(run, "measure_row", measure_row)
+        run.clean(crawl, tmp_path, CFG, workers=1)
+    assert not (tmp_path / "measures.csv").exists()
+    journal = tmp_path / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-7])
+    run.clean(crawl, tmp_path, CFG, workers=1)
+    for table in ("clips.csv", "measures.csv"):
+        assert (tmp_path / table).read_bytes() == (whole[0] / table).read_bytes()
+
+
+def test_a_file_that_changed_is_measured_again(crawl, whole, tmp_path, monkeypatch):
+    shutil.copytree(crawl, tmp_path / "crawl")
+    run.clean(tmp_path / "crawl", tmp_path / "out", CFG, workers=1)
+    write(tmp_path / "crawl/empty.wav", 12)
+    measured = []
+    monkeypatch.setattr(run, "_all_of", lambda row, cfg, real=run._all_of: measured.append(row.id) or real(row, cfg))
+    counts = run.clean(tmp_path / "crawl", tmp_path / "out", CFG, workers=1)
+    assert measured == ["empty.wav"] and counts["unusable"] == whole[1]["unusable"] - 1
+
+
+def test_processes_make_the_same_tables(crawl, whole, tmp_path):
+    run.clean(crawl, tmp_path, CFG, workers=2)
+    for table in ("clips.csv", "measures.csv"):
+        assert (tmp_path / table).read_bytes() == (whole[0] / table).read_bytes()
+
+
+class Pool:
+    """Stands for a pool whose processes die of one file."""
+
+    def submit(self, function, row, cfg):
+        future: Future = Future()
+        if row.id == "good.mp4":
+            future.set_exception(BrokenProcessPool("dead"))
+        else:
+            future.set_result(function(row, cfg))
+        return future
+
+    def shutdown(self, **_):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_a_file_that_ends_its_process_costs_itself_only(crawl, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "_pool", lambda _: Pool())
+    counts = run.clean(crawl, tmp_path, CFG, workers=2)
+    (dead,) = [row for row in read(tmp_path / "clips.csv") if row["path"].endswith("good.mp4")]
+    assert "the process that measured it ended" in dead["reasons"]
+    assert counts["unusable"] == whole[1]["unusable"] + 1 and counts["kept"] == whole[1]["kept"] - 3
+
+
+def test_a_table_is_a_source(crawl, tmp_path):
+    table = tmp_path / "t.csv"
+    film, sound = crawl / "good.mp4", crawl / "sound.wav"
+    table.write_text(f'video,audio,caption,start,seconds\n{film},{sound},"a bell, far",0.5,1\n,gone.wav,,,\n')
+    run.clean(table, tmp_path / "out", CFG, workers=1)
+    first, gone = read(tmp_path / "out/clips.csv")
+    assert [first[key] for key in ("path", "audio", "caption", "start_seconds", "seconds", "kept")] == [
+        str(film), str(sound), "a bell, far", "0.5", "1.0", "yes",
+    ]  # fmt: skip
+    assert "no such file" in gone["reasons"]
+    (row,) = sources.read_rows(tmp_path / "out/clips.csv")
+    assert row[1:6] == (film, sound, "a bell, far", 0.5, 1.0)
+
+
+def test_one_run_at_a_time(crawl, tmp_path):
+    with run._opened(tmp_path / "journal.jsonl"), pytest.raises(ValueError, match="another run is at work there"):
+        run.clean(crawl, tmp_path, CFG, workers=1)
+
+
+def test_the_journal_is_json(whole):
+    lines = (whole[0] / "journal.jsonl").read_text().splitlines()
+    assert len(lines) == len(EXPECTED) and all(json.loads(line).keys() == {"key", "excerpts"} for line in lines)
