@@ -24,6 +24,8 @@ FREE = {"data.buckets", "optim.decay_steps"}
 MULTIPLE = "data.batch_multiple"
 #: Settings that earlier versions lacked, at what their runs did.
 ADDED = {"step.known": 0.0, "system.known_as": "renoised"}
+#: What every config has, whatever its task.
+SECTIONS = ("loop", "data")
 #: The configs: inside an installed package, beside the package in a clone.
 SHIPPED = next((p / "configs" for p in Path(__file__).parents[1:3] if (p / "configs").is_dir()), Path("configs"))
 
@@ -57,9 +59,17 @@ def load_config(spec: str) -> ConfigDict:
 
 
 def complete(config: ConfigDict) -> None:
-    """Settings of the loop that the config leaves out, at their defaults: all of them can be set."""
+    """Settings of the loop that the config leaves out, at their defaults: all of them can be set.
+
+    Raises:
+      ValueError: a config without the sections that every task has.
+    """
     from kfjax.train.engine.loop import LoopConfig
 
+    for section in SECTIONS:
+        if not isinstance(got := config.to_dict().get(section), dict):
+            found = "none" if got is None else repr(got)
+            raise ValueError(f"config.{section}: got {found}, expected a section (a dict); see configs/ for examples")
     given = config.to_dict()["loop"]
     with config.unlocked():
         config.loop = asdict(LoopConfig()) | given

@@ -253,12 +253,18 @@ def test_a_run_keeps_the_multiple_of_the_devices_that_it_began_with(config, runs
         ("toy.py:long", "has no variant 'long'"),
         ("empty.py", "defines no get_config"),
         ("toy.txt", "expected a Python file"),
+        ("loopless.py", "config.loop: got none, expected a section"),
+        ("dataless.py", "config.data: got none, expected a section"),
+        ("flat.py", "config.data: got 'runs/a', expected a section"),
     ],
 )
 def test_a_wrong_config_is_refused(config, runs, capsys, monkeypatch, spec, message):
     monkeypatch.chdir(config.parent)
     Path("empty.py").touch()
     Path("toy.txt").touch()
+    for name, values in (("loopless", {"data": {}}), ("dataless", {"loop": {}}), ("flat", {"loop": {}, "data": "runs/a"})):
+        head = "from ml_collections import ConfigDict\ndef get_config(variant):\n    return "
+        Path(f"{name}.py").write_text(f"{head}ConfigDict({{'task': 'toy'}} | {values})")
     assert main(["train", spec, "--workdir", "run"]) == 2
     assert message in capsys.readouterr().err
     assert not Path("run").exists() and not runs
