@@ -23,7 +23,7 @@ FREE = {"data.buckets", "optim.decay_steps"}
 #: 0 means the devices at hand, of which a later run may have others: the number is noted with the run.
 MULTIPLE = "data.batch_multiple"
 #: Settings that earlier versions lacked, at what their runs did.
-ADDED = {"step.known": 0.0, "system.known_as": "renoised"}
+ADDED = {"step.known": 0.0, "system.known_as": "renoised", "system.mmdit.sync_align": "uniform"}
 #: What every config has, whatever its task.
 SECTIONS = ("loop", "data")
 #: The configs: inside an installed package, beside the package in a clone.

@@ -224,6 +224,20 @@ def test_a_run_of_before_a_setting_goes_on(config, runs, tmp_path, capsys):
     assert train() == 0
 
 
+def test_new_trainings_place_sync_tokens_in_time_and_old_runs_go_on_as_they_were(tmp_path):
+    """docs/decisions/0002. The paper's sizes once left it to the default, "uniform"."""
+    for variant in ("", "1.5b", "3b", "6b"):
+        assert command.load_config(f"configs/flow.py:{variant}").system.mmdit.sync_align == "timed"
+    config = command.load_config("configs/flow.py:1.5b")
+    before = config.to_dict()
+    del before["system"]["mmdit"]["sync_align"]
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    with pytest.raises(ValueError, match=r"system\.mmdit\.sync_align was uniform, is timed; give"):
+        command.check_workdir(tmp_path, config, {})
+    command.apply(config, "system.mmdit.sync_align=uniform")
+    command.check_workdir(tmp_path, config, {})
+
+
 def test_a_run_keeps_the_multiple_of_the_devices_that_it_began_with(config, runs, tmp_path, monkeypatch, capsys):
     """`data.batch_multiple=0` means those at hand; on others the batches are the same."""
     config.write_text(CONFIG.replace('"flip": True', '"flip": True, "batch_multiple": 0'))
@@ -262,7 +276,8 @@ def test_a_wrong_config_is_refused(config, runs, capsys, monkeypatch, spec, mess
     monkeypatch.chdir(config.parent)
     Path("empty.py").touch()
     Path("toy.txt").touch()
-    for name, values in (("loopless", {"data": {}}), ("dataless", {"loop": {}}), ("flat", {"loop": {}, "data": "runs/a"})):
+    sections = {"loopless": {"data": {}}, "dataless": {"loop": {}}, "flat": {"loop": {}, "data": "runs/a"}}
+    for name, values in sections.items():
         head = "from ml_collections import ConfigDict\ndef get_config(variant):\n    return "
         Path(f"{name}.py").write_text(f"{head}ConfigDict({{'task': 'toy'}} | {values})")
     assert main(["train", spec, "--workdir", "run"]) == 2
