@@ -16,12 +16,13 @@ from kfjax.scenes.encode import encode_corpus
 from kfjax.scenes.panel import flow_panel
 from kfjax.storage.checkpoint import fingerprint
 from kfjax.structs import FlowBatch
+from kfjax.system import part_shapes
 from kfjax.train.engine.validation import Figures, Validation
 from kfjax.train.tasks.flow.config import FlowRun
 from kfjax.train.tasks.flow.step import flow_figures
 from kfjax.train.tasks.inputs import TrainingData, make_buckets
 from kfjax.train.tasks.lora_task import reading_tokenizer
-from kfjax.train.tasks.weights import read_part, shapes
+from kfjax.train.tasks.weights import read_part
 
 
 def material(run: FlowRun) -> TrainingData:
@@ -35,7 +36,7 @@ def material(run: FlowRun) -> TrainingData:
     paths = {"vae": data.vae or data.start}
     if data.heldout:  # the panel alone decodes to sound
         paths["vocoder"] = data.vocoder or data.start
-    expected = shapes(system, paths)
+    expected = part_shapes(system, *paths)
     codec = {name: read_part(path, name, expected[name]) for name, path in paths.items()}
     encode_corpus(corpus, system.codec, codec["vae"], system.rates)
     if run.step.train_encoders:
