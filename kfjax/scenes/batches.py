@@ -24,7 +24,7 @@ class SceneInput:
     """Excerpts, latents and stereo mels of an encoded corpus, one duration bucket a step.
 
     Args:
-      fingerprint: of the codec that the latents must come from (`checkpoint.fingerprint`).
+      fingerprint: of the codec that the latents must come from (`checkpoint.weights_fingerprint`).
       flip: mirror half of the pictures, and with them the ears.
       duration_jitter: largest relative error of the total duration that the model is told. Durations between the
         buckets have rows of their own in the discrete embedding, which would stay random without it.

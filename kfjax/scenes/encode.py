@@ -20,7 +20,7 @@ from kfjax.nn.module import Params, bind
 from kfjax.rates import Lengths, Rates, lengths
 from kfjax.scenes import Bucket, Corpus
 from kfjax.storage import disk
-from kfjax.storage.checkpoint import fingerprint
+from kfjax.storage.checkpoint import weights_fingerprint
 
 
 class Latents(NamedTuple):
@@ -36,7 +36,7 @@ def encode_corpus(corpus: Corpus, cfg: CodecConfig, vae: Params, rates: Rates, *
 
     A corpus may be encoded while it is still being rendered, and again when more is there.
     """
-    mark = fingerprint(vae)
+    mark = weights_fingerprint(vae)
     for bucket in corpus.buckets.values():
         _encode_bucket(bucket, cfg, vae, rates, mark, batch)
 

@@ -14,7 +14,7 @@ from kfjax.scenes import Corpus
 from kfjax.scenes.batches import SceneInput, captions, tokenizer_from
 from kfjax.scenes.encode import encode_corpus
 from kfjax.scenes.panel import flow_panel
-from kfjax.storage.checkpoint import fingerprint
+from kfjax.storage.checkpoint import weights_fingerprint
 from kfjax.structs import FlowBatch
 from kfjax.system import part_shapes
 from kfjax.train.engine.validation import Figures, Validation
@@ -65,6 +65,6 @@ def scene_input(
     run: FlowRun, tokenizer: Tokenizer, corpus: Corpus, vae: Params, buckets: Buckets, **options: Any
 ) -> Callable[[int], FlowBatch]:
     """step -> `FlowBatch` of an encoded corpus; `options` of `SceneInput`."""
-    mark = fingerprint(vae)
+    mark = weights_fingerprint(vae)
     batches = SceneInput(run.system, tokenizer, corpus, buckets, seed=run.loop.seed, fingerprint=mark, **options)
     return lambda step: FlowBatch(*batches(step))
