@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -106,6 +107,44 @@ def test_set():
 def test_a_wrong_set_is_refused(config, assignment, message):
     with pytest.raises(ValueError, match=message):
         command.apply(command.load_config(str(config)), assignment)
+
+
+@pytest.mark.parametrize(
+    "key, value, expected",
+    [
+        ("data.folder", Path("runs/b"), "runs/b"),
+        ("data.folder", "1", "1"),
+        ("data.heldout", Path("runs/b"), "runs/b"),
+        ("loop.steps", np.int64(7), 7),
+        ("loop.steps", "7", 7),
+        ("optim.learning_rate", np.float32(0.5), 0.5),
+        ("optim.learning_rate", np.int32(2), 2.0),
+        ("data.flip", np.bool_(False), False),
+        ("data.buckets", np.array([[2.0, 1.0]]), ([2.0, 1.0],)),
+        ("data.buckets", ((np.float64(2.0), 1.0),), ((2.0, 1.0),)),
+        ("data.buckets", [(Path("a"), np.float64(1.0))], (("a", 1.0),)),
+    ],
+)
+def test_values_of_python_are_set(config, key, value, expected):
+    settings = command.load_config(str(config))
+    command.assign(settings, key, value)
+    got = dict(command.flat(settings.to_dict()))[key]
+    assert got == expected and type(got) is type(expected)
+    json.dumps(settings.to_dict())
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("loop.steps", Path("a"), r"loop\.steps got 'a' \(str\), expected int"),
+        ("loop.steps", np.float64(2.5), r"loop\.steps got 2\.5 \(float\), expected int"),
+        ("loop.steps", np.arange(2), r"loop\.steps got \[0, 1\] \(list\), expected int"),
+        ("data.heldout", {1}, r"data\.heldout got a set, expected a number, text, path"),
+    ],
+)
+def test_values_of_python_of_other_types_are_refused(config, key, value, message):
+    with pytest.raises(ValueError, match=message):
+        command.assign(command.load_config(str(config)), key, value)
 
 
 def test_train(config, runs, tmp_path):

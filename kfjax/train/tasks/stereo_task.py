@@ -20,7 +20,7 @@ from kfjax.train.tasks.inputs import make_buckets
 
 
 def make_task(run: FlowRun) -> Task:
-    """The task for `train.loop.run`; exports stereo.safetensors.
+    """The task for `engine.loop.run`; exports stereo.safetensors.
 
     Raises:
       ValueError: data or weights that are not there or do not fit the config.

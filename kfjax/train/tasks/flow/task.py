@@ -27,7 +27,7 @@ from kfjax.train.tasks.weights import is_folder, read_parts
 
 
 def make_task(run: FlowRun) -> Task:
-    """The task for `train.loop.run`.
+    """The task for `engine.loop.run`.
 
     Raises:
       ValueError: data or weights that are not there or do not fit the config.
