@@ -15,6 +15,7 @@ from kfjax.data.buckets import Buckets
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.rates import lengths
 from kfjax.scenes import Bucket, Corpus
+from kfjax.scenes.corpus import FULL_SCALE
 from kfjax.scenes.encode import open_latents
 from kfjax.structs import Excerpt, Given, Posterior
 from kfjax.system import SystemConfig
@@ -155,4 +156,4 @@ class SoundInput:
     def _crop(self, bucket: Bucket, rng: np.random.Generator) -> np.ndarray:
         index = rng.integers(len(bucket))
         first = rng.integers(bucket.sound.shape[1] - self._samples + 1)
-        return bucket.sound[index, first : first + self._samples].astype(np.float32).mean(1) / 32767.0
+        return bucket.sound[index, first : first + self._samples].astype(np.float32).mean(1) / FULL_SCALE
