@@ -146,7 +146,14 @@ def paper(variant: str) -> dict:
     config = built_in()
     config["system"] = {
         "name": f"kling-foley-{variant}",
-        "mmdit": {"width": 64 * heads, "heads": heads, "joint_depth": 6, "single_depth": depth - 6, "remat": True},
+        "mmdit": {
+            "width": 64 * heads,
+            "heads": heads,
+            "joint_depth": 6,
+            "single_depth": depth - 6,
+            "sync_align": "timed",
+            "remat": True,
+        },
         "known_as": "renoised",  # "clean" with a step.known above 0
     }
     config["step"] = {

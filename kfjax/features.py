@@ -14,6 +14,7 @@ import numpy as np
 from kfjax.encoders.configs import CLIPTextConfig
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.media import FrameSpec
+from kfjax.nn.alignment import align
 from kfjax.nn.module import Params, bind
 from kfjax.rates import Lengths
 from kfjax.structs import Array, Excerpt, Features, Given, Video
@@ -88,8 +89,6 @@ def seen_by_stereo(cfg: SystemConfig, encoded: Features, latents: int) -> jax.Ar
 
     "clip": the clip encoder's, as they are [b v ·]; "sync": the sync tokens at their true times, one a latent [b n ·].
     """
-    from kfjax.generators.mmdit.mmdit import align
-
     if cfg.stereo_sees == "clip":
         return jnp.asarray(encoded.clip)
     return align(jnp.asarray(encoded.sync), latents, "timed", cfg.rates)

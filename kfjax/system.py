@@ -176,17 +176,17 @@ def init_parts(cfg: SystemConfig, names: tuple[str, ...], key: jax.Array) -> Par
     return {name: module.init(*parts[name], keys[name]) for name in names}
 
 
-def part_shapes(cfg: SystemConfig) -> Params:
-    """Shapes of every weight of the system; allocates nothing."""
-    return {name: module.shapes(cls, part) for name, (cls, part) in cfg.parts().items()}
+def part_shapes(cfg: SystemConfig, *names: str) -> Params:
+    """Shapes of the weights of these parts, or of all; allocates nothing."""
+    parts = cfg.parts()
+    return {name: module.shapes(*parts[name]) for name in names or parts}
 
 
 def stored_shapes(cfg: SystemConfig, *names: str) -> Params:
-    """Shapes of the weights of these parts, or of all; no network is built where the program cache has them."""
+    """As `part_shapes`; no network is built where the program cache has them."""
 
     def make() -> bytes:
-        parts = cfg.parts()
-        flat = module.flatten({name: module.shapes(*parts[name]) for name in names or cfg.names})
+        flat = module.flatten(part_shapes(cfg, *names))
         return json.dumps({name: (leaf.shape, leaf.dtype.name) for name, leaf in flat.items()}).encode()
 
     flat = json.loads(programs.kept("shapes", repr((cfg, names)), make))

@@ -39,7 +39,7 @@ import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 #: Networks whose annotations, shapes too, are checked at every call: they must be imported after the hook is there.
-CHECKED = ["kfjax.nn.layers", "kfjax.generators", "kfjax.flow", "kfjax.codec", "kfjax.encoders"]
+CHECKED = ["kfjax.nn.layers", "kfjax.nn.alignment", "kfjax.generators", "kfjax.flow", "kfjax.codec", "kfjax.encoders"]
 if find_spec("beartype"):
     install_import_hook(CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 

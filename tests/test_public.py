@@ -147,7 +147,7 @@ def test_evaluate_returns_its_results(tmp_path):
         media.write_wav(tmp_path / folder / "a.wav", tone(1.0), RATE_HZ)
     output = tmp_path / "report"
     results = kfjax.evaluate(
-        tmp_path / "made", "folder", references=tmp_path / "true", metrics="levels", pictures=0, output=output
+        tmp_path / "made", "folder", references=tmp_path / "true", metrics=["levels"], pictures=0, output=output
     )
     assert results["matching"]["measured"] == 1
     assert results == json.loads((output / "results.json").read_text())

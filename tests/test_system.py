@@ -117,4 +117,5 @@ def test_every_part_has_its_own_random_stream():
     jax.tree.map(np.testing.assert_array_equal, one["stereo"], two["stereo"])
     shapes = system.part_shapes(CONFIG)
     assert set(shapes) == set(CONFIG.parts())
+    assert system.part_shapes(CONFIG, "clip") == {"clip": shapes["clip"]}
     assert jax.tree.map(lambda x: x.shape, shapes["clip"]) == jax.tree.map(lambda x: x.shape, one["clip"])

@@ -43,7 +43,7 @@ class Loaded(NamedTuple):
     unread: Unread  # of the caption
 
 
-def fingerprint(system: System) -> str:
+def encoders_fingerprint(system: System) -> str:
     """Short hash of all that decides features and latents: weights of the encoders and of the codec's encoder, their
     configuration, how frames, sound and captions are prepared. Not the precision of the computation."""
     cfg = system.cfg
@@ -54,7 +54,7 @@ def fingerprint(system: System) -> str:
         "rates": config.to_dict(cfg.rates),
         "frames": [cfg.clip_resize, cfg.sync_resize],
         "text_tokens": cfg.text_tokens,
-        "weights": {name: checkpoint.fingerprint(system.params[name]) for name in _PARTS},
+        "weights": {name: checkpoint.weights_fingerprint(system.params[name]) for name in _PARTS},
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     with tempfile.TemporaryDirectory() as folder:
@@ -71,12 +71,12 @@ class FeatureEncoder:
       batch: excerpts at once; rounded up to a multiple of the devices.
 
     Attributes:
-      fingerprint: see `fingerprint`.
+      fingerprint: see `encoders_fingerprint`.
     """
 
     def __init__(self, system: System, batch: int):
         devices = jax.local_devices()
-        self.fingerprint = fingerprint(system)
+        self.fingerprint = encoders_fingerprint(system)
         self.cfg, self.tokenizer = system.cfg, system.tokenizer
         self.batch = -(-batch // len(devices)) * len(devices)
         self._mesh = sharding.make_mesh({"data": len(devices)}, devices)

@@ -52,7 +52,7 @@ def evaluate(
     *,
     references: str | Path | None = None,
     manual_dir: str | Path | None = None,
-    metrics: str | None = None,
+    metrics: str | Sequence[str] | None = None,
     weights: str | Path | None = None,
     limit: int | None = None,
     seconds: float | None = None,
@@ -69,7 +69,8 @@ def evaluate(
       benchmark: "scenes", "vggsound", "audiocaps", "kling-audio-eval" or "folder" (clips of one's own).
       references: folder or table of the clips with their true sound; for scenes where they are rendered.
       manual_dir: recordings and tables of a public corpus.
-      metrics: groups of measures, joined by commas. Default: all that the benchmark has.
+      metrics: names of groups of measures, ("onsets", "panns"); a text with commas between them is read too.
+        Default: all that the benchmark has.
       weights: folder of the measuring networks' weights. Default: metrics/ in kfjax's cache.
       limit: the first so many clips. Default: all; of scenes 200.
       seconds: of each clip. Default: the benchmark's.
@@ -94,9 +95,17 @@ def evaluate(
 
     pipeline.start()
     return evaluation.evaluate(evaluation.Request(
-        target, benchmark, path(output) or _default(benchmark), **paths, metrics=metrics, weights=path(weights),
+        target, benchmark, path(output) or _default(benchmark), **paths, metrics=_names(metrics), weights=path(weights),
         limit=limit, seconds=seconds, seed=seed, steps=steps, guidance=guidance, pictures=pictures,
     ))  # fmt: skip
+
+
+def _names(metrics: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """Of groups of measures; the command line has them in one text."""
+    if metrics is None:
+        return None
+    parts = metrics.split(",") if isinstance(metrics, str) else metrics
+    return tuple(name.strip() for name in parts if name.strip())
 
 
 def _default(benchmark: str) -> Path:

@@ -39,7 +39,7 @@ class Request:
     output: Path
     references: Path | None = None
     manual_dir: Path | None = None
-    metrics: str | None = None
+    metrics: tuple[str, ...] | None = None
     weights: Path | None = None
     limit: int | None = None
     seconds: float | None = None
@@ -97,12 +97,11 @@ def chosen_groups(request: Request) -> list[str]:
     known = [*measures.OWN, *measures.NETWORKS, *(OF_SCENES if request.benchmark == "scenes" else ())]
     if request.metrics is None:
         return known
-    asked = [name.strip() for name in request.metrics.split(",") if name.strip()]
-    unknown = [name for name in asked if name not in known]
-    if unknown or not asked:
+    unknown = [name for name in request.metrics if name not in known]
+    if unknown or not request.metrics:
         got = unknown[0] if unknown else "nothing"
         raise ValueError(f"--metrics: got {got}, expected some of {', '.join(known)}")
-    return [name for name in known if name in asked]
+    return [name for name in known if name in request.metrics]
 
 
 def scene_figures(pairs: Sequence[Pair], judge: SourceJudge | None) -> dict[str, Any]:

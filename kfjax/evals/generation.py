@@ -74,7 +74,7 @@ def generate(settings: Settings, examples: Sequence[BenchmarkExample], folder: P
     return cfg, failed
 
 
-def fingerprint(model: str) -> str:
+def model_fingerprint(model: str) -> str:
     """Short hash of a model directory's files: it tells models of one name apart."""
     folder = pipeline.BUILT_IN if model == "built-in" else Path(model)
     if model in hub.MODELS and not folder.exists():
@@ -132,7 +132,7 @@ def _file(folder: Path, example: BenchmarkExample) -> Path:
 def _agree(folder: Path, settings: Settings) -> None:
     """Note the settings of the folder's sounds. Raises ValueError if they were generated with other settings."""
     path = folder / NOTE
-    wanted = {"fingerprint": fingerprint(settings.model)} | asdict(settings)
+    wanted = {"fingerprint": model_fingerprint(settings.model)} | asdict(settings)
     if not path.exists():
         if folder.is_dir() and any(folder.iterdir()):
             raise ValueError(f"{folder}: holds files of another origin; give another --output, or evaluate the folder")

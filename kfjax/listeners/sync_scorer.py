@@ -29,7 +29,7 @@ token_init = nnx.initializers.normal(0.02)
 
 
 @dataclass(frozen=True)
-class SyncJudgeConfig:
+class SyncScorerConfig:
     """Sizes; the defaults are the public model's.
 
     Raises:
@@ -66,7 +66,7 @@ class SyncJudgeConfig:
 class OffsetTransformer(nnx.Module):
     """One token for the answer, the picture's tokens, one token between, the sound's tokens -> logits."""
 
-    def __init__(self, cfg: SyncJudgeConfig, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: SyncScorerConfig, *, rngs: nnx.Rngs):
         norm = lambda: nnx.LayerNorm(cfg.width, epsilon=cfg.eps, use_fast_variance=False, rngs=rngs)
         self.visual_norm, self.audio_norm, self.norm = norm(), norm(), norm()
         self.offset_token = nnx.Param(token_init(rngs.params(), (cfg.width,)))
@@ -100,7 +100,7 @@ class SyncScorer(nnx.Module):
       ValueError: either makes another number of segments than `cfg.segments`.
     """
 
-    def __init__(self, cfg: SyncJudgeConfig, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: SyncScorerConfig, *, rngs: nnx.Rngs):
         self.cfg = cfg
         self.visual = Synchformer(cfg.visual, rngs=rngs)
         self.audio = SpectrogramTransformer(cfg.audio, rngs=rngs)

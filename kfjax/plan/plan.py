@@ -260,16 +260,15 @@ class Planner:
         """Shapes of what the step reads: the parts that train; on features no encoder is among them."""
         import jax
 
-        from kfjax.nn.module import shapes
+        from kfjax.system import part_shapes
         from kfjax.train.tasks.flow.step import init_readouts, trained_parts
         from kfjax.train.tasks.lora import init_lora
 
-        parts = self.system.parts()
-        network = {"mmdit": shapes(*parts["mmdit"])}
+        network = part_shapes(self.system, "mmdit")
         if self.step.lora.rank:
             pairs = lambda: init_lora(network["mmdit"], self.step.lora, jax.random.key(0))
             return network | {"lora": jax.eval_shape(pairs)}
-        trains = {name: shapes(*parts[name]) for name in trained_parts(self.step)}
+        trains = part_shapes(self.system, *trained_parts(self.step))
         return network | trains | jax.eval_shape(lambda: init_readouts(self.system, self.step))
 
     def _batch(self, rows: int) -> Any:

@@ -15,6 +15,7 @@ from kfjax.data.buckets import Buckets
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.rates import lengths
 from kfjax.scenes import Bucket, Corpus
+from kfjax.scenes.corpus import FULL_SCALE
 from kfjax.scenes.encode import open_latents
 from kfjax.structs import Excerpt, Given, Posterior
 from kfjax.system import SystemConfig
@@ -24,7 +25,7 @@ class SceneInput:
     """Excerpts, latents and stereo mels of an encoded corpus, one duration bucket a step.
 
     Args:
-      fingerprint: of the codec that the latents must come from (`checkpoint.fingerprint`).
+      fingerprint: of the codec that the latents must come from (`checkpoint.weights_fingerprint`).
       flip: mirror half of the pictures, and with them the ears.
       duration_jitter: largest relative error of the total duration that the model is told. Durations between the
         buckets have rows of their own in the discrete embedding, which would stay random without it.
@@ -155,4 +156,4 @@ class SoundInput:
     def _crop(self, bucket: Bucket, rng: np.random.Generator) -> np.ndarray:
         index = rng.integers(len(bucket))
         first = rng.integers(bucket.sound.shape[1] - self._samples + 1)
-        return bucket.sound[index, first : first + self._samples].astype(np.float32).mean(1) / 32767.0
+        return bucket.sound[index, first : first + self._samples].astype(np.float32).mean(1) / FULL_SCALE

@@ -1,7 +1,7 @@
 """A rendered corpus on disk: memory-mapped frames and sound, one line of metadata a scene.
 
 Layout: `corpus.json` (the arguments) and one folder `d{seconds}` per duration with `frames.npy`
-(uint8 [scenes, frames, size, size, 3]), `sound.npy` (int16 [scenes, samples, 2], full scale 32767) and
+(uint8 [scenes, frames, size, size, 3]), `sound.npy` (int16 [scenes, samples, 2], full scale `FULL_SCALE`) and
 `scenes.jsonl`. A scene's line is written after its frames and sound: the whole lines are the scenes that are done.
 """
 
@@ -25,7 +25,8 @@ from kfjax.scenes.world.scene import Scene, make_scene
 from kfjax.storage import disk
 
 SAMPLE_RATE_HZ = 44100
-_FULL_SCALE = 32767.0
+#: What ±1 is in a corpus's 16-bit sound.
+FULL_SCALE = 32767.0
 _SEEDS_A_CORPUS = 1 << 32
 
 
@@ -117,7 +118,7 @@ def _render(job: _Job) -> str:
     bucket = Path(job.bucket)
     np.load(bucket / "frames.npy", mmap_mode="r+")[job.index] = scene.frames((job.size, job.size))
     np.load(bucket / "sound.npy", mmap_mode="r+")[job.index] = np.round(
-        np.clip(scene.sound(SAMPLE_RATE_HZ), -1, 1) * _FULL_SCALE
+        np.clip(scene.sound(SAMPLE_RATE_HZ), -1, 1) * FULL_SCALE
     ).astype(np.int16)
     return json.dumps(scene.to_dict(), separators=(",", ":"))
 
@@ -182,7 +183,7 @@ class Bucket:
 
     @cached_property
     def sound(self) -> np.ndarray:
-        """int16 [scenes, samples, 2] at 44,100 Hz, memory-mapped; divide by 32767 for -1 to 1."""
+        """int16 [scenes, samples, 2] at 44,100 Hz, memory-mapped; divide by `FULL_SCALE` for -1 to 1."""
         return np.load(self.folder / "sound.npy", mmap_mode="r")
 
     @cached_property
@@ -200,7 +201,7 @@ class Bucket:
 
     def waveform(self, index: int) -> np.ndarray:
         """float32 [samples, 2] of one scene."""
-        return self.sound[index].astype(np.float32) / _FULL_SCALE
+        return self.sound[index].astype(np.float32) / FULL_SCALE
 
 
 class Corpus:

@@ -19,8 +19,9 @@ from kfjax.codec.vae import MelVAE
 from kfjax.nn.module import Params, bind
 from kfjax.rates import Lengths, Rates, lengths
 from kfjax.scenes import Bucket, Corpus
+from kfjax.scenes.corpus import FULL_SCALE
 from kfjax.storage import disk
-from kfjax.storage.checkpoint import fingerprint
+from kfjax.storage.checkpoint import weights_fingerprint
 
 
 class Latents(NamedTuple):
@@ -36,7 +37,7 @@ def encode_corpus(corpus: Corpus, cfg: CodecConfig, vae: Params, rates: Rates, *
 
     A corpus may be encoded while it is still being rendered, and again when more is there.
     """
-    mark = fingerprint(vae)
+    mark = weights_fingerprint(vae)
     for bucket in corpus.buckets.values():
         _encode_bucket(bucket, cfg, vae, rates, mark, batch)
 
@@ -64,7 +65,7 @@ def _encode_bucket(bucket: Bucket, cfg: CodecConfig, vae: Params, rates: Rates, 
         rows = np.arange(first, min(first + batch, rendered))
         wave = np.zeros((batch, size.samples, 2), np.float32)
         sound = bucket.sound[rows][np.arange(batch) % len(rows)]  # a short last batch is filled up: one compilation
-        wave[:, : sound.shape[1]] = sound[:, : size.samples].astype(np.float32) / 32767.0
+        wave[:, : sound.shape[1]] = sound[:, : size.samples].astype(np.float32) / FULL_SCALE
         for array, made in zip(arrays, encode(wave), strict=True):
             array[rows] = np.asarray(made)[: len(rows)]
         last = rows[-1] == rendered - 1

@@ -36,7 +36,7 @@ class WeightsError(ValueError):
 MAX_PARTS = 100
 
 
-def fingerprint(params: Params) -> str:
+def weights_fingerprint(params: Params) -> str:
     """Short hash of what makes features or latents: of all weights of an encoder, of a VAE's all but its decoder's."""
     digest = hashlib.sha256()
     for name, leaf in sorted(flatten({name: part for name, part in params.items() if name != "decoder"}).items()):

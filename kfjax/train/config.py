@@ -6,8 +6,11 @@ import ast
 import difflib
 import importlib.util
 import json
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +26,9 @@ FREE = {"data.buckets", "optim.decay_steps"}
 #: 0 means the devices at hand, of which a later run may have others: the number is noted with the run.
 MULTIPLE = "data.batch_multiple"
 #: Settings that earlier versions lacked, at what their runs did.
-ADDED = {"step.known": 0.0, "system.known_as": "renoised"}
+ADDED = {"step.known": 0.0, "system.known_as": "renoised", "system.mmdit.sync_align": "uniform"}
+#: What every config has, whatever its task.
+SECTIONS = ("loop", "data")
 #: The configs: inside an installed package, beside the package in a clone.
 SHIPPED = next((p / "configs" for p in Path(__file__).parents[1:3] if (p / "configs").is_dir()), Path("configs"))
 
@@ -57,9 +62,17 @@ def load_config(spec: str) -> ConfigDict:
 
 
 def complete(config: ConfigDict) -> None:
-    """Settings of the loop that the config leaves out, at their defaults: all of them can be set."""
+    """Settings of the loop that the config leaves out, at their defaults: all of them can be set.
+
+    Raises:
+      ValueError: a config without the sections that every task has.
+    """
     from kfjax.train.engine.loop import LoopConfig
 
+    for section in SECTIONS:
+        if not isinstance(got := config.to_dict().get(section), dict):
+            found = "none" if got is None else repr(got)
+            raise ValueError(f"config.{section}: got {found}, expected a section (a dict); see configs/ for examples")
     given = config.to_dict()["loop"]
     with config.unlocked():
         config.loop = asdict(LoopConfig()) | given
@@ -70,12 +83,21 @@ def apply(config: ConfigDict, assignment: str) -> None:
     key, equals, text = assignment.partition("=")
     if not equals:
         raise ValueError(f"--set: got {assignment!r}, expected KEY=VALUE, e.g. loop.steps=500")
+    assign(config, key, text)
+
+
+def assign(config: ConfigDict, key: str, value: Any) -> None:
+    """Set one key. A text is read as `apply` reads it; paths become texts, NumPy's numbers and arrays Python's.
+
+    Raises:
+      ValueError: an unknown key, a value of another type than the config has there.
+    """
     known = dict(flat(config.to_dict()))
     if key not in known:
         near = difflib.get_close_matches(key, known, n=1)
         advice = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
         raise ValueError(f"--set: unknown key {key}; {advice}")
-    config.update_from_flattened_dict({key: _typed(key, text, known[key])})
+    config.update_from_flattened_dict({key: _typed(key, _plain(key, value), known[key])})
 
 
 def check_addresses(config: ConfigDict) -> None:
@@ -97,13 +119,25 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(part)
 
 
-def _typed(key: str, text: str, current: Any) -> Any:
+def _plain(key: str, value: Any) -> Any:
+    """The value as config.json can hold it."""
+    if isinstance(value, PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):  # NumPy's and jax's
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return type(value)([_plain(key, part) for part in value])
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise ValueError(f"--set: {key} got a {type(value).__name__}, expected a number, text, path, or a list of these")
+
+
+def _typed(key: str, value: Any, current: Any) -> Any:
     if isinstance(current, str):
-        return text
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
+        return str(value)
+    if isinstance(value, str):
+        with suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(value)
     if isinstance(current, float) and type(value) is int:
         return float(value)
     expected = (list, tuple) if isinstance(current, list | tuple) else (type(current),)

@@ -10,6 +10,7 @@ from kfjax import command
 from kfjax.train.config import (
     MULTIPLE,
     apply,
+    assign,
     check_addresses,
     check_workdir,
     complete,
@@ -41,7 +42,8 @@ def train(
       config: "path/file.py" or "path/file.py:variant", a Python file with get_config(variant); "configs/file.py" may be
         one of kfjax's own.
       workdir: folder for checkpoints, metrics and the exported weights.
-      set: values in place of the config's, {"loop.steps": 500} or ["loop.steps=500"].
+      set: values in place of the config's, {"loop.steps": 500} or ["loop.steps=500"]; a path is a text, NumPy's
+        numbers and arrays are Python's.
       distributed: "HOST:PORT,PROCESS,PROCESSES" of one of several processes that train together; "" where the cluster
         says it.
       heartbeat_timeout: with `distributed`, seconds without a sign of life after which a process counts as dead.
@@ -55,8 +57,12 @@ def train(
     folder, settings = command.local_path(workdir), load_config(command.local(str(config)))
     complete(settings)
     own = settings_of(settings)
-    for assignment in [f"{key}={value}" for key, value in set.items()] if isinstance(set, Mapping) else set:
-        apply(settings, assignment)
+    if isinstance(set, Mapping):
+        for key, value in set.items():
+            assign(settings, str(key), value)
+    else:
+        for assignment in set:
+            apply(settings, assignment)
     check_addresses(settings)
     fix_multiple(settings, stored(folder).get(MULTIPLE, 0))
     check_workdir(folder, settings, own)

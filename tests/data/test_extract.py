@@ -19,7 +19,7 @@ from kfjax import features, media, pipeline, system
 from kfjax.codec import audio_codec
 from kfjax.data import builders, sources
 from kfjax.data import encode as feature_encoder
-from kfjax.data.encode import FeatureEncoder, fingerprint
+from kfjax.data.encode import FeatureEncoder, encoders_fingerprint
 from kfjax.data.extract import main
 from kfjax.data.records import Folder, parse
 from kfjax.rates import lengths
@@ -360,21 +360,21 @@ def test_wrong_arguments_cost_no_waiting(tmp_path, monkeypatch, more, message):
 
 def test_the_fingerprint_is_of_all_that_decides_features():
     cfg, params, tokenizer = tiny_system()
-    mark = fingerprint(tiny_system())
+    mark = encoders_fingerprint(tiny_system())
     added = lambda tree: jax.tree.map(lambda x: x + 1, tree)
     for name in ("clip", "sync", "text", "vae", "mmdit", "vocoder"):
-        made = fingerprint(system.System(cfg, params | {name: added(params[name])}, tokenizer))
+        made = encoders_fingerprint(system.System(cfg, params | {name: added(params[name])}, tokenizer))
         assert (made == mark) == (name in ("mmdit", "vocoder")), name
     decoder = params["vae"] | {"decoder": added(params["vae"]["decoder"])}
-    assert fingerprint(system.System(cfg, params | {"vae": decoder}, tokenizer)) == mark
-    assert fingerprint(system.System(replace(cfg, name="other"), params, tokenizer)) == mark
-    assert fingerprint(system.System(replace(cfg, sync_resize="stretch"), params, tokenizer)) != mark
+    assert encoders_fingerprint(system.System(cfg, params | {"vae": decoder}, tokenizer)) == mark
+    assert encoders_fingerprint(system.System(replace(cfg, name="other"), params, tokenizer)) == mark
+    assert encoders_fingerprint(system.System(replace(cfg, sync_resize="stretch"), params, tokenizer)) != mark
     other = tokenizer.train(["other words"], vocab_size=64, length=16)
-    assert fingerprint(system.System(cfg, params, other)) != mark
+    assert encoders_fingerprint(system.System(cfg, params, other)) != mark
 
 
 def test_the_model_directory_has_the_systems_fingerprint(model, encoder):
-    assert fingerprint(pipeline.load_system(str(model))) == encoder.fingerprint
+    assert encoders_fingerprint(pipeline.load_system(str(model))) == encoder.fingerprint
 
 
 @pytest.mark.slow

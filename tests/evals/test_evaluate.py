@@ -20,7 +20,7 @@ from kfjax.scenes import sounds
 from tests.tiny.system import write_model
 
 RATE = 44100
-NO_NETWORK = "onsets,stereo,levels,codec"
+NO_NETWORK = ("onsets", "stereo", "levels", "codec")
 
 
 def struck(seed: int, seconds: float = 1.2) -> np.ndarray:
@@ -183,8 +183,8 @@ def test_networks_are_asked_and_missing_weights_are_named(folders, tmp_path, mon
 
     monkeypatch.setattr(measures, "load_network", load)
     wanted = request_of(
-        made, tmp_path / "out", references=true / "clips.csv", metrics="onsets,panns,imagebind,desync,clap",
-        weights=tmp_path / "metrics", seconds=1.2,
+        made, tmp_path / "out", references=true / "clips.csv", weights=tmp_path / "metrics", seconds=1.2,
+        metrics=("onsets", "panns", "imagebind", "desync", "clap"),
     )  # fmt: skip
     results = evaluate(wanted)
     scores = results["scores"]
@@ -204,7 +204,7 @@ def test_a_model_is_evaluated_to_the_digit(tmp_path, monkeypatch):
     """Twice the same, and the clips of a smaller limit are those of a larger one, bit for bit."""
     monkeypatch.setattr(sounds, "_LARGEST_BATCH", 4)
     model = write_model(tmp_path / "model")
-    runs, settings = {}, {"benchmark": "scenes", "seconds": 1.0, "metrics": "onsets,stereo,scenes"}
+    runs, settings = {}, {"benchmark": "scenes", "seconds": 1.0, "metrics": ("onsets", "stereo", "scenes")}
     for name, limit in (("two", 2), ("again", 2), ("five", 5)):
         runs[name] = evaluate(request_of(model, tmp_path / name, limit=limit, **settings))
     assert runs["two"] == runs["again"]
@@ -230,7 +230,7 @@ def test_clips_are_generated_one_by_one(folders, tmp_path, capsys):
     true, _ = folders
     (true / "clips.csv").write_text("audio,caption\na.wav,a bell rings loudly\nb.wav,\nc.wav,rain\n")
     model = write_model(tmp_path / "model")
-    wanted = request_of(model, tmp_path / "out", references=true / "clips.csv", seconds=1.0, metrics="levels")
+    wanted = request_of(model, tmp_path / "out", references=true / "clips.csv", seconds=1.0, metrics=("levels",))
     results = evaluate(wanted)
     assert "kfjax: captions with words outside the vocabulary: 1 (loudly 1)\n" in capsys.readouterr().err
     assert results["matching"]["measured"] == 2 and results["matching"]["missing"] == []
@@ -242,7 +242,7 @@ def test_clips_are_generated_one_by_one(folders, tmp_path, capsys):
     assert seed != generation.clip_seed(1, "c") != generation.clip_seed(0, "a")
     (true / "none.csv").write_text("audio,caption\nb.wav,\n")
     with pytest.raises(ValueError, match=r"no clip could be given a sound \(b: has neither"):
-        evaluate(request_of(model, tmp_path / "none", references=true / "none.csv", seconds=1.0, metrics="levels"))
+        evaluate(request_of(model, tmp_path / "none", references=true / "none.csv", seconds=1.0, metrics=("levels",)))
 
 
 @pytest.mark.slow
@@ -335,4 +335,8 @@ def test_every_group_has_titles(folders):
     groups = [group for group in measures.OWN if group != "pesq"]
     for _, figures in measures.clip_figures(pairs, groups):
         assert {name.removeprefix("true_") for name in figures} <= COLUMNS.keys()
+    asked = request_of("x", None, metrics=("levels", "onsets"))
+    assert evaluation.chosen_groups(asked) == [name for name in measures.OWN if name in ("levels", "onsets")]
+    with pytest.raises(ValueError, match="--metrics: got nothing, expected some of"):
+        evaluation.chosen_groups(request_of("x", None, metrics=()))
     assert set(evaluation.chosen_groups(request_of("x", None))) == set(measures.OWN) | set(measures.NETWORKS)

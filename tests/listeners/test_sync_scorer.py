@@ -7,11 +7,11 @@ import pytest
 
 from kfjax.encoders.synchformer import SynchformerConfig
 from kfjax.listeners.ast import SpectrogramTransformerConfig
-from kfjax.listeners.sync_scorer import SyncJudgeConfig, SyncScorer, offset_seconds
+from kfjax.listeners.sync_scorer import SyncScorer, SyncScorerConfig, offset_seconds
 from kfjax.nn.module import bind, count, shapes
 
-PUBLIC = SyncJudgeConfig()
-SMALL = SyncJudgeConfig(
+PUBLIC = SyncScorerConfig()
+SMALL = SyncScorerConfig(
     visual=SynchformerConfig(size=16, width=12, depth=1, heads=3, mlp_ratio=2),
     audio=SpectrogramTransformerConfig(width=12, depth=1, heads=3, mlp_ratio=2, bands=28),
     width=8, depth=1, heads=2, segments=2, classes=5,
@@ -72,7 +72,7 @@ def test_another_number_of_segments_is_refused(params):
 
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="got width=768 and heads=7"):
-        SyncJudgeConfig(heads=7)
+        SyncScorerConfig(heads=7)
 
 
 def test_offsets_are_the_public_grid():

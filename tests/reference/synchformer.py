@@ -1,7 +1,7 @@
 """A plain PyTorch version of the whole Synchformer in the public layout: a second opinion for tests.
 
 Module names are the public state dict's keys; what it computes is written from the published description, in the
-straightforward way (dense masks, torch's own encoder layer and STFT). It takes the same `SyncJudgeConfig`.
+straightforward way (dense masks, torch's own encoder layer and STFT). It takes the same `SyncScorerConfig`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from kfjax.encoders.synchformer import SynchformerConfig
 from kfjax.listeners.ast import SpectrogramTransformerConfig
-from kfjax.listeners.sync_scorer import SyncJudgeConfig
+from kfjax.listeners.sync_scorer import SyncScorerConfig
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
@@ -167,7 +167,7 @@ class Audio(nn.Module):
 
 
 class OffsetBlock(nn.Module):
-    def __init__(self, cfg: SyncJudgeConfig):
+    def __init__(self, cfg: SyncScorerConfig):
         super().__init__()
         width, hidden = cfg.width, cfg.mlp_ratio * cfg.width
         self.heads = cfg.heads
@@ -183,7 +183,7 @@ class OffsetBlock(nn.Module):
 
 
 class OffsetTransformer(nn.Module):
-    def __init__(self, cfg: SyncJudgeConfig):
+    def __init__(self, cfg: SyncScorerConfig):
         super().__init__()
         width = cfg.width
         self.vis_in_lnorm, self.aud_in_lnorm, self.ln_f = (nn.LayerNorm(width, cfg.eps) for _ in range(3))
@@ -200,7 +200,7 @@ class OffsetTransformer(nn.Module):
 
 
 class Synchformer(nn.Module):
-    def __init__(self, cfg: SyncJudgeConfig):
+    def __init__(self, cfg: SyncScorerConfig):
         super().__init__()
         self.vfeat_extractor, self.afeat_extractor = Visual(cfg.visual), Audio(cfg.audio)
         self.vproj, self.aproj = nn.Linear(cfg.visual.width, cfg.width), nn.Linear(cfg.audio.width, cfg.width)

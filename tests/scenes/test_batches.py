@@ -12,12 +12,12 @@ from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.scenes import Corpus
 from kfjax.scenes.batches import SceneInput, SoundInput, tokenizer_from
 from kfjax.scenes.encode import open_latents
-from kfjax.storage.checkpoint import fingerprint
+from kfjax.storage.checkpoint import weights_fingerprint
 from tests.tiny import corpus as tiny_corpus
 from tests.tiny.system import CONFIG, tiny_system
 
 WEIGHTS = {1.0: 3.0, 0.7: 1.0}
-MARK = fingerprint(tiny_system().params["vae"])
+MARK = weights_fingerprint(tiny_system().params["vae"])
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ from kfjax.rates import lengths
 from kfjax.scenes import Corpus
 from kfjax.scenes import encode as extract
 from kfjax.scenes.encode import encode_corpus, open_latents
-from kfjax.storage.checkpoint import fingerprint
+from kfjax.storage.checkpoint import weights_fingerprint
 from tests.tiny import corpus as tiny_corpus
 from tests.tiny.system import CONFIG, tiny_system
 
 VAE = tiny_system().params["vae"]
 OTHER = VAE | {"encoder": jax.tree.map(lambda x: x * 1.5, VAE["encoder"])}
-MARK = fingerprint(VAE)
+MARK = weights_fingerprint(VAE)
 
 
 @pytest.fixture(scope="module")
@@ -99,17 +99,17 @@ def test_scenes_that_come_later_are_added(corpus, encoded):
 
 
 def test_the_fingerprint_is_of_what_makes_latents():
-    assert fingerprint(OTHER) != MARK
-    assert fingerprint(VAE | {"latent_mean": VAE["latent_mean"] + 1}) != MARK
-    assert fingerprint(VAE | {"decoder": OTHER["encoder"]}) == MARK
-    assert fingerprint(jax.tree.map(jax.numpy.asarray, VAE)) == MARK
+    assert weights_fingerprint(OTHER) != MARK
+    assert weights_fingerprint(VAE | {"latent_mean": VAE["latent_mean"] + 1}) != MARK
+    assert weights_fingerprint(VAE | {"decoder": OTHER["encoder"]}) == MARK
+    assert weights_fingerprint(jax.tree.map(jax.numpy.asarray, VAE)) == MARK
 
 
 def test_latents_of_another_codec_are_refused_and_replaced(corpus):
     with pytest.raises(ValueError, match=f"d1: got no latents, expected those of codec {MARK}; encode the corpus"):
         arrays(corpus)
     tiny_corpus.encode(corpus)
-    before, mark = arrays(corpus), fingerprint(OTHER)
+    before, mark = arrays(corpus), weights_fingerprint(OTHER)
     with pytest.raises(ValueError, match=f"got latents of codec {MARK}, expected those of codec {mark}"):
         arrays(corpus, mark)
     encode_corpus(corpus, CONFIG.codec, OTHER, CONFIG.rates, batch=2)
@@ -126,7 +126,7 @@ def test_half_replaced_latents_are_nobodys(corpus, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_after(0, patch)
         encode_corpus(corpus, CONFIG.codec, OTHER, CONFIG.rates, batch=2)
-    for mark in (MARK, fingerprint(OTHER)):
+    for mark in (MARK, weights_fingerprint(OTHER)):
         with pytest.raises(ValueError, match="encode the corpus"):
             arrays(corpus, mark)
     assert np.any(arrays(tiny_corpus.encode(corpus))[0])

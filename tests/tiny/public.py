@@ -16,7 +16,7 @@ from kfjax.convert.tables.clip import CLIPConfig
 from kfjax.encoders.clip import CLIPTextConfig, CLIPVisionConfig
 from kfjax.encoders.synchformer import SynchformerConfig
 from kfjax.listeners.ast import SpectrogramTransformerConfig
-from kfjax.listeners.sync_scorer import SyncJudgeConfig
+from kfjax.listeners.sync_scorer import SyncScorerConfig
 
 VARIANT, NAME = "tiny_44k", "mmaudio-tiny-44k"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -33,7 +33,7 @@ TOWERS = CLIPConfig(
     text=CLIPTextConfig(vocab=len(WORDS), width=16, depth=1, heads=2, mlp_width=32),
 )
 SYNC = SynchformerConfig(size=32, width=16, depth=1, heads=2)
-JUDGE = SyncJudgeConfig(
+JUDGE = SyncScorerConfig(
     visual=SYNC, audio=SpectrogramTransformerConfig(width=16, depth=1, heads=2), width=16, depth=1, heads=2
 )
 

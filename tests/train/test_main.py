@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -106,6 +107,44 @@ def test_set():
 def test_a_wrong_set_is_refused(config, assignment, message):
     with pytest.raises(ValueError, match=message):
         command.apply(command.load_config(str(config)), assignment)
+
+
+@pytest.mark.parametrize(
+    "key, value, expected",
+    [
+        ("data.folder", Path("runs/b"), "runs/b"),
+        ("data.folder", "1", "1"),
+        ("data.heldout", Path("runs/b"), "runs/b"),
+        ("loop.steps", np.int64(7), 7),
+        ("loop.steps", "7", 7),
+        ("optim.learning_rate", np.float32(0.5), 0.5),
+        ("optim.learning_rate", np.int32(2), 2.0),
+        ("data.flip", np.bool_(False), False),
+        ("data.buckets", np.array([[2.0, 1.0]]), ([2.0, 1.0],)),
+        ("data.buckets", ((np.float64(2.0), 1.0),), ((2.0, 1.0),)),
+        ("data.buckets", [(Path("a"), np.float64(1.0))], (("a", 1.0),)),
+    ],
+)
+def test_values_of_python_are_set(config, key, value, expected):
+    settings = command.load_config(str(config))
+    command.assign(settings, key, value)
+    got = dict(command.flat(settings.to_dict()))[key]
+    assert got == expected and type(got) is type(expected)
+    json.dumps(settings.to_dict())
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("loop.steps", Path("a"), r"loop\.steps got 'a' \(str\), expected int"),
+        ("loop.steps", np.float64(2.5), r"loop\.steps got 2\.5 \(float\), expected int"),
+        ("loop.steps", np.arange(2), r"loop\.steps got \[0, 1\] \(list\), expected int"),
+        ("data.heldout", {1}, r"data\.heldout got a set, expected a number, text, path"),
+    ],
+)
+def test_values_of_python_of_other_types_are_refused(config, key, value, message):
+    with pytest.raises(ValueError, match=message):
+        command.assign(command.load_config(str(config)), key, value)
 
 
 def test_train(config, runs, tmp_path):
@@ -224,6 +263,20 @@ def test_a_run_of_before_a_setting_goes_on(config, runs, tmp_path, capsys):
     assert train() == 0
 
 
+def test_new_trainings_place_sync_tokens_in_time_and_old_runs_go_on_as_they_were(tmp_path):
+    """docs/decisions/0002. The paper's sizes once left it to the default, "uniform"."""
+    for variant in ("", "1.5b", "3b", "6b"):
+        assert command.load_config(f"configs/flow.py:{variant}").system.mmdit.sync_align == "timed"
+    config = command.load_config("configs/flow.py:1.5b")
+    before = config.to_dict()
+    del before["system"]["mmdit"]["sync_align"]
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    with pytest.raises(ValueError, match=r"system\.mmdit\.sync_align was uniform, is timed; give"):
+        command.check_workdir(tmp_path, config, {})
+    command.apply(config, "system.mmdit.sync_align=uniform")
+    command.check_workdir(tmp_path, config, {})
+
+
 def test_a_run_keeps_the_multiple_of_the_devices_that_it_began_with(config, runs, tmp_path, monkeypatch, capsys):
     """`data.batch_multiple=0` means those at hand; on others the batches are the same."""
     config.write_text(CONFIG.replace('"flip": True', '"flip": True, "batch_multiple": 0'))
@@ -253,12 +306,19 @@ def test_a_run_keeps_the_multiple_of_the_devices_that_it_began_with(config, runs
         ("toy.py:long", "has no variant 'long'"),
         ("empty.py", "defines no get_config"),
         ("toy.txt", "expected a Python file"),
+        ("loopless.py", "config.loop: got none, expected a section"),
+        ("dataless.py", "config.data: got none, expected a section"),
+        ("flat.py", "config.data: got 'runs/a', expected a section"),
     ],
 )
 def test_a_wrong_config_is_refused(config, runs, capsys, monkeypatch, spec, message):
     monkeypatch.chdir(config.parent)
     Path("empty.py").touch()
     Path("toy.txt").touch()
+    sections = {"loopless": {"data": {}}, "dataless": {"loop": {}}, "flat": {"loop": {}, "data": "runs/a"}}
+    for name, values in sections.items():
+        head = "from ml_collections import ConfigDict\ndef get_config(variant):\n    return "
+        Path(f"{name}.py").write_text(f"{head}ConfigDict({{'task': 'toy'}} | {values})")
     assert main(["train", spec, "--workdir", "run"]) == 2
     assert message in capsys.readouterr().err
     assert not Path("run").exists() and not runs

@@ -16,14 +16,14 @@ from collections.abc import Mapping
 from kfjax.convert.family import Family
 from kfjax.convert.rules import Rule, dense, leading, norm, under
 from kfjax.convert.tables import synchformer
-from kfjax.listeners.sync_scorer import SyncJudgeConfig, SyncScorer
+from kfjax.listeners.sync_scorer import SyncScorer, SyncScorerConfig
 from kfjax.nn import module
 from kfjax.system import UNUSED
 
-CONFIGS = {"synchformer": SyncJudgeConfig()}
+CONFIGS = {"synchformer": SyncScorerConfig()}
 
 
-def shapes(cfg: SyncJudgeConfig) -> module.Params:
+def shapes(cfg: SyncScorerConfig) -> module.Params:
     """Shapes of the parts that the table fills."""
     network = module.shapes(SyncScorer, cfg)
     return {"judge": {name: network[name] for name in network if name != "visual"}, **synchformer.shapes(cfg.visual)}
@@ -34,7 +34,7 @@ def judge(parts: Mapping[str, module.Params]) -> module.Params:
     return {**parts["judge"], "visual": {name: value for name, value in parts["sync"].items() if name != UNUSED}}
 
 
-def table(cfg: SyncJudgeConfig) -> list[Rule]:
+def table(cfg: SyncScorerConfig) -> list[Rule]:
     """The whole correspondence.
 
     Raises:

@@ -44,30 +44,40 @@ class AudioClassifier(Protocol):
     sample_rate_hz: int
     labels: Sequence[str]
 
-    def tags(self, waves: Float32[np.ndarray, "b t"]) -> Tags: ...
+    def tags(self, waves: Float32[np.ndarray, "b t"]) -> Tags:
+        """Embedding and logits of sounds within ±1; ValueError for sounds that are too short for the network."""
+        ...
 
 
 class VideoAudioSpace(Protocol):
-    """Joint embedding of frames and sounds (ImageBind)."""
+    """Joint embedding of frames and sounds (ImageBind); the cosine of two vectors is their similarity, -1 to 1."""
 
     name: str
     sample_rate_hz: int
     frame_spec: FrameSpec
 
-    def embed_audio(self, waves: Float32[np.ndarray, "b t"]) -> Float32[np.ndarray, "b d"]: ...
+    def embed_audio(self, waves: Float32[np.ndarray, "b t"]) -> Float32[np.ndarray, "b d"]:
+        """Vectors of sounds within ±1; ValueError for sounds that are too short for the network."""
+        ...
 
-    def embed_video(self, frames: UInt8[np.ndarray, "b v size size 3"]) -> Float32[np.ndarray, "b d"]: ...
+    def embed_video(self, frames: UInt8[np.ndarray, "b v size size 3"]) -> Float32[np.ndarray, "b d"]:
+        """Vectors of videos, from v frames of `frame_spec`'s rate and size."""
+        ...
 
 
 class TextAudioSpace(Protocol):
-    """Joint embedding of captions and sounds (CLAP)."""
+    """Joint embedding of captions and sounds (CLAP); the cosine of two vectors is their similarity, -1 to 1."""
 
     name: str
     sample_rate_hz: int
 
-    def embed_audio(self, waves: Float32[np.ndarray, "b t"]) -> Float32[np.ndarray, "b d"]: ...
+    def embed_audio(self, waves: Float32[np.ndarray, "b t"]) -> Float32[np.ndarray, "b d"]:
+        """Vectors of sounds within ±1; ValueError for sounds that are too short for the network."""
+        ...
 
-    def embed_text(self, captions: Sequence[str]) -> Float32[np.ndarray, "b d"]: ...
+    def embed_text(self, captions: Sequence[str]) -> Float32[np.ndarray, "b d"]:
+        """Vectors of captions, in the space of the sounds'."""
+        ...
 
 
 class SyncJudge(Protocol):
@@ -85,4 +95,6 @@ class SyncJudge(Protocol):
 
     def offset_seconds(
         self, frames: UInt8[np.ndarray, "b v size size 3"], waves: Float32[np.ndarray, "b t"]
-    ) -> Float32[np.ndarray, " b"]: ...
+    ) -> Float32[np.ndarray, " b"]:
+        """Seconds by which each sound comes before its video; ValueError unless both last exactly `seconds`."""
+        ...

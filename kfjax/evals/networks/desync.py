@@ -16,8 +16,8 @@ from jaxtyping import Float32, UInt8
 from kfjax.convert.tables import synchformer_whole
 from kfjax.evals.networks import weights
 from kfjax.evals.networks.embedders import compiled
-from kfjax.listeners import sync_scorer as sync_judge
-from kfjax.listeners.sync_scorer import SyncJudgeConfig, SyncScorer
+from kfjax.listeners import sync_scorer
+from kfjax.listeners.sync_scorer import SyncScorer, SyncScorerConfig
 from kfjax.media import FrameSpec
 from kfjax.nn.module import Params, bind
 
@@ -45,7 +45,7 @@ class SynchformerJudge:
       step_seconds: from one of its segments to the next: 0.32.
     """
 
-    def __init__(self, cfg: SyncJudgeConfig, params: Params):
+    def __init__(self, cfg: SyncScorerConfig, params: Params):
         visual = cfg.visual
         self.name, self.sample_rate_hz = "Synchformer", cfg.audio.sample_rate_hz
         self.frame_spec = FrameSpec(FRAMES_HZ, visual.size, "crop")
@@ -63,4 +63,4 @@ class SynchformerJudge:
         Raises:
           ValueError: another number of frames or samples than `seconds` have.
         """
-        return np.asarray(sync_judge.offset_seconds(self._judge(self._params, frames, waves)))
+        return np.asarray(sync_scorer.offset_seconds(self._judge(self._params, frames, waves)))

@@ -97,7 +97,7 @@ class ImageBind:
         self._hear = compiled(lambda params, mels: bind(ImageBindAudio, audio, params)(mels))
 
     def embed_audio(self, waves: Float32[np.ndarray, "b t"]) -> Float32[np.ndarray, "b d"]:
-        """Vectors of sounds.
+        """Vectors of sounds, mono within ±1 at 16 kHz.
 
         Raises:
           ValueError: sounds of less than 25 ms.

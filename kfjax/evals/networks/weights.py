@@ -27,6 +27,14 @@ def find(folder: str | Path, family_name: str, variants: Sequence[str]) -> tuple
 
     A converted directory is read first, then the public file by its name.
 
+    Args:
+      folder: of the weights of all measuring networks.
+      family_name: a key of `HOMES`.
+      variants: of the family, the preferred one first.
+
+    Returns:
+      The variant, and part -> its parameters; integers keep their type.
+
     Raises:
       Unavailable: none of them is there, or what is there does not fit.
     """

@@ -16,9 +16,10 @@ from jaxtyping import Array, Float
 
 from kfjax.generators.mmdit.blocks import FinalLayer, JointBlock, SingleBlock
 from kfjax.generators.mmdit.config import MMDiTConfig
+from kfjax.nn.alignment import align
 from kfjax.nn.layers import MLP, ConvMLP, conv, linear, rope
 from kfjax.nn.module import AnyArray, scan_blocks, stack
-from kfjax.rates import Rates, sync_token_seconds
+from kfjax.rates import Rates
 from kfjax.structs import Conditions, Features
 from kfjax.xla.sharding import pin
 
@@ -159,25 +160,3 @@ class MMDiT(nnx.Module):
             return None, None
         dim = self.cfg.width // self.cfg.heads
         return rope(n, dim), rope(v, dim, scale=n / v if self.cfg.rope == "aligned" else 1.0)
-
-
-def align(sync: Float[AnyArray, "b s h"], latents: int, how: str, rates: Rates) -> Float[AnyArray, "b n h"]:
-    """Bring the sync tokens to the latents' rate.
-
-    uniform: nearest-exact upsampling that spreads the tokens evenly, as the public weights expect.
-    timed: every latent takes the tokens nearest in true time. Segments overlap by half, so evenly spread tokens sit
-    up to half a second away from their frames; see docs/decisions.
-    """
-    tokens = sync.shape[1]
-    if how == "uniform":
-        # float32 on purpose: exact arithmetic picks other sources at ties.
-        step = np.float32(tokens / latents)
-        index = np.floor((np.arange(latents, dtype=np.float32) + np.float32(0.5)) * step).astype(np.int32)
-        return sync[:, np.minimum(index, tokens - 1)]
-    token_time = np.array(sync_token_seconds(tokens, rates))
-    latent_time = (np.arange(latents) + 0.5) / rates.latent_hz
-    # Soft nearest neighbour, half a token wide: both segments that saw a moment are averaged.
-    score = -(((latent_time[:, None] - token_time[None]) / 0.04) ** 2)
-    weight = np.exp(score - score.max(1, keepdims=True))
-    weight = (weight / weight.sum(1, keepdims=True)).astype(np.float32)
-    return jnp.einsum("ns,bsh->bnh", weight.astype(sync.dtype), sync)

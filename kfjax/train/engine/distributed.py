@@ -88,7 +88,8 @@ record = re.compile(rb"[IWEF]\d{4} [\d:.]+ +\d+ ([\w.]+:\d+)\] ")
 out, held, holding = sys.stdout.buffer, [], False
 for line in sys.stdin.buffer:
     if begins := record.match(line):
-        holding = b"coordination" in begins[1] or b"distributed service" in line
+        source = begins[1]  # preemption_sync_manager.cc waits for the same service
+        holding = b"coordination" in source or b"preemption" in source or b"distributed service" in line
     if line.startswith(b"kfjax: error:"):
         held = [line]
         break

@@ -21,7 +21,11 @@ def _package(name: str, asked_by: str) -> ModuleType:
 
 
 class TensorBoard:
-    """Event files in `folder`. Events of earlier files beyond step `first` are hidden: they are written again.
+    """Event files in a folder. Events of earlier files beyond step `first` are hidden: they are written again.
+
+    Args:
+      folder: of the event files; made if need be.
+      first: the step that the run goes on from, 0 for a new one.
 
     Raises:
       ValueError: tensorboardX is not installed.
@@ -32,6 +36,7 @@ class TensorBoard:
         self._writer = import_module("tensorboardX").SummaryWriter(str(folder), purge_step=first + 1, flush_secs=10)
 
     def write(self, step: int, figures: Mapping[str, float], files: Sequence[Path] = ()) -> None:
+        """Write figures, pictures (PNG) and sounds (WAV) of a step; files of other kinds are left out."""
         for name, value in figures.items():
             self._writer.add_scalar(name, value, step)
         for file in files:
@@ -56,6 +61,7 @@ class TensorBoard:
         return None
 
     def close(self) -> None:
+        """Write what is buffered, and end."""
         self._writer.close()
 
 
@@ -63,6 +69,10 @@ class Wandb:
     """A run of a Weights & Biases project, kept in WORKDIR/wandb; a resumed training goes on in the same run.
 
     Steps that a resumed training repeats are there twice: wandb can't delete them.
+
+    Args:
+      workdir: the training's folder; WORKDIR/wandb/run_id has the run's name.
+      project: of Weights & Biases.
 
     Raises:
       ValueError: wandb is not installed, or refuses to begin.
@@ -82,11 +92,13 @@ class Wandb:
         self._run.define_metric("*", step_metric="step")
 
     def write(self, step: int, figures: Mapping[str, float], files: Sequence[Path] = ()) -> None:
+        """Write figures, pictures (PNG) and sounds (WAV) of a step; files of other kinds are left out."""
         kinds = {".png": self._wandb.Image, ".wav": self._wandb.Audio}
         shown = {_tag(file): kinds[file.suffix](str(file)) for file in files if file.suffix in kinds}
         self._run.log({"step": step, **figures, **shown})
 
     def close(self) -> None:
+        """Send what is buffered, and end the run."""
         self._run.finish()
 
 

@@ -247,7 +247,7 @@ def abstract_params(run: BigVGANRun) -> Params:
 
 
 def make_task(run: BigVGANRun) -> Task:
-    """The task for `train.loop.run`; exports the averaged generator as vocoder.safetensors.
+    """The task for `engine.loop.run`; exports the averaged generator as vocoder.safetensors.
 
     Raises:
       ValueError: data or weights that are not there or do not fit.

@@ -162,7 +162,7 @@ def abstract_params(run: CodecRun) -> Params:
 
 
 def make_task(run: CodecRun) -> Task:
-    """The task for `train.loop.run`, on the corpus's sound; exports vae.safetensors with its latent statistics."""
+    """The task for `engine.loop.run`, on the corpus's sound; exports vae.safetensors with its latent statistics."""
     data, cfg = run.data, replace(run.training, optim=over(run.training.optim, run.loop.steps))
     size = data.frames * cfg.mel.hop
     sound = lambda folder: SoundInput(Corpus(folder), batch=data.batch, samples=size, seed=run.loop.seed)
@@ -186,7 +186,7 @@ def codec_task(
     mel_statistics: tuple[np.ndarray, np.ndarray],
     panel: Callable[[Params, int, Path], dict[str, float]] | None = None,
 ) -> Task:
-    """The task for `train.loop.run`.
+    """The task for `engine.loop.run`.
 
     Args:
       batch: step -> {"mel": [b f m]} or {"wave": [b t]}.

@@ -10,25 +10,24 @@ from kfjax.nn.module import Params
 from kfjax.scenes import Corpus
 from kfjax.scenes.encode import encode_corpus
 from kfjax.storage.checkpoint import load_params, save_params
-from kfjax.system import ENCODERS, init_parts
+from kfjax.system import ENCODERS, init_parts, part_shapes
 from kfjax.train.engine.loop import Task
 from kfjax.train.engine.optim import make_optimizer, over
 from kfjax.train.tasks import stereo_step
 from kfjax.train.tasks.flow.config import FlowRun
 from kfjax.train.tasks.flow.scenes import held_out, scene_input
 from kfjax.train.tasks.inputs import make_buckets
-from kfjax.train.tasks.weights import shapes
 
 
 def make_task(run: FlowRun) -> Task:
-    """The task for `train.loop.run`; exports stereo.safetensors.
+    """The task for `engine.loop.run`; exports stereo.safetensors.
 
     Raises:
       ValueError: data or weights that are not there or do not fit the config.
     """
     system, data, optim = run.system, run.data, over(run.optim, run.loop.steps)
     corpus = Corpus(data.folder)
-    vae = load_params(data.vae, shapes(system, ("vae",))["vae"])
+    vae = load_params(data.vae, part_shapes(system, "vae")["vae"])
     encode_corpus(corpus, system.codec, vae, system.rates)
     tokenizer = Tokenizer.load(data.tokenizer, system.text_tokens)
     stored = load_params(data.encoders)
@@ -48,4 +47,4 @@ def make_task(run: FlowRun) -> Task:
 
 def abstract_params(run: FlowRun) -> Params:
     """Shapes of the parameters that train; allocates nothing and reads no data."""
-    return shapes(run.system, ("stereo",))
+    return part_shapes(run.system, "stereo")

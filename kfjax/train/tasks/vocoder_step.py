@@ -110,7 +110,7 @@ def magnitude_loss(made: Float[Array, "b f k"], target: Float[Array, "b f k"]) -
 
 
 def vocoder_task(cfg: VocoderTraining, folder: str | Path, reading: Reading | None = None) -> Task:
-    """The task for `train.loop.run`; the training sounds are rendered into `folder` once, and a few to validate on.
+    """The task for `engine.loop.run`; the training sounds are rendered into `folder` once, and a few to validate on.
 
     Args:
       reading: default: the wave's own log-mel.
@@ -176,7 +176,7 @@ def abstract_params(run: VocoderRun) -> module.Params:
 
 
 def make_task(run: VocoderRun) -> Task:
-    """The task for `train.loop.run`; exports vocoder.safetensors.
+    """The task for `engine.loop.run`; exports vocoder.safetensors.
 
     With `data.vae` the vocoder goes on from `data.start`, on the corpus's sound and its mels as the VAE decodes them.
     """

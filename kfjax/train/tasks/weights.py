@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from kfjax.nn import module
 from kfjax.storage.checkpoint import load_params
-from kfjax.system import SystemConfig, load
+from kfjax.system import load
 
 
 def is_folder(path: str) -> bool:
     """Whether it names a folder; "" does not, although for pathlib it is the current one."""
     return bool(path) and Path(path).is_dir()
-
-
-def shapes(system: SystemConfig, names: Iterable[str]) -> module.Params:
-    """Shapes of the weights of some parts; allocates nothing."""
-    parts = system.parts()
-    return {name: module.shapes(*parts[name]) for name in names}
 
 
 def read_parts(path: str, expected: module.Params) -> module.Params:

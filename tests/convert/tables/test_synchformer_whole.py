@@ -11,12 +11,12 @@ from kfjax.convert.tables import synchformer_whole
 from kfjax.convert.tables.synchformer_whole import CONFIGS, FAMILY, shapes, table
 from kfjax.encoders.synchformer import SynchformerConfig
 from kfjax.listeners.ast import SpectrogramTransformerConfig
-from kfjax.listeners.sync_scorer import SyncJudgeConfig, SyncScorer, offset_seconds
+from kfjax.listeners.sync_scorer import SyncScorer, SyncScorerConfig, offset_seconds
 from kfjax.nn.module import bind
 from tests.reference.states import assert_same_bytes
 
 #: The public model's parts at sizes that differ wherever they may.
-SMALL = SyncJudgeConfig(
+SMALL = SyncScorerConfig(
     visual=SynchformerConfig(size=32, width=24, depth=2, heads=3, mlp_ratio=2),
     audio=SpectrogramTransformerConfig(width=20, depth=2, heads=2, mlp_ratio=3, bands=38),
     width=28, depth=2, heads=4, mlp_ratio=2, segments=3, classes=5,

@@ -12,9 +12,9 @@ from kfjax.evals.networks import desync
 from kfjax.evals.networks.base import Unavailable
 from kfjax.evals.networks.synchrony import desync_seconds
 from kfjax.listeners.ast import SpectrogramTransformerConfig
-from kfjax.listeners.sync_scorer import SyncJudgeConfig
+from kfjax.listeners.sync_scorer import SyncScorerConfig
 
-SMALL = SyncJudgeConfig(
+SMALL = SyncScorerConfig(
     visual=SynchformerConfig(size=16, width=12, depth=1, heads=3, mlp_ratio=2),
     audio=SpectrogramTransformerConfig(width=12, depth=1, heads=3, mlp_ratio=2, bands=28),
     width=8, depth=1, heads=2, segments=2, classes=5,
@@ -22,7 +22,7 @@ SMALL = SyncJudgeConfig(
 
 
 def test_the_public_network_judges_excerpts_of_4_8_seconds():
-    judge = desync.SynchformerJudge(SyncJudgeConfig(), {})
+    judge = desync.SynchformerJudge(SyncScorerConfig(), {})
     assert (judge.sample_rate_hz, *judge.frame_spec) == (16000, 25, 224, "crop")
     assert (judge.seconds, judge.step_seconds) == pytest.approx((4.8, 0.32))
 

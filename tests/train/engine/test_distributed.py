@@ -20,6 +20,10 @@ RPC: /xla.coordination.CoordinationService/PollForError [type.googleapis.com/ten
 SERVICE = "E1128 19:19:42.212964   20188 coordination_service.cc:1549] "
 UNHEALTHY = SERVICE + "The following tasks are unhealthy (stopped sending heartbeats):\n1\n"
 LEADER = AGENT[:-1] + " Either the leader task was preempted/died/restarted unexpectedly or this task has issues.\n"
+PREEMPTION = """\
+W1128 19:19:42.2 20188 preemption_sync_manager.cc:123] Failed to watch for preemption: UNAVAILABLE.
+Additional GRPC error information:
+"""
 
 
 def passed_on(text: str) -> str:
@@ -47,6 +51,8 @@ def test_other_words_are_passed_on():
 def test_there_is_one_line_even_if_both_have_one():
     said = "kfjax: error: another process is gone\n"
     assert passed_on(AGENT + said + ABORT) == said
+    assert passed_on(PREEMPTION + said) == said
+    assert passed_on(PREEMPTION) == PREEMPTION  # nobody is gone
     assert passed_on(said + AGENT + ABORT) == said
 
 

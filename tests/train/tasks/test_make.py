@@ -13,7 +13,7 @@ from kfjax.cli import main
 from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.codec.vocoder import Vocoder, VocoderConfig
 from kfjax.data import records
-from kfjax.data.encode import fingerprint
+from kfjax.data.encode import encoders_fingerprint
 from kfjax.nn import module
 from kfjax.scenes import Corpus
 from kfjax.scenes.batches import tokenizer_from
@@ -367,7 +367,7 @@ def test_a_run_on_features_goes_on_from_another_runs_network(features, tmp_path)
 
 def test_lora_on_features_of_the_model(tmp_path):
     """They must be of the encoders of the model that is tuned."""
-    model, mark = write_model(tmp_path / "model"), fingerprint(tiny_system())
+    model, mark = write_model(tmp_path / "model"), encoders_fingerprint(tiny_system())
     own = tiny_features.write(tmp_path / "own", CONFIG, {1.0: 8}, fingerprint=mark)
     other = tiny_features.write(tmp_path / "other", CONFIG, {1.0: 8})
     task, _ = make_task(features_config([own], "lora-runlocal", data__start=str(model)))

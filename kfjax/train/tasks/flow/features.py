@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kfjax import system
 from kfjax.data.batches import FeatureInput, SyntheticInput
-from kfjax.data.encode import fingerprint
+from kfjax.data.encode import encoders_fingerprint
 from kfjax.train.engine.validation import Validation
 from kfjax.train.tasks.flow.config import FlowRun
 from kfjax.train.tasks.flow.step import flow_figures, lacking
@@ -29,7 +29,7 @@ def material(run: FlowRun) -> TrainingData:
         )
     if data.synthetic:
         return TrainingData(SyntheticInput(run.system, buckets, seed=run.loop.seed))
-    mark = data.fingerprint or _fingerprint(data.start)
+    mark = data.fingerprint or _start_fingerprint(data.start)
     batches = FeatureInput(run.system, data.corpora, buckets, seed=run.loop.seed, fingerprint=mark, joined=data.joined)
     if not data.validation:
         return TrainingData(batches)
@@ -38,6 +38,6 @@ def material(run: FlowRun) -> TrainingData:
     return TrainingData(batches, validate=look)
 
 
-def _fingerprint(start: str) -> str:
+def _start_fingerprint(start: str) -> str:
     """Of the encoders of the model directory `start`; "" where it is none."""
-    return fingerprint(system.load(start)) if is_folder(start) else ""
+    return encoders_fingerprint(system.load(start)) if is_folder(start) else ""

@@ -14,14 +14,15 @@ from kfjax.scenes import Corpus
 from kfjax.scenes.batches import SceneInput, captions, tokenizer_from
 from kfjax.scenes.encode import encode_corpus
 from kfjax.scenes.panel import flow_panel
-from kfjax.storage.checkpoint import fingerprint
+from kfjax.storage.checkpoint import weights_fingerprint
 from kfjax.structs import FlowBatch
+from kfjax.system import part_shapes
 from kfjax.train.engine.validation import Figures, Validation
 from kfjax.train.tasks.flow.config import FlowRun
 from kfjax.train.tasks.flow.step import flow_figures
 from kfjax.train.tasks.inputs import TrainingData, make_buckets
 from kfjax.train.tasks.lora_task import reading_tokenizer
-from kfjax.train.tasks.weights import read_part, shapes
+from kfjax.train.tasks.weights import read_part
 
 
 def material(run: FlowRun) -> TrainingData:
@@ -35,7 +36,7 @@ def material(run: FlowRun) -> TrainingData:
     paths = {"vae": data.vae or data.start}
     if data.heldout:  # the panel alone decodes to sound
         paths["vocoder"] = data.vocoder or data.start
-    expected = shapes(system, paths)
+    expected = part_shapes(system, *paths)
     codec = {name: read_part(path, name, expected[name]) for name, path in paths.items()}
     encode_corpus(corpus, system.codec, codec["vae"], system.rates)
     if run.step.train_encoders:
@@ -64,6 +65,6 @@ def scene_input(
     run: FlowRun, tokenizer: Tokenizer, corpus: Corpus, vae: Params, buckets: Buckets, **options: Any
 ) -> Callable[[int], FlowBatch]:
     """step -> `FlowBatch` of an encoded corpus; `options` of `SceneInput`."""
-    mark = fingerprint(vae)
+    mark = weights_fingerprint(vae)
     batches = SceneInput(run.system, tokenizer, corpus, buckets, seed=run.loop.seed, fingerprint=mark, **options)
     return lambda step: FlowBatch(*batches(step))

@@ -12,7 +12,7 @@ import numpy as np
 from kfjax.nn.module import Params
 from kfjax.rates import lengths
 from kfjax.storage.checkpoint import load_params
-from kfjax.system import ENCODERS, init_parts
+from kfjax.system import ENCODERS, init_parts, part_shapes
 from kfjax.train.engine.flops import train_flops
 from kfjax.train.engine.loop import Task
 from kfjax.train.engine.optim import make_optimizer, over
@@ -23,11 +23,11 @@ from kfjax.train.tasks.flow import step as flow_step
 from kfjax.train.tasks.flow.config import FlowRun
 from kfjax.train.tasks.lora import init_lora
 from kfjax.train.tasks.lora_task import free_rows, lora_task
-from kfjax.train.tasks.weights import is_folder, read_parts, shapes
+from kfjax.train.tasks.weights import is_folder, read_parts
 
 
 def make_task(run: FlowRun) -> Task:
-    """The task for `train.loop.run`.
+    """The task for `engine.loop.run`.
 
     Raises:
       ValueError: data or weights that are not there or do not fit the config.
@@ -69,8 +69,8 @@ def abstract_params(run: FlowRun) -> Params:
     system, step = run.system, run.step
     if not step.lora.rank:
         readouts = jax.eval_shape(lambda: flow_step.init_readouts(system, step))
-        return shapes(system, flow_step.trained_parts(step)) | readouts
-    network, free = shapes(system, ("mmdit",))["mmdit"], free_rows(run)
+        return part_shapes(system, *flow_step.trained_parts(step)) | readouts
+    network, free = part_shapes(system, "mmdit")["mmdit"], free_rows(run)
     words = {"words": jax.ShapeDtypeStruct((free, system.text.width), np.float32)} if free else {}
     return words | {"lora": jax.eval_shape(lambda: init_lora(network, step.lora, jax.random.key(0)))}
 
@@ -94,8 +94,8 @@ def _frozen(run: FlowRun, reads: Sequence[str]) -> Params:
     """Parts that the step reads and does not train; `reads`: the encoders that it runs."""
     start, encoders = run.data.start, run.data.encoders or run.data.start
     if run.step.lora.rank:
-        return read_parts(start, shapes(run.system, (*reads, "mmdit")))
+        return read_parts(start, part_shapes(run.system, *reads, "mmdit"))
     if run.step.train_encoders or not reads:
         return {}
-    expected = shapes(run.system, reads)
+    expected = part_shapes(run.system, *reads)
     return read_parts(encoders, expected) if is_folder(encoders) else load_params(encoders, expected)
