@@ -24,7 +24,7 @@ SOURCES = PACKAGE + sorted(
     path for folder in ("configs", "experiments", "colab", "tests") for path in (ROOT / folder).rglob("*.py")
 )
 #: Of runs; configs/clean.py trains nothing.
-CONFIGS = sorted((set((ROOT / "configs").glob("*.py")) - {ROOT / "configs/clean.py"})) + sorted(
+CONFIGS = sorted(set((ROOT / "configs").glob("*.py")) - {ROOT / "configs/clean.py"}) + sorted(
     (ROOT / "experiments").glob("*/config.py")
 )
 
