@@ -86,6 +86,8 @@ def write(
         _save_parts(cfg, made, places, parent, folder, get)
         words.save(folder / TOKENIZER)
         if parent and (sources := _sources(parent, cfg)):
+            for part in sources.keys() - set(cfg.names):  # converted weights that generation does not use
+                _share(parent / f"{part}.safetensors", folder / f"{part}.safetensors")
             disk.write_text(folder / directory.SOURCES, json.dumps(sources, indent=1) + "\n")
         (folder / CARD).write_text(_card(run, cfg, {**places, **dict.fromkeys(made)}, parent, step, raw, words))
 
@@ -265,14 +267,13 @@ def _share(file: Path, copy: Path) -> None:
 
 
 def _sources(parent: Path, cfg: SystemConfig) -> dict[str, Any]:
-    """What of the parent's `sources.json` still holds: of public files all of whose parts are of the same class."""
+    """What of the parent's `sources.json` still holds: of public files none of whose parts has changed its sizes."""
     path = parent / directory.SOURCES
     if not path.is_file():
         return {}
     found, before, now = config.read_json(path), system.load_config(parent / CONFIG).parts(), cfg.parts()
     whole = lambda part: (found[part]["family"], found[part]["variant"])
-    shapes = lambda parts, part: parts.get(part, (None, None))[0]
-    changed = {whole(part) for part in found if shapes(before, part) is not shapes(now, part)}
+    changed = {whole(part) for part in found if before.get(part) != now.get(part)}
     return {part: source for part, source in found.items() if whole(part) not in changed}
 
 

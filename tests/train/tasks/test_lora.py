@@ -258,7 +258,7 @@ def test_words_that_are_learnt_and_words_that_are_not_read_are_said(folder, caps
 
 
 def flow_run(cfg, **data):
-    lora = dataclasses.replace(CFG, targets=(r"(a|b)/kernel",))
+    lora = dataclasses.replace(CFG, targets=(r"(a|b)/kernel",), words=True)
     return flow_config.FlowRun("flow", cfg, step=FlowStepConfig(lora=lora), data=flow_config.FlowData(**data))
 
 
@@ -285,7 +285,7 @@ def test_a_tuned_model_is_stored_as_its_start_was(tmp_path, monkeypatch):
         "| step | 3 |",
         "| trained on | frogs |",
         r"(a\|b)/kernel",
-        "| words added | frog, croaks |",
+        "| words added | croaks, frog |",
         "Licence: that of the weights of tiny",
         "# start\nLicence: Apache-2.0",
     ):
