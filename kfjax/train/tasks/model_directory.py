@@ -108,7 +108,7 @@ def folder_of(model: str | Path) -> Path | None:
         return None
     if Path(model).exists() and not is_model(str(model)):
         raise ValueError(f"base: got {model}, expected a model directory (with {CONFIG}) or a model's name")
-    return Path(model) if Path(model).exists() else hub.fetch(str(model), pipeline.cachefolder_of() / "models")
+    return Path(model) if Path(model).exists() else hub.fetch(str(model), pipeline.cache_folder() / "models")
 
 
 def _lora_rank(run: Any) -> int:
