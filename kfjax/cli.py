@@ -1,4 +1,4 @@
-"""The command line: generate, demo, convert, clean, extract, train, evaluate, plan, models, doctor; no work of its own."""
+"""The command line: what `kfjax COMMAND` runs; the work is elsewhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(argv: Sequence[str]) -> int:
-    if argv[:1] in (["clean"], ["demo"], ["evaluate"], ["extract"], ["train"], ["plan"]):  # have parsers of their own
+    own = (["clean"], ["demo"], ["evaluate"], ["export"], ["extract"], ["train"], ["plan"])
+    if argv[:1] in own:  # have parsers of their own
         return _own_parser(argv[0])(argv[1:])
     parser = command.Parser(prog="kfjax", description="Video to sound: generate, convert, train.")
     parser.add_argument("--version", action="version", version=__version__)
@@ -39,6 +40,7 @@ def _dispatch(argv: Sequence[str]) -> int:
     commands.add_parser("clean", help="a crawl to a table of excerpts that are fit for training")
     commands.add_parser("extract", help="clips to features and latents, ahead of training")
     commands.add_parser("train", help="train a model from a config")
+    commands.add_parser("export", help="a training run's checkpoint to a model directory")
     commands.add_parser("evaluate", help="measure a model, or sounds that are there, on a benchmark")
     commands.add_parser("plan", help="what a training run needs on a machine that is not here")
     commands.add_parser("models", help="list the models that --model takes by name")
@@ -56,6 +58,8 @@ def _own_parser(name: str) -> Callable[[Sequence[str]], int]:
         from kfjax.commands.clean import main
     elif name == "extract":
         from kfjax.data.extract import main
+    elif name == "export":
+        from kfjax.train.export import main
     elif name == "evaluate":
         from kfjax.evals.evaluate import main
     elif name == "plan":

@@ -247,7 +247,7 @@ def load(directory: str | Path) -> System:
     needed = FILES if in_parts else (FILES[0], WEIGHTS, *FILES[1:])
     missing = [name for name in needed if not (directory / name).is_file()]
     if missing:
-        advice = "; ".join(WHENCE[name] for name in missing) if in_parts else "export the model again"
+        advice = "; ".join(WHENCE[name] for name in missing) if in_parts else "make it again with kfjax export"
         raise ValueError(f"{directory} is not a model directory: missing {', '.join(missing)}; {advice}")
     cfg = load_config(directory / CONFIG)
     params = PartFiles(directory, cfg) if in_parts else load_params(directory / WEIGHTS, stored_shapes(cfg))
@@ -265,7 +265,7 @@ def load_config(path: str | Path) -> SystemConfig:
         try:
             values = config.read_json(Path(path))
         except ValueError as error:
-            raise ValueError(f"{path} is not valid JSON ({error}); export the model again") from None
+            raise ValueError(f"{path} is not valid JSON ({error}); make it again with kfjax export") from None
         if not isinstance(values, dict):
             got = type(values).__name__
             raise ValueError(f"{path}: got {got}, expected a JSON object with the keys of SystemConfig")

@@ -124,7 +124,7 @@ def load_params(
             raise WeightsError(f"{path} {why}") from None
         problems = endless if expected is None else _differences(flat, flatten(expected)) + endless
         if problems:
-            advice = "Export the model again, or fix its config"
+            advice = "Export the model again (kfjax export WORKDIR OUTPUT), or fix its config"
             raise WeightsError(f"{path} does not fit its configuration: {_shown(problems)}. {advice}")
     return unflatten(flat)
 

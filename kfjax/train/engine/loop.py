@@ -170,12 +170,16 @@ def run(task: Task, workdir: str | Path, cfg: LoopConfig, *, claim: Callable[[],
         with checkpoints as store, together():  # before the store waits for a save that can't end
             state = _train(task, _start(task, store, mesh, cfg), store, stop, mesh, workdir, cfg)
             store.save(int(state.step), state)
-        export = task.export or (lambda params, folder: save_params(folder / "ema.safetensors", params))
-        _on_first_process(export, state.ema, workdir)
+        _on_first_process(task.export or export_average, state.ema, workdir)
     if jax.process_index() == 0:
         written = [name for name, stat in sorted(entries(workdir).items()) if before.get(name) != stat]
         say(f"step {int(state.step)}; wrote into {workdir}: {', '.join(name for name in written if name != 'lock')}")
     return state
+
+
+def export_average(params: Any, folder: Path) -> None:
+    """What a run of a task without `export` leaves."""
+    save_params(folder / "ema.safetensors", params)
 
 
 def _start(task: Task, store: StateStore, mesh: Mesh, cfg: LoopConfig) -> TrainState:

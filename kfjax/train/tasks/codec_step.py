@@ -164,20 +164,31 @@ def abstract_params(run: CodecRun) -> Params:
 def make_task(run: CodecRun) -> Task:
     """The task for `engine.loop.run`, on the corpus's sound; exports vae.safetensors with its latent statistics."""
     data, cfg = run.data, replace(run.training, optim=over(run.training.optim, run.loop.steps))
-    size = data.frames * cfg.mel.hop
-    sound = lambda folder: SoundInput(Corpus(folder), batch=data.batch, samples=size, seed=run.loop.seed)
-    batch = sound(data.folder)
-    mel = jax.jit(lambda wave: log_mel(wave, cfg.mel))
-    # Held apart from training batches: steps that no run reaches.
-    survey = lambda: (np.asarray(mel(batch(10**9 + i)["wave"])) for i in range(data.survey_batches))
-
-    def export(ema: Params, workdir: Path) -> None:
-        gen = ema["gen"]
-        mean, std = latent_statistics(gen, cfg.vae, survey())
-        save_params(workdir / "vae.safetensors", gen | {"latent_mean": mean, "latent_std": std})
-
-    look = Validation(codec_figures(cfg), sound(data.heldout), data.validation_batches) if data.heldout else None
+    batch, survey = _sounds(run, data.folder), _survey(run)
+    export = lambda ema, workdir: save_params(workdir / "vae.safetensors", with_statistics(run, ema["gen"]))
+    look = Validation(codec_figures(cfg), _sounds(run, data.heldout), data.validation_batches) if data.heldout else None
     return codec_task(cfg, batch, mel_statistics(survey()))._replace(export=export, validate=look)
+
+
+def with_statistics(run: CodecRun, gen: Params) -> Params:
+    """The VAE with the mean and standard deviation of its latents, taken from the run's data.
+
+    Raises:
+      ValueError: the data is not there.
+    """
+    mean, std = latent_statistics(gen, run.training.vae, _survey(run)())
+    return gen | {"latent_mean": mean, "latent_std": std}
+
+
+def _sounds(run: CodecRun, folder: str) -> SoundInput:
+    data, samples = run.data, run.data.frames * run.training.mel.hop
+    return SoundInput(Corpus(folder), batch=data.batch, samples=samples, seed=run.loop.seed)
+
+
+def _survey(run: CodecRun) -> Callable[[], Iterable[Mels]]:
+    """Mels held apart from training batches: steps that no run reaches."""
+    batch, mel = _sounds(run, run.data.folder), jax.jit(lambda wave: log_mel(wave, run.training.mel))
+    return lambda: (np.asarray(mel(batch(10**9 + i)["wave"])) for i in range(run.data.survey_batches))
 
 
 def codec_task(

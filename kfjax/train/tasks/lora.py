@@ -11,30 +11,20 @@ from __future__ import annotations
 
 import difflib
 import math
-import os
 import re
-import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from kfjax import system
-from kfjax.convert.directory import read_part
-from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.nn.module import Params, flatten
-from kfjax.storage.checkpoint import save_params, unflatten
+from kfjax.storage.checkpoint import unflatten
 
 #: Branches of the network whose arrays have a leading axis of layers (`module.stack`); each layer has its own pair.
 STACKED = ("joint", "single")
-#: The generator's file in a directory of converted parts.
-NETWORK = "mmdit.safetensors"
 
 
 @dataclass(frozen=True)
@@ -118,65 +108,6 @@ def with_words(text: Params, words: Float[Array, "w h"]) -> Params:
     return text | {"embed": {"embedding": jnp.concatenate([table[: -len(words)], words.astype(table.dtype)])}}
 
 
-def save_tuned(
-    start: str | Path, target: str | Path, parts: Params, *, card: str, tokenizer: Tokenizer | None = None
-) -> None:
-    """Write the model directory `target`: that of `start` with other weights of some `parts`, in the dtypes they had.
-
-    Of a directory of converted parts the files of the others are shared (weights by hard links where the disk has
-    them, else copies), what a part's file holds besides is kept, and `kfjax convert TARGET --to torch` writes the
-    public files.
-
-    Args:
-      card: of the new model, see `card`; that of `start` follows it.
-      tokenizer: in place of that of `start`.
-
-    Raises:
-      ValueError: `target` holds something else.
-    """
-    start, target = Path(start), Path(target)
-    in_parts = (start / NETWORK).is_file()
-    files = {f"{name}.safetensors": part for name, part in parts.items()} if in_parts else {system.WEIGHTS: parts}
-    own = {*files, system.CARD, *([system.TOKENIZER] if tokenizer else [])}
-    with system.replacing(target, mark=system.FILES[0]) as temporary:
-        for file in start.iterdir():
-            if file.is_file() and file.name not in own:
-                _share(file, temporary / file.name)
-        for name, new in files.items():
-            before = read_part(start / name)
-            as_before = lambda new, old: np.asarray(new).astype(old.dtype)
-            tuned = jax.tree.map(as_before, new, {branch: before[branch] for branch in new})
-            save_params(temporary / name, before | tuned)
-        if tokenizer:
-            tokenizer.save(temporary / system.TOKENIZER)
-        of_start = start / system.CARD
-        follows = f"\n---\n\n{of_start.read_text()}" if of_start.is_file() else ""
-        (temporary / system.CARD).write_text(card + follows)
-
-
-def card(start: str, settings: Mapping[str, object], words: Sequence[str]) -> str:
-    """What a tuned model directory says of itself.
-
-    Args:
-      start: name of the model that it started from.
-      settings: of the run that made it.
-      words: that were added to the tokenizer.
-    """
-    rows = {**settings, "words added": ", ".join(words) or "none"}
-    table = "\n".join(f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in rows.items())
-    return f"""\
-# {start}, fine-tuned
-
-Made by `kfjax train` with LoRA. The chosen kernels and the words added are new, all else is that of {start}.
-
-| | |
-|---|---|
-{table}
-
-Licence: that of the weights of {start} holds for these too, beside those of the clips that they were trained on.
-"""
-
-
 def targeted(params: Params, cfg: LoRAConfig) -> dict[str, Any]:
     """{path: kernel} of what trains, in the order of the paths.
 
@@ -191,14 +122,6 @@ def targeted(params: Params, cfg: LoRAConfig) -> dict[str, Any]:
             near = difflib.get_close_matches(target, kernels, n=3, cutoff=0.0)
             raise ValueError(f"lora.targets: {target!r} matches no kernel; the nearest are {', '.join(near)}")
     return {path: leaf for path, leaf in kernels.items() if any(re.fullmatch(t, path) for t in cfg.targets)}
-
-
-def _share(file: Path, copy: Path) -> None:
-    if file.suffix == ".safetensors":  # of large files that nobody edits
-        with suppress(OSError):  # another disk, or one without links
-            os.link(file.resolve(), copy)
-            return
-    shutil.copyfile(file, copy)
 
 
 def _sizes(path: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int, int]:

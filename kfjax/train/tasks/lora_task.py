@@ -1,4 +1,4 @@
-"""LoRA as a task: the frozen parts, what trains beside them, and the model directory that a run leaves."""
+"""LoRA as a task: the frozen parts, and what trains beside them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,12 @@ from kfjax.system import TOKENIZER
 from kfjax.train.engine.loop import Task
 from kfjax.train.tasks.flow.config import FlowRun
 from kfjax.train.tasks.flow.step import merged, trained
-from kfjax.train.tasks.lora import card, init_lora, save_tuned
+from kfjax.train.tasks.lora import init_lora
 
 
-def lora_task(task: Task, frozen: Params, run: FlowRun, tokenizer: Tokenizer | None) -> Task:
-    """`task` with LoRA on the frozen network; exports lora.safetensors, and ema.safetensors with it merged in.
-
-    Where it started from a model directory it leaves one, `model`, with the merged parts, the tokenizer and a card.
-
-    Args:
-      tokenizer: that reads the captions, with the words that are learnt; None where captions come encoded.
-    """
-    system, step, start, free = run.system, run.step, run.data.start, free_rows(run)
+def lora_task(task: Task, frozen: Params, run: FlowRun) -> Task:
+    """`task` with LoRA on the frozen network; exports lora.safetensors, and ema.safetensors with it merged in."""
+    step, free = run.step, free_rows(run)
     whole = lambda params: {name: merged(params, step)[name] for name in frozen}
 
     def init(key: jax.Array) -> Params:
@@ -36,14 +30,9 @@ def lora_task(task: Task, frozen: Params, run: FlowRun, tokenizer: Tokenizer | N
         return jax.tree.map(jnp.asarray, frozen | words) | {"lora": init_lora(frozen["mmdit"], step.lora, key)}
 
     def export(ema: Params, workdir: Path) -> None:
-        new, tuned = trained(ema, step), whole(ema)
+        new = trained(ema, step)
         save_params(workdir / "lora.safetensors", new.pop("lora") | new)
-        save_params(workdir / "ema.safetensors", tuned)
-        if Path(start).is_dir():
-            added = tokenizer.words(system.text.vocab - free) if tokenizer and free else []
-            parts = {name: tuned[name] for name in ("mmdit", *(("text",) if added else ()))}
-            about = card(system.name, _settings(run), added)
-            save_tuned(start, workdir / "model", parts, card=about, tokenizer=tokenizer if added else None)
+        save_params(workdir / "ema.safetensors", whole(ema))
 
     panel = task.panel
     look = panel and (lambda ema, number, folder: panel(whole(ema), number, folder))
@@ -55,7 +44,7 @@ def reading_tokenizer(run: FlowRun, captions: Sequence[str]) -> Tokenizer:
 
     Prints the new words, and which words of the captions remain outside the vocabulary.
     """
-    known, free = _tokenizer(run), free_rows(run)
+    known, free = known_tokenizer(run), free_rows(run)
     tokenizer = known.extended(captions, free)
     if learnt := tokenizer.words(known.vocab):
         shown = ", ".join(learnt[:MOST_LISTED]) + (", …" if len(learnt) > MOST_LISTED else "")
@@ -77,19 +66,10 @@ def free_rows(run: FlowRun) -> int:
     lora, text = run.step.lora, run.system.text
     if not (lora.rank and lora.words) or run.data.extracted or not isinstance(text, T5Config):
         return 0
-    tokenizer = _tokenizer(run)
+    tokenizer = known_tokenizer(run)
     return max(0, text.vocab - tokenizer.vocab) if tokenizer.of_words else 0
 
 
-def _tokenizer(run: FlowRun) -> Tokenizer:
+def known_tokenizer(run: FlowRun) -> Tokenizer:
+    """The tokenizer that the run starts from."""
     return Tokenizer.load(run.data.tokenizer or Path(run.data.start, TOKENIZER), run.system.text_tokens)
-
-
-def _settings(run: FlowRun) -> dict[str, object]:
-    """Those that a model's card names; of paths the names alone."""
-    data, lora = run.data, run.step.lora
-    trained_on = ", ".join(Path(folder).name for folder, _ in data.corpora) or Path(data.folder).name
-    return {
-        "trained on": trained_on, "loop.steps": run.loop.steps, "optim.learning_rate": run.optim.learning_rate,
-        "step.lora.rank": lora.rank, "step.lora.alpha": lora.alpha, "step.lora.targets": ", ".join(lora.targets),
-    }  # fmt: skip

@@ -7,14 +7,17 @@ which refuses unknown keys.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
+from kfjax.command import say
 from kfjax.nn.module import Params
-from kfjax.train.engine.loop import LoopConfig, Task
-from kfjax.train.tasks import bigvgan_step, codec_step, stereo_task, vocoder_step
+from kfjax.storage.stored_state import steps
+from kfjax.train.engine.loop import LoopConfig, Task, export_average
+from kfjax.train.tasks import bigvgan_step, codec_step, model_directory, stereo_task, vocoder_step
 from kfjax.train.tasks.flow import config as flow_config
 from kfjax.train.tasks.flow import task as flow_task
 from kfjax.xla.sharding import training_hangs
@@ -52,7 +55,8 @@ def make_task(config: ConfigDict) -> tuple[Task, LoopConfig]:
     if hangs := training_hangs(jax.default_backend()):
         raise ValueError(hangs)
     kind, run = _read(config)
-    return kind.make(run), run.loop
+    task = kind.make(run)
+    return task._replace(export=_ending(task, run)), run.loop
 
 
 def abstract_params(config: ConfigDict) -> Params:
@@ -61,8 +65,36 @@ def abstract_params(config: ConfigDict) -> Params:
     return kind.params(run)
 
 
+def read_run(values: Mapping[str, Any]) -> Any:
+    """A run's settings, as its config.json has them, in the dataclass of its task.
+
+    Raises:
+      ValueError: an unknown task or key, a bad value.
+    """
+    return _kind(values).read(values)
+
+
+def _ending(task: Task, run: Any) -> Callable[[Params, Path], None]:
+    """The task's own export, and then a model directory, `model`, where all parts of one are known."""
+
+    def export(ema: Params, workdir: Path) -> None:
+        (task.export or export_average)(ema, workdir)
+        done = steps(workdir / "checkpoints")
+        try:
+            model_directory.write(run, ema, workdir / "model", step=done[-1] if done else None)
+        except model_directory.IncompleteModel as error:
+            say(f"no model directory yet: {error}")
+
+    return export
+
+
 def _read(config: ConfigDict) -> tuple[Kind, Any]:
     values = config.to_dict()
+    kind = _kind(values)
+    return kind, kind.read(values)
+
+
+def _kind(values: Mapping[str, Any]) -> Kind:
     if (name := values.get("task")) not in TASKS:
         raise ValueError(f"config.task: got {name!r}, expected one of {', '.join(TASKS)}")
-    return TASKS[name], TASKS[name].read(values)
+    return TASKS[name]

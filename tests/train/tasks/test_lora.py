@@ -20,9 +20,10 @@ from kfjax.nn.module import bind
 from kfjax.scenes import Corpus
 from kfjax.storage.checkpoint import load_params, save_params
 from kfjax.train.engine.loop import init_state
+from kfjax.train.tasks import model_directory
 from kfjax.train.tasks.flow import config as flow_config
 from kfjax.train.tasks.flow.step import FlowStepConfig, merged, trained
-from kfjax.train.tasks.lora import STACKED, LoRAConfig, card, init_lora, merge, save_tuned, targeted, with_words
+from kfjax.train.tasks.lora import STACKED, LoRAConfig, init_lora, merge, targeted, with_words
 from kfjax.train.tasks.lora_task import reading_tokenizer
 from kfjax.train.tasks.make import abstract_params, make_task
 from tests.tiny import corpus as tiny_corpus
@@ -172,12 +173,16 @@ def test_public_weights_go_back_to_pytorch_with_lora_in_them(tmp_path, monkeypat
     quiet = lambda _: None
     directory.convert(tiny_public.write(tmp_path / "public"), tmp_path / "model", say=quiet)
     base = system.load(tmp_path / "model").params["mmdit"]
-    tuned = merge(base, drawn(init_lora(base, CFG, KEY)), CFG)
-    save_tuned(tmp_path / "model", tmp_path / "tuned", {"mmdit": jax.tree.map(np.asarray, tuned)}, card="# tuned\n")
+    learnt = drawn(init_lora(base, CFG, KEY))
+    tuned, cfg = merge(base, learnt, CFG), system.load_config(tmp_path / "model" / "config.json")
+    run = flow_run(cfg, start=str(tmp_path / "model"), corpora=(("features", 1.0),))
+    model_directory.write(run, {"mmdit": base, "lora": learnt}, tmp_path / "tuned")
     loaded = system.load(tmp_path / "tuned")
     assert loaded.cfg == system.load(tmp_path / "model").cfg
     assert_equal(loaded.params["mmdit"], jax.tree.map(np.asarray, tuned))
-    assert (tmp_path / "tuned" / "MODEL_CARD.md").read_text() == "# tuned\n"
+    assert (tmp_path / "tuned" / "MODEL_CARD.md").read_text().startswith(f"# {cfg.name}, fine-tuned\n")
+    for name in set(cfg.names) - {"mmdit"}:  # the same file under a second name
+        assert (tmp_path / "tuned" / f"{name}.safetensors").samefile(tmp_path / "model" / f"{name}.safetensors")
     export = lambda name: directory.export(tmp_path / name, tmp_path / f"{name}-torch", say=quiet)
     before, after = export("model"), export("tuned")
     changed = {}
@@ -252,15 +257,21 @@ def test_words_that_are_learnt_and_words_that_are_not_read_are_said(folder, caps
     assert capsys.readouterr().err.splitlines() == [f"kfjax: {line}" for line in said]
 
 
-def test_a_tuned_model_is_stored_as_its_start_was(tmp_path):
+def flow_run(cfg, **data):
+    lora = dataclasses.replace(CFG, targets=(r"(a|b)/kernel",), words=True)
+    return flow_config.FlowRun("flow", cfg, step=FlowStepConfig(lora=lora), data=flow_config.FlowData(**data))
+
+
+def test_a_tuned_model_is_stored_as_its_start_was(tmp_path, monkeypatch):
     base = tiny_system()
     system.save(tmp_path / "start", base, card="# start\nLicence: Apache-2.0\n", dtype="float16")
     before = system.load(tmp_path / "start").params
-    tokenizer = base.tokenizer.extended(["a frog croaks"], room=9)
     words = np.ones((CONFIG.text.vocab - base.tokenizer.vocab, CONFIG.text.width), np.float32)
-    parts = {"mmdit": jax.tree.map(lambda x: x + 1, before["mmdit"]), "text": with_words(before["text"], words)}
-    about = card("tiny", {"loop.steps": 3, "step.lora.targets": "(a|b)/kernel"}, ["frog", "croaks"])
-    save_tuned(tmp_path / "start", tmp_path / "tuned", parts, card=about, tokenizer=tokenizer)
+    monkeypatch.setattr(model_directory, "Corpus", lambda folder: folder)
+    monkeypatch.setattr(model_directory, "captions", lambda corpus: ["a frog croaks"])
+    weights = before | {"words": words, "lora": drawn(init_lora(before["mmdit"], CFG, KEY))}
+    run = flow_run(CONFIG, start=str(tmp_path / "start"), folder="frogs")
+    model_directory.write(run, weights, tmp_path / "tuned", step=3)
     size = lambda name: (tmp_path / name / "model.safetensors").stat().st_size
     assert size("tuned") == size("start")
     tuned = system.load(tmp_path / "tuned")
@@ -271,9 +282,10 @@ def test_a_tuned_model_is_stored_as_its_start_was(tmp_path):
     said = (tmp_path / "tuned" / "MODEL_CARD.md").read_text()
     for line in (
         "# tiny, fine-tuned",
-        "| loop.steps | 3 |",
+        "| step | 3 |",
+        "| trained on | frogs |",
         r"(a\|b)/kernel",
-        "| words added | frog, croaks |",
+        "| words added | croaks, frog |",
         "Licence: that of the weights of tiny",
         "# start\nLicence: Apache-2.0",
     ):

@@ -61,7 +61,7 @@ def make_task(run: FlowRun) -> Task:
         objective=lambda state, batch, key: flow_step.loss(state.params, batch, key, system, step),
         work=_work(run),
     )
-    return lora_task(task, frozen, run, material.tokenizer) if step.lora.rank else task
+    return lora_task(task, frozen, run) if step.lora.rank else task
 
 
 def abstract_params(run: FlowRun) -> Params:

@@ -1,0 +1,75 @@
+"""A training state on disk, read branch by branch into host memory: no device and no optimiser state is needed.
+
+averaged = StoredState("run/checkpoints", 4000, "ema")
+averaged["mmdit"]     # read now, and kept by nobody
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from kfjax.nn.module import Params, flatten
+from kfjax.storage import disk
+from kfjax.storage.checkpoint import unflatten
+from kfjax.storage.disk import CheckpointError
+
+#: orbax's name of what a checkpoint of one item holds.
+_ITEM = "default"
+
+
+def steps(folder: str | Path) -> list[int]:
+    """The complete checkpoints of a folder that `StateStore` wrote, ascending; what is half-written has other names."""
+    folder = Path(folder)
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+
+
+class StoredState(Mapping[str, Params]):
+    """Name -> that part of the parameters, or of their average, at one step; read every time it is asked for.
+
+    Whatever mesh wrote it, an array comes back whole, as NumPy's, in the dtype that was stored.
+
+    Args:
+      branch: "params" or "ema".
+
+    Raises:
+      CheckpointError: files are missing or damaged.
+    """
+
+    def __init__(self, folder: str | Path, step: int, branch: str):
+        import orbax.checkpoint as ocp
+
+        self._ocp, self._path, self._branch = ocp, Path(folder).resolve() / str(step), branch
+        with disk.checked(disk.digests(self._path), advice="give another --step"):
+            self._tree = self._read(lambda: self._reader().metadata(self._path / _ITEM).item_metadata.tree[branch])
+
+    def __getitem__(self, name: str) -> Params:
+        wanted = {self._branch: {name: jax.tree.map(_numpy_like, self._tree[name])}}
+        how = jax.tree.map(lambda _: self._ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        args = self._ocp.args.PyTreeRestore(wanted, restore_args=how, partial_restore=True)
+        found = self._read(lambda: self._reader().restore(self._path / _ITEM, args=args))
+        return unflatten(flatten(found[self._branch]))[name]
+
+    def _reader(self) -> Any:
+        return self._ocp.Checkpointer(self._ocp.PyTreeCheckpointHandler())
+
+    def _read(self, read: Any) -> Any:
+        try:
+            return read()
+        except Exception as error:  # tensorstore has no type of its own for a missing file
+            line = " ".join(str(error).split())[-200:]
+            raise CheckpointError(f"{self._path} can't be read ({line}); give another --step") from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tree)
+
+    def __len__(self) -> int:
+        return len(self._tree)
+
+
+def _numpy_like(stored: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(stored.shape, stored.dtype)
