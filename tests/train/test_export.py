@@ -13,7 +13,7 @@ import kfjax
 from kfjax import system
 from kfjax.cli import main
 from kfjax.codec.vae import MelVAE
-from kfjax.data.encode import fingerprint
+from kfjax.data.encode import encoders_fingerprint
 from kfjax.nn import module
 from kfjax.storage import disk
 from kfjax.storage.checkpoint import load_params
@@ -44,7 +44,9 @@ def folder(tmp_path_factory):
     """A model, features of it, and a run of two steps on both, with one checkpoint a step."""
     folder = tmp_path_factory.mktemp("export")
     write_model(folder / "start")
-    features = tiny_features.write(folder / "features", CONFIG, {1.0: 8}, fingerprint=fingerprint(tiny_system()))
+    features = tiny_features.write(
+        folder / "features", CONFIG, {1.0: 8}, fingerprint=encoders_fingerprint(tiny_system())
+    )
     (folder / "config.py").write_text(TRAIN.format(start=folder / "start", features=features))
     assert main(["train", str(folder / "config.py"), "--workdir", str(folder / "run")]) == 0
     return folder
