@@ -105,6 +105,7 @@ def test_codec_takes_batches(codec):
 
 def test_codec_decodes_what_it_encodes_at_the_longest_and_no_more(codec, monkeypatch):
     monkeypatch.setattr(rates, "MAX_SECONDS", 0.2)
+    monkeypatch.setattr(rates, "LONGEST_SECONDS", 0.2)
     latents = codec.encode(tone(0.2))  # whole latents: longer than the sound
     assert codec.decode(latents).seconds > 0.2
     for wrong in (np.concatenate([latents, latents]), latents[:1]):

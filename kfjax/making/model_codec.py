@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float
 
 from kfjax import generation, media, rates
 from kfjax.codec import codec_of
-from kfjax.codec.pieces import BORDER_LATENTS
+from kfjax.codec.pieces import BORDER_LATENTS, SECONDS, Pieces, latents_of
 from kfjax.command import local_path
 from kfjax.making.sound import Sound, finite, within_range
 from kfjax.nn.module import Params
@@ -71,7 +72,7 @@ class ModelCodec:
         """Sound of latents, of `downsample · hop` samples each; turned down where it would go beyond ±1.
 
         Args:
-          latents: normalised, f32 [n, d] or a batch [b, n, d], as `encode` returns them.
+          latents: normalised, f32 [n, d] or a batch [b, n, d], as `encode` returns them; in pieces beyond a minute.
 
         Returns:
           Stereo sound, without a video; a batch becomes its samples. Where the model has a Mono2Stereo it places the
@@ -86,11 +87,15 @@ class ModelCodec:
         if batch.ndim != 3 or batch.shape[-1] != cfg.mmdit.latent_dim:
             shapes = f"[n, {cfg.mmdit.latent_dim}] or [b, n, {cfg.mmdit.latent_dim}]"
             raise ValueError(f"latents: got shape {np.shape(latents)}, expected {shapes}, as encode returns them")
-        least, most = (rates.lengths(limit, cfg.rates).latents for limit in (rates.MIN_SECONDS, rates.MAX_SECONDS))
+        least, at_once = (rates.lengths(limit, cfg.rates).latents for limit in (rates.MIN_SECONDS, rates.MAX_SECONDS))
+        most = math.ceil(rates.LONGEST_SECONDS * cfg.rates.latent_hz)
         if not least <= (count := batch.shape[1]) <= most:
             raise ValueError(f"latents: got {count} of them, expected {least} to {most}; cut or join them")
-        seconds = count / cfg.rates.latent_hz
-        waves = generation.decode(self._parts(*cfg.codec.names), batch, _unseen(cfg, seconds), cfg=cfg)
+        seconds, params = count / cfg.rates.latent_hz, self._parts(*cfg.codec.names)
+        if count <= at_once:
+            waves = generation.decode(params, batch, _unseen(cfg, seconds), cfg=cfg)
+        else:
+            waves = np.concatenate([_in_pieces(params, latents[None], cfg) for latents in batch])
         sounds = np.stack([within_range(finite(wave)) for wave in np.asarray(waves)])
         return Sound(sounds, cfg.rates.sample_rate_hz, seconds)
 
@@ -112,6 +117,16 @@ def _in_windows(
         parts.append(made[:, done - first : end - first])
         done = end
     return np.concatenate(parts, 1)
+
+
+def _in_pieces(params: Params, latents: Float[np.ndarray, "1 n d"], cfg: SystemConfig) -> Float[np.ndarray, "1 t 2"]:
+    """The sound of latents that are too many for one decoding."""
+    has_video, width, rows = np.zeros(1, bool), latents_of(cfg.codec, SECONDS), None
+    if cfg.codec.stereo is not None:
+        row = np.asarray(generation.seen(_unseen(cfg, SECONDS), cfg=cfg, latents=width))[:, :1]
+        rows = np.repeat(row, cfg.rates.downsample * latents.shape[1], 1)  # of no picture all are the same
+    window = lambda *given: generation.decode_piece(params, given[0], given[1], has_video, given[2], cfg=cfg)
+    return np.concatenate([*Pieces(window, cfg.codec, latents.shape[1], width).feed(latents, rows)], 1)
 
 
 def _unseen(cfg: SystemConfig, seconds: float) -> Features:

@@ -115,10 +115,17 @@ def test_what_a_long_sound_depends_on(model, film, whole):
 
 def test_no_program_for_each_length(model, film):
     model.generate(film, "a bell rings", **WINDOWS)
-    programs = [getattr(generation, name)._begun for name in ("encode", "draw", "sample", "decode")]
+    programs = [value._begun for value in vars(generation).values() if isinstance(value, Program)]
+    assert len(programs) == 6
     before = [len(program) for program in programs]
     for seconds in (3.1, 4.5, 5.2):
         assert len(model.generate(film, "a bell rings", duration=seconds, **WINDOWS).waveform) == round(seconds * RATE)
+    assert [len(program) for program in programs] == before
+    model.generate(None, "a bell rings", duration=5.2, **WINDOWS)  # of text alone
+    before = [len(program) for program in programs]
+    for seconds in (9, 17, 33):
+        made = model.generate(None, "a bell rings", duration=seconds, **(WINDOWS | {"steps": 1}))
+        assert len(made.waveform) == seconds * RATE
     assert [len(program) for program in programs] == before
 
 
@@ -181,6 +188,14 @@ def test_stems(model, film):
         assert np.concatenate([*stream]).tobytes() == both.waveform.tobytes()
 
 
+def test_redone_under_the_same_seed_the_music_goes_on(model, film):
+    options = {"music_prompt": "a piano", "duration": 2.0, "steps": 3}
+    take = model.generate(film, "a bell rings", **options)
+    again = model.generate(film, "wind", audio=take.waveform, redo=[(0.6, 1.4)], **options)
+    assert again.stems["music"].tobytes() == take.stems["music"].tobytes()
+    assert not np.array_equal(again.waveform, take.waveform)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -218,7 +233,21 @@ def test_a_long_recording_is_encoded_in_windows(model, monkeypatch):
     assert np.abs(model.codec.encode(wave) - whole).max() > 1e-3
 
 
-def test_a_model_of_the_public_kind(film):
+def test_many_latents_are_decoded_in_pieces(model, monkeypatch):
+    """As they are at once, whatever is kept; the light vocoder's phases differ, its levels do not."""
+    latents = np.random.default_rng(0).standard_normal((2, 215, CONFIG.mmdit.latent_dim)).astype(np.float32)
+    whole = model.codec.decode(latents).waveforms
+    monkeypatch.setattr(rates, "MAX_SECONDS", 3.0)
+    monkeypatch.setattr(model_codec, "SECONDS", 2.0)
+    pieces = model.codec.decode(latents)
+    assert pieces.waveforms.shape == whole.shape
+    for piece, one in zip(pieces.waveforms, whole, strict=True):
+        assert np.abs(levels(piece) - levels(one)).max() < 1.0
+    with pytest.raises(ValueError, match="got 155041 of them, expected"):
+        model.codec.decode(np.zeros((155041, CONFIG.mmdit.latent_dim), np.float32))
+
+
+def test_a_model_of_the_public_kind(film, monkeypatch):
     """BigVGAN, mono, known latents noised again: windows in batches make the same samples, both ears the same."""
     vocoder = BigVGANConfig(width=64, rates=(8, 8, 8), block_kernels=(3,), dilations=(1,))
     cfg = replace(CONFIG, known_as="renoised", codec=replace(CONFIG.codec, vocoder=vocoder, stereo=None))
@@ -229,6 +258,11 @@ def test_a_model_of_the_public_kind(film):
     three = model.generate(film, "a bell rings", batch=3, **WINDOWS).waveform
     assert np.abs(one).max() > 1e-3 and np.array_equal(one[:, 0], one[:, 1])
     assert np.linalg.norm(three - one) < 1e-4 * np.linalg.norm(one)
+    latents = np.random.default_rng(0).standard_normal((215, CONFIG.mmdit.latent_dim)).astype(np.float32)
+    whole = model.codec.decode(latents).waveform
+    monkeypatch.setattr(rates, "MAX_SECONDS", 3.0)
+    monkeypatch.setattr(model_codec, "SECONDS", 2.0)
+    np.testing.assert_allclose(model.codec.decode(latents).waveform, whole, atol=1e-4)
     given = np.random.default_rng(0).uniform(-0.2, 0.2, (6 * RATE, 2)).astype(np.float32)
     kept = model.generate(film, "a bell rings", audio=given, keep=[(0, 2)], **WINDOWS).waveform
     np.testing.assert_array_equal(kept[: round(1.97 * RATE)], given[: round(1.97 * RATE)])
