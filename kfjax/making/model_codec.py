@@ -119,7 +119,9 @@ def _in_windows(
     return np.concatenate(parts, 1)
 
 
-def _in_pieces(params: Params, latents: Float[np.ndarray, "1 n d"], cfg: SystemConfig) -> Float[np.ndarray, "1 t 2"]:
+def _in_pieces(
+    params: Mapping[str, Params], latents: Float[np.ndarray, "1 n d"], cfg: SystemConfig
+) -> Float[np.ndarray, "1 t 2"]:
     """The sound of latents that are too many for one decoding."""
     has_video, width, rows = np.zeros(1, bool), latents_of(cfg.codec, SECONDS), None
     if cfg.codec.stereo is not None:
