@@ -39,6 +39,8 @@ def load_config(spec: str) -> ConfigDict:
     Raises:
       ValueError: no such file or variant, or no config.
     """
+    from ml_collections import ConfigDict
+
     name, _, variant = spec.partition(":")
     path = Path(name)
     if not path.is_file() and path.parent in (Path(), Path("configs")):
@@ -54,11 +56,14 @@ def load_config(spec: str) -> ConfigDict:
     if not hasattr(module, "get_config"):
         raise ValueError(f"config: {name} defines no get_config(variant); see configs/ for examples")
     try:
-        return module.get_config(variant).lock()
+        made = module.get_config(variant)
     except KeyError as error:
         if error.args != (variant,):
             raise
         raise ValueError(f"config: {name} has no variant {variant!r}; its docstring names them") from None
+    if not isinstance(made, Mapping | ConfigDict):
+        raise ValueError(f"config: get_config of {name} gave {type(made).__name__}; expected a ConfigDict or a dict")
+    return ConfigDict(made).lock()
 
 
 def complete(config: ConfigDict) -> None:

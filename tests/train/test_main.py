@@ -56,6 +56,15 @@ def test_own_configs_are_found_from_any_folder(tmp_path, monkeypatch):
     assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["sources"] == {"configs": "kfjax/configs"}
 
 
+def test_a_config_may_be_a_plain_dict(tmp_path):
+    (tmp_path / "plain.py").write_text('def get_config(variant):\n    return {"task": "flow", "loop": {"steps": 3}}\n')
+    config = command.load_config(str(tmp_path / "plain.py"))
+    assert config.loop.steps == 3 and config.is_locked
+    (tmp_path / "none.py").write_text("def get_config(variant):\n    pass\n")
+    with pytest.raises(ValueError, match="gave NoneType; expected a ConfigDict or a dict"):
+        command.load_config(str(tmp_path / "none.py"))
+
+
 @pytest.mark.slow
 def test_own_configs_are_found_in_an_installation(tmp_path):
     """The files as a wheel lays them out, in a process of its own."""
