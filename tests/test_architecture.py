@@ -44,6 +44,7 @@ HOMES = {
 WIDER = {
     "test_architecture": "the repository",
     "test_colab": "colab/",
+    "test_corpus": "docs/tutorials/corpus.md",
     "test_docs": "README.md and docs/",
     "test_public": "`kfjax.__all__`",
     "test_x64": "all programs, in a process of 64 bits",

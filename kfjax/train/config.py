@@ -63,7 +63,7 @@ def load_config(spec: str) -> ConfigDict:
         raise ValueError(f"config: {name} has no variant {variant!r}; its docstring names them") from None
     if not isinstance(made, Mapping | ConfigDict):
         raise ValueError(f"config: get_config of {name} gave {type(made).__name__}; expected a ConfigDict or a dict")
-    return ConfigDict(made).lock()
+    return (made if isinstance(made, ConfigDict) else ConfigDict(dict(made))).lock()
 
 
 def complete(config: ConfigDict) -> None:
