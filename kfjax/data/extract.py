@@ -14,6 +14,7 @@ import io
 import math
 import os
 import sys
+from argparse import BooleanOptionalAction
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -77,6 +78,7 @@ def extract(
     model: str | Path = "built-in",
     seconds: float | Sequence[float] = 8.0,
     manual_dir: str | Path | None = None,
+    stereo: bool | None = None,
     shards: int | None = None,
     process: str = "0/1",
     batch: int = 16,
@@ -91,6 +93,8 @@ def extract(
       model: whose encoders and codec: a name or a model directory.
       seconds: length of excerpts, or several lengths; a clip is cut into the longest that fit.
       manual_dir: recordings and tables of a tfds corpus.
+      stereo: also what Mono2Stereo learns from, of stereo recordings: 22 kB a second at 44.1 kHz. Default: as in the
+        folder; in a new one where the model has a Mono2Stereo.
       shards: files per length. Default: one for 256 clips.
       process: "I/N", this is process I, counted from 0, of N that share the work.
       batch: excerpts encoded at once.
@@ -116,11 +120,14 @@ def extract(
     from kfjax.data.encode import FeatureEncoder
 
     pipeline.start()
-    encoder = FeatureEncoder(pipeline.load_system(model), batch)
+    if stereo is None and (folder / PLAN).exists():
+        stereo = bool(records.read_json(folder / PLAN).get("stereo"))
+    encoder = FeatureEncoder(pipeline.load_system(model), batch, stereo)
     of = shards or math.ceil(len(rows) / ROWS_PER_SHARD)
     _agree(folder, {
         "schema": records.SCHEMA, "fingerprint": encoder.fingerprint, "seconds": list(buckets),
         "source": sources.digest(rows), "rows": len(rows), "shards": of,
+        "stereo": encoder.stereo,
     })  # fmt: skip
     threads = workers or os.cpu_count() or 1
     extract_rows(rows, buckets, folder, encoder, shards=range(number, of, processes), of=of, workers=threads)
@@ -161,6 +168,8 @@ def _parser() -> command.Parser:
         help="lengths of excerpts: a clip is cut into "
         "the longest that fit, what remains at its end is left out (default 8)",
     )
+    stereo = "also what Mono2Stereo learns from, of stereo recordings (default: where the model has a Mono2Stereo)"
+    add("--stereo", action=BooleanOptionalAction, help=stereo)
     add("--shards", type=int, metavar="N", help=f"files per length (default: one for {ROWS_PER_SHARD} clips)")
     add("--process", default="0/1", metavar="I/N", help="this is process I, counted from 0, of N (default 0/1)")
     add("--batch", type=int, default=16, metavar="N", help="excerpts encoded at once (default 16)")
@@ -193,7 +202,7 @@ def _agree(folder: Path, plan: dict[str, Any]) -> None:
         if folder.is_dir() and any(folder.iterdir()):
             raise ValueError(f"{folder}: is not empty and holds no extraction; give a new or empty folder")
         records.write_json(folder / PLAN, plan)
-    before = records.read_json(folder / PLAN)
+    before = {"stereo": False} | records.read_json(folder / PLAN)  # earlier versions had none
     differing = [f"{key} was {before.get(key, 'not set')}, is {value}" for key, value in plan.items()
                  if before.get(key, ...) != value]  # fmt: skip
     if differing:

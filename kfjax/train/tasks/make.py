@@ -42,7 +42,7 @@ TASKS = {
     "vocoder": Kind(vocoder_step.read, vocoder_step.make_task, vocoder_step.abstract_params),
     "bigvgan": Kind(bigvgan_step.read, bigvgan_step.make_task, bigvgan_step.abstract_params),
     "flow": Kind(flow_config.read, flow_task.make_task, flow_task.abstract_params),
-    "stereo": Kind(flow_config.read, stereo_task.make_task, stereo_task.abstract_params),
+    "stereo": Kind(stereo_task.read, stereo_task.make_task, stereo_task.abstract_params),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from kfjax.nn import module
@@ -14,13 +15,17 @@ def is_folder(path: str) -> bool:
     return bool(path) and Path(path).is_dir()
 
 
-def read_parts(path: str, expected: module.Params) -> module.Params:
+def read_parts(path: str, expected: module.Params, optional: Collection[str] = ()) -> module.Params:
     """The parts in `expected` (their shapes), from a model directory or a weights file that may hold others too.
+
+    Args:
+      optional: those that may be missing.
 
     Raises:
       ValueError: no weights there, or weights of other shapes.
     """
     stored = load(path).params if is_folder(path) else load_params(path)
+    expected = {name: shapes for name, shapes in expected.items() if name in stored or name not in optional}
     missing = sorted(expected.keys() - stored.keys())
     if missing:
         raise ValueError(f"{path} has no {', '.join(missing)}; expected a model directory, or a flow run's weights")
