@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from kfjax import command, rates
 from kfjax.data import records, sources
+from kfjax.data.records import PLAN
 from kfjax.data.sources import Cut, Row
 from kfjax.storage import disk
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from kfjax.data.encode import FeatureEncoder, Loaded
     from kfjax.encoders.tokenizer import Unread
 
-PLAN = "extraction.json"
 BAD = "bad.csv"
 ROWS_PER_SHARD = 256
 
@@ -128,7 +128,7 @@ def extract(
         "schema": records.SCHEMA, "fingerprint": encoder.fingerprint, "seconds": list(buckets),
         "source": sources.digest(rows), "rows": len(rows), "shards": of,
         "stereo": encoder.stereo,
-    })  # fmt: skip
+    }, {"model": _absolute(model)})  # fmt: skip
     threads = workers or os.cpu_count() or 1
     extract_rows(rows, buckets, folder, encoder, shards=range(number, of, processes), of=of, workers=threads)
     return _close(folder, of)
@@ -196,12 +196,21 @@ def _share(text: str) -> tuple[int, int]:
     return int(process), int(processes)
 
 
-def _agree(folder: Path, plan: dict[str, Any]) -> None:
-    """Note what is extracted into the folder. Raises ValueError if that is something else than what is there."""
+def _absolute(path: str | Path) -> str:
+    """A path of something that is there, from the root; a name as it is."""
+    return str(Path(path).absolute()) if Path(path).exists() else str(path)
+
+
+def _agree(folder: Path, plan: dict[str, Any], whence: dict[str, str]) -> None:
+    """Note what is extracted into the folder. Raises ValueError if that is something else than what is there.
+
+    Args:
+      whence: where things are, which may have moved since.
+    """
     if not (folder / PLAN).exists():
         if folder.is_dir() and any(folder.iterdir()):
             raise ValueError(f"{folder}: is not empty and holds no extraction; give a new or empty folder")
-        records.write_json(folder / PLAN, plan)
+        records.write_json(folder / PLAN, plan | whence)
     before = {"stereo": False} | records.read_json(folder / PLAN)  # earlier versions had none
     differing = [f"{key} was {before.get(key, 'not set')}, is {value}" for key, value in plan.items()
                  if before.get(key, ...) != value]  # fmt: skip

@@ -40,6 +40,8 @@ from kfjax.structs import Given, StereoMels
 
 SCHEMA = 1
 INDEX = "index.json"
+#: What is extracted into a folder, see `data/extract.py`.
+PLAN = "extraction.json"
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 _MAGIC = b"KFX1"
@@ -301,6 +303,12 @@ def write(folder: Path, buckets: Mapping[float, Iterable[Example]], fingerprint:
                     shard.add(seconds, example)
     write_index(folder)
     return folder
+
+
+def made_by(folder: Path) -> str:
+    """The model whose encoders made the features, as it was named; "" where that is not known."""
+    path = Path(folder, PLAN)
+    return str(read_json(path).get("model", "")) if path.is_file() else ""
 
 
 def notes(folder: Path) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ second version of the public code brought. That version's constant-Q discriminat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from kfjax.train.engine.optim import OptimConfig, make_optimizer, over
 from kfjax.train.engine.update import Metrics, Step, advance, apply_gradients
 from kfjax.train.engine.validation import Figures, Validation
 from kfjax.train.tasks.losses import total
+from kfjax.train.tasks.model_directory import Product, in_codec, rows
 from kfjax.train.tasks.vocoder_step import Reading, crops, decoded_mel, own_mel, render_pool
 
 Batch = dict[str, Array]
@@ -268,6 +269,18 @@ def make_task(run: BigVGANRun) -> Task:
         batch=_sounds(data.sounds, data.folder, cfg),
         validate=validate,
         export=lambda ema, workdir: save_params(workdir / "vocoder.safetensors", ema["gen"]),
+    )
+
+
+def product(run: BigVGANRun, weights: Mapping[str, Params]) -> Product:
+    """What a run gives to a model."""
+    cfg = run.training
+    return Product(
+        made={"vocoder": lambda: weights["gen"]},
+        trained=("vocoder",),
+        system=lambda before: in_codec(before, cfg.mel, vocoder=cfg.vocoder),
+        card=rows(Path(run.data.sounds).name or "sounds made from nothing", run.loop, cfg.optim),
+        places={"vae": run.data.vae},
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from kfjax.train.engine.loop import LoopConfig, Task
 from kfjax.train.engine.optim import OptimConfig, make_optimizer, over
 from kfjax.train.engine.update import gradients_of, make_step
 from kfjax.train.engine.validation import Validation
+from kfjax.train.tasks.model_directory import Product, in_codec, rows
 
 if TYPE_CHECKING:
     from kfjax.train.tasks.bigvgan_step import BigVGANTraining
@@ -188,6 +189,18 @@ def make_task(run: VocoderRun) -> Task:
     return vocoder_task(cfg, data.folder, reading)._replace(
         init=lambda key: jax.tree.map(jnp.asarray, start),
         batch=SoundInput(Corpus(data.scenes), batch=cfg.batch, samples=cfg.frames * cfg.mel.hop, seed=cfg.seed),
+    )
+
+
+def product(run: VocoderRun, weights: Mapping[str, module.Params]) -> Product:
+    """What a run gives to a model."""
+    cfg = run.training
+    return Product(
+        made={"vocoder": lambda: weights["vocoder"]},
+        trained=("vocoder",),
+        system=lambda before: in_codec(before, cfg.mel, vocoder=cfg.vocoder),
+        card=rows(Path(run.data.scenes).name or "sounds made from nothing", run.loop, cfg.optim),
+        places={"vae": run.data.vae},
     )
 
 
