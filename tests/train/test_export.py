@@ -179,11 +179,11 @@ def test_every_part_of_a_codec_in_a_model(start, tmp_path, monkeypatch):
     """BigVGAN in place of the light vocoder, another Mono2Stereo, and a Mel-VAE with the statistics of its latents."""
     monkeypatch.setattr(codec_step, "with_statistics", lambda run, gen: gen)
     bigvgan = drawn("vocoder", BigVGAN, BIGVGAN)
-    stereo = {"width": 32, "depth": 1, "clip_dim": 16}
+    codec = {"vae": {"latent_dim": 8}, "stereo": {"width": 32, "depth": 1, "clip_dim": 16}}
     features = tiny_features.write(tmp_path / "features", CONFIG, {1.0: 1}, fingerprint=mark())
     runs = {
         "bigvgan": ({"data": {"folder": "runs/waves"}, "training": {"vocoder": asdict(BIGVGAN)}}, {"gen": bigvgan}),
-        "stereo": ({"data": {"corpora": [[str(features), 1.0]]}, "system": {"mmdit": {}, "codec": {"stereo": stereo}}},
+        "stereo": ({"data": {"corpora": [[str(features), 1.0]]}, "system": {"mmdit": FLOW, **CODEC, "codec": codec}},
                    {"stereo": drawn("stereo")}),
         "codec": ({"data": {"folder": "runs/scenes"}, "training": {"vae": asdict(CONFIG.codec.vae)}},
                   {"gen": drawn("vae")}),
@@ -254,7 +254,8 @@ def test_encoders_that_did_not_make_the_features_are_not_taken(start, tmp_path, 
     assert main(words) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "missing text, clip, sync, vae, vocoder, tokenizer.json" in said
-    assert f"--base {model or 'MODEL'} takes the other parts" in said
+    assert "--base MODEL takes the other parts" in said
+    assert ("the features are those of" in said) == bool(model) and model in said
     assert main([*words, "--base", str(start)]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and f"with encoders {mark()}, expected those of beef, which made the features" in said

@@ -103,12 +103,12 @@ def write(
     places, words = _places(product, cfg, parent), _tokenizer(product, parent)
     made = {name: make for name, make in product.made.items() if name in product.trained or name not in places}
     missing = [name for name in cfg.names if name not in made and name not in places]
-    if missing == ["stereo"]:
-        cfg, missing = replace(cfg, codec=replace(cfg.codec, stereo=None)), []
+    if needed := [name for name in missing if name != "stereo"] + ([TOKENIZER] if words is None else []):
+        raise IncompleteModel(f"missing {', '.join(needed)}; {_advice(product)}")
+    assert words is not None
+    if missing:
+        cfg = replace(cfg, codec=replace(cfg.codec, stereo=None))
         say("there is no Mono2Stereo: the model is mono; task=stereo trains one for it")
-    if missing or words is None:
-        listed = ", ".join(missing + ([TOKENIZER] if words is None else []))
-        raise IncompleteModel(f"missing {listed}; {_advice(product)}")
     made = {name: partial(_made, cfg, make, parent, name, product.as_parent) for name, make in made.items()}
     with system.replacing(target, mark=CONFIG) as folder:
         disk.write_text(folder / CONFIG, json.dumps(config.to_dict(cfg), indent=1) + "\n")
@@ -141,9 +141,9 @@ def in_codec(before: SystemConfig | None, mel: MelConfig, **parts: Any) -> Syste
 
 
 def _advice(product: Product) -> str:
-    by = [found for folder in product.features if (found := records.made_by(Path(folder)))]
-    model = by[0] if by else "MODEL"
-    return f"kfjax export WORKDIR OUTPUT --base {model} takes the other parts from {'it' if by else model}"
+    made_by = [model for folder in product.features if (model := records.made_by(Path(folder)))]
+    advice = "kfjax export WORKDIR OUTPUT --base MODEL takes the other parts from MODEL"
+    return advice + (f"; the features are those of {made_by[0]}" if made_by else "")
 
 
 def is_model(path: str) -> bool:
