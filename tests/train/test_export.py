@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import asdict
@@ -134,6 +135,23 @@ def test_on_one_device_bit_for_bit(folder, tmp_path):
     words = [sys.executable, "-m", "kfjax", "export", str(tmp_path / "run"), str(tmp_path / "mine")]
     subprocess.run(words, check=True, env=os.environ | {"XLA_FLAGS": flags}, cwd=ROOT)
     assert (tmp_path / "mine" / system.WEIGHTS).read_bytes() == (folder / "run/model" / system.WEIGHTS).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_of_two_processes_bit_for_bit(folder, tmp_path):
+    """Four devices each; the model that the run itself ends with comes from parameters gathered in memory."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    words = [sys.executable, "-m", "kfjax", "train", str(folder / "config.py"), "--workdir", str(tmp_path / "run"),
+             "--set", "loop.mesh=fsdp=8", "--distributed"]  # fmt: skip
+    options = {"env": os.environ | {"XLA_FLAGS": flags}, "cwd": ROOT}
+    running = [subprocess.Popen([*words, f"127.0.0.1:{port},{i},2"], **options) for i in range(2)]
+    assert [process.wait(500) for process in running] == [0, 0]
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "mine")]) == 0
+    assert (tmp_path / "mine" / system.WEIGHTS).read_bytes() == (tmp_path / "run/model" / system.WEIGHTS).read_bytes()
 
 
 def made_run(folder: Path, settings: dict, params: dict) -> Path:
