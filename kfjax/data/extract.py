@@ -114,7 +114,8 @@ def extract(
     for length in buckets:
         rates.check_seconds(length)
     folder = command.local_path(output)
-    rows = _rows(command.local(str(source)), None if manual_dir is None else command.local_path(manual_dir))
+    manual = None if manual_dir is None else command.local_path(manual_dir)
+    rows = source_rows(command.local(str(source)), manual)
 
     from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for
     from kfjax.data.encode import FeatureEncoder
@@ -124,11 +125,13 @@ def extract(
         stereo = bool(records.read_json(folder / PLAN).get("stereo"))
     encoder = FeatureEncoder(pipeline.load_system(model), batch, stereo)
     of = shards or math.ceil(len(rows) / ROWS_PER_SHARD)
+    places = {"model": model, "from": source} | ({} if manual is None else {"manual_dir": manual})
+    whence = {name: _absolute(place) for name, place in places.items()}
     _agree(folder, {
         "schema": records.SCHEMA, "fingerprint": encoder.fingerprint, "seconds": list(buckets),
         "source": sources.digest(rows), "rows": len(rows), "shards": of,
         "stereo": encoder.stereo,
-    }, {"model": _absolute(model)})  # fmt: skip
+    }, whence)  # fmt: skip
     threads = workers or os.cpu_count() or 1
     extract_rows(rows, buckets, folder, encoder, shards=range(number, of, processes), of=of, workers=threads)
     return _close(folder, of)
@@ -177,7 +180,12 @@ def _parser() -> command.Parser:
     return parser
 
 
-def _rows(source: str, manual_dir: Path | None) -> list[Row]:
+def source_rows(source: str, manual_dir: Path | None) -> list[Row]:
+    """The rows of a folder, a table, or a public corpus.
+
+    Raises:
+      ValueError: no such source, or nothing in it.
+    """
     corpus = source.removeprefix("tfds:")
     if corpus == source:
         if manual_dir is not None:

@@ -39,6 +39,8 @@ from kfjax.train.tasks.weights import is_folder
 #: Part -> makes its weights.
 Made = dict[str, Callable[[], Params]]
 NOT_STATED = "not stated"
+#: What a vocoder is trained on without recordings, for a card.
+MADE = "sounds made from nothing"
 #: safetensors' names of what weights are stored in.
 _DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": records.BFLOAT16}
 
@@ -334,6 +336,11 @@ def _card(
 
 def _row(*cells: object) -> str:
     return " ".join(["|", *(f"{str(cell).replace('|', chr(92) + '|')} |" for cell in cells)])
+
+
+def names(corpora: Sequence[tuple[str, float]]) -> str:
+    """Of folders of features, for a card."""
+    return ", ".join(Path(folder).name for folder, _ in corpora)
 
 
 def rows(trained_on: str, loop: LoopConfig, optim: OptimConfig, **more: object) -> dict[str, object]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kfjax.nn import module
 from kfjax.storage.checkpoint import load_params
-from kfjax.system import load
+from kfjax.system import UNUSED, load
 
 
 def is_folder(path: str) -> bool:
@@ -38,5 +38,8 @@ def read_parts(path: str, expected: module.Params, optional: Collection[str] = (
 
 
 def read_part(path: str, name: str, expected: module.Params) -> module.Params:
-    """The weights of one part, from a model directory or a file of their own."""
-    return read_parts(path, {name: expected})[name] if is_folder(path) else load_params(path, expected)
+    """The weights of one part, from a model directory, a folder of converted parts, or a file of their own."""
+    own = Path(path, f"{name}.safetensors")
+    if is_folder(path) and not own.is_file():
+        return read_parts(path, {name: expected})[name]
+    return load_params(own if is_folder(path) else path, expected, skip=UNUSED)

@@ -17,7 +17,7 @@ from kfjax.train.tasks.flow import step as flow_step
 from kfjax.train.tasks.flow.config import FlowRun
 from kfjax.train.tasks.lora import merge, with_words
 from kfjax.train.tasks.lora_task import free_rows, known_tokenizer
-from kfjax.train.tasks.model_directory import Made, Product, in_codec, is_model, rows
+from kfjax.train.tasks.model_directory import Made, Product, in_codec, is_model, names, rows
 
 
 def product(run: FlowRun, weights: Mapping[str, Params]) -> Product:
@@ -89,4 +89,4 @@ def _trained_on(run: FlowRun) -> str:
     """Names of its corpora."""
     if run.data.synthetic:
         return "random features"
-    return ", ".join(Path(folder).name for folder, _ in run.data.corpora) or Path(run.data.folder).name
+    return names(run.data.corpora) or Path(run.data.folder).name
