@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from kfjax import config
-from kfjax.codec.configs import CodecConfig
+from kfjax.codec.configs import CodecConfig, StereoConfig
 from kfjax.encoders.configs import CLIPTextConfig, CLIPVisionConfig, SynchformerConfig, T5Config
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.generators import generator_of
@@ -129,6 +129,21 @@ class SystemConfig:
             "mmdit": (generator_of(self.mmdit), self.mmdit),
             **self.codec.parts(),
         }
+
+
+def with_stereo(cfg: SystemConfig) -> SystemConfig:
+    """The system with a Mono2Stereo, where it has none one of the default size.
+
+    Raises:
+      ValueError: Mono2Stereo can't read its mels.
+    """
+    if cfg.codec.stereo is not None:
+        return cfg
+    mel, clip = cfg.codec.mel, cfg.stereo_sees == "clip"
+    mel_hz = mel.sample_rate_hz / mel.hop
+    width, hz = (cfg.clip.out_dim, cfg.rates.clip_hz) if clip else (cfg.sync.width, mel_hz / 2)
+    stereo = StereoConfig(bands=mel.bands, clip_dim=width, mel_hz=mel_hz, clip_hz=hz)
+    return replace(cfg, codec=replace(cfg.codec, stereo=stereo))
 
 
 class System(NamedTuple):

@@ -17,10 +17,10 @@ import numpy as np
 
 from kfjax.data import records
 from kfjax.data.buckets import Buckets
-from kfjax.data.records import BFLOAT16, Example, Folder, arrays_of
+from kfjax.data.records import BFLOAT16, STEREO, Example, Folder, arrays_of
 from kfjax.encoders.configs import CLIPTextConfig
 from kfjax.rates import lengths
-from kfjax.structs import FeatureBatch, Features, Given, Posterior
+from kfjax.structs import FeatureBatch, Features, Given, Posterior, StereoMels
 from kfjax.system import SystemConfig
 
 
@@ -44,6 +44,8 @@ class FeatureInput:
       fingerprint: of the encoders that the features must come from; empty: whichever made the first corpus.
       joined: share of the examples that are two excerpts of half the duration, one after the other. No sync features
         exist across the cut, so they have sound and both captions, but no video.
+      stereo: also what Mono2Stereo learns from; one corpus at least must have it. Joined excerpts and other corpora's
+        count as mono.
       threads: number of reading threads.
 
     Attributes:
@@ -64,6 +66,7 @@ class FeatureInput:
         seed: int,
         fingerprint: str = "",
         joined: float = 0.0,
+        stereo: bool = False,
         threads: int = min(8, os.cpu_count() or 1),
     ):
         _check_shares(cfg, corpora, joined)
@@ -77,6 +80,7 @@ class FeatureInput:
         halves = [s / 2 for s in buckets.seconds] if joined else []
         self._halves = {s: _order(self._folders, weights, s, (seed, 1)) for s in halves}
         self._shapes = {s: example_shapes(cfg, s) for s in (*self._order, *self._halves)}
+        self._stereo = {s: stereo_shape(cfg, s) for s in self._order} if stereo else {}
         self._check_folders()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="features")
 
@@ -106,7 +110,7 @@ class FeatureInput:
         return [place(row) for row in (range(size) if rows is None else rows)]
 
     def _read(self, seconds: float, places: Sequence[tuple[Place, ...]]) -> FeatureBatch:
-        batch = _empty(len(places), seconds, self._shapes[seconds])
+        batch = _empty(len(places), seconds, self._shapes[seconds], self._stereo.get(seconds))
 
         def fill(row: int) -> None:
             first, *rest = (self._example(place) for place in places[row])
@@ -136,11 +140,16 @@ class FeatureInput:
             for folder in self._folders
             for seconds, shapes in self._shapes.items()
             if seconds in folder.shapes
-            for name, shape in shapes.items()
-            if folder.shapes[seconds][name] != shape
+            for name, shape in (shapes | dict.fromkeys(STEREO, self._stereo.get(seconds))).items()
+            if shape and folder.shapes[seconds].get(name, shape) != shape
         ]
         if wrong:
             raise ValueError(f"features of another system: {'; '.join(wrong[:4])}; extract them with this one's parts")
+        has = lambda folder: any(STEREO[0] in folder.shapes.get(seconds, {}) for seconds in self._stereo)
+        if self._stereo and not any(map(has, self._folders)):
+            paths = ", ".join(str(folder.path) for folder in self._folders)
+            raise ValueError(f"{paths}: got features without stereo, expected some with it to train Mono2Stereo; "
+                             "extract them anew with --stereo")  # fmt: skip
 
 
 class SyntheticInput:
@@ -149,8 +158,8 @@ class SyntheticInput:
     Every step of a duration has the same batch, made once, so that only the step is measured.
     """
 
-    def __init__(self, cfg: SystemConfig, buckets: Buckets, *, seed: int):
-        self.buckets, self._cfg, self._seed = buckets, cfg, seed
+    def __init__(self, cfg: SystemConfig, buckets: Buckets, *, seed: int, stereo: bool = False):
+        self.buckets, self._cfg, self._seed, self._stereo = buckets, cfg, seed, stereo
         self._made: dict[tuple[int, ...], FeatureBatch] = {}
 
     def __call__(self, step: int) -> FeatureBatch:
@@ -166,13 +175,20 @@ class SyntheticInput:
 
     def _make(self, seconds: float, rows: Sequence[int]) -> FeatureBatch:
         shapes = example_shapes(self._cfg, seconds)
-        batch = _empty(len(rows), seconds, shapes)
+        mels = stereo_shape(self._cfg, seconds) if self._stereo else None
+        batch = _empty(len(rows), seconds, shapes, mels)
         for k, row in enumerate(rows):
             rng = np.random.default_rng((self._seed, row))
             arrays = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
             given = _given(np.ones_like(arrays.pop("text_mask"), bool), seconds, has_video=True, has_text=True)
-            _put(batch, k, Example("", given=given, **arrays | {"std": 0.1 * np.abs(arrays["std"])}))
+            drawn = [rng.integers(*bounds, mels, kind) for *bounds, kind in _BYTES] if mels else []
+            stereo = StereoMels(*drawn, np.asarray(True)) if drawn else None
+            _put(batch, k, Example("", given=given, stereo=stereo, **arrays | {"std": 0.1 * np.abs(arrays["std"])}))
         return batch
+
+
+#: Bounds and type of the bytes in `StereoMels`.
+_BYTES = ((0, 256, np.uint8), (-127, 128, np.int8))
 
 
 def example_shapes(cfg: SystemConfig, seconds: float) -> dict[str, tuple[int, ...]]:
@@ -186,6 +202,11 @@ def example_shapes(cfg: SystemConfig, seconds: float) -> dict[str, tuple[int, ..
         "mean": (size.latents, cfg.mmdit.latent_dim),
         "std": (size.latents, cfg.mmdit.latent_dim),
     }
+
+
+def stereo_shape(cfg: SystemConfig, seconds: float) -> tuple[int, int]:
+    """Of the two arrays in `Example.stereo`: mel frames and bands."""
+    return 2 * lengths(seconds, cfg.rates).latents, cfg.codec.mel.bands
 
 
 def join(first: Example, second: Example, seconds: float, shapes: Mapping[str, tuple[int, ...]]) -> Example:
@@ -246,11 +267,15 @@ def _rows(size: int, numbers: Sequence[int], of: int) -> list[int]:
     return [row for number in numbers for row in range(number * each, (number + 1) * each)]
 
 
-def _empty(rows: int, seconds: float, shapes: Mapping[str, tuple[int, ...]]) -> FeatureBatch:
+def _empty(
+    rows: int, seconds: float, shapes: Mapping[str, tuple[int, ...]], mels: tuple[int, int] | None = None
+) -> FeatureBatch:
+    """`mels`: see `stereo_shape`; None without stereo."""
     dtypes = dict.fromkeys(shapes, BFLOAT16) | {"text_mask": np.dtype(bool)}
     array = {name: np.empty((rows, *shape), dtypes[name]) for name, shape in shapes.items()}
     features = Features(array["clip"], array["sync"], array["text"], Given.whole(array["text_mask"], seconds))
-    return FeatureBatch(features, Posterior(array["mean"], array["std"]))
+    stereo = mels and StereoMels(*(np.empty((rows, *mels), kind) for *_, kind in _BYTES), np.empty(rows, bool))
+    return FeatureBatch(features, Posterior(array["mean"], array["std"]), stereo)
 
 
 def _put(batch: FeatureBatch, row: int, example: Example) -> None:
@@ -258,6 +283,10 @@ def _put(batch: FeatureBatch, row: int, example: Example) -> None:
         for name, array in part._asdict().items():
             if name != "given":
                 array[row] = getattr(own, name)
+    if batch.stereo is not None:
+        mono = StereoMels(np.uint8(0), np.int8(0), np.asarray(False))
+        for array, value in zip(batch.stereo, example.stereo or mono, strict=True):
+            array[row] = value
 
 
 def _check_example(example: Example, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -14,6 +14,7 @@ import io
 import math
 import os
 import sys
+from argparse import BooleanOptionalAction
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from kfjax import command, rates
 from kfjax.data import records, sources
+from kfjax.data.records import PLAN
 from kfjax.data.sources import Cut, Row
 from kfjax.storage import disk
 
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from kfjax.data.encode import FeatureEncoder, Loaded
     from kfjax.encoders.tokenizer import Unread
 
-PLAN = "extraction.json"
 BAD = "bad.csv"
 ROWS_PER_SHARD = 256
 
@@ -77,6 +78,7 @@ def extract(
     model: str | Path = "built-in",
     seconds: float | Sequence[float] = 8.0,
     manual_dir: str | Path | None = None,
+    stereo: bool | None = None,
     shards: int | None = None,
     process: str = "0/1",
     batch: int = 16,
@@ -91,6 +93,8 @@ def extract(
       model: whose encoders and codec: a name or a model directory.
       seconds: length of excerpts, or several lengths; a clip is cut into the longest that fit.
       manual_dir: recordings and tables of a tfds corpus.
+      stereo: also what Mono2Stereo learns from, of stereo recordings: 22 kB a second at 44.1 kHz. Default: as in the
+        folder; in a new one where the model has a Mono2Stereo.
       shards: files per length. Default: one for 256 clips.
       process: "I/N", this is process I, counted from 0, of N that share the work.
       batch: excerpts encoded at once.
@@ -110,18 +114,24 @@ def extract(
     for length in buckets:
         rates.check_seconds(length)
     folder = command.local_path(output)
-    rows = _rows(command.local(str(source)), None if manual_dir is None else command.local_path(manual_dir))
+    manual = None if manual_dir is None else command.local_path(manual_dir)
+    rows = source_rows(command.local(str(source)), manual)
 
     from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for
     from kfjax.data.encode import FeatureEncoder
 
     pipeline.start()
-    encoder = FeatureEncoder(pipeline.load_system(model), batch)
+    if stereo is None and (folder / PLAN).exists():
+        stereo = bool(records.read_json(folder / PLAN).get("stereo"))
+    encoder = FeatureEncoder(pipeline.load_system(model), batch, stereo)
     of = shards or math.ceil(len(rows) / ROWS_PER_SHARD)
+    places = {"model": model, "from": source} | ({} if manual is None else {"manual_dir": manual})
+    whence = {name: _absolute(place) for name, place in places.items()}
     _agree(folder, {
         "schema": records.SCHEMA, "fingerprint": encoder.fingerprint, "seconds": list(buckets),
         "source": sources.digest(rows), "rows": len(rows), "shards": of,
-    })  # fmt: skip
+        "stereo": encoder.stereo,
+    }, whence)  # fmt: skip
     threads = workers or os.cpu_count() or 1
     extract_rows(rows, buckets, folder, encoder, shards=range(number, of, processes), of=of, workers=threads)
     return _close(folder, of)
@@ -161,6 +171,8 @@ def _parser() -> command.Parser:
         help="lengths of excerpts: a clip is cut into "
         "the longest that fit, what remains at its end is left out (default 8)",
     )
+    stereo = "also what Mono2Stereo learns from, of stereo recordings (default: where the model has a Mono2Stereo)"
+    add("--stereo", action=BooleanOptionalAction, help=stereo)
     add("--shards", type=int, metavar="N", help=f"files per length (default: one for {ROWS_PER_SHARD} clips)")
     add("--process", default="0/1", metavar="I/N", help="this is process I, counted from 0, of N (default 0/1)")
     add("--batch", type=int, default=16, metavar="N", help="excerpts encoded at once (default 16)")
@@ -168,7 +180,12 @@ def _parser() -> command.Parser:
     return parser
 
 
-def _rows(source: str, manual_dir: Path | None) -> list[Row]:
+def source_rows(source: str, manual_dir: Path | None) -> list[Row]:
+    """The rows of a folder, a table, or a public corpus.
+
+    Raises:
+      ValueError: no such source, or nothing in it.
+    """
     corpus = source.removeprefix("tfds:")
     if corpus == source:
         if manual_dir is not None:
@@ -187,13 +204,22 @@ def _share(text: str) -> tuple[int, int]:
     return int(process), int(processes)
 
 
-def _agree(folder: Path, plan: dict[str, Any]) -> None:
-    """Note what is extracted into the folder. Raises ValueError if that is something else than what is there."""
+def _absolute(path: str | Path) -> str:
+    """A path of something that is there, from the root; a name as it is."""
+    return str(Path(path).absolute()) if Path(path).exists() else str(path)
+
+
+def _agree(folder: Path, plan: dict[str, Any], whence: dict[str, str]) -> None:
+    """Note what is extracted into the folder. Raises ValueError if that is something else than what is there.
+
+    Args:
+      whence: where things are, which may have moved since.
+    """
     if not (folder / PLAN).exists():
         if folder.is_dir() and any(folder.iterdir()):
             raise ValueError(f"{folder}: is not empty and holds no extraction; give a new or empty folder")
-        records.write_json(folder / PLAN, plan)
-    before = records.read_json(folder / PLAN)
+        records.write_json(folder / PLAN, plan | whence)
+    before = {"stereo": False} | records.read_json(folder / PLAN)  # earlier versions had none
     differing = [f"{key} was {before.get(key, 'not set')}, is {value}" for key, value in plan.items()
                  if before.get(key, ...) != value]  # fmt: skip
     if differing:

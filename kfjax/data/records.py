@@ -13,8 +13,9 @@
 
 A record is `KFX1`, the length of its header (u32, little-endian), the header (JSON: id, schema, fingerprint, times,
 presence, and dtype, shape and offset of every array), and the arrays, raw and little-endian at multiples of 64 bytes.
-Features that a presence mask hides are not stored; they read as zeros. Only numpy here: readers run in processes that
-must not touch an accelerator.
+Features that a presence mask hides are not stored; they read as zeros. What Mono2Stereo learns from is there where the
+extraction was asked for it: `stereo_mono` and `stereo_ratio`, a byte a mel bin each, stored of stereo recordings.
+Only numpy here: readers run in processes that must not touch an accelerator.
 """
 
 from __future__ import annotations
@@ -35,16 +36,21 @@ import numpy as np
 
 from kfjax.command import install
 from kfjax.storage import disk
-from kfjax.structs import Given
+from kfjax.structs import Given, StereoMels
 
 SCHEMA = 1
 INDEX = "index.json"
+#: What is extracted into a folder, see `data/extract.py`.
+PLAN = "extraction.json"
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 _MAGIC = b"KFX1"
 _ALIGN = 64
-_DTYPES = {"bfloat16": BFLOAT16, "bool": np.dtype(bool)}
 _ARRAYS = ("clip", "sync", "text", "text_mask", "mean", "std")
+#: Arrays that a folder need not have: those of `Example.stereo`.
+STEREO = ("stereo_mono", "stereo_ratio")
+#: Of the arrays that are not bfloat16.
+_DTYPES = {"text_mask": np.dtype(bool), "stereo_mono": np.dtype(np.uint8), "stereo_ratio": np.dtype(np.int8)}
 _SCALARS = {"seconds_start": float, "seconds_total": float, "has_video": bool, "has_text": bool}
 _RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
 
@@ -59,6 +65,7 @@ class Example(NamedTuple):
     given: Given  # text_mask bool [l], all else scalars
     mean: np.ndarray  # bf16 [n, d], of the normalised latents
     std: np.ndarray  # bf16 [n, d]
+    stereo: StereoMels | None = None  # u8 and i8 [f, m]; None: the folder has none
 
 
 def pack(example: Example, fingerprint: str) -> bytes:
@@ -74,13 +81,14 @@ def pack(example: Example, fingerprint: str) -> bytes:
         raise ValueError(f"{example.id}: got NaN or infinite values in {', '.join(wrong)}; leave it out")
     arrays, pieces, offset, stored = {}, [], 0, _stored(example)
     for name, array in arrays_of(example).items():
-        array = np.ascontiguousarray(array, _DTYPES[_dtype(name)])
+        array = np.ascontiguousarray(array, _dtype(name))
         arrays[name] = [array.dtype.name, array.shape, offset if name in stored else None]
         if name in stored:
             pieces.append(_padded(array.tobytes()))
             offset += len(pieces[-1])
     header = {"schema": SCHEMA, "fingerprint": fingerprint, "id": example.id, "arrays": arrays}
     header |= {name: kind(getattr(example.given, name)) for name, kind in _SCALARS.items()}
+    header |= {} if example.stereo is None else {"has_stereo": bool(example.stereo.there)}
     text = json.dumps(header, separators=(",", ":")).encode()
     return b"".join([_padded(_MAGIC + struct.pack("<I", len(text)) + text), *pieces])
 
@@ -93,9 +101,12 @@ def parse(record: bytes) -> Example:
     """
     header, start = _header(record)
     try:
-        arrays = {name: _array(record, start, name, *header["arrays"][name]) for name in _ARRAYS}
+        names = (*_ARRAYS, *STEREO) if "has_stereo" in header else _ARRAYS
+        arrays = {name: _array(record, start, name, *header["arrays"][name]) for name in names}
         given = Given(arrays.pop("text_mask"), **{name: header[name] for name in _SCALARS})
-        example = Example(id=header["id"], given=given, **arrays)
+        mels = [arrays.pop(name) for name in STEREO if name in names]
+        stereo = StereoMels(*mels, header["has_stereo"]) if mels else None
+        example = Example(id=header["id"], given=given, stereo=stereo, **arrays)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"record: its header does not describe it ({error}); extract the features again") from None
     if wrong := not_finite(example):
@@ -112,24 +123,28 @@ def not_finite(example: Example) -> list[str]:
 def arrays_of(example: Example) -> dict[str, np.ndarray]:
     """Name -> array, of all that a record stores as such."""
     named: dict[str, Any] = example._asdict() | {"text_mask": example.given.text_mask}
-    return {name: named[name] for name in _ARRAYS}
+    mels = {} if example.stereo is None else dict(zip(STEREO, example.stereo, strict=False))
+    return {name: named[name] for name in _ARRAYS} | mels
 
 
 def _stored(example: Example) -> list[str]:
     """Names of the arrays whose values are stored: not those of what the example lacks."""
     given = example.given
     there = {"clip": given.has_video, "sync": given.has_video, "text": given.has_text}
-    return [name for name in _ARRAYS if there.get(name, True)]
+    there |= dict.fromkeys(STEREO, example.stereo is not None and example.stereo.there)
+    return [name for name in (*_ARRAYS, *STEREO) if there.get(name, True)]
 
 
 def _finite(array: np.ndarray) -> bool:
     """Whether no exponent is all ones: many times as fast as `np.isfinite` on bfloat16."""
     array = np.asarray(array)
-    return array.dtype == bool or not (array.astype(BFLOAT16, copy=False).view(np.uint16) & 0x7F80 == 0x7F80).any()
+    return (
+        array.dtype.itemsize == 1 or not (array.astype(BFLOAT16, copy=False).view(np.uint16) & 0x7F80 == 0x7F80).any()
+    )
 
 
-def _dtype(name: str) -> str:
-    return "bool" if name == "text_mask" else "bfloat16"
+def _dtype(name: str) -> np.dtype:
+    return _DTYPES.get(name, BFLOAT16)
 
 
 def _header(record: bytes) -> tuple[dict[str, Any], int]:
@@ -147,13 +162,13 @@ def _header(record: bytes) -> tuple[dict[str, Any], int]:
 
 
 def _array(record: bytes, start: int, name: str, dtype: str, shape: Sequence[int], offset: int | None) -> np.ndarray:
-    if dtype != _dtype(name):
-        raise ValueError(f"{name} is {dtype}, expected {_dtype(name)}")
+    if dtype != _dtype(name).name:
+        raise ValueError(f"{name} is {dtype}, expected {_dtype(name).name}")
     if offset is None:
-        return np.broadcast_to(_DTYPES[dtype].type(0), shape)
+        return np.broadcast_to(_dtype(name).type(0), shape)
     if min(offset, *shape) < 0:  # numpy gives both a meaning
         raise ValueError(f"shape {shape}, offset {offset}")
-    return np.frombuffer(record, _DTYPES[dtype], math.prod(shape), start + offset).reshape(shape)
+    return np.frombuffer(record, _dtype(name), math.prod(shape), start + offset).reshape(shape)
 
 
 def _padded(data: bytes) -> bytes:
@@ -288,6 +303,12 @@ def write(folder: Path, buckets: Mapping[float, Iterable[Example]], fingerprint:
                     shard.add(seconds, example)
     write_index(folder)
     return folder
+
+
+def made_by(folder: Path) -> str:
+    """The model whose encoders made the features, as it was named; "" where that is not known."""
+    path = Path(folder, PLAN)
+    return str(read_json(path).get("model", "")) if path.is_file() else ""
 
 
 def notes(folder: Path) -> dict[str, dict[str, Any]]:

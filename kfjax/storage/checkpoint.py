@@ -196,7 +196,7 @@ class StateStore:
         if hasattr(asyncio_utils, "_run_sync_via_new_loop"):
             asyncio_utils._run_sync_via_new_loop = _run_to_the_end
         self._ocp, self._folder = ocp, Path(folder).resolve()
-        logging.getLogger("absl").addFilter(_not_of_orbax)
+        logging.getLogger("absl").addFilter(not_of_orbax)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, keep_period=keep_every or None, create=True, cleanup_tmp_directories=True
         )
@@ -372,8 +372,8 @@ def _run_to_the_end(work: Coroutine[Any, Any, T]) -> T:
         loop.close()
 
 
-def _not_of_orbax(record: logging.LogRecord) -> bool:
-    """Its threads print tracebacks of what is raised here, once and in one line."""
+def not_of_orbax(record: logging.LogRecord) -> bool:
+    """A filter for logs. orbax's threads print tracebacks of what is raised here, once and in one line."""
     return "orbax" not in record.pathname
 
 

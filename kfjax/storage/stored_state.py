@@ -6,6 +6,7 @@ averaged["mmdit"]     # read now, and kept by nobody
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from kfjax.nn.module import Params, flatten
 from kfjax.storage import disk
-from kfjax.storage.checkpoint import unflatten
+from kfjax.storage.checkpoint import not_of_orbax, unflatten
 from kfjax.storage.disk import CheckpointError
 
 #: orbax's name of what a checkpoint of one item holds.
@@ -43,6 +44,7 @@ class StoredState(Mapping[str, Params]):
     def __init__(self, folder: str | Path, step: int, branch: str):
         import orbax.checkpoint as ocp
 
+        logging.getLogger("absl").addFilter(not_of_orbax)
         self._ocp, self._path, self._branch = ocp, Path(folder).resolve() / str(step), branch
         with disk.checked(disk.digests(self._path), advice="give another --step"):
             self._tree = self._read(lambda: self._reader().metadata(self._path / _ITEM).item_metadata.tree[branch])

@@ -47,9 +47,8 @@ def export(
     values, chosen = _config(workdir, str(base)), _step(workdir, step)
     from kfjax.train.tasks import make, model_directory
 
-    run = make.read_run(values)
     weights = stored_state.StoredState(workdir / "checkpoints", chosen, "params" if raw else "ema")
-    model_directory.write(run, weights, output, base=base, step=chosen, raw=raw)
+    model_directory.write(make.product(values, weights), output, base=base, step=chosen, raw=raw)
     return chosen
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from kfjax.data import records
 from kfjax.data.records import BFLOAT16, Example, Folder, ShardWriter, pack, parse, write
-from kfjax.structs import Given
+from kfjax.structs import Given, StereoMels
 
 MARK = "0123456789abcdef"
 LENGTHS = {1.0: (8, 16, 44), 2.0: (16, 40, 87)}
@@ -71,6 +71,21 @@ def test_what_a_mask_hides_is_not_stored(has_video, hidden):
     zeros = {name: np.zeros_like(getattr(one, name)) for name in hidden}
     assert_same(got, one._replace(**zeros))
     assert all(getattr(got, name).dtype == BFLOAT16 for name in hidden)
+
+
+def test_stereo_is_stored_of_stereo_recordings_alone():
+    plain, rng = example(0), np.random.default_rng(0)
+    mels = rng.integers(0, 256, (88, 6), np.uint8), rng.integers(-127, 128, (88, 6), np.int8)
+    both, mono = (plain._replace(stereo=StereoMels(*mels, np.asarray(there))) for there in (True, False))
+    sizes = [len(pack(one, MARK)) for one in (both, mono, plain)]
+    assert sizes[0] - sizes[1] == 2 * -(-88 * 6 // 64) * 64 and 0 < sizes[1] - sizes[2] <= 192  # the header's
+    got = parse(pack(both, MARK)).stereo
+    assert got.there is True and [x.dtype for x in got[:2]] == [np.uint8, np.int8]
+    for one, want in zip(got[:2], mels, strict=True):
+        np.testing.assert_array_equal(one, want)
+    got = parse(pack(mono, MARK)).stereo
+    assert got.there is False and got.mono.shape == (88, 6) and not got.mono.any() and not got.ratio.any()
+    assert parse(pack(plain, MARK)).stereo is None  # and so are records of earlier versions
 
 
 def _with_header(change) -> bytes:
