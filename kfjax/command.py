@@ -21,11 +21,12 @@ PACKAGE = Path(__file__).parent
 LONGEST = 100_000
 #: Modules that the core installation does without -> the extra that brings them.
 EXTRAS = {
-    "array_record": "data", "cv2": "data", "gradio": "demo", "grain": "data", "pymunk": "data",
-    "tensorflow_datasets": "builders", "threadpoolctl": "data",
+    "array_record": "data", "cv2": "data", "gcsfs": "gcs", "gradio": "demo", "grain": "data", "pymunk": "data",
+    "s3fs": "s3", "tensorflow_datasets": "builders", "threadpoolctl": "data",
 }  # fmt: skip
 #: `gs://bucket/a`, also as `Path` shortens it, to `gs:/bucket/a`. A single letter is a drive.
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+_BUCKET = re.compile("(gs|s3):/", re.IGNORECASE)
 
 
 class AddressError(argparse.ArgumentTypeError, ValueError):
@@ -39,6 +40,16 @@ def local_path(text: str | PathLike) -> Path:
       AddressError: as `local`.
     """
     return Path(local(os.fspath(text)))
+
+
+def in_bucket(text: str) -> bool:
+    """Whether the text is an address in a bucket (`gs://…`, `s3://…`), which `kfjax.storage.disk.path` reads."""
+    return _BUCKET.match(text) is not None
+
+
+def local_or_bucket(text: str) -> str:
+    """As `local`, but what is in a bucket may be named too."""
+    return text if in_bucket(text) else local(text)
 
 
 def local(text: str) -> str:
@@ -93,7 +104,7 @@ def add_model(add: Callable[..., Any]) -> None:
     """The argument `--model`, by a parser's or a group's `add_argument`."""
     add(
         "--model",
-        type=local,
+        type=local_or_bucket,
         default="built-in",
         metavar="NAME|FOLDER",
         help="a published model's name "

@@ -28,7 +28,8 @@ from kfjax.generators.mmdit.config import MMDiTConfig
 from kfjax.nn import module
 from kfjax.nn.module import Params
 from kfjax.rates import Rates
-from kfjax.storage import disk
+from kfjax.storage import cache, disk
+from kfjax.storage.bucket import upload_folder
 from kfjax.storage.checkpoint import load_params, save_params, unflatten
 from kfjax.xla import programs
 
@@ -226,15 +227,22 @@ def save(directory: str | Path, system: System, *, card: str = "", dtype: str | 
 def replacing(directory: str | Path, *, mark: str) -> Iterator[Path]:
     """A new folder to write into; it takes the place of `directory` once the block has ended well.
 
+    Of a directory in a bucket it lies among this machine's temporary files, and is uploaded then, `mark` last.
+
     Args:
       mark: a file that is in what may be replaced.
 
     Raises:
       ValueError: the directory holds something else.
     """
-    directory = Path(directory)
+    directory = disk.path(directory)
     if directory.is_dir() and any(directory.iterdir()) and not (directory / mark).is_file():
         raise ValueError(f"{directory} is not empty and holds no model; expected a new, empty or model directory")
+    if disk.in_bucket(directory):
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+            upload_folder(Path(temporary), directory, last=mark)
+        return
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
     try:
@@ -249,13 +257,13 @@ def replacing(directory: str | Path, *, mark: str) -> Iterator[Path]:
 
 
 def load(directory: str | Path) -> System:
-    """Read a model directory.
+    """Read a model directory; of one in a bucket the copy in this machine's cache.
 
     Raises:
       ValueError: missing files, a config with an unknown key or bad value, weights that do not fit it.
       CheckpointError: a file that is not as it was written.
     """
-    directory = Path(directory)
+    directory = cache.local(disk.path(directory))
     if not directory.is_dir():
         raise ValueError(f"no model directory at {directory}: expected a folder with config.json and model.safetensors")
     in_parts = any((directory / f"{name}.safetensors").is_file() for name in ("mmdit", "clip", "text", "vae"))

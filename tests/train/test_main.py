@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 
 from kfjax.cli import main
 from kfjax.config import from_dict
+from kfjax.storage.lock import Lock
 from kfjax.train import config as command
 from kfjax.train.engine import distributed, loop
-from kfjax.train.engine.lock import Lock
 from kfjax.train.engine.log import LogConfig
 from kfjax.train.tasks import make as tasks
 from tests.tiny.task import make_task

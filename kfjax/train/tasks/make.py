@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from kfjax import command
 from kfjax.command import say
 from kfjax.nn.module import Params
+from kfjax.storage import cache, disk
 from kfjax.storage.stored_state import steps
 from kfjax.train.engine.loop import LoopConfig, Task, export_average
 from kfjax.train.tasks import bigvgan_step, codec_step, model_directory, stereo_task, vocoder_step
@@ -80,7 +82,14 @@ def product(values: Mapping[str, Any], weights: Mapping[str, Params]) -> model_d
       ValueError: an unknown task or key, a bad value.
     """
     kind = _kind(values)
-    return kind.product(kind.read(values), weights)
+    return kind.product(kind.read(_here(values)), weights)
+
+
+def _here(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With copies on this machine in place of models and weights in a bucket."""
+    copied = lambda x: str(cache.local(disk.path(x))) if isinstance(x, str) and command.in_bucket(x) else x
+    data = values.get("data")
+    return {**values, "data": {k: copied(x) for k, x in data.items()}} if isinstance(data, Mapping) else values
 
 
 def _ending(task: Task, product: Callable[[Params], model_directory.Product]) -> Callable[[Params, Path], None]:
@@ -100,7 +109,7 @@ def _ending(task: Task, product: Callable[[Params], model_directory.Product]) ->
 def _read(config: ConfigDict) -> tuple[Kind, Any]:
     values = config.to_dict()
     kind = _kind(values)
-    return kind, kind.read(values)
+    return kind, kind.read(_here(values))
 
 
 def _kind(values: Mapping[str, Any]) -> Kind:

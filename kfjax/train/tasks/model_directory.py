@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from kfjax import config, pipeline, system
+from kfjax import command, config, pipeline, system
 from kfjax.codec.mel import MelConfig
 from kfjax.command import say
 from kfjax.convert import directory, hub
@@ -29,7 +29,7 @@ from kfjax.data import records
 from kfjax.data.encode import encoders_fingerprint
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.nn.module import Params, flatten
-from kfjax.storage import disk
+from kfjax.storage import cache, disk
 from kfjax.storage.checkpoint import save_params, unflatten
 from kfjax.system import CARD, CONFIG, TOKENIZER, UNUSED, WEIGHTS, SystemConfig
 from kfjax.train.engine.loop import LoopConfig
@@ -143,7 +143,7 @@ def in_codec(before: SystemConfig | None, mel: MelConfig, **parts: Any) -> Syste
 
 
 def _advice(product: Product) -> str:
-    made_by = [model for folder in product.features if (model := records.made_by(Path(folder)))]
+    made_by = [model for folder in product.features if (model := records.made_by(disk.path(folder)))]
     advice = "kfjax export WORKDIR OUTPUT --base MODEL takes the other parts from MODEL"
     return advice + (f"; the features are those of {made_by[0]}" if made_by else "")
 
@@ -159,6 +159,8 @@ def folder_of(model: str | Path) -> Path | None:
         return pipeline.BUILT_IN
     if str(model) == "":
         return None
+    if command.in_bucket(str(model)):
+        model = cache.local(disk.path(model))
     if Path(model).exists() and not is_model(str(model)):
         raise ValueError(f"base: got {model}, expected a model directory (with {CONFIG}) or a model's name")
     return Path(model) if Path(model).exists() else hub.fetch(str(model), pipeline.cache_folder() / "models")
@@ -175,7 +177,7 @@ def _parent(product: Product, base: str | Path) -> Path | None:
         return given
     if is_model(product.start):
         return Path(product.start)
-    if not marks or not (name := records.made_by(Path(product.features[0]))):
+    if not marks or not (name := records.made_by(disk.path(product.features[0]))):
         return None
     near = pipeline.BUILT_IN if name == "built-in" else Path(name)
     near = near if is_model(str(near)) else pipeline.cache_folder() / "models" / name
