@@ -126,6 +126,18 @@ def test_a_stream_to_standard_output(here, clips, model):
     assert media.read_audio("piped.mp4", RATE_HZ).shape[0] >= round(0.6 * RATE_HZ)
 
 
+def test_a_player_that_ends_before_the_stream(here, model):
+    arguments = ["--prompt", "a bell", "--duration", "0.3", "--stream", "--output", "-", "--model", model]
+    command = [sys.executable, "-m", "kfjax", "generate", *arguments]
+    source, sink = os.pipe()
+    os.close(source)
+    with open(sink, "wb") as output:
+        ended = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith("kfjax: error: the output: can't be written further (Broken pipe)")
+    assert "Traceback" not in ended.stderr and "ignored" not in ended.stderr
+
+
 def test_a_table_of_given_sound(here, clips, model):
     media.write_wav("take.wav", np.random.default_rng(0).uniform(-0.3, 0.3, (RATE_HZ, 2)).astype(np.float32), RATE_HZ)
     rows = [
