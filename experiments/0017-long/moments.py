@@ -5,7 +5,8 @@
 
 Windows that share 2 s meet at other moments than windows that share 3 s. The jump (as in `0017/seams`) at a seam of
 one film in proportion to the jump at the same moment of the other, where no seam lies within 0.6 s. The scene is the
-same at both, so its gusts cancel out. Likewise windows made apart and cut, which the measure must see. A stopped run goes on.
+same at both, so its gusts cancel out. Likewise windows made apart and cut, which the measure must see. A stopped run
+goes on.
 """
 
 from __future__ import annotations
