@@ -113,6 +113,7 @@ class Model:
         reference: str | Path | None = None,
         music_prompt: str = "",
         music_gain: float = 1.0,
+        music_seed: int | None = None,
         loudness: float | None = None,
         window: int | None = None,
         overlap: int | None = None,
@@ -147,6 +148,7 @@ class Model:
           reference: a file whose sound this shall be like; of a film its picture counts too. Its loudest 3 seconds.
           music_prompt: describes music that is made beside the sound, without the picture, as a stem of its own.
           music_gain: of the music in the mix, 0 to 100.
+          music_seed: of the music. Default: `seed`. Given that of a take, the music goes on where the take is redone.
           loudness: integrated loudness of the result, above -70 to 0 LUFS, such as -23; its true peak stays below
             -1 dB.
           window, overlap: whole seconds of the windows that a long sound is made in, and that neighbours share.
@@ -166,7 +168,8 @@ class Model:
             schedule=schedule, method=method, guidance=guidance, video_guidance=video_guidance,
             text_guidance=text_guidance, negative_guidance=negative_guidance, guidance_interval=guidance_interval,
             seed=seed, keep_original=keep_original, audio=audio, keep=keep, redo=redo, strength=strength,
-            reference=reference, music_prompt=music_prompt, music_gain=music_gain, window=window, overlap=overlap,
+            reference=reference, music_prompt=music_prompt, music_gain=music_gain, music_seed=music_seed,
+            window=window, overlap=overlap,
         )  # fmt: skip
         say = progress or silent
         waves, stems = self._waves(asked, samples, batch, say)
