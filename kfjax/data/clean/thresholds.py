@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from kfjax import config
 from kfjax.data.clean.fingerprints import differing_share
-from kfjax.data.clean.measure import MEASURES, Measured
+from kfjax.data.clean.measure import MEASURES, TEXTS, Measured
 
 #: Fingerprints are looked up by pieces of this many hexadecimal digits: near ones share some, others hardly any.
 _PIECE = 3
@@ -52,7 +52,7 @@ def parse(values: Mapping) -> CleanConfig:
       ValueError: an unknown or missing key, a measure that does not exist, a length out of its range.
     """
     limits = values.get("thresholds", {})
-    numbers = [name for name in MEASURES if name not in FINGERPRINTS]
+    numbers = [name for name in MEASURES if name not in TEXTS]
     if unknown := [name for name in limits if name not in numbers]:
         raise ValueError(f"thresholds: got {unknown[0]}, which is no measure; expected some of {', '.join(numbers)}")
     made = {name: config.from_dict(Limit, limit, where=f"thresholds.{name}") for name, limit in limits.items()}
