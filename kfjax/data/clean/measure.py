@@ -61,12 +61,16 @@ class Networks(NamedTuple):
       measure: an excerpt -> these, by name; those that do not apply to it may be left out. It can be pickled.
     """
 
-    names: tuple[str, ...] = ()
-    measure: Callable[[Cut], Mapping[str, Value]] = lambda _: {}
+    names: tuple[str, ...]
+    measure: Callable[[Cut], Mapping[str, Value]]
+
+
+def _nothing(excerpt: Cut) -> Mapping[str, Value]:
+    return {}
 
 
 #: No weights at hand.
-NO_NETWORKS = Networks()
+NO_NETWORKS = Networks((), _nothing)
 
 
 class Measured(NamedTuple):
@@ -118,8 +122,9 @@ def measure(excerpt: Cut, networks: Networks = NO_NETWORKS) -> dict[str, Value]:
         found |= _of_picture(coarse, fine)
     for name in speech.available():
         found[name] = getattr(speech, name)(wave, rate_hz)
-    spoken = found["speech_share"]
-    found["kind"] = kinds.by_rule(wave, rate_hz, None if spoken is None else float(spoken))
+    if "kind" not in networks.names:
+        spoken = found["speech_share"]
+        found["kind"] = kinds.by_rule(wave, rate_hz, None if spoken is None else float(spoken))
     found |= networks.measure(excerpt)
     return {name: round(value, 6) if isinstance(value, float) else value for name, value in found.items()}
 
@@ -152,7 +157,10 @@ def _of_picture(coarse: UInt8[np.ndarray, "n h w 3"], fine: UInt8[np.ndarray, "m
 def measure_row(
     row: Row, seconds: float, shortest_seconds: float, networks: Networks = NO_NETWORKS
 ) -> Iterator[Measured]:
-    """All excerpts of a row, measured; what can't be used has its reason, and no error stops the rest."""
+    """All excerpts of a row, measured; what can't be used has its reason, and no error stops the rest.
+
+    Errors of any class are caught: ONNX Runtime's and FFmpeg's have none in common but `Exception`.
+    """
     try:
         cuts = excerpts(row, seconds, shortest_seconds)
     except Exception as error:

@@ -1,6 +1,6 @@
 """What networks make of an excerpt of a crawl, for `kfjax clean`: each measure where its network's weights are there.
 
-    networks = open_folder("metrics/")        # `measure.Networks`; missing(...) says what it lacks
+    networks = open_folder("metrics/")     # a `measure.Networks`; missing("metrics/") says what it lacks
     cells = networks.measure(excerpt)
 
 One of each network is kept a process, on whatever accelerator it has. The measures travel to processes as a function
@@ -19,7 +19,7 @@ from scipy.special import expit
 
 from kfjax import media
 from kfjax.data.clean import kinds
-from kfjax.data.clean.measure import Networks, Value
+from kfjax.data.clean.measure import NO_NETWORKS, Networks, Value
 from kfjax.data.sources import Cut
 from kfjax.evals.networks.base import AudioClassifier, TextAudioSpace, Unavailable
 from kfjax.evals.networks.synchrony import window_starts
@@ -31,7 +31,7 @@ MEASURES = {"desync": ("sync_offset_seconds", "sync_confidence"), "clap": ("text
 def open_folder(folder: str | Path) -> Networks:
     """The networks whose weights a folder has; without any, none is imported."""
     names = tuple(name for network in MEASURES if network in _there(str(folder))[0] for name in MEASURES[network])
-    return Networks(names, partial(_measure, str(folder)))
+    return Networks(names, partial(_measure, str(folder))) if names else NO_NETWORKS
 
 
 def missing(folder: str | Path) -> dict[str, str]:
