@@ -6,7 +6,7 @@ import pytest
 from kfjax.data.clean import kinds
 from kfjax.scenes import waves
 
-RATE_HZ, SECONDS = 44100, 5
+RATE_HZ, SECONDS = 44100, 4
 
 
 def made(kind: str, seed: int) -> np.ndarray:
@@ -16,16 +16,16 @@ def made(kind: str, seed: int) -> np.ndarray:
 
 def accuracy(seeds: range) -> float:
     """Of the rule on as many made pieces of music as other made sounds."""
-    others = [("voice", "noise", "clicks", "scene")[seed % 4] for seed in seeds]
-    music = [kinds.by_rule(made("music", seed), RATE_HZ, 0.0) == kinds.MUSIC for seed in seeds]
-    rest = [
-        kinds.by_rule(made(kind, seed), RATE_HZ, 0.0) == kinds.EFFECTS for kind, seed in zip(others, seeds, strict=True)
-    ]
-    return float(np.mean(music + rest))
+    hits = []
+    for seed in seeds:
+        other = ("voice", "noise", "clicks", "scene")[seed % 4]
+        for kind, expected in (("music", kinds.MUSIC), (other, kinds.EFFECTS)):
+            hits.append(kinds.by_rule(made(kind, seed), RATE_HZ, 0.0) == expected)
+    return float(np.mean(hits))
 
 
 def test_the_rule_tells_music_from_other_sounds():
-    assert accuracy(range(6)) == 1
+    assert accuracy(range(4)) == 1
 
 
 @pytest.mark.slow
@@ -46,7 +46,8 @@ def test_speech_is_what_the_detector_says():
     ("loud", "kind"),
     [
         ({0: 0.8}, "speech"), ({7: 0.6, 137: 0.5}, "speech"), ({137: 0.9, 27: 0.1}, "music"), ({282: 0.4}, "music"),
-        ({137: 0.9, 27: 0.3}, "singing"), ({37: 0.7}, "singing"), ({74: 0.9, 0: 0.8}, "effects"), ({283: 0.5}, "effects"),
+        ({137: 0.9, 27: 0.3}, "singing"), ({37: 0.7}, "singing"), ({74: 0.9, 0: 0.8}, "effects"),
+        ({283: 0.5}, "effects"),
     ],
 )  # fmt: skip
 def test_audioset_classes_speak_for_a_kind(loud, kind):
