@@ -52,13 +52,10 @@ class GreatestHits(tfds.core.GeneratorBasedBuilder):
         if not times:
             raise ValueError(f"{folder}: got no *{TIMES}; {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
         lists = {split: path for split, name in LISTS.items() for path in sorted(folder.rglob(name))[:1]}
-        names = {split: path.read_text(encoding="utf-8").split() for split, path in lists.items()} or {
-            "all": list(times)
-        }
+        names = {split: path.read_text(encoding="utf-8").split() for split, path in lists.items()}
+        names = names or {"train": list(times)}
         media = MediaFolder(folder)
-        clips = {
-            split: (_clip(name, times, media) for name in found) for split, found in (names or {"train": times}).items()
-        }
+        clips = {split: (_clip(name, times, media) for name in found) for split, found in names.items()}
         return clip_record.split_generators(self, folder, clips)
 
     def _generate_examples(self, split, clips):
