@@ -41,8 +41,8 @@ def _networks(weights: Path | None) -> Networks:
     from kfjax.evals.networks import excerpts
 
     weights = weights or pipeline.cache_folder() / "metrics"
-    for names, reason in excerpts.missing(weights).items():
-        command.say(f"not measured: {names}; {reason}")
+    for line in excerpts.missing(weights):
+        command.say(f"not measured: {line}")
     return excerpts.open_folder(weights)
 
 

@@ -34,9 +34,12 @@ def open_folder(folder: str | Path) -> Networks:
     return Networks(names, partial(_measure, str(folder))) if names else NO_NETWORKS
 
 
-def missing(folder: str | Path) -> dict[str, str]:
-    """Measures, "a, b" -> why their network can't make them."""
-    return {", ".join(MEASURES[network]): reason for network, reason in _there(str(folder))[1].items()}
+def missing(folder: str | Path) -> list[str]:
+    """What the folder's networks can't measure, a line for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for network, reason in _there(str(folder))[1].items():
+        reasons.setdefault(reason, []).extend(MEASURES[network] if network != "panns" else ["kind (but by a rule)"])
+    return [f"{', '.join(names)}; {reason}" for reason, names in reasons.items()]
 
 
 def _measure(folder: str, excerpt: Cut) -> Mapping[str, Value]:
