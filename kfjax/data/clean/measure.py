@@ -102,7 +102,7 @@ def excerpts(row: Row, seconds: float, shortest_seconds: float) -> list[Cut]:
     return made
 
 
-def measure(excerpt: Cut, networks: Networks = NO_NETWORKS) -> dict[str, Value]:
+def measure(excerpt: Cut, *, networks: Networks = NO_NETWORKS) -> dict[str, Value]:
     """All measures of an excerpt, by name in the order of `MEASURES`: a pure function of its files.
 
     The sound is measured at its own rate, in stereo; the picture by `SPECS`.
@@ -116,10 +116,10 @@ def measure(excerpt: Cut, networks: Networks = NO_NETWORKS) -> dict[str, Value]:
     wave = _read_sound(excerpt, rate_hz)
     found |= _of_sound(wave, rate_hz)
     if excerpt.row.video is not None:
-        (coarse, fine), _ = media.read_frames(
+        pictures, _ = media.read_frames(
             excerpt.row.video, SPECS, start_seconds=excerpt.start_seconds, duration_seconds=excerpt.seconds
         )
-        found |= _of_picture(coarse, fine)
+        found |= _of_picture(*pictures)
     for name in speech.available():
         found[name] = getattr(speech, name)(wave, rate_hz)
     if "kind" not in networks.names:
@@ -168,7 +168,7 @@ def measure_row(
         return
     for cut in cuts:
         try:
-            yield Measured(cut.start_seconds, cut.seconds, "", measure(cut, networks))
+            yield Measured(cut.start_seconds, cut.seconds, "", measure(cut, networks=networks))
         except Exception as error:
             yield Measured(cut.start_seconds, cut.seconds, _problem(row, error), {})
 

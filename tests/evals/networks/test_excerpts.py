@@ -80,7 +80,7 @@ def test_measures_of_networks_stand_in_the_row(film, monkeypatch):
     there = {"desync": Judge(), "clap": Space(), "panns": Classifier()}
     monkeypatch.setattr(excerpts, "_there", lambda folder: (there, {}))
     networks = pickle.loads(pickle.dumps(excerpts.open_folder("weights")))  # as it travels to processes
-    (row,) = measure.measure_row(film.row, 2.0, 1.0, networks)
+    (row,) = measure.measure_row(film.row, 2.0, 1.0, networks=networks)
     found = {name: row.measures[name] for name in networks.names}
     assert not row.problem and found == {
         "sync_offset_seconds": -0.2, "sync_confidence": 0.6, "text_agreement": 0.6, "kind": "music",
