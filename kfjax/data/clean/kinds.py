@@ -26,7 +26,7 @@ _RATE_HZ, _WINDOW, _HOP, _SILENT_DB = 11025, 2048, 512, 40.0
 _NEIGHBOURS, _ABOVE_DB, _BELOW_FRAME_DB, _HELD = 41, 20.0, 30.0, 4
 _PITCHES_HZ = (100.0, 2000.0)
 # Music has held peaks in so much of its level, in tune with each other, and so many notes.
-_LEAST_HELD, _LEAST_TUNED, _LEAST_NOTES = 0.1, 0.75, 4.5
+_LEAST_HELD, _LEAST_TUNED, _LEAST_NOTES = 0.1, 0.75, 2.0
 
 
 class Tones(NamedTuple):

@@ -42,7 +42,7 @@ MEASURES = {
     "logo_share": "share of the picture in logos and watermarks, 0 to 1; empty where the camera stands still",
     "subtitle_share": "share of the picture in lines of text, 0 to 1",
     "speech_share": "share of the time in which someone speaks (Silero), 0 to 1; needs the extra `clean`",
-    "mos": "overall quality of speech (DNSMOS P.835), 1 to 5; needs the extra `clean`",
+    "mos": "overall quality of speech (DNSMOS P.835), about 1 to 5; needs the extra `clean`",
     "kind": "effects, music, speech or singing: by PANNs where its weights are there, else by a rule without singing",
     "text_agreement": "cosine of caption and sound (CLAP), -1 to 1; needs its weights",
     "sync_offset_seconds": "how much earlier than its picture the sound comes (Synchformer); needs its weights",

@@ -52,8 +52,9 @@ def _text_share(strokes: Bool[np.ndarray, "h w"]) -> float:
     from scipy.ndimage import find_objects, label, uniform_filter
 
     height, width = strokes.shape
-    dense = uniform_filter(strokes.astype(np.float32), _NEIGHBOURHOOD) > _STROKE_SHARE
-    numbers, _ = label(dense)
+    share = uniform_filter(strokes.astype(np.float32), _NEIGHBOURHOOD)  # pyright: ignore[reportArgumentType]
+    numbers = np.zeros(strokes.shape, np.int32)
+    label(share > _STROKE_SHARE, output=numbers)
     area = 0
     for number, (rows, columns) in enumerate(find_objects(numbers), 1):
         high, wide = rows.stop - rows.start, columns.stop - columns.start
@@ -84,7 +85,8 @@ def logo_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float | None:
     dense = uniform_filter(_standing_edges(gray).astype(np.float32), _LOGO_NEIGHBOURHOOD) > _EDGE_SHARE
     if dense.mean() > _STANDING_SHARE:
         return None
-    numbers, _ = label(dense)
+    numbers = np.zeros(dense.shape, np.int32)
+    label(dense, output=numbers)
     height, width = dense.shape
     area = 0
     for number, (rows, columns) in enumerate(find_objects(numbers), 1):
@@ -98,7 +100,7 @@ def _standing_edges(gray: Float[np.ndarray, "n h w"]) -> Bool[np.ndarray, "h w"]
     mean, size, least = np.zeros((2, *shape)), np.zeros(shape), np.full(shape, np.inf)
     for frame in gray:
         gradient = np.stack(np.gradient(frame))
-        length = np.hypot(*gradient)
+        length = np.hypot(gradient[0], gradient[1])
         mean, size, least = mean + gradient / len(gray), size + length / len(gray), np.minimum(least, length)
-    standing = np.hypot(*mean)
+    standing = np.hypot(mean[0], mean[1])
     return (standing > _EDGE_LEVELS) & (standing > _COHERENCE * size) & (least > _LEAST_LEVELS)

@@ -74,8 +74,9 @@ def synchrony(judge: Any, excerpt: Cut) -> dict[str, Value]:
     """
     if excerpt.row.video is None or excerpt.seconds < judge.seconds:
         return {}
-    place = {"start_seconds": excerpt.start_seconds, "duration_seconds": excerpt.seconds}
-    (frames,), _ = media.read_frames(excerpt.row.video, [judge.frame_spec], **place)
+    (frames,), _ = media.read_frames(
+        excerpt.row.video, [judge.frame_spec], start_seconds=excerpt.start_seconds, duration_seconds=excerpt.seconds
+    )
     wave = _mono(excerpt, judge.sample_rate_hz)
     pictures_hz, samples_hz = judge.frame_spec.rate_hz, judge.sample_rate_hz
     seconds = min(len(frames) / pictures_hz, len(wave) / samples_hz)
