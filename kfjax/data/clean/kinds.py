@@ -22,8 +22,8 @@ SPOKEN_SHARE = 0.3
 
 # The spectrum: rate, window and hop; frames so far below the loudest are silence.
 _RATE_HZ, _WINDOW, _HOP, _SILENT_DB = 11025, 2048, 512, 40.0
-# A peak: above the median of its neighbourhood (bins), and above its frame; held for so many frames more.
-_NEIGHBOURS, _ABOVE_DB, _BELOW_FRAME_DB, _HELD = 41, 20.0, 30.0, 4
+# A peak: above the mean level of its neighbourhood (bins), and above its frame; held for so many frames more.
+_NEIGHBOURS, _ABOVE_DB, _BELOW_FRAME_DB, _HELD = 41, 14.0, 30.0, 4
 _PITCHES_HZ = (100.0, 2000.0)
 # Music has held peaks in so much of its level, in tune with each other, and so many notes.
 _LEAST_HELD, _LEAST_TUNED, _LEAST_NOTES = 0.1, 0.75, 2.0
@@ -59,7 +59,7 @@ def of_tags(probabilities: Float[np.ndarray, " classes"]) -> str:
 def by_rule(wave: Float[np.ndarray, "t c"], sample_rate_hz: int, speech_share: float | None) -> str | None:
     """Speech where someone speaks a third of the time, music where notes are held, else effects.
 
-    Songs are found as what is louder of both. None where no detector has listened for speech and there is no music.
+    A song is one of both. None where no detector has listened for speech and there is no music.
     """
     if speech_share is not None and speech_share >= SPOKEN_SHARE:
         return SPEECH
@@ -76,7 +76,7 @@ def tones(wave: Float[np.ndarray, "t c"], sample_rate_hz: int) -> Tones:
     has one pitch. The agreement of peaks with a scale is that of A. Lerch, "An
     introduction to audio content analysis" (2012), as the length of the mean of their phases on it.
     """
-    from scipy.ndimage import maximum_filter, median_filter
+    from scipy.ndimage import maximum_filter, uniform_filter1d
     from scipy.signal import resample_poly, stft
 
     mono = np.asarray(wave, np.float64).mean(1)
@@ -87,8 +87,9 @@ def tones(wave: Float[np.ndarray, "t c"], sample_rate_hz: int) -> Tones:
     power = np.abs(stft(mono, _RATE_HZ, nperseg=_WINDOW, noverlap=_WINDOW - _HOP)[2]) ** 2
     level = power.sum(0)
     heard = level > level.max() * 10 ** (-_SILENT_DB / 10)
-    floor = median_filter(power, (_NEIGHBOURS, 1))
-    peaks = (power == maximum_filter(power, (5, 1))) & (power > floor * 10 ** (_ABOVE_DB / 10))
+    level_db = 10 * np.log10(power + 1e-12)
+    peaks = level_db > uniform_filter1d(level_db, _NEIGHBOURS, axis=0) + _ABOVE_DB
+    peaks &= power == maximum_filter(power, (5, 1))
     peaks &= power > level * 10 ** (-_BELOW_FRAME_DB / 10)
     held, near = peaks.copy(), maximum_filter(peaks, (3, 1))
     for later in range(1, _HELD + 1):

@@ -92,3 +92,15 @@ def test_what_a_row_has_without_networks(film):
     (row,) = measure.measure_row(film.row, 2.0, 1.0)
     assert row.measures["sync_confidence"] is None and row.measures["subtitle_share"] == 0.0
     assert row.measures["logo_share"] is None  # its camera stands still
+
+
+@pytest.mark.slow  # compiles
+def test_a_folder_with_weights_of_synchformer(film, tmp_path, monkeypatch):
+    """A small network in the public file's layout, which always says the earliest class."""
+    from kfjax.convert.tables import synchformer_whole
+    from tests.evals.networks import test_desync
+
+    monkeypatch.setitem(synchformer_whole.CONFIGS, "synchformer", test_desync.SMALL)
+    networks = excerpts.open_folder(test_desync.published(tmp_path, likeliest=4))
+    assert networks.names == ("sync_offset_seconds", "sync_confidence") and len(excerpts.missing(tmp_path)) == 2
+    assert networks.measure(film) == {"sync_offset_seconds": 2.0, "sync_confidence": 1.0}
