@@ -11,6 +11,8 @@ from pathlib import Path
 from kfjax import command
 from kfjax.data.clean import run, speech, thresholds
 from kfjax.data.clean.measure import Networks
+from kfjax.evals.networks import excerpts
+from kfjax.storage.cache import cache_folder
 from kfjax.train import config as configs
 
 MISSING = "not measured: {}; " + command.install("clean")
@@ -37,10 +39,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _networks(weights: Path | None) -> Networks:
     """Measures by the networks whose weights are in the folder; the others are said."""
-    from kfjax import pipeline  # imports jax
-    from kfjax.evals.networks import excerpts
-
-    weights = weights or pipeline.cache_folder() / "metrics"
+    weights = weights or cache_folder() / "metrics"
     for line in excerpts.missing(weights):
         command.say(f"not measured: {line}")
     return excerpts.open_folder(weights)
