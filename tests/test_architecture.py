@@ -50,6 +50,7 @@ WIDER = {
     "test_public": "`kfjax.__all__`",
     "test_x64": "all programs, in a process of 64 bits",
     "data/builders/test_builders": "all builders",
+    "data/builders/test_builders_more": "the later ones, and their measures",
     "data/builders/test_extraction": "all builders, through kfjax/data/extract.py",
     "data/builders/test_tfds": "all builders, by the library's own tests",
     "encoders/test_public_weights": "CLIP and Synchformer against public outputs",

@@ -34,7 +34,7 @@ JOURNAL, SIDE_TABLE, CLIPS = "journal.jsonl", "measures.csv", "clips.csv"
 #: Columns of both tables before their own. `audio`: the sound's file where it is not in `path`.
 PLACE = ("path", "audio", "caption", "start_seconds", "seconds")
 #: Raised when a measure changes: what was measured before does not count.
-VERSION = 1
+VERSION = 2
 #: Rows of the source that are handed to the processes ahead of the one that is waited for, for each process.
 _AHEAD = 4
 
@@ -98,7 +98,7 @@ def _key(row: Row, cfg: CleanConfig) -> str:
         except OSError:
             stat = None
         stamps.append(stat and [stat.st_size, stat.st_mtime_ns])
-    settings = [VERSION, cfg.seconds, cfg.shortest_seconds, sorted(speech.available())]
+    settings = [VERSION, cfg.seconds, cfg.shortest_seconds, sorted({*speech.available(), *cfg.networks.names})]
     said = [settings, row.id, row.start_seconds, row.seconds, row.problem, stamps]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
 
@@ -148,7 +148,7 @@ def _measured(wanted: Mapping[str, Row], cfg: CleanConfig, workers: int) -> Iter
 
 
 def _all_of(row: Row, cfg: CleanConfig) -> list[Measured]:
-    return list(measure_row(row, cfg.seconds, cfg.shortest_seconds))
+    return list(measure_row(row, cfg.seconds, cfg.shortest_seconds, cfg.networks))
 
 
 def _here(wanted: Mapping[str, Row], cfg: CleanConfig) -> Iterator[tuple[str, list[Measured]]]:
