@@ -18,7 +18,7 @@ from jaxtyping import Float
 from kfjax import media
 from kfjax.codec.mel import MelConfig
 from kfjax.data import records, sources
-from kfjax.data.extract import source_rows
+from kfjax.data.extract import plan_of, source_rows
 from kfjax.data.records import Folder
 from kfjax.data.sources import Cut, Row
 
@@ -132,7 +132,7 @@ class _Clips:
     """The clips of an extraction, by the ids of its excerpts."""
 
     def __init__(self, folder: Path, place: str):
-        plan = records.read_json(folder / records.PLAN) if (folder / records.PLAN).is_file() else {}
+        plan = plan_of(folder)
         source = place or plan.get("from", "")
         if not source:
             raise ValueError(f"{folder}: does not say where its recordings are; give their source as data.sources")

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from kfjax import command, rates
 from kfjax.data import records, sources
-from kfjax.data.records import PLAN
 from kfjax.data.sources import Cut, Row
 from kfjax.storage import disk
 
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     from kfjax.data.encode import FeatureEncoder, Loaded
     from kfjax.encoders.tokenizer import Unread
 
+#: What is extracted into a folder, and from where.
+PLAN = "extraction.json"
 BAD = "bad.csv"
 ROWS_PER_SHARD = 256
 
@@ -123,8 +124,8 @@ def extract(
     from kfjax.data.encode import FeatureEncoder
 
     pipeline.start()
-    if stereo is None and (folder / PLAN).exists():
-        stereo = bool(records.read_json(folder / PLAN).get("stereo"))
+    if stereo is None and (before := plan_of(folder)):
+        stereo = bool(before.get("stereo"))
     encoder = FeatureEncoder(pipeline.load_system(model), batch, stereo)
     of = shards or math.ceil(len(rows) / ROWS_PER_SHARD)
     places = {"model": model, "from": source} | ({} if manual is None else {"manual_dir": manual})
@@ -204,6 +205,16 @@ def _share(text: str) -> tuple[int, int]:
     if not (process.isdecimal() and processes.isdecimal() and int(process) < int(processes)):
         raise ValueError(f"--process: got {text}, expected I/N with I from 0 to N - 1, e.g. 0/4")
     return int(process), int(processes)
+
+
+def made_by(folder: Path) -> str:
+    """The model whose encoders made the features in a folder, as it was named; "" where that is not known."""
+    return str(plan_of(folder).get("model", ""))
+
+
+def plan_of(folder: Path) -> dict[str, Any]:
+    """What was extracted into a folder, and from where; empty where that is not known."""
+    return records.read_json(folder / PLAN) if (folder / PLAN).is_file() else {}
 
 
 def _absolute(path: str | Path) -> str:

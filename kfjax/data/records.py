@@ -41,8 +41,6 @@ from kfjax.structs import Given, StereoMels
 
 SCHEMA = 1
 INDEX = "index.json"
-#: What is extracted into a folder, see `data/extract.py`.
-PLAN = "extraction.json"
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 _MAGIC = b"KFX1"
@@ -50,8 +48,8 @@ _ALIGN = 64
 _ARRAYS = ("clip", "sync", "text", "text_mask", "mean", "std")
 #: Arrays that a folder need not have: those of `Example.stereo`.
 STEREO = ("stereo_mono", "stereo_ratio")
-#: Of the arrays that are not bfloat16.
-_DTYPES = {"text_mask": np.dtype(bool), "stereo_mono": np.dtype(np.uint8), "stereo_ratio": np.dtype(np.int8)}
+_DTYPES = dict.fromkeys(_ARRAYS, BFLOAT16) | dict(zip(STEREO, map(np.dtype, (np.uint8, np.int8)), strict=True))
+_DTYPES["text_mask"] = np.dtype(bool)
 _SCALARS = {"seconds_start": float, "seconds_total": float, "has_video": bool, "has_text": bool}
 
 
@@ -81,7 +79,7 @@ def pack(example: Example, fingerprint: str) -> bytes:
         raise ValueError(f"{example.id}: got NaN or infinite values in {', '.join(wrong)}; leave it out")
     arrays, pieces, offset, stored = {}, [], 0, _stored(example)
     for name, array in arrays_of(example).items():
-        array = np.ascontiguousarray(array, _dtype(name))
+        array = np.ascontiguousarray(array, _DTYPES[name])
         arrays[name] = [array.dtype.name, array.shape, offset if name in stored else None]
         if name in stored:
             pieces.append(_padded(array.tobytes()))
@@ -101,7 +99,7 @@ def parse(record: bytes) -> Example:
     """
     header, start = _header(record)
     try:
-        names = (*_ARRAYS, *STEREO) if "has_stereo" in header else _ARRAYS
+        names = _ARRAYS + (STEREO if "has_stereo" in header else ())
         arrays = {name: _array(record, start, name, *header["arrays"][name]) for name in names}
         given = Given(arrays.pop("text_mask"), **{name: header[name] for name in _SCALARS})
         mels = [arrays.pop(name) for name in STEREO if name in names]
@@ -137,14 +135,8 @@ def _stored(example: Example) -> list[str]:
 
 def _finite(array: np.ndarray) -> bool:
     """Whether no exponent is all ones: many times as fast as `np.isfinite` on bfloat16."""
-    array = np.asarray(array)
-    return (
-        array.dtype.itemsize == 1 or not (array.astype(BFLOAT16, copy=False).view(np.uint16) & 0x7F80 == 0x7F80).any()
-    )
-
-
-def _dtype(name: str) -> np.dtype:
-    return _DTYPES.get(name, BFLOAT16)
+    bits = None if np.asarray(array).dtype.itemsize == 1 else np.asarray(array, BFLOAT16).view(np.uint16)
+    return bits is None or not (bits & 0x7F80 == 0x7F80).any()
 
 
 def _header(record: bytes) -> tuple[dict[str, Any], int]:
@@ -162,13 +154,13 @@ def _header(record: bytes) -> tuple[dict[str, Any], int]:
 
 
 def _array(record: bytes, start: int, name: str, dtype: str, shape: Sequence[int], offset: int | None) -> np.ndarray:
-    if dtype != _dtype(name).name:
-        raise ValueError(f"{name} is {dtype}, expected {_dtype(name).name}")
+    if dtype != _DTYPES[name].name:
+        raise ValueError(f"{name} is {dtype}, expected {_DTYPES[name].name}")
     if offset is None:
-        return np.broadcast_to(_dtype(name).type(0), shape)
+        return np.broadcast_to(_DTYPES[name].type(0), shape)
     if min(offset, *shape) < 0:  # numpy gives both a meaning
         raise ValueError(f"shape {shape}, offset {offset}")
-    return np.frombuffer(record, _dtype(name), math.prod(shape), start + offset).reshape(shape)
+    return np.frombuffer(record, _DTYPES[name], math.prod(shape), start + offset).reshape(shape)
 
 
 def _padded(data: bytes) -> bytes:
@@ -263,12 +255,6 @@ def write(folder: Path, buckets: Mapping[float, Iterable[Example]], fingerprint:
                     shard.add(seconds, example)
     write_index(folder)
     return folder
-
-
-def made_by(folder: Path) -> str:
-    """The model whose encoders made the features, as it was named; "" where that is not known."""
-    path = disk.path(folder) / PLAN
-    return str(read_json(path).get("model", "")) if path.is_file() else ""
 
 
 def notes(folder: Path) -> dict[str, dict[str, Any]]:

@@ -178,10 +178,10 @@ def test_features_and_latents_are_those_of_the_excerpt(clips, whole):
 def test_stereo_is_that_of_the_ears(clips, whole):
     got = examples(whole)
     stereo = {name for name, one in got.items() if one.stereo.there}
-    assert stereo == {name for name in got if name.startswith(("early", "more/high", "nearly", "two"))}  # not the mono
+    assert stereo == {name for name in got if not name.startswith("voice")}  # low.mov's AAC draws noise for each ear
     ears = media.read_audio(clips / "two.mp4", 44100, start_seconds=1.0)[: SIZE.samples]
     left, right = log_mel(ears.T, CONFIG.codec.mel)
-    mono, ratio = from_bytes(*got["two.mp4@1+1"].stereo[:2], CONFIG.codec.mel)
+    mono, ratio = (x[0] for x in from_bytes(*(x[None] for x in got["two.mp4@1+1"].stereo[:2]), CONFIG.codec.mel))
     np.testing.assert_allclose(ratio, np.clip(left - right, -4, 4), atol=0.02)
     np.testing.assert_allclose(mono, np.log((np.exp(left) + np.exp(right)) / 2), atol=0.035)
 

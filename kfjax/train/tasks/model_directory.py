@@ -27,6 +27,7 @@ from kfjax.command import say
 from kfjax.convert import directory, hub
 from kfjax.data import records
 from kfjax.data.encode import encoders_fingerprint
+from kfjax.data.extract import made_by
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.nn.module import Params, flatten
 from kfjax.storage import cache, disk
@@ -143,9 +144,9 @@ def in_codec(before: SystemConfig | None, mel: MelConfig, **parts: Any) -> Syste
 
 
 def _advice(product: Product) -> str:
-    made_by = [model for folder in product.features if (model := records.made_by(disk.path(folder)))]
+    names = [model for folder in product.features if (model := made_by(disk.path(folder)))]
     advice = "kfjax export WORKDIR OUTPUT --base MODEL takes the other parts from MODEL"
-    return advice + (f"; the features are those of {made_by[0]}" if made_by else "")
+    return advice + (f"; the features are those of {names[0]}" if names else "")
 
 
 def is_model(path: str) -> bool:
@@ -177,7 +178,7 @@ def _parent(product: Product, base: str | Path) -> Path | None:
         return given
     if is_model(product.start):
         return Path(product.start)
-    if not marks or not (name := records.made_by(disk.path(product.features[0]))):
+    if not marks or not (name := made_by(disk.path(product.features[0]))):
         return None
     near = pipeline.BUILT_IN if name == "built-in" else Path(name)
     near = near if is_model(str(near)) else pipeline.cache_folder() / "models" / name
