@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from itertools import pairwise
 from typing import NamedTuple
 
 from kfjax.data.captions.words import COUNTS, JOINTS, KINDS, bases
@@ -35,7 +36,7 @@ def keywords(text: str) -> Keywords:
 
 def words(text: str) -> list[str]:
     """The words of a text in lower case."""
-    return re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", text.lower())
+    return re.findall(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*", text.lower())
 
 
 def tidy(text: str) -> str:
@@ -64,7 +65,7 @@ def is_clause(text: str) -> bool:
         return True
     return any(
         word.endswith("s") and not word.endswith("ss") and _acts(word) and before not in _ARTICLES
-        for before, word in zip(said, said[1:], strict=False)
+        for before, word in pairwise(said)
     )
 
 

@@ -13,14 +13,15 @@ telephone thunder tiger toilet tool toy tractor traffic train trombone truck tru
 violin voice washer water waterfall wave whistle wind wolf woman wood
 """
 _SCENES = """
-airport bathroom bar beach building cafe cave church city classroom countryside factory farm field forest garage garden gym
-hall highway home hospital house indoors jungle kitchen lake market meadow mountain ocean office outdoors park
+airport bathroom bar beach building cafe cave church city classroom countryside factory farm field forest garage garden
+gym hall highway home hospital house indoors jungle kitchen lake market meadow mountain ocean office outdoors park
 playground pool pub restaurant road room school sea shop stadium stage station street studio theater theatre tunnel
 underwater village yard zoo
 """
 _ACTIONS = """
-applaud bang bark beat beep blare bleat blow boil bounce break breathe burn burp buzz chatter cheer chirp chime chop clang
-clank clap clatter click clink close cluck coo cough crack crackle crash creak cry crow crumple crunch cut drill drip
+applaud bang bark beat beep blare bleat blow boil bounce break breathe burn burp buzz chatter cheer chirp chime chop
+clang clank clap clatter click clink close cluck coo cough crack crackle crash
+creak cry crow crumple crunch cut drill drip
 drive drop drum echo explode fall fire fizz flap flow flush fly fry gallop giggle growl grunt gurgle hammer hiss hit
 hoot howl hum idle jingle knock laugh land meow mix moan moo neigh oink open pass pat peal peck play plop pop pound
 pour purr quack rattle rev ride ring rip roar roll rumble run rush rustle saw scrape scratch scream screech shatter
@@ -53,15 +54,17 @@ IRREGULAR = {
     "mice": "mouse", "ran": "run", "rang": "ring", "sang": "sing", "shot": "shoot", "slid": "slide", "spoke": "speak",
     "struck": "strike", "torn": "tear", "wolves": "wolf", "women": "woman",
 }  # fmt: skip
-#: Words that join two events, or say that something comes with another.
-JOINTS = frozenset("""
+_JOINTS = """
 accompanied and after along alongside as before during followed meanwhile or plus then together while with
-""".split())  # fmt: skip
-#: Words that say how often, or that it does not end.
-COUNTS = frozenset("""
+"""
+_COUNTS = """
 one two three four five six seven eight nine ten once twice times few many multiple several repeated repeatedly series
 continuous continuously constant constantly again
-""".split())  # fmt: skip
+"""
+#: Words that join two events, or say that something comes with another.
+JOINTS = frozenset(_JOINTS.split())
+#: Words that say how often, or that it does not end.
+COUNTS = frozenset(_COUNTS.split())
 
 
 def bases(word: str) -> list[str]:

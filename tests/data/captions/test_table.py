@@ -57,7 +57,7 @@ def test_in_place(tmp_path):
 
 
 @pytest.mark.parametrize("rows, message", [
-    ([("video", "start"), ("a.mp4", "1")], "got the columns video, start, expected one of caption, prompt, audio_caption"),
+    ([("video", "start"), ("a.mp4", "1")], "got the columns video, start, expected one of caption, prompt"),
     ([("video", "caption")], "got no rows"),
     ([("video", "caption"), ("a.mp4",)], "row 2: got 1 cells for 2 columns"),
 ])  # fmt: skip
