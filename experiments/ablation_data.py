@@ -100,9 +100,12 @@ class Listener:
         self._system = base._replace(cfg=cfg, params=params | {"mmdit": self._params["mmdit"]})
 
     def scores(self, seconds: float) -> dict[str, list[float]]:
-        """Of every struck scene of that length: see `score`; "floor" is the F1 of the sound made for the next scene."""
-        bucket, rows = struck(self._root, seconds)
-        scenes = [bucket.scene(i) for i in rows]
+        """`heard` of every struck scene of that length."""
+        return self.heard(*struck(self._root, seconds))
+
+    def heard(self, bucket: Bucket, rows: list[int]) -> dict[str, list[float]]:
+        """Of some scenes: see `score`; "floor" is the F1 of the sound made for the next scene."""
+        scenes, seconds = [bucket.scene(i) for i in rows], bucket.seconds
         sounds = SceneSounds(self._system, steps=STEPS, guidance=GUIDANCE)
         waves = list(sounds.generate([scene.caption for scene in scenes], seconds, films=(bucket, rows)))
         return score(waves, [bucket.waveform(i) for i in rows], scenes, seconds)
