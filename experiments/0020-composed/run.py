@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments import ablation_data, harness
+from experiments.ablations import steps
 from experiments.comparison import compare, holm
 from kfjax.scenes import Corpus, render_corpus
 
@@ -107,17 +108,20 @@ def trained(args: argparse.Namespace, way: str, seed: int):
     spec, workdir = f"{HERE / 'config.py'}:{way}-{seed}", args.root / "train" / f"{way}-{seed}"
     config = load_config(spec)
     corpora = tuple((str(args.root / Path(path).name), weight) for path, weight in config.data.corpora)
-    harness.train(spec, workdir, f"data.corpora={corpora!r}", f"loop.steps={args.steps}")
-    if not (workdir / "ema.safetensors").exists():
-        raise SystemExit(f"{workdir}: stopped; run again to go on")
+    decay = min(config.optim.decay_steps, args.steps // 2)
+    harness.train(spec, workdir, f"data.corpora={corpora!r}", f"loop.steps={args.steps}", f"optim.decay_steps={decay}")
+    if (done := steps(workdir)) < args.steps:
+        raise SystemExit(f"{workdir}: stopped at step {done}; run again to go on")
     return config, workdir / "ema.safetensors"
 
 
 def tables(results: harness.Results) -> list[str]:
     """Onset F1 of each way and films, and its difference from plain; p is adjusted for all of them (Holm)."""
     f1 = {cell: results.of(cell, "f1") for cell in results.cells}
-    pairs = {cell: compare(own, f1[plain]) for cell, own in f1.items()
-             if (plain := f"plain: {cell.partition(': ')[2]}") != cell and f1.get(plain, own[:0]).shape == own.shape}  # fmt: skip
+    plain = {cell: f1.get(f"plain: {cell.partition(': ')[2]}") for cell in f1 if not cell.startswith("plain")}
+    pairs = {
+        cell: compare(f1[cell], own) for cell, own in plain.items() if own is not None and own.shape == f1[cell].shape
+    }
     adjusted = dict(zip(pairs, holm([pair.p for pair in pairs.values()]), strict=True))
     body = []
     for name in FILMS:

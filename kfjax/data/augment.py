@@ -192,7 +192,7 @@ def noisy(wave: Wave, rate_hz: int, rng: np.random.Generator) -> Wave:
     level = 10 ** (rng.uniform(-55, -35) / 20)
     if rng.random() < 0.5:
         t = np.arange(len(wave)) / rate_hz * float(rng.choice([50, 60]))
-        noise = sum(np.sin(2 * np.pi * (k * t + rng.random())) / k for k in range(1, 7))
+        noise = np.sum([np.sin(2 * np.pi * (k * t + rng.random())) / k for k in range(1, 7)], 0)
         noise = np.broadcast_to(noise.reshape(-1, *[1] * (wave.ndim - 1)), wave.shape)
     else:
         spectrum = np.fft.rfft(rng.standard_normal(wave.shape), axis=0)

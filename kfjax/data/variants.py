@@ -218,7 +218,7 @@ def _clip(encoder: FeatureEncoder, cut: Cut) -> Clip:
     loaded, rates = encoder.load(cut), encoder.cfg.rates
     frames, frames_hz = (), ()
     if cut.row.video is not None:
-        frames = loaded.excerpt.clip_frames[0], loaded.excerpt.sync_frames[0]
+        frames = np.asarray(loaded.excerpt.clip_frames[0]), np.asarray(loaded.excerpt.sync_frames[0])
         frames_hz = rates.clip_hz, rates.sync_hz
     return Clip(loaded.wave, rates.sample_rate_hz, frames, frames_hz, tidy(cut.row.caption), cut.seconds)
 
