@@ -75,7 +75,7 @@ class SceneInput:
         examples = bucket.examples(indices, flips)
         # A stream of its own: what is not joined stays the same.
         joined = np.random.default_rng((self._seed, step, 1)).random(len(indices)) < self._joined
-        for row in np.flatnonzero(joined):
+        for row in np.flatnonzero(joined).tolist():
             two = self._halves[which].indices(nth)[2 * row : 2 * row + 2]
             _put_joined(examples, row, self._halves[which].examples(two, flips[[row, row]]), bucket.clip_index)
         excerpt, posterior, left, right = examples
