@@ -129,7 +129,7 @@ class FeatureInput:
             way = ways[int(drawn[row] * len(ways))]
             counts = [way[:k].count(part) for k, part in enumerate(way)]
             found = [_at(self._parts[part], most[part] * number + k) for part, k in zip(way, counts, strict=True)]
-            turn = int(drawn[row] * 2**20) % len(way)  # the longest is not always the first
+            turn = int(drawn[row] * 2**20) % len(way) if len(set(way)) > 1 else 0  # the longest may stand anywhere
             return (*found[turn:], *found[:turn])
 
         return [place(row) for row in (range(size) if rows is None else rows)]
