@@ -80,7 +80,7 @@ def prepare(root: Path, scenes: int) -> None:
     from kfjax.data.encode import FeatureEncoder
 
     pipeline.use_program_cache()
-    encoder = FeatureEncoder(system.load(pipeline.BUILT_IN), 16)
+    encoder = FeatureEncoder(system.load(pipeline.BUILT_IN), 16, stereo=False)
     for name, make, count, durations in (
         ("plain", films.single, scenes, DURATIONS),
         ("composed", films.composed, scenes // 3, {4.0: 2.0, 8.0: 1.0}),

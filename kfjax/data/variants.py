@@ -220,13 +220,18 @@ def _clip(encoder: FeatureEncoder, cut: Cut) -> Clip:
     if cut.row.video is not None:
         frames = np.asarray(loaded.excerpt.clip_frames[0]), np.asarray(loaded.excerpt.sync_frames[0])
         frames_hz = rates.clip_hz, rates.sync_hz
-    return Clip(loaded.wave, rates.sample_rate_hz, frames, frames_hz, tidy(cut.row.caption), cut.seconds)
+    wave = loaded.wave
+    if encoder.stereo:  # its ears; of a mono recording twice the same
+        side = 0 * wave if loaded.side is None else loaded.side
+        wave = np.stack([wave + side, wave - side], 1)
+    return Clip(wave, rates.sample_rate_hz, frames, frames_hz, tidy(cut.row.caption), cut.seconds)
 
 
 def _prepared(encoder: FeatureEncoder, cut: Cut, clip: Clip) -> Loaded:
     """As `FeatureEncoder.load` hands over what it has read."""
     from kfjax import features, rates
-    from kfjax.data.encode import Loaded
+    from kfjax.data.clean.sound import side_db
+    from kfjax.data.encode import COPIED_DB, Loaded
     from kfjax.structs import Video
 
     video = Video(*clip.frames, seconds=cut.seconds) if clip.frames else None
@@ -235,4 +240,8 @@ def _prepared(encoder: FeatureEncoder, cut: Cut, clip: Clip) -> Loaded:
         row = row._replace(video=None, audio=row.sound)
     size = rates.lengths(cut.seconds if clip.frames else rates.MIN_SECONDS, encoder.cfg.rates)
     excerpt = features.make_excerpt(encoder.cfg, encoder.tokenizer, size, cut.seconds, video, [clip.caption])
-    return Loaded(cut._replace(row=row), excerpt, clip.wave, encoder.tokenizer.unread(clip.caption))
+    wave, side = clip.wave, None
+    if encoder.stereo:
+        wave, side = clip.wave.mean(1), (clip.wave[:, 0] - clip.wave[:, 1]) / 2
+        side = None if side_db(clip.wave) < COPIED_DB else side
+    return Loaded(cut._replace(row=row), excerpt, wave, side, encoder.tokenizer.unread(clip.caption))

@@ -5,6 +5,7 @@ import pytest
 
 from kfjax import media
 from kfjax.data import encode as feature_encoder
+from kfjax.data.crops import _Clips
 from kfjax.data.encode import FeatureEncoder
 from kfjax.data.extract import main
 from kfjax.data.records import Folder, parse
@@ -47,6 +48,12 @@ def run(clips, tmp_path, monkeypatch, tmp_path_factory):
         return {one.id: one for one in found}
 
     return call
+
+
+def test_recordings_that_are_not_there_are_not_looked_for(run, tmp_path, clips):
+    run("mixed", "--augment", "mirrored=1")
+    with pytest.raises(ValueError, match="mixed: got changed copies, which no recording has"):
+        _Clips(tmp_path / "mixed", str(clips / "clips.csv"))
 
 
 def test_copies_lie_beside_the_excerpts(run, tmp_path):
