@@ -76,8 +76,8 @@ def load(bucket: Bucket, index: int, encoder: FeatureEncoder) -> Loaded:
     excerpt = scene_excerpt(encoder.cfg, encoder.tokenizer, bucket, [index], [scene.caption])
     wave = bucket.waveform(index).mean(1)
     wave = np.pad(wave, (0, rates.lengths(seconds, encoder.cfg.rates).samples - len(wave)))
-    return Loaded(Cut(Row(f"{seconds:g}s/{index}", bucket.folder, None, scene.caption), 0.0, seconds), excerpt, wave, None,
-                  Unread((), "", ""))  # fmt: skip
+    cut = Cut(Row(f"{seconds:g}s/{index}", bucket.folder, None, scene.caption), 0.0, seconds)
+    return Loaded(cut, excerpt, wave, None, Unread((), "", ""))
 
 
 class Listener:
