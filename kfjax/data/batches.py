@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -47,8 +47,8 @@ class FeatureInput:
       cfg: the system that trains; features of other shapes are refused.
       corpora: (folder of `kfjax extract`, share of the examples).
       fingerprint: of the encoders that the features must come from; empty: whichever made the first corpus.
-      joined: share of the examples that are two excerpts of half the duration, one after the other. No sync features
-        exist across the cut, so they have sound and both captions, but no video.
+      joined: share of the examples that are two to four shorter excerpts, one after the other, of any durations that
+        fill theirs. No sync features exist across the cuts, so they have sound and all captions, but no video.
       stereo: also what Mono2Stereo learns from; one corpus at least must have it. Joined excerpts and other corpora's
         count as mono.
       threads: number of reading threads.
@@ -82,9 +82,11 @@ class FeatureInput:
             fingerprint = self.fingerprint = self._folders[0].fingerprint
         weights = [weight for _, weight in corpora]
         self._order = {s: _order(self._folders, weights, s, (seed, 0)) for s in buckets.seconds}
-        halves = [s / 2 for s in buckets.seconds] if joined else []
-        self._halves = {s: _order(self._folders, weights, s, (seed, 1)) for s in halves}
-        self._shapes = {s: example_shapes(cfg, s) for s in (*self._order, *self._halves)}
+        there = sorted({s for folder in self._folders for s, bucket in folder.buckets.items() if len(bucket)})
+        self._ways = {s: fillings(s, there) or [(s / 2, s / 2)] for s in buckets.seconds} if joined else {}
+        parts = {part for ways in self._ways.values() for way in ways for part in way}
+        self._parts = {s: _order(self._folders, weights, s, (seed, 1)) for s in sorted(parts)}
+        self._shapes = {s: example_shapes(cfg, s) for s in (*self._order, *self._parts)}
         self._stereo = {s: stereo_shape(cfg, s) for s in self._order} if stereo else {}
         self._check_folders()
         self._ahead = AHEAD if any(disk.in_bucket(folder.path) for folder in self._folders) else 0
@@ -112,17 +114,23 @@ class FeatureInput:
                 self._folders[place.corpus].buckets[place.seconds].ahead([place.record])
 
     def places(self, step: int, rows: Sequence[int] | None = None) -> list[tuple[Place, ...]]:
-        """What some rows (or all) of the step's global batch hold: one excerpt each, or two that are joined."""
+        """What some rows (or all) of the step's global batch hold: one excerpt each, or several that are joined."""
         which, nth = self.buckets.of(step)
         seconds, size = self.buckets.seconds[which], self.buckets.sizes[which]
-        joined = np.random.default_rng((self._seed, step)).random(size) < self._joined
+        rng = np.random.default_rng((self._seed, step))
+        joined, drawn = rng.random(size) < self._joined, rng.random(size)
+        ways = self._ways.get(seconds, [])
+        most = {part: max(way.count(part) for way in ways) for way in ways for part in way}
 
         def place(row: int) -> tuple[Place, ...]:
             number = nth * size + row
-            if joined[row]:
-                half = self._halves[seconds / 2]
-                return _at(half, 2 * number), _at(half, 2 * number + 1)
-            return (_at(self._order[seconds], number),)
+            if not joined[row]:
+                return (_at(self._order[seconds], number),)
+            way = ways[int(drawn[row] * len(ways))]
+            counts = [way[:k].count(part) for k, part in enumerate(way)]
+            found = [_at(self._parts[part], most[part] * number + k) for part, k in zip(way, counts, strict=True)]
+            turn = int(drawn[row] * 2**20) % len(way) if len(set(way)) > 1 else 0  # the longest may stand anywhere
+            return (*found[turn:], *found[:turn])
 
         return [place(row) for row in (range(size) if rows is None else rows)]
 
@@ -130,8 +138,8 @@ class FeatureInput:
         batch = _empty(len(places), seconds, self._shapes[seconds], self._stereo.get(seconds))
 
         def fill(row: int) -> None:
-            first, *rest = (self._example(place) for place in places[row])
-            _put(batch, row, join(first, rest[0], seconds, self._shapes[seconds]) if rest else first)
+            parts = [self._example(place) for place in places[row]]
+            _put(batch, row, join(parts, seconds, self._shapes[seconds]) if len(parts) > 1 else parts[0])
 
         list(self._threads.map(fill, range(len(places))))
         return batch
@@ -226,24 +234,36 @@ def stereo_shape(cfg: SystemConfig, seconds: float) -> tuple[int, int]:
     return 2 * lengths(seconds, cfg.rates).latents, cfg.codec.mel.bands
 
 
-def join(first: Example, second: Example, seconds: float, shapes: Mapping[str, tuple[int, ...]]) -> Example:
-    """Two excerpts of half of `seconds` in one: the second's sound follows the first's, and so do the captions' words.
+def fillings(seconds: float, durations: Sequence[float], most: int = 4) -> list[tuple[float, ...]]:
+    """The ways to fill `seconds` with two to `most` shorter durations, the longest of each first."""
 
-    Without video (see `FeatureInput`), and without caption where one has none or both together are too long.
+    def fill(left: float, longest: float, room: int) -> Iterator[tuple[float, ...]]:
+        if abs(left) < 1e-6:
+            yield ()
+        for part in (d for d in sorted(durations, reverse=True) if d <= longest and room and d <= left + 1e-6):
+            yield from ((part, *rest) for rest in fill(left - part, part, room - 1))
+
+    return [way for way in fill(seconds, seconds, most) if len(way) > 1]
+
+
+def join(parts: Sequence[Example], seconds: float, shapes: Mapping[str, tuple[int, ...]]) -> Example:
+    """Excerpts that fill `seconds` in one: their sounds follow one another, and so do the captions' words.
+
+    Without video (see `FeatureInput`), and without caption where one has none or all together are too long.
     """
-    words = np.concatenate([part.text[part.given.text_mask] for part in (first, second)])
-    has_text = bool(first.given.has_text and second.given.has_text and len(words) <= len(first.text))
+    words = np.concatenate([part.text[part.given.text_mask] for part in parts])
+    has_text = all(part.given.has_text for part in parts) and len(words) <= len(parts[0].text)
     text = np.zeros(shapes["text"], BFLOAT16)
     text[: len(words)] = words[: len(text)]
     latents = shapes["mean"][0]
     return Example(
-        id=f"{first.id}+{second.id}",
+        id="+".join(part.id for part in parts),
         clip=np.zeros(shapes["clip"], BFLOAT16),
         sync=np.zeros(shapes["sync"], BFLOAT16),
         text=text,
         given=_given(np.arange(len(text)) < len(words), seconds, has_video=False, has_text=has_text),
-        mean=np.concatenate([first.mean, second.mean])[:latents],  # each half's latents are rounded up
-        std=np.concatenate([first.std, second.std])[:latents],
+        mean=np.concatenate([part.mean for part in parts])[:latents],  # each part's latents are rounded up
+        std=np.concatenate([part.std for part in parts])[:latents],
     )
 
 

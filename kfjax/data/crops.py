@@ -133,6 +133,8 @@ class _Clips:
 
     def __init__(self, folder: Path, place: str):
         plan = plan_of(folder)
+        if plan.get("augment"):
+            raise ValueError(f"{folder}: got changed copies, which no recording has; extract without --augment")
         source = place or plan.get("from", "")
         if not source:
             raise ValueError(f"{folder}: does not say where its recordings are; give their source as data.sources")

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kfjax import command, rates
-from kfjax.data import records, sources
+from kfjax.data import records, sources, variants
 from kfjax.data.sources import Cut, Row
+from kfjax.data.variants import Variant, Variants
 from kfjax.storage import disk
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ PLAN = "extraction.json"
 BAD = "bad.csv"
 ROWS_PER_SHARD = 256
 
-A = TypeVar("A", Row, Cut)
+A = TypeVar("A", Row, Cut | Variant)
 B = TypeVar("B")
 #: Sizes and modification times of a clip's files; None for a missing one.
 Stamps = list[list[int] | None]
@@ -84,6 +85,7 @@ def extract(
     process: str = "0/1",
     batch: int = 16,
     workers: int | None = None,
+    augment: Mapping[str, float] | Sequence[str] = (),
 ) -> dict[float, int]:
     """Encode clips to features and latents, ahead of training; called again, it resumes.
 
@@ -100,6 +102,8 @@ def extract(
       process: "I/N", this is process I, counted from 0, of N that share the work.
       batch: excerpts encoded at once.
       workers: threads that decode. Default: one a core.
+      augment: share of the excerpts of which a changed copy is extracted too, by the names of
+        `kfjax.data.variants.AugmentConfig`, such as {"mirrored": 0.5}.
 
     Returns:
       Seconds -> number of excerpts that the folder holds.
@@ -114,6 +118,7 @@ def extract(
     buckets = tuple(sorted({seconds} if isinstance(seconds, int | float) else set(seconds)))
     for length in buckets:
         rates.check_seconds(length)
+    augmented = variants.parse(augment)
     folder = disk.path(output)
     if disk.in_bucket(folder):
         folder.check_bucket()
@@ -133,10 +138,13 @@ def extract(
     _agree(folder, {
         "schema": records.SCHEMA, "fingerprint": encoder.fingerprint, "seconds": list(buckets),
         "source": sources.digest(rows), "rows": len(rows), "shards": of,
-        "stereo": encoder.stereo,
+        "stereo": encoder.stereo, "augment": augmented.chosen,
     }, whence)  # fmt: skip
     threads = workers or os.cpu_count() or 1
-    extract_rows(rows, buckets, folder, encoder, shards=range(number, of, processes), of=of, workers=threads)
+    extract_rows(
+        rows, buckets, folder, encoder, shards=range(number, of, processes), of=of, workers=threads,
+        copies=Variants(augmented, rows),
+    )  # fmt: skip
     return _close(folder, of)
 
 
@@ -179,6 +187,9 @@ def _parser() -> command.Parser:
     add("--shards", type=int, metavar="N", help=f"files per length (default: one for {ROWS_PER_SHARD} clips)")
     add("--process", default="0/1", metavar="I/N", help="this is process I, counted from 0, of N (default 0/1)")
     add("--batch", type=int, default=16, metavar="N", help="excerpts encoded at once (default 16)")
+    add("--augment", nargs="+", action="extend", default=[], metavar="KIND=SHARE",
+        help=f"extract a changed copy of a share of the excerpts too: {', '.join(variants.AugmentConfig.kinds())}; "
+        "and seed=N")  # fmt: skip
     add("--workers", type=int, default=os.cpu_count(), metavar="N", help="threads that decode (default: all cores)")
     return parser
 
@@ -232,7 +243,7 @@ def _agree(folder: Path, plan: dict[str, Any], whence: dict[str, str]) -> None:
         if folder.is_dir() and any(folder.iterdir()):
             raise ValueError(f"{folder}: is not empty and holds no extraction; give a new or empty folder")
         records.write_json(folder / PLAN, plan | whence)
-    before = {"stereo": False} | records.read_json(folder / PLAN)  # earlier versions had none
+    before = {"stereo": False, "augment": {}} | records.read_json(folder / PLAN)  # earlier versions had none
     differing = [f"{key} was {before.get(key, 'not set')}, is {value}" for key, value in plan.items()
                  if before.get(key, ...) != value]  # fmt: skip
     if differing:
@@ -249,6 +260,7 @@ def extract_rows(
     shards: Iterable[int],
     of: int,
     workers: int,
+    copies: Variants = Variants(),  # noqa: B008  # none
 ) -> None:
     """Make those of `shards` (numbers below `of`) that are not in the folder yet, or left out a clip that has been
     mended since; shard k is every of-th row from k on.
@@ -265,7 +277,8 @@ def extract_rows(
     try:
         for k in todo:
             with records.ShardWriter(folder, k, of, encoder.fingerprint) as shard:
-                tally = _fill(shard, _counted(bar, rows[k::of]), buckets, encoder, partial(_ahead, pool, 2 * workers))
+                ahead = partial(_ahead, pool, 2 * workers)
+                tally = _fill(shard, _counted(bar, rows[k::of]), buckets, encoder, ahead, copies)
                 shard.remember = asdict(tally)
     finally:
         pool.shutdown(cancel_futures=True)
@@ -278,12 +291,12 @@ def _counted(bar: Any, rows: Sequence[Row]) -> Iterator[Row]:
         bar.update()
 
 
-def _fill(shard: records.ShardWriter, rows: Iterable[Row], buckets, encoder: FeatureEncoder, ahead) -> Tally:
+def _fill(shard: records.ShardWriter, rows: Iterable[Row], buckets, encoder: FeatureEncoder, ahead, copies) -> Tally:
     """Write all excerpts of the rows."""
     tally = Tally()
     waiting: dict[tuple[float, bool], list[Loaded]] = defaultdict(list)
     counted = None
-    for loaded in _good(ahead, encoder.load, _cuts(ahead, rows, buckets, tally), tally):
+    for loaded in _good(ahead, partial(variants.load, encoder), _cuts(ahead, rows, buckets, tally, copies), tally):
         if loaded.cut.row.id != counted:  # a clip's excerpts come together, and share its caption
             tally.add_caption(loaded.unread)
             counted = loaded.cut.row.id
@@ -297,10 +310,10 @@ def _fill(shard: records.ShardWriter, rows: Iterable[Row], buckets, encoder: Fea
     return tally
 
 
-def _cuts(ahead, rows: Iterable[Row], buckets: Sequence[float], tally: Tally) -> Iterator[Cut]:
+def _cuts(ahead, rows: Iterable[Row], buckets: Sequence[float], tally: Tally, copies) -> Iterator[Cut | Variant]:
     for made, tail_seconds in _good(ahead, partial(sources.cuts, buckets=buckets), rows, tally):
         tally.tail_seconds += tail_seconds
-        yield from made
+        yield from copies.of(made)
 
 
 def _write(shard: records.ShardWriter, encoder: FeatureEncoder, batch: Sequence[Loaded], tally: Tally) -> None:
@@ -328,7 +341,9 @@ def _good(ahead, function: Callable[[A], B], items: Iterable[A], tally: Tally) -
         _leave_out(item, reason, tally)
 
 
-def _leave_out(item: Row | Cut, reason: str, tally: Tally) -> None:
+def _leave_out(item: Row | Cut | Variant, reason: str, tally: Tally) -> None:
+    if isinstance(item, Variant):  # what it is made of is listed by itself
+        return
     row = item if isinstance(item, Row) else item.row
     tally.bad.append((item.id, reason))
     tally.files[row.id] = _stamps(row)

@@ -20,10 +20,12 @@ from kfjax.command import AddressError, local_path
 
 SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac")
 COLUMNS = ("video", "audio", "caption", "start", "seconds")
+#: What `kfjax caption` makes captions of; passed over elsewhere.
+CAPTION_COLUMNS = ("audio_caption", "video_caption", "tags")
 #: Endings of tables, and what may separate their cells, the likeliest first.
 TABLES, DELIMITERS = (".csv", ".tsv"), (",", ";", "\t")
 #: Columns of free text, which may have commas in it.
-TEXTS = ("caption", "prompt", "negative_prompt")
+TEXTS = ("caption", "prompt", "negative_prompt", "audio_caption", "video_caption", "tags")
 #: A recording of ten seconds often lasts 9.97: an excerpt may reach this far beyond its end.
 SHORT_SECONDS = 0.1
 
@@ -128,7 +130,7 @@ def _from_folder(folder: Path) -> list[Row]:
 def _from_table(table: Path) -> list[Row]:
     uses: Counter[str] = Counter()
     same = {"prompt": "caption", "start_seconds": "start"}
-    columns, needed = (*COLUMNS, "path", "kept"), ("video", "audio", "path")
+    columns, needed = (*COLUMNS, *CAPTION_COLUMNS, "path", "kept"), ("video", "audio", "path")
     lines = table_lines(table, columns, needed=needed, same=same, more_beside="kept")
     kept = [line for line in lines if line.cells["kept"] != "no"]
     if not kept:
@@ -180,6 +182,26 @@ def table_lines(
         _check_commas(f"{table}: row {row}", cells, header, places)
     blank = dict.fromkeys(columns, "")
     return [Line(row, blank | {name: cells[i].strip() for name, i in places.items()}) for row, cells in full]
+
+
+def whole_table(table: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table as they stand, whatever its columns are; rows that are empty are left out.
+
+    Raises:
+      ValueError: no table, no rows; a row as `table_lines` refuses it.
+    """
+    if not table.is_file() or table.suffix.lower() not in TABLES:
+        raise ValueError(f"{table}: got no table, expected a file in {' or '.join(TABLES)}; give another")
+    text = _text(table)
+    delimiter = _delimiter(text, {*COLUMNS, *CAPTION_COLUMNS, "path", "kept", "prompt"})
+    (_, header), *rows = [line for line in _records(table, text, delimiter) if any(map(str.strip, line[1]))] or [
+        (1, [])
+    ]
+    if not rows:
+        raise ValueError(f"{table}: got no rows, expected some under a header; fill it")
+    for row, cells in rows:
+        _check_cells(f"{table}: row {row}", cells, len(header), delimiter)
+    return header, [cells for _, cells in rows]
 
 
 def _text(table: Path) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kfjax.data import records
-from kfjax.data.batches import FeatureInput, Place, SyntheticInput, example_shapes, join
+from kfjax.data.batches import FeatureInput, Place, SyntheticInput, example_shapes, fillings, join
 from kfjax.data.buckets import Buckets
 from kfjax.encoders.clip import CLIPTextConfig
 from tests.tiny import features as tiny_features
@@ -121,11 +121,38 @@ def test_joined_excerpts(folders):
     assert halves
 
 
+def test_ways_to_fill():
+    assert fillings(10.0, [2.5, 5.0, 10.0]) == [(5.0, 5.0), (5.0, 2.5, 2.5), (2.5, 2.5, 2.5, 2.5)]
+    assert fillings(10.0, [3.3, 6.7, 4.0]) == [(6.7, 3.3)] and fillings(1.0, [0.2, 0.7, 1.0]) == []
+    assert fillings(0.9, [0.3]) == [(0.3, 0.3, 0.3)]
+
+
+def test_excerpts_of_several_durations_are_joined(tmp_path):
+    """Every way comes, in every order; all processes agree."""
+    folder = tiny_features.write(tmp_path / "many", CONFIG, {0.5: 9, 1.0: 9, 2.0: 4})
+    made = make([folder], {2.0: 1.0}, shares=(1.0,), joined=1.0, size=32)
+    places = made.places(0)
+    ways = {tuple(place.seconds for place in parts) for parts in places}
+    assert ways == {(1.0, 1.0), (1.0, 0.5, 0.5), (0.5, 1.0, 0.5), (0.5, 0.5, 1.0), (0.5,) * 4}
+    for part in (0.5, 1.0):
+        assert {place.record for parts in places for place in parts if place.seconds == part} == set(range(9))
+    features, posterior, _ = made(0)
+    row = next(k for k, parts in enumerate(places) if len(parts) == 4)
+    parts = [stored([folder], place) for place in places[row]]
+    n = len(parts[0].mean)
+    for k, part in enumerate(parts):
+        np.testing.assert_array_equal(
+            posterior.mean[row, k * n : (k + 1) * n], part.mean[: len(posterior.mean[row]) - k * n]
+        )
+    assert not features.given.has_video.any() and not features.given.has_text[row]  # 20 words of 16
+    assert_same(made.runs(0, (1,), 2), jax.tree.map(lambda x: x[16:], made(0)))
+
+
 def test_captions_too_long_together_are_left_out():
     shapes = example_shapes(CONFIG, 2.0)
     for words, has_text in ((8, True), (9, False)):  # of 16
         parts = [tiny_features.example(CONFIG, 1.0, i, words=words) for i in range(2)]
-        assert join(*parts, 2.0, shapes).given.has_text == has_text
+        assert join(parts, 2.0, shapes).given.has_text == has_text
 
 
 def test_synthetic_batches():
