@@ -105,10 +105,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "DELETE" and "upload_id=" in self.path:
             return self._answer(499, b"{}")  # an upload in pieces is given up
         path, headers = self.path, dict(self.headers)
-        if "uploadType=multipart" in path:  # the emulator reads binary parts as mail
-            path, body = _single(path, body)
-            headers["Content-Type"] = "application/octet-stream"  # of JSON it would read the values
-        asked = urllib.parse.urlsplit(path)
+        named = path
+        if "uploadType=multipart" in path:
+            named, data = _single(path, body)
+            if data:  # the emulator reads such parts as mail; an empty object it takes only so, of JSON only the values
+                path, body, headers["Content-Type"] = named, data, "application/octet-stream"
+        asked = urllib.parse.urlsplit(named)
         query = urllib.parse.parse_qs(asked.query)
         if query.get("ifGenerationMatch") == ["0"]:
             name = urllib.parse.quote(query["name"][0], safe="")
