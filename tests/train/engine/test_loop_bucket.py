@@ -68,7 +68,8 @@ def test_what_libraries_write_gets_there_too(gs, capsys):
     assert {"metrics.jsonl", "panels/2-note.txt", "panels/4-note.txt", "ema.safetensors"} <= names.keys()
     assert any(name.startswith("tensorboard/events") for name in names)
     told = capsys.readouterr().err
-    assert f"step 4; wrote into {gs}: checkpoints/, ema.safetensors, metrics.jsonl, panels/, tensorboard/" in told
+    written = "SHA256SUMS, checkpoints/, ema.safetensors, metrics.jsonl, panels/, tensorboard/"
+    assert f"step 4; wrote into {gs}: {written}" in told
 
 
 def test_two_runs_on_one_folder(gs, monkeypatch):
