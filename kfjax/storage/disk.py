@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TypeGuard, cast
 
 from kfjax import command
-from kfjax.storage.bucket import BucketPath
+from kfjax.storage.bucket import BucketError, BucketPath
 
 SUMS = "SHA256SUMS"
 ADVICE = f"copy or export it again; if you changed it yourself, remove its line from {SUMS}"
@@ -141,7 +141,8 @@ def write_text(path: Path, text: str, *, noted: bool = True) -> None:
 class Staged:
     """Files that grow or are written by libraries: `folder` is `target` itself, or for a bucket a temporary folder.
 
-    `push` uploads what changed there since the last time, every file whole; `close` does too, and deletes the folder.
+    `push` uploads what changed there since the last time, every file whole. A context manager: the end of the block does
+    too, and deletes a temporary folder; if the block has failed, what it raised counts, not what the store says then.
     """
 
     def __init__(self, target: Path):
@@ -163,10 +164,13 @@ class Staged:
                 (self._target / str(file.relative_to(self.folder))).upload(file)
                 self._seen[file] = now
 
-    def close(self) -> None:
-        """As `push`."""
+    def __enter__(self) -> Staged:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
         try:
-            self.push()
+            with suppress(*() if kind is None else (BucketError,)):
+                self.push()
         finally:
             if in_bucket(self._target):
                 shutil.rmtree(self.folder, ignore_errors=True)
