@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from kfjax.data.record_file import RecordFile, array_record, locked, open_records
+from kfjax.data.record_file import RecordFile, array_record, locked, noted_places, open_records, read_range
 from kfjax.storage import cache, disk
 from kfjax.storage.bucket import STREAMS
 from kfjax.structs import Given, StereoMels
@@ -236,7 +236,7 @@ class ShardWriter:
             file.close()
         buckets = [
             {"seconds": seconds, "count": file.count, "bytes": file.temporary.stat().st_size,
-             "sha256": disk.digest_of(file.temporary), "shapes": file.shapes}
+             "sha256": disk.digest_of(file.temporary), "shapes": file.shapes, "records": file.places()}
             for seconds, file in sorted(self._files.items())
         ]  # fmt: skip
         for file in self._files.values():
@@ -324,6 +324,7 @@ class Folder:
       buckets: seconds -> `RecordBucket`.
       shapes: seconds -> name of an `Example`'s array -> its shape.
       fingerprint: of the encoders that made the features.
+      copied: of a folder in a bucket, whether there is room for copies of all shards; else single records are fetched.
 
     Raises:
       ValueError: no finished extraction, another schema, features of other encoders than those with `fingerprint`,
@@ -351,16 +352,16 @@ class Folder:
                 "them with this model, or train with the model that made them"
             )
         self._check_files()
+        shards = [shard for bucket in self.buckets.values() for shard in bucket.shards]
+        self.copied = disk.in_bucket(self.path) and cache.fits(str(self.path), sum(s.size_bytes for s in shards))
+        for shard in shards:
+            shard.copied = self.copied
 
     def _bucket(self, bucket: dict[str, Any], of: int) -> RecordBucket:
         folder = _bucket(self.path, bucket["seconds"])
-        name = lambda shard: folder / f"{_name(shard, of)}.array_record"
-        return RecordBucket(
-            [
-                Shard(name(s["shard"]), s["count"], s["bytes"], self.fingerprint, s.get("sha256", ""))
-                for s in bucket["shards"]
-            ]
-        )
+        path = lambda shard: folder / f"{_name(shard, of)}.array_record"
+        made = lambda s: Shard(path(s["shard"]), s["count"], s["bytes"], self.fingerprint, s.get("sha256", ""))
+        return RecordBucket([made(shard) for shard in bucket["shards"]])
 
     def _check_files(self) -> None:
         shards = [shard for bucket in self.buckets.values() for shard in bucket.shards]
@@ -408,7 +409,8 @@ class RecordBucket(Sequence[bytes]):
 class Shard:
     """One ArrayRecord file: `count` records in `size_bytes`, opened at the first record that is asked for.
 
-    Of one in a bucket a copy in this machine's cache is read, and fetched again when it had to go.
+    Of one in a bucket a copy in this machine's cache is read, or where it is not `copied` the record alone, if the
+    shard's note says where it is; an earlier version's does not.
 
     Args:
       digest: the file's SHA-256, with which a copy is compared; "" where none was noted.
@@ -419,7 +421,8 @@ class Shard:
 
     def __init__(self, path: Path, count: int, size_bytes: int, fingerprint: str, digest: str = ""):
         self.path, self.count, self.size_bytes, self.fingerprint = path, count, size_bytes, fingerprint
-        self.digest, self._reader, self._asked = digest, None, False
+        self.digest, self.copied, self._asked = digest, False, False
+        self._reader, self._places = None, None
 
     def __len__(self) -> int:
         return self.count
@@ -434,11 +437,15 @@ class Shard:
 
     def ahead(self) -> None:
         """Begin to fetch it, if it is in a bucket and not open."""
-        if disk.in_bucket(self.path) and not self._asked:
+        if self.copied and not self._asked:
             self._asked = True
             cache.ahead([(self.path, self.size_bytes, self.digest)])
 
     def _read(self, index: int) -> bytes:
+        if disk.in_bucket(self.path) and not self.copied:
+            self._places = noted_places(self.path) if self._places is None else self._places
+            if self._places:
+                return read_range(self.path, self._places[index])
         try:
             if (reader := self._reader) is None:
                 reader = self._reader = self._open()

@@ -117,10 +117,10 @@ class BucketPath(PurePosixPath):
         return (self / name for name in self.below() if PurePosixPath(name).match(pattern) and "**" not in pattern
                 and name.count("/") == pattern.count("/"))  # fmt: skip
 
-    def read_bytes(self) -> bytes:
-        """What is in the object."""
+    def read_bytes(self, start: int | None = None, end: int | None = None) -> bytes:
+        """What is in the object, or from byte `start` to before `end`."""
         with self._told():
-            return self._store().cat_file(str(self))
+            return self._store().cat_file(str(self), start=start, end=end)
 
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """The object as text."""

@@ -34,6 +34,7 @@ _LEFT_NS = 86400 * 10**9
 
 _guard = threading.Lock()
 _fetching: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+_promised: dict[str, int] = {}
 _kept: set[str] = set()
 _gone: dict[str, Callable[[], None]] = {}
 _pool = ThreadPoolExecutor(STREAMS, thread_name_prefix="bucket")
@@ -71,6 +72,18 @@ def fetch(
                 _download(path, temporary / path.name, size, digest)
                 _place(temporary, file.parent)
     return file
+
+
+def fits(name: str, size: int) -> bool:
+    """Whether there is room for copies of `size` bytes besides all that was said to fit before; `name`: of what."""
+    _folder().mkdir(parents=True, exist_ok=True)
+    with _guard:
+        _promised.pop(name, None)
+        if fit := sum(_promised.values()) + size <= _limit(
+            sum(_entries().values()) + shutil.disk_usage(_folder()).free
+        ):
+            _promised[name] = size
+    return fit
 
 
 def ahead(wanted: Iterable[tuple[BucketPath, int, str]]) -> None:
@@ -135,6 +148,16 @@ def _touched(entry: Path) -> bool:
     return True
 
 
+def _entries() -> dict[Path, int]:
+    """Bytes of each, the one that was not used for longest first."""
+    there = sorted((path.stat().st_mtime_ns, path) for path in _folder().iterdir())
+    for changed, path in there:
+        if path.name[0] == "." and time.time_ns() - changed > _LEFT_NS:  # by a process that was killed
+            shutil.rmtree(path, ignore_errors=True)
+    entries = [path for _, path in there if path.name[0] != "."]
+    return {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in entries}
+
+
 def _place(temporary: Path, entry: Path) -> None:
     with suppress(OSError):  # another process was faster
         os.rename(temporary, entry)
@@ -160,12 +183,7 @@ class _room_for:
         return self._temporary
 
     def _make_room(self) -> None:
-        there = sorted((path.stat().st_mtime_ns, path) for path in _folder().iterdir())
-        for changed, path in there:
-            if path.name[0] == "." and time.time_ns() - changed > _LEFT_NS:  # by a process that was killed
-                shutil.rmtree(path, ignore_errors=True)
-        entries = [path for _, path in there if path.name[0] != "."]
-        sizes = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in entries}
+        sizes = _entries()
         limit = _limit(sum(sizes.values()) + shutil.disk_usage(_folder()).free)
         total = sum(sizes.values()) + _room_for.coming
         for path, size in sizes.items():

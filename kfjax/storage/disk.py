@@ -23,7 +23,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from os import PathLike
 from pathlib import Path
 from typing import TypeGuard, cast
@@ -141,8 +141,8 @@ def write_text(path: Path, text: str, *, noted: bool = True) -> None:
 class Staged:
     """Files that grow or are written by libraries: `folder` is `target` itself, or for a bucket a temporary folder.
 
-    `push` uploads what changed there since the last time, every file whole. A context manager: the end of the block does
-    too, and deletes a temporary folder; if the block has failed, what it raised counts, not what the store says then.
+    `push` uploads what changed there since the last time, every file whole. A context manager: the end of the block
+    does too, and deletes a temporary folder; if the block has failed, what it raised counts, not what the store says.
     """
 
     def __init__(self, target: Path):
@@ -169,7 +169,7 @@ class Staged:
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         try:
-            with suppress(*() if kind is None else (BucketError,)):
+            with suppress(BucketError) if kind else nullcontext():
                 self.push()
         finally:
             if in_bucket(self._target):

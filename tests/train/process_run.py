@@ -2,7 +2,8 @@
 
     python process_run.py WORKDIR STEPS SECONDS_A_BATCH FIRST_BAD_STEP HEARTBEAT_SECONDS PORT PROCESS PROCESSES
 
-Appends what it loads to rows-PROCESS.txt in WORKDIR, or in $ROWS: a step, then the numbers of its rows in the global batch of twelve.
+Appends what it loads to rows-PROCESS.txt in WORKDIR, or in $ROWS: a step, then the numbers of its rows in the global
+batch of twelve.
 From FIRST_BAD_STEP on, counted from 0, the last row of the batch is not finite.
 """
 
