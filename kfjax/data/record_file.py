@@ -8,7 +8,6 @@ stored alone and uncompressed stands in the file as it is, except that the forma
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from kfjax.command import install
+from kfjax.data.json_files import read_json
 from kfjax.storage import cache, disk
 from kfjax.storage.bucket import BucketPath
 from kfjax.storage.lock import BucketLock
@@ -54,7 +54,7 @@ class RecordFile:
         self._try(self._writer.close)
 
     def places(self) -> list[tuple[int, int, int]]:
-        """Of each record where it begins and ends in the closed file, and its CRC-32; empty if it is laid out otherwise."""
+        """Of each record where it begins and ends in the closed file, and its CRC-32; empty if laid out otherwise."""
         contents, at, found = _contents(self.temporary.read_bytes(), 0), 0, []
         for head, length, checksum in self._written:
             at = contents.find(head, at)
@@ -113,7 +113,7 @@ def open_records(path: Path, count: int, *, size: int, digest: str, gone: Callab
 
 def noted_places(path: BucketPath) -> list[tuple[int, int, int]]:
     """`RecordFile.places` of a file, from the note of its shard; empty where an earlier version wrote that."""
-    note = json.loads((path.parents[1] / "shards" / f"{path.stem}.json").read_text())
+    note = read_json(path.parents[1] / "shards" / f"{path.stem}.json")
     return next(b for b in note["buckets"] if f"{b['seconds']:g}s" == path.parent.name).get("records", [])
 
 

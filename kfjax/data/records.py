@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from kfjax.data.json_files import read_json, write_json
 from kfjax.data.record_file import RecordFile, array_record, locked, noted_places, open_records, read_range
 from kfjax.storage import cache, disk
 from kfjax.storage.bucket import STREAMS
@@ -324,7 +325,7 @@ class Folder:
       buckets: seconds -> `RecordBucket`.
       shapes: seconds -> name of an `Example`'s array -> its shape.
       fingerprint: of the encoders that made the features.
-      copied: of a folder in a bucket, whether there is room for copies of all shards; else single records are fetched.
+      copied: of a folder in a bucket, whether there is room for all shards here; else single records are fetched.
 
     Raises:
       ValueError: no finished extraction, another schema, features of other encoders than those with `fingerprint`,
@@ -352,7 +353,7 @@ class Folder:
                 "them with this model, or train with the model that made them"
             )
         self._check_files()
-        shards = [shard for bucket in self.buckets.values() for shard in bucket.shards]
+        shards = self._shards()
         self.copied = disk.in_bucket(self.path) and cache.fits(str(self.path), sum(s.size_bytes for s in shards))
         for shard in shards:
             shard.copied = self.copied
@@ -361,10 +362,13 @@ class Folder:
         folder = _bucket(self.path, bucket["seconds"])
         path = lambda shard: folder / f"{_name(shard, of)}.array_record"
         made = lambda s: Shard(path(s["shard"]), s["count"], s["bytes"], self.fingerprint, s.get("sha256", ""))
-        return RecordBucket([made(shard) for shard in bucket["shards"]])
+        return RecordBucket([*map(made, bucket["shards"])])
+
+    def _shards(self) -> list[Shard]:
+        return [shard for bucket in self.buckets.values() for shard in bucket.shards]
 
     def _check_files(self) -> None:
-        shards = [shard for bucket in self.buckets.values() for shard in bucket.shards]
+        shards = self._shards()
         relative = lambda shard: str(shard.path.relative_to(self.path))
         there = disk.sizes(self.path)
         missing = [relative(shard) for shard in shards if relative(shard) not in there]
@@ -438,8 +442,8 @@ class Shard:
     def ahead(self) -> None:
         """Begin to fetch it, if it is in a bucket and not open."""
         if self.copied and not self._asked:
-            self._asked = True
             cache.ahead([(self.path, self.size_bytes, self.digest)])
+        self._asked = True
 
     def _read(self, index: int) -> bytes:
         if disk.in_bucket(self.path) and not self.copied:
@@ -482,20 +486,3 @@ def _note(folder: Path, name: str) -> Path:
 
 def _some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises ValueError if the file holds no JSON object."""
-    try:
-        values = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is no JSON ({error}); delete it and run kfjax extract again") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: got {type(values).__name__}, expected a JSON object; run kfjax extract again")
-    return values
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Atomic: the file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    disk.write_text(path, json.dumps(values) + "\n", noted=False)

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -214,6 +215,7 @@ def _store(scheme: str) -> Any:
     try:
         import fsspec
 
+        import_module(driver)
         # Other hosts write too: what was listed before does not count. For orbax's instances as well.
         for name in ("gs", "gcs", "s3"):
             fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
