@@ -22,6 +22,8 @@ from kfjax.command import install, quoted
 
 #: What reads a scheme -> the extra that brings it.
 DRIVERS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
+#: Name of an object that is there until a folder is whole.
+UPLOADING = "UPLOADING"
 #: Requests at a time.
 STREAMS = 16
 #: Libraries whose exceptions are the store's answers.
@@ -230,13 +232,15 @@ def _store(scheme: str) -> Any:
 def upload_folder(folder: Path, target: BucketPath, *, last: str) -> None:
     """Write all files below `folder` as objects below `target`.
 
-    The object `last` makes it whole: an earlier one is deleted first, and it is written when all others are there.
-    Objects that have no file any more are deleted.
+    The object `last` makes it whole: an earlier one is deleted first, and it is written when all others are there. While
+    they come the object `UPLOADING` is there too. Objects that have no file any more are deleted.
     """
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    (target / last).unlink(missing_ok=True)
     stale = target.below().keys() - files.keys()
+    (target / UPLOADING).put(b"")
+    (target / last).unlink(missing_ok=True)
     with ThreadPoolExecutor(STREAMS) as pool:
         list(pool.map(lambda name: (target / name).upload(files[name]), files.keys() - {last}))
         list(pool.map(lambda name: (target / name).unlink(missing_ok=True), stale))
     (target / last).upload(files[last])
+    (target / UPLOADING).unlink(missing_ok=True)

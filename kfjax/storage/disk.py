@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TypeGuard, cast
 
 from kfjax import command
-from kfjax.storage.bucket import BucketError, BucketPath
+from kfjax.storage.bucket import UPLOADING, BucketError, BucketPath
 
 SUMS = "SHA256SUMS"
 ADVICE = f"copy or export it again; if you changed it yourself, remove its line from {SUMS}"
@@ -83,6 +83,11 @@ def replace(temporary: Path, path: Path) -> None:
     sync(temporary)
     os.replace(temporary, path)
     sync(path.parent)
+
+
+def unfinished(folder: Path) -> bool:
+    """Whether it is the beginning of an upload that broke off, which may be written over."""
+    return in_bucket(folder) and (folder / UPLOADING).is_file()
 
 
 def sync(path: Path) -> None:

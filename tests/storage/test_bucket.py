@@ -71,8 +71,8 @@ def test_a_folder_is_uploaded_with_what_makes_it_whole_last(gs, google, tmp_path
     google.seen.clear()
     bucket.upload_folder(tmp_path, gs, last="config.json")
     changing = [line for line in google.seen if not line.startswith("GET")]
-    assert changing[0].startswith("DELETE") and "config.json" in changing[0]  # until the end nobody takes it for whole
-    assert (gs / "a").read_text() == "changed" and (gs / "config.json").is_file()
+    assert changing[1].startswith("DELETE") and "config.json" in changing[1]  # until the end nobody takes it for whole
+    assert not disk.unfinished(gs) and (gs / "a").read_text() == "changed" and (gs / "config.json").is_file()
 
 
 def test_files_with_digests(gs):
