@@ -232,8 +232,8 @@ def _store(scheme: str) -> Any:
 def upload_folder(folder: Path, target: BucketPath, *, last: str) -> None:
     """Write all files below `folder` as objects below `target`.
 
-    The object `last` makes it whole: an earlier one is deleted first, and it is written when all others are there. While
-    they come the object `UPLOADING` is there too. Objects that have no file any more are deleted.
+    The object `last` makes it whole: an earlier one is deleted first, and it is written when all others are there.
+    While they come the object `UPLOADING` is there too. Objects that have no file any more are deleted.
     """
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     stale = target.below().keys() - files.keys()
