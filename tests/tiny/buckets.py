@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import urllib.parse
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -57,6 +57,7 @@ class Store:
 
     def __init__(self, port: int):
         self.upstream, self.seen = port, []
+        self.one = threading.Lock()  # the emulator shows an object before what it says of it
         self.calm()
 
     def calm(self) -> None:
@@ -136,13 +137,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _ask(self, method: str, path: str, body: bytes, headers: dict[str, str]):
         ours = ("content-length", "transfer-encoding", "connection", "accept-encoding")
         kept = {name: value for name, value in headers.items() if name.lower() not in ours}
-        connection = http.client.HTTPConnection("127.0.0.1", self.store.upstream, timeout=60)
-        try:
-            connection.request(method, path, body, kept)
-            answer = connection.getresponse()
+        with self.store.one, closing(http.client.HTTPConnection("127.0.0.1", self.store.upstream, timeout=60)) as asked:
+            asked.request(method, path, body, kept)
+            answer = asked.getresponse()
             return answer.status, dict(answer.getheaders()), answer.read()
-        finally:
-            connection.close()
 
     def _answer(self, status: int, data: bytes, headers=None, *, short: bool = False) -> None:
         self.send_response_only(status)
