@@ -1,5 +1,6 @@
 """What every command's parser and messages keep to."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -144,3 +145,9 @@ def test_models_are_listed(tmp_path, monkeypatch, capsys):
 def test_messages_reach_the_terminal_as_text(capsys):
     command.say("a\nb \x1b[2J\x07 é 喝")
     assert capsys.readouterr().err == "kfjax: a b \\x1b[2J\\x07 é 喝\n"
+
+
+def test_a_failed_command_does_not_wait_for_its_threads():
+    lines = "import threading, time", "from kfjax import command", "command.end_without_threads(3)", \
+            "threading.Thread(target=time.sleep, args=(600,)).start()", "command.end_without_threads(2)"  # fmt: skip
+    assert subprocess.run([sys.executable, "-c", "\n".join(lines)], timeout=60).returncode == 2

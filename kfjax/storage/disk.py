@@ -174,8 +174,9 @@ class Staged:
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         try:
-            with suppress(BucketError) if kind else nullcontext():
-                self.push()
+            if not (kind and issubclass(kind, BucketError)):  # else it would wait as long again
+                with suppress(BucketError) if kind else nullcontext():
+                    self.push()
         finally:
             if in_bucket(self._target):
                 shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,7 +1,12 @@
 """From clips to a model that makes sound, all of it in a bucket: extract, train, go on, export, load."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,6 +19,7 @@ from kfjax.storage import disk, lock, stored_state
 from tests.tiny.system import write_model
 from tests.train.test_export import TRAIN
 
+ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(3)
 
 
@@ -60,6 +66,39 @@ def test_the_whole_way_in_a_bucket_is_that_on_a_disk(gs, google, tmp_path, capsy
     arguments = ["--prompt", "rain", "--duration", "1", "--model", str(gs / "mine"), "--output", str(output)]
     assert main(["generate", *arguments]) == 0 and output.is_file()
     shutil.rmtree(tmp_path / "cache")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_credentials_that_expire_in_the_middle_end_the_run(gs, google):
+    """With one line and exit code 2, also while a checkpoint is being written."""
+    settings = ["data.synthetic=True", "loop.steps=1000", "loop.save_every=1", "loop.log_every=1"]
+    command = [
+        sys.executable,
+        "-m",
+        "kfjax",
+        "train",
+        "configs/flow.py:features-runlocal",
+        "--workdir",
+        str(gs / "run"),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    run = subprocess.Popen([*command, "--set", *settings], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+    with run:
+        while not (gs / "run" / "metrics.jsonl").is_file() and run.poll() is None:
+            time.sleep(0.1)
+        google.status = 401
+        told = run.communicate()[1].decode()
+    assert run.returncode == 2 and "Traceback" not in told
+    assert "Invalid Credentials" in told.splitlines()[-1]
+
+
+def test_two_runs_on_one_folder_are_one_line(gs, capsys):
+    with lock.BucketLock(gs / "run" / "lock", "it", beat_seconds=0.1):
+        arguments = ["train", "configs/flow.py:features-runlocal", "--workdir", str(gs / "run")]
+        assert main([*arguments, "--set", "data.synthetic=True"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and f"{gs}/run is in use by process" in told and "--workdir" in told
 
 
 @pytest.mark.parametrize(
