@@ -249,7 +249,7 @@ class ShardWriter:
     def _discard(self) -> None:
         """What an earlier attempt left, or this one."""
         _note(self.folder, self.name).unlink(missing_ok=True)
-        for path in self.folder.glob(f"*s/{self.name}.array_record*"):
+        for path in disk.glob(self.folder, "*s", f"{self.name}.array_record*"):
             path.unlink()
         self._files.clear()
 

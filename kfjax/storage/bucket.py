@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -116,9 +117,17 @@ class BucketPath(PurePosixPath):
             yield self / name
 
     def glob(self, pattern: str) -> Iterator[BucketPath]:
-        """Objects right below it, or right below folders in it, whose names are like the pattern."""
-        return (self / name for name in self.below() if PurePosixPath(name).match(pattern) and "**" not in pattern
-                and name.count("/") == pattern.count("/"))  # fmt: skip
+        """Objects right below it whose names are like the pattern; only those that begin as it does are listed."""
+        first = re.split(r"[*?[]", pattern)[0]
+        start = f"{str(self).partition('://')[2]}/"
+        try:
+            with self._told():
+                found = self._store().find(f"{self}/", prefix=first)
+        except FileNotFoundError:
+            return
+        for name in sorted(name.removeprefix(start) for name in found):
+            if "/" not in name and fnmatchcase(name, pattern):
+                yield self / name
 
     def read_bytes(self, start: int | None = None, end: int | None = None) -> bytes:
         """What is in the object, or from byte `start` to before `end`."""

@@ -187,6 +187,12 @@ def sign(folder: Path, files: Iterable[Path]) -> None:
     _write_sums(folder, {str(path.relative_to(folder)): digest_of(path) for path in sorted(files)})
 
 
+def glob(folder: Path, folders: str, files: str) -> list[Path]:
+    """Files of such names in folders of such names right below it; of a bucket only these names are listed."""
+    inner = [path for path in folder.iterdir() if path.match(folders)] if folder.is_dir() else []
+    return [path for each in inner for path in each.glob(files)]
+
+
 def size_of(path: Path) -> int | None:
     """Of a file, in bytes; None where there is none."""
     if in_bucket(path):
