@@ -24,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = command.run(_dispatch, words)
     if argv is None and words[:1] == ["generate"]:
         command.end_at_once(code)
+    if argv is None and words[:1] == ["train"] and code:
+        command.end_without_threads(code)
     return code
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import reprlib
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -155,6 +156,14 @@ def end_at_once(code: int) -> None:
         os._exit(code)
 
     atexit.register(end)
+
+
+def end_without_threads(code: int) -> None:
+    """End this process now if threads are left: those of a save that failed wait minutes for what never comes."""
+    if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def say(message: str) -> None:

@@ -236,7 +236,8 @@ def replacing(directory: str | Path, *, mark: str) -> Iterator[Path]:
       ValueError: the directory holds something else.
     """
     directory = disk.path(directory)
-    if directory.is_dir() and any(directory.iterdir()) and not (directory / mark).is_file():
+    taken = directory.is_dir() and any(directory.iterdir()) and not (directory / mark).is_file()
+    if taken and not disk.unfinished(directory):
         raise ValueError(f"{directory} is not empty and holds no model; expected a new, empty or model directory")
     if disk.in_bucket(directory):
         with tempfile.TemporaryDirectory() as temporary:

@@ -27,6 +27,8 @@ from kfjax.system import SystemConfig
 
 #: Steps whose features are fetched ahead, of corpora in buckets.
 AHEAD = 8
+#: Records fetched at a time, of corpora in buckets that are not copied.
+AT_ONCE = 64
 
 
 class Place(NamedTuple):
@@ -89,8 +91,10 @@ class FeatureInput:
         self._shapes = {s: example_shapes(cfg, s) for s in (*self._order, *self._parts)}
         self._stereo = {s: stereo_shape(cfg, s) for s in self._order} if stereo else {}
         self._check_folders()
-        self._ahead = AHEAD if any(disk.in_bucket(folder.path) for folder in self._folders) else 0
+        self._ahead = AHEAD if any(folder.copied for folder in self._folders) else 0
         self._begun = -1
+        if any(disk.in_bucket(folder.path) and not folder.copied for folder in self._folders):
+            threads = max(threads, AT_ONCE)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="features")
 
     def __call__(self, step: int) -> FeatureBatch:

@@ -34,7 +34,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from kfjax.data.record_file import RecordFile, array_record, locked, open_records
+from kfjax.data.json_files import read_json, write_json
+from kfjax.data.record_file import RecordFile, array_record, locked, noted_places, open_records, read_range
 from kfjax.storage import cache, disk
 from kfjax.storage.bucket import STREAMS
 from kfjax.structs import Given, StereoMels
@@ -228,7 +229,7 @@ class ShardWriter:
             file.close()
         buckets = [
             {"seconds": seconds, "count": file.count, "bytes": file.temporary.stat().st_size,
-             "sha256": disk.digest_of(file.temporary), "shapes": file.shapes}
+             "sha256": disk.digest_of(file.temporary), "shapes": file.shapes, "records": file.places()}
             for seconds, file in sorted(self._files.items())
         ]  # fmt: skip
         for file in self._files.values():
@@ -240,7 +241,7 @@ class ShardWriter:
     def _discard(self) -> None:
         """What an earlier attempt left, or this one."""
         _note(self.folder, self.name).unlink(missing_ok=True)
-        for path in self.folder.glob(f"*s/{self.name}.array_record*"):
+        for path in disk.glob(self.folder, "*s", f"{self.name}.array_record*"):
             path.unlink()
         self._files.clear()
 
@@ -310,6 +311,7 @@ class Folder:
       buckets: seconds -> `RecordBucket`.
       shapes: seconds -> name of an `Example`'s array -> its shape.
       fingerprint: of the encoders that made the features.
+      copied: of a folder in a bucket, whether there is room for all shards here; else single records are fetched.
 
     Raises:
       ValueError: no finished extraction, another schema, features of other encoders than those with `fingerprint`,
@@ -337,19 +339,22 @@ class Folder:
                 "them with this model, or train with the model that made them"
             )
         self._check_files()
+        shards = self._shards()
+        self.copied = disk.in_bucket(self.path) and cache.fits(str(self.path), sum(s.size_bytes for s in shards))
+        for shard in shards:
+            shard.copied = self.copied
 
     def _bucket(self, bucket: dict[str, Any], of: int) -> RecordBucket:
         folder = _bucket(self.path, bucket["seconds"])
-        name = lambda shard: folder / f"{_name(shard, of)}.array_record"
-        return RecordBucket(
-            [
-                Shard(name(s["shard"]), s["count"], s["bytes"], self.fingerprint, s.get("sha256", ""))
-                for s in bucket["shards"]
-            ]
-        )
+        path = lambda shard: folder / f"{_name(shard, of)}.array_record"
+        made = lambda s: Shard(path(s["shard"]), s["count"], s["bytes"], self.fingerprint, s.get("sha256", ""))
+        return RecordBucket([*map(made, bucket["shards"])])
+
+    def _shards(self) -> list[Shard]:
+        return [shard for bucket in self.buckets.values() for shard in bucket.shards]
 
     def _check_files(self) -> None:
-        shards = [shard for bucket in self.buckets.values() for shard in bucket.shards]
+        shards = self._shards()
         relative = lambda shard: str(shard.path.relative_to(self.path))
         there = disk.sizes(self.path)
         missing = [relative(shard) for shard in shards if relative(shard) not in there]
@@ -394,7 +399,8 @@ class RecordBucket(Sequence[bytes]):
 class Shard:
     """One ArrayRecord file: `count` records in `size_bytes`, opened at the first record that is asked for.
 
-    Of one in a bucket a copy in this machine's cache is read, and fetched again when it had to go.
+    Of one in a bucket a copy in this machine's cache is read, or where it is not `copied` the record alone, if the
+    shard's note says where it is; an earlier version's does not.
 
     Args:
       digest: the file's SHA-256, with which a copy is compared; "" where none was noted.
@@ -405,7 +411,8 @@ class Shard:
 
     def __init__(self, path: Path, count: int, size_bytes: int, fingerprint: str, digest: str = ""):
         self.path, self.count, self.size_bytes, self.fingerprint = path, count, size_bytes, fingerprint
-        self.digest, self._reader, self._asked = digest, None, False
+        self.digest, self.copied, self._asked = digest, False, False
+        self._reader, self._places = None, None
 
     def __len__(self) -> int:
         return self.count
@@ -420,11 +427,15 @@ class Shard:
 
     def ahead(self) -> None:
         """Begin to fetch it, if it is in a bucket and not open."""
-        if disk.in_bucket(self.path) and not self._asked:
-            self._asked = True
+        if self.copied and not self._asked:
             cache.ahead([(self.path, self.size_bytes, self.digest)])
+        self._asked = True
 
     def _read(self, index: int) -> bytes:
+        if disk.in_bucket(self.path) and not self.copied:
+            self._places = noted_places(self.path) if self._places is None else self._places
+            if self._places:
+                return read_range(self.path, self._places[index])
         try:
             if (reader := self._reader) is None:
                 reader = self._reader = self._open()
@@ -461,20 +472,3 @@ def _note(folder: Path, name: str) -> Path:
 
 def _some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises ValueError if the file holds no JSON object."""
-    try:
-        values = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is no JSON ({error}); delete it and run kfjax extract again") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: got {type(values).__name__}, expected a JSON object; run kfjax extract again")
-    return values
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Atomic: the file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    disk.write_text(path, json.dumps(values) + "\n", noted=False)

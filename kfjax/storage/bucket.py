@@ -14,6 +14,8 @@ import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -21,6 +23,8 @@ from kfjax.command import install, quoted
 
 #: What reads a scheme -> the extra that brings it.
 DRIVERS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
+#: Name of an object that is there until a folder is whole.
+UPLOADING = "UPLOADING"
 #: Requests at a time.
 STREAMS = 16
 #: Libraries whose exceptions are the store's answers.
@@ -113,14 +117,22 @@ class BucketPath(PurePosixPath):
             yield self / name
 
     def glob(self, pattern: str) -> Iterator[BucketPath]:
-        """Objects right below it, or right below folders in it, whose names are like the pattern."""
-        return (self / name for name in self.below() if PurePosixPath(name).match(pattern) and "**" not in pattern
-                and name.count("/") == pattern.count("/"))  # fmt: skip
+        """Objects right below it whose names are like the pattern; only those that begin as it does are listed."""
+        first = re.split(r"[*?[]", pattern)[0]
+        start = f"{str(self).partition('://')[2]}/"
+        try:
+            with self._told():
+                found = self._store().find(f"{self}/", prefix=first)
+        except FileNotFoundError:
+            return
+        for name in sorted(name.removeprefix(start) for name in found):
+            if "/" not in name and fnmatchcase(name, pattern):
+                yield self / name
 
-    def read_bytes(self) -> bytes:
-        """What is in the object."""
+    def read_bytes(self, start: int | None = None, end: int | None = None) -> bytes:
+        """What is in the object, or from byte `start` to before `end`."""
         with self._told():
-            return self._store().cat_file(str(self))
+            return self._store().cat_file(str(self), start=start, end=end)
 
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """The object as text."""
@@ -214,6 +226,7 @@ def _store(scheme: str) -> Any:
     try:
         import fsspec
 
+        import_module(driver)
         # Other hosts write too: what was listed before does not count. For orbax's instances as well.
         for name in ("gs", "gcs", "s3"):
             fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
@@ -229,12 +242,14 @@ def upload_folder(folder: Path, target: BucketPath, *, last: str) -> None:
     """Write all files below `folder` as objects below `target`.
 
     The object `last` makes it whole: an earlier one is deleted first, and it is written when all others are there.
-    Objects that have no file any more are deleted.
+    While they come the object `UPLOADING` is there too. Objects that have no file any more are deleted.
     """
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    (target / last).unlink(missing_ok=True)
     stale = target.below().keys() - files.keys()
+    (target / UPLOADING).put(b"")
+    (target / last).unlink(missing_ok=True)
     with ThreadPoolExecutor(STREAMS) as pool:
         list(pool.map(lambda name: (target / name).upload(files[name]), files.keys() - {last}))
         list(pool.map(lambda name: (target / name).unlink(missing_ok=True), stale))
     (target / last).upload(files[last])
+    (target / UPLOADING).unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 from kfjax.storage.bucket import STREAMS, BucketError, BucketPath
 from kfjax.storage.disk import CheckpointError, digest_of
@@ -34,6 +35,7 @@ _LEFT_NS = 86400 * 10**9
 
 _guard = threading.Lock()
 _fetching: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+_promised: dict[str, int] = {}
 _kept: set[str] = set()
 _gone: dict[str, Callable[[], None]] = {}
 _pool = ThreadPoolExecutor(STREAMS, thread_name_prefix="bucket")
@@ -67,10 +69,21 @@ def fetch(
             _gone[key] = gone
         file = _folder() / key / path.name
         if not _touched(file.parent):
-            with _room_for(path, size) as temporary:
+            with _Room(path, size) as temporary:
                 _download(path, temporary / path.name, size, digest)
                 _place(temporary, file.parent)
     return file
+
+
+def fits(name: str, size: int) -> bool:
+    """Whether there is room for copies of `size` bytes besides all that was said to fit before; `name`: of what."""
+    folder = _folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with _guard:
+        _promised.pop(name, None)
+        fit = sum(_promised.values()) + size <= _limit(folder, sum(_entries(folder).values()))
+        _promised.update({name: size} if fit else {})
+    return fit
 
 
 def ahead(wanted: Iterable[tuple[BucketPath, int, str]]) -> None:
@@ -101,7 +114,7 @@ def fetch_folder(folder: BucketPath) -> Path:
     with _fetching[key]:
         _kept.add(key)
         if not _touched(place.parent):
-            with _room_for(folder, sum(object.size for object in found.values())) as temporary:
+            with _Room(folder, sum(object.size for object in found.values())) as temporary:
                 get = lambda name: _download(folder / name, temporary / place.name / name, found[name].size, "")
                 with ThreadPoolExecutor(STREAMS) as pool:
                     list(pool.map(get, found))
@@ -135,65 +148,82 @@ def _touched(entry: Path) -> bool:
     return True
 
 
+def _entries(folder: Path) -> dict[Path, int]:
+    """Bytes of each, the one that was not used for longest first."""
+    there = sorted((path.stat().st_mtime_ns, path) for path in folder.iterdir())
+    for changed, path in there:
+        if path.name[0] == "." and time.time_ns() - changed > _LEFT_NS:  # by a process that was killed
+            shutil.rmtree(path, ignore_errors=True)
+    entries = [path for _, path in there if path.name[0] != "."]
+    return {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in entries}
+
+
 def _place(temporary: Path, entry: Path) -> None:
     with suppress(OSError):  # another process was faster
         os.rename(temporary, entry)
 
 
-class _room_for:
-    """A temporary folder in the cache, with room for `size` bytes of `path`. Raises BucketError if there is none."""
+class _Room:
+    """A temporary folder in the cache, with room for `size` bytes of `path`. Raises BucketError if there is none.
 
+    What the cache holds is counted anew only when it seems full: there may be ten thousands of copies.
+    """
+
+    held: ClassVar[dict[Path, int]] = {}
     coming = 0  # bytes that are being fetched
 
     def __init__(self, path: BucketPath, size: int):
-        self._path, self._size = path, size
+        self._path, self._size, self._folder = path, size, _folder()
 
     def __enter__(self) -> Path:
         try:
-            _folder().mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
             with _guard:
-                self._make_room()
-                _room_for.coming += self._size
-            self._temporary = Path(tempfile.mkdtemp(dir=_folder(), prefix="."))
+                if not self._fits():
+                    self._make_room()
+                self._temporary = Path(tempfile.mkdtemp(dir=self._folder, prefix="."))
+                _Room.coming += self._size
         except OSError as error:
             raise self._full(error) from error
         return self._temporary
 
+    def _fits(self) -> bool:
+        if (held := self.held.get(self._folder)) is None:
+            held = self.held[self._folder] = sum(_entries(self._folder).values())
+        return held + self.coming + self._size <= _limit(self._folder, held)
+
     def _make_room(self) -> None:
-        there = sorted((path.stat().st_mtime_ns, path) for path in _folder().iterdir())
-        for changed, path in there:
-            if path.name[0] == "." and time.time_ns() - changed > _LEFT_NS:  # by a process that was killed
-                shutil.rmtree(path, ignore_errors=True)
-        entries = [path for _, path in there if path.name[0] != "."]
-        sizes = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in entries}
-        limit = _limit(sum(sizes.values()) + shutil.disk_usage(_folder()).free)
-        total = sum(sizes.values()) + _room_for.coming
-        for path, size in sizes.items():
-            if total + self._size <= limit:
+        entries = _entries(self._folder)
+        held = self.held[self._folder] = sum(entries.values())
+        for path, size in entries.items():
+            if self._fits():
                 return
             if path.name not in _kept:
                 _gone.pop(path.name, lambda: None)()
                 shutil.rmtree(path, ignore_errors=True)
-                total -= size
-        if total + self._size > limit:
-            raise OSError(errno.ENOSPC, f"{self._size} bytes with {total} that are in use, of {limit:.0f} at most")
+                held = self.held[self._folder] = held - size
+        if not self._fits():
+            limit = _limit(self._folder, held)
+            raise OSError(errno.ENOSPC, f"{self._size} bytes with {held + self.coming} in use, of {limit:.0f} at most")
 
     def _full(self, error: OSError) -> BucketError:
-        return BucketError(f"{self._path}: its copy does not fit into {_folder()} ({error.strerror}); make room, raise "
+        return BucketError(f"{self._path}: no copy can be kept in {self._folder} ({error.strerror}); make room, raise "
                            f"{LIMIT}, or name another disk's folder as KFJAX_CACHE")  # fmt: skip
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
         with _guard:
-            _room_for.coming -= self._size
+            _Room.coming -= self._size
+            self.held[self._folder] += 0 if kind else self._size
         shutil.rmtree(self._temporary, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise self._full(error) from error
 
 
-def _limit(there: float) -> float:
+def _limit(folder: Path, held: float) -> float:
+    """Bytes that copies may take in the folder, where they take `held` of them now."""
     text = os.environ.get(LIMIT, "")
     try:
-        return float(text) * 1e9 if text else 0.8 * there
+        return float(text) * 1e9 if text else 0.8 * (held + shutil.disk_usage(folder).free)
     except ValueError:
         raise ValueError(f"{LIMIT}: got {text!r}, expected a number of gigabytes") from None
 

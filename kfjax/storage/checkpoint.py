@@ -208,7 +208,7 @@ class StateStore:
         if hasattr(asyncio_utils, "_run_sync_via_new_loop"):
             asyncio_utils._run_sync_via_new_loop = _run_to_the_end
         self._ocp, self._folder, self._guard = ocp, disk.path(folder).resolve(), guard
-        check_states(self._folder)
+        disk.check_states(self._folder)
         logging.getLogger("absl").addFilter(not_of_orbax)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, keep_period=keep_every or None, create=True, cleanup_tmp_directories=True
@@ -335,13 +335,6 @@ class StateStore:
                 f"{self._folder / str(step)} can't be read ({_line(error)}); "
                 "if it is damaged, delete that folder to go on from an earlier step"
             ) from error
-
-
-def check_states(folder: Path) -> None:
-    """Raises ValueError where no training states can be kept."""
-    if disk.in_bucket(folder) and folder.scheme == "s3":
-        raise ValueError(f"{folder}: orbax keeps no training states in S3; give a folder or gs://… as --workdir (data "
-                         "and models may be in S3)")  # fmt: skip
 
 
 def _signing(handler: Any) -> Any:

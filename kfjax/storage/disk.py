@@ -23,13 +23,13 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from os import PathLike
 from pathlib import Path
 from typing import TypeGuard, cast
 
 from kfjax import command
-from kfjax.storage.bucket import BucketPath
+from kfjax.storage.bucket import UPLOADING, BucketError, BucketPath
 
 SUMS = "SHA256SUMS"
 ADVICE = f"copy or export it again; if you changed it yourself, remove its line from {SUMS}"
@@ -58,6 +58,13 @@ def in_bucket(path: object) -> TypeGuard[BucketPath]:
     return isinstance(path, BucketPath)
 
 
+def check_states(folder: Path) -> None:
+    """Raises ValueError where no training states can be kept."""
+    if in_bucket(folder) and folder.scheme == "s3":
+        raise ValueError(f"{folder}: orbax keeps no training states in S3; give a folder or gs://… as --workdir (data "
+                         "and models may be in S3)")  # fmt: skip
+
+
 def beside(path: Path) -> Path:
     """Where to write what will become `path`: in its folder; for a bucket among this machine's temporary files."""
     folder = Path(tempfile.gettempdir()) if in_bucket(path) else path.parent
@@ -76,6 +83,11 @@ def replace(temporary: Path, path: Path) -> None:
     sync(temporary)
     os.replace(temporary, path)
     sync(path.parent)
+
+
+def unfinished(folder: Path) -> bool:
+    """Whether it is the beginning of an upload that broke off, which may be written over."""
+    return in_bucket(folder) and (folder / UPLOADING).is_file()
 
 
 def sync(path: Path) -> None:
@@ -134,7 +146,8 @@ def write_text(path: Path, text: str, *, noted: bool = True) -> None:
 class Staged:
     """Files that grow or are written by libraries: `folder` is `target` itself, or for a bucket a temporary folder.
 
-    `push` uploads what changed there since the last time, every file whole; `close` does too, and deletes the folder.
+    `push` uploads what changed there since the last time, every file whole. A context manager: the end of the block
+    does too, and deletes a temporary folder; if the block has failed, what it raised counts, not what the store says.
     """
 
     def __init__(self, target: Path):
@@ -156,10 +169,14 @@ class Staged:
                 (self._target / str(file.relative_to(self.folder))).upload(file)
                 self._seen[file] = now
 
-    def close(self) -> None:
-        """As `push`."""
+    def __enter__(self) -> Staged:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
         try:
-            self.push()
+            if not (kind and issubclass(kind, BucketError)):  # else it would wait as long again
+                with suppress(BucketError) if kind else nullcontext():
+                    self.push()
         finally:
             if in_bucket(self._target):
                 shutil.rmtree(self.folder, ignore_errors=True)
@@ -168,6 +185,12 @@ class Staged:
 def sign(folder: Path, files: Iterable[Path]) -> None:
     """Write the folder's `SHA256SUMS` anew, of these files below it."""
     _write_sums(folder, {str(path.relative_to(folder)): digest_of(path) for path in sorted(files)})
+
+
+def glob(folder: Path, folders: str, files: str) -> list[Path]:
+    """Files of such names in folders of such names right below it; of a bucket only these names are listed."""
+    inner = [path for path in folder.iterdir() if path.match(folders)] if folder.is_dir() else []
+    return [path for each in inner for path in each.glob(files)]
 
 
 def size_of(path: Path) -> int | None:

@@ -42,7 +42,7 @@ def export(
       CheckpointError: a file is not as it was written.
     """
     workdir, output = disk.path(workdir), disk.path(output)
-    if output.exists():
+    if output.exists() and not disk.unfinished(output):
         raise ValueError(f"OUTPUT: {output} exists already; give a new name")
     values, chosen = _config(workdir, str(base)), _step(workdir, step)
     from kfjax.train.tasks import make, model_directory

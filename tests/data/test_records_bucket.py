@@ -63,12 +63,31 @@ def test_a_host_fetches_what_it_reads_and_the_next_steps(gs, google, monkeypatch
     assert len(fetched()) == len(wanted) < 12
 
 
-def test_with_less_room_than_there_are_shards(gs, tmp_path, monkeypatch):
+def test_without_room_for_copies_single_records_are_fetched(gs, google, tmp_path, monkeypatch):
+    here, there = (features.write(f / "x", CONFIG, COUNTS, shards=3) for f in (tmp_path, gs))
+    monkeypatch.setenv(cache.LIMIT, "0")
+    one, two = batches(here), batches(there)
+    google.seen.clear()
+    for step in (0, 1, 9):
+        same(one(step), two(step))
+    assert sum("array_record" in line for line in google.seen) == 18  # as many requests as records
+    assert not list((tmp_path / "cache").rglob("*.array_record"))
+    google.cut = 2
+    same(one(2), two(2))
+    shard = there / "1s" / "00000-of-00003.array_record"
+    shard.put(bytes(shard.found().size))
+    with pytest.raises(ValueError, match=rf"{shard} is damaged \(bytes \d+ to \d+ are not those noted\)"):
+        for step in range(4):
+            two(step)
+
+
+def test_with_less_room_than_there_are_shards_of_an_earlier_version(gs, tmp_path, monkeypatch):
+    monkeypatch.setattr(record_file.RecordFile, "places", lambda self: [])
     here, there = (features.write(f / "x", CONFIG, COUNTS, shards=8) for f in (tmp_path, gs))
     largest = max(disk.sizes(there).values())
     monkeypatch.setenv(cache.LIMIT, str(3.5 * largest / 1e9))
     one, two = batches(here), batches(there)
-    two._ahead, two._threads = 0, ThreadPoolExecutor(1)
+    two._threads = ThreadPoolExecutor(1)
     for step in range(6):
         same(one(step), two(step))
     kept = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file())
@@ -106,6 +125,19 @@ def test_a_shard_that_was_not_written_to_its_end_is_none(gs):
 def test_no_such_bucket(gs):
     with pytest.raises(ValueError, match="there is no bucket no-such"):
         records.Folder("gs://no-such/x")
+
+
+@pytest.mark.parametrize("sizes", [[70], [1], [65536 - 64, 3, 200_000, 65536], [65400 + k for k in range(0, 90, 7)]])
+def test_a_record_is_found_wherever_blocks_begin(tmp_path, sizes):
+    rng = np.random.default_rng(0)
+    wanted = [rng.bytes(size) for size in sizes]
+    with record_file.RecordFile(tmp_path / "a.array_record") as file:
+        for record in wanted:
+            file.write(record, {})
+        file.close()
+        data = file.temporary.read_bytes()
+        for record, (begin, end, _) in zip(wanted, file.places(), strict=True):
+            assert record_file._contents(data[begin:end], begin) == record
 
 
 def test_a_file_leaves_nothing_behind(tmp_path):

@@ -50,7 +50,7 @@ def test_what_was_not_used_for_longest_makes_room(gs, monkeypatch):
         os.utime(file.parent, ns=(k, k))
     there = cache.fetch(gs / "c", **asked["c"])
     assert gone == ["b"] and there.is_file() and file.is_file()
-    with pytest.raises(BucketError, match=rf"{gs}/d: its copy does not fit into .* \(.* of 2500 at most\); make room"):
+    with pytest.raises(BucketError, match=rf"{gs}/d: no copy can be kept in .* \(.* of 2500 at most\); make room"):
         cache.fetch(gs / "d", **made(gs / "d", bytes(3000)))
 
 
@@ -62,9 +62,9 @@ def test_a_disk_that_fills_is_told_in_one_line(gs, monkeypatch):
 
     monkeypatch.setattr(type(gs), "download", full)
     cache.ahead([(gs / "a", asked["size"], asked["digest"])])  # fails without a word
-    with pytest.raises(BucketError, match=r"a: its copy does not fit into .*buckets \(No space left on device\); make"):
+    with pytest.raises(BucketError, match=r"a: no copy can be kept in .*buckets \(No space left on device\); make"):
         cache.fetch(gs / "a", **asked)
-    assert cache._room_for.coming == 0
+    assert cache._Room.coming == 0
 
 
 def test_read_ahead(gs, google):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kfjax.storage import stored_state
+from kfjax.storage import disk, stored_state
 from kfjax.storage.checkpoint import CheckpointError, StateStore, save_params
 from kfjax.storage.stored_state import StoredState
 from kfjax.system import load as load_system
@@ -78,6 +78,12 @@ def test_a_model_in_a_bucket(gs):
     (gs / "model" / "model.safetensors").put(b"damaged")
     with pytest.raises(ValueError, match=r"model\.safetensors"):
         load_system(gs / "model")
+    (gs / "model" / "config.json").unlink()
+    with pytest.raises(ValueError, match="is not empty and holds no model"):
+        save_system(gs / "model", small)
+    (gs / "model" / "UPLOADING").put(b"")  # as an upload leaves it that breaks off
+    save_system(gs / "model", small)
+    assert "UPLOADING" not in disk.sizes(gs / "model") and load_system(gs / "model").cfg == small.cfg
     save_params(gs / "ema.safetensors", small.params["vae"])
     with pytest.raises(ValueError, match="is not empty and holds no model"):
         save_system(gs, small)

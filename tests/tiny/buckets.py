@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import urllib.parse
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -57,6 +57,7 @@ class Store:
 
     def __init__(self, port: int):
         self.upstream, self.seen = port, []
+        self.one = threading.Lock()  # the emulator shows an object before what it says of it
         self.calm()
 
     def calm(self) -> None:
@@ -105,10 +106,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "DELETE" and "upload_id=" in self.path:
             return self._answer(499, b"{}")  # an upload in pieces is given up
         path, headers = self.path, dict(self.headers)
-        if "uploadType=multipart" in path:  # the emulator reads binary parts as mail
-            path, body = _single(path, body)
-            headers["Content-Type"] = "application/octet-stream"  # of JSON it would read the values
-        asked = urllib.parse.urlsplit(path)
+        named = path
+        if "uploadType=multipart" in path:
+            named, data = _single(path, body)
+            if data:  # the emulator reads such parts as mail; an empty object it takes only so, of JSON only the values
+                path, body, headers["Content-Type"] = named, data, "application/octet-stream"
+        asked = urllib.parse.urlsplit(named)
         query = urllib.parse.parse_qs(asked.query)
         if query.get("ifGenerationMatch") == ["0"]:
             name = urllib.parse.quote(query["name"][0], safe="")
@@ -134,13 +137,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _ask(self, method: str, path: str, body: bytes, headers: dict[str, str]):
         ours = ("content-length", "transfer-encoding", "connection", "accept-encoding")
         kept = {name: value for name, value in headers.items() if name.lower() not in ours}
-        connection = http.client.HTTPConnection("127.0.0.1", self.store.upstream, timeout=60)
-        try:
-            connection.request(method, path, body, kept)
-            answer = connection.getresponse()
+        with self.store.one, closing(http.client.HTTPConnection("127.0.0.1", self.store.upstream, timeout=60)) as asked:
+            asked.request(method, path, body, kept)
+            answer = asked.getresponse()
             return answer.status, dict(answer.getheaders()), answer.read()
-        finally:
-            connection.close()
 
     def _answer(self, status: int, data: bytes, headers=None, *, short: bool = False) -> None:
         self.send_response_only(status)

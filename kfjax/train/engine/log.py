@@ -99,11 +99,11 @@ class Log:
             self._trackers.append(Wandb(self._workdir, cfg.wandb))
 
     def __enter__(self) -> Log:
+        self._open.enter_context(self._staged)
         if self._writes:
             from tqdm import tqdm
 
             self._workdir.mkdir(parents=True, exist_ok=True)
-            self._open.callback(self._staged.close)
             self._staged.pull(METRICS)
             cut(self._path, self._first)
             self._bar = tqdm(total=self._last, initial=self._first, unit="step", dynamic_ncols=True, mininterval=5.0)
@@ -112,8 +112,8 @@ class Log:
         self._profile.before(self._first + 1)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
+    def __exit__(self, *raised: Any) -> None:
+        self._open.__exit__(*raised)
 
     def flush(self) -> None:
         """On return everything logged is in the working folder. Raises BucketError if its store does not take it."""

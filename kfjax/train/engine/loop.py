@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from kfjax.command import say
 from kfjax.storage import disk
-from kfjax.storage.checkpoint import StateStore, check_states, save_params
+from kfjax.storage.checkpoint import StateStore, save_params
 from kfjax.storage.lock import hold
 from kfjax.structs import TrainState
 from kfjax.train.engine.distributed import together
@@ -162,7 +162,7 @@ def run(task: Task, workdir: str | Path, cfg: LoopConfig, *, claim: Callable[[],
       ValueError: another run holds `workdir`; the mesh fits neither the devices nor the batch.
     """
     workdir, mesh = disk.path(workdir), mesh_of(cfg.mesh)
-    check_states(workdir)
+    disk.check_states(workdir)
     lock = hold(workdir) if jax.process_index() == 0 else None
     with lock or nullcontext(), _Stop() as stop, jax.set_mesh(mesh), together():
         before = entries(workdir) if jax.process_index() == 0 else {}

@@ -15,7 +15,8 @@ import pytest
 from kfjax.storage import disk, lock, stored_state
 from kfjax.train.engine.log import LogConfig
 from kfjax.train.engine.loop import LoopConfig, run
-from tests.tiny.task import make_task
+from tests.tiny import buckets
+from tests.tiny.task import make_batch, make_task
 
 ROOT = Path(__file__).parents[3]
 RUN = """
@@ -68,7 +69,29 @@ def test_what_libraries_write_gets_there_too(gs, capsys):
     assert {"metrics.jsonl", "panels/2-note.txt", "panels/4-note.txt", "ema.safetensors"} <= names.keys()
     assert any(name.startswith("tensorboard/events") for name in names)
     told = capsys.readouterr().err
-    assert f"step 4; wrote into {gs}: checkpoints/, ema.safetensors, metrics.jsonl, panels/, tensorboard/" in told
+    written = "SHA256SUMS, checkpoints/, ema.safetensors, metrics.jsonl, panels/, tensorboard/"
+    assert f"step 4; wrote into {gs}: {written}" in told
+
+
+def test_credentials_that_expire_midway(gs, google, tmp_path, monkeypatch):
+    buckets.impatient(monkeypatch)
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
+
+    def batch(step: int):
+        if step == 4:
+            while not stored_state.steps(gs / "checkpoints"):  # else orbax's threads wait minutes for what never comes
+                time.sleep(0.01)
+            google.status = 401
+        return make_batch(step)
+
+    with pytest.raises(
+        ValueError, match=rf"{gs}/metrics.jsonl: the store refuses \(Invalid Credentials, 401\); log in"
+    ):
+        run(make_task(batch), gs, settings(9, prefetch=1))
+    google.calm()
+    got, want = (run(make_task(), folder, settings(9)) for folder in (gs, tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    assert curve(gs) == curve(tmp_path)
 
 
 def test_two_runs_on_one_folder(gs, monkeypatch):
