@@ -58,7 +58,8 @@ def measure(results: harness.Results, recipes: list[str], scenes: int) -> None:
                 else:
                     pairs = [(made[one], made[other], apart(places[one], places[other]))
                              for one, other in (OVERLAPS, OVERLAPS[::-1])]  # fmt: skip
-                at_seams, there = (np.concatenate([at(pair[k], pair[2]) for pair in pairs]) for k in (0, 1))
+                at_seams = np.concatenate([at(own, moments) for own, _, moments in pairs])
+                there = np.concatenate([at(other, moments) for _, other, moments in pairs])
                 results.put(f"{way}, {recipe}", number, {"seam": at_seams, "no seam": there})
                 print(way, recipe, number, f"{at_seams.mean() / there.mean():.3f}", flush=True)
 
