@@ -128,7 +128,9 @@ def tables(results: harness.Results) -> list[str]:
         for cell in (f"{way}: {name}" for way in WAYS):
             if cell in f1:
                 pair = pairs.get(cell)
-                apart = f"{pair.difference:+.3f} ± {pair.deviation:.3f}" if pair else ""
+                apart = "" if pair is None else f"{pair.difference:+.3f}"
+                if pair is not None and np.isfinite(pair.deviation):  # of one seed there is none
+                    apart += f" ± {pair.deviation:.3f}"
                 chance = harness.said(adjusted[cell]) if pair else ""
                 body.append([name, cell.partition(":")[0], harness.spread(list(f1[cell].mean(1))), apart, chance])
         if floors := [float(np.mean(results.of(f"{way}: {name}", "floor"))) for way in WAYS if f"{way}: {name}" in f1]:
