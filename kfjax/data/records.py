@@ -427,7 +427,7 @@ class Shard:
 
     def ahead(self) -> None:
         """Begin to fetch it, if it is in a bucket and not open."""
-        if self.copied and not self._asked:
+        if disk.in_bucket(self.path) and self.copied and not self._asked:
             cache.ahead([(self.path, self.size_bytes, self.digest)])
         self._asked = True
 

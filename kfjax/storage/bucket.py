@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kfjax.command import install, quoted
 
@@ -50,7 +50,7 @@ class Object(NamedTuple):
     version: str
 
 
-class BucketPath(PurePosixPath):
+class BucketPath(Path if TYPE_CHECKING else PurePosixPath):
     """`gs://bucket/name` or `s3://bucket/name`.
 
     Every method that asks the store raises BucketError where it refuses or does not answer, and FileNotFoundError where
@@ -224,7 +224,7 @@ def _store(scheme: str) -> Any:
     driver, extra = DRIVERS[scheme]
     os.environ.setdefault("EPATH_USE_TF", "false")  # orbax reads through the same library, not through TensorFlow
     try:
-        import fsspec
+        import fsspec.config
 
         import_module(driver)
         # Other hosts write too: what was listed before does not count. For orbax's instances as well.

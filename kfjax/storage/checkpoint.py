@@ -198,7 +198,7 @@ class StateStore:
         *,
         keep: int = 2,
         keep_every: int = 0,
-        guard: Callable[[], None] = lambda: None,
+        guard: Callable[[], None] | None = None,
     ):
         import orbax.checkpoint as ocp
         from orbax.checkpoint._src import asyncio_utils
@@ -238,7 +238,8 @@ class StateStore:
         Raises:
           CheckpointError: this state, or the one before, could not be written; earlier ones are as they were.
         """
-        self._guard()
+        if self._guard is not None:
+            self._guard()
         with self._writing():
             if step != self.latest():
                 self._manager.save(step, args=self._ocp.args.StandardSave(state))

@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from os import PathLike
 from pathlib import Path
-from typing import TypeGuard, cast
+from typing import TypeGuard
 
 from kfjax import command
 from kfjax.storage.bucket import UPLOADING, BucketError, BucketPath
@@ -50,7 +50,7 @@ def path(text: str | PathLike) -> Path:
       AddressError: any other address.
     """
     text = os.fspath(text)
-    return cast(Path, BucketPath(text[:2].lower() + text[2:])) if command.in_bucket(text) else command.local_path(text)
+    return BucketPath(text[:2].lower() + text[2:]) if command.in_bucket(text) else command.local_path(text)
 
 
 def in_bucket(path: object) -> TypeGuard[BucketPath]:

@@ -1,6 +1,6 @@
 """A Google Cloud Storage and an S3 on this machine: emulators in processes of their own, the first behind a proxy.
 
-The proxy keeps the precondition "there is no such object", which the emulator does not know, and can be told to fail.
+The proxy keeps to conditions on an object's generation, which the emulator does not know, and can be told to fail.
 """
 
 import http.client
@@ -111,18 +111,29 @@ class _Handler(BaseHTTPRequestHandler):
             named, data = _single(path, body)
             if data:  # the emulator reads such parts as mail; an empty object it takes only so, of JSON only the values
                 path, body, headers["Content-Type"] = named, data, "application/octet-stream"
-        asked = urllib.parse.urlsplit(named)
-        query = urllib.parse.parse_qs(asked.query)
-        if query.get("ifGenerationMatch") == ["0"]:
-            name = urllib.parse.quote(query["name"][0], safe="")
-            bucket = asked.path.partition("/b/")[2].partition("/")[0]
-            if self._ask("GET", f"/storage/v1/b/{bucket}/o/{name}", b"", {})[0] == 200:
-                return self._answer(412, b'{"error": {"message": "conditionNotMet"}}')
+        generation = self._generation(named)
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(named).query)
+        if query.get("ifGenerationMatch", [generation]) != [generation]:
+            return self._answer(412, b'{"error": {"message": "conditionNotMet"}}')
+        if generation != "0" and query.get("ifGenerationNotMatch") == [generation]:
+            return self._answer(304, b"")
         status, headers, data = self._ask(self.command, path, body, headers)
+        headers["x-goog-generation"] = generation
         if store.cut and status in (200, 206) and ("alt=media" in self.path or "/download/" in self.path) and data:
             store.cut -= 1
             return self._answer(status, data, headers, short=True)
         return self._answer(status, data, headers)
+
+    def _generation(self, path: str) -> str:
+        """Of the object that a request reads or writes: the emulator neither tells it nor heeds conditions on it."""
+        asked = urllib.parse.urlsplit(path)
+        query, (_, _, rest) = urllib.parse.parse_qs(asked.query), asked.path.partition("/b/")
+        bucket, _, name = rest.partition("/o")
+        name = name.removeprefix("/") or urllib.parse.quote(query.get("name", [""])[0], safe="")
+        if not name or not ("alt" in query or "name" in query):
+            return "0"
+        status, _, data = self._ask("GET", f"/storage/v1/b/{bucket}/o/{name}", b"", {})
+        return json.loads(data)["generation"] if status == 200 else "0"
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":

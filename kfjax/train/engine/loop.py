@@ -168,8 +168,8 @@ def run(task: Task, workdir: str | Path, cfg: LoopConfig, *, claim: Callable[[],
         before = entries(workdir) if jax.process_index() == 0 else {}
         if jax.process_index() == 0 and claim is not None:
             claim()
-        options = {"keep": cfg.keep, "keep_every": cfg.keep_every} | ({"guard": lock.check} if lock else {})
-        checkpoints = StateStore(workdir / "checkpoints", **options)
+        guard = lock.check if lock else None
+        checkpoints = StateStore(workdir / "checkpoints", keep=cfg.keep, keep_every=cfg.keep_every, guard=guard)
         with checkpoints as store, together():  # before the store waits for a save that can't end
             state = _train(task, _start(task, store, mesh, cfg), store, stop, mesh, workdir, cfg)
             store.save(int(state.step), state)
