@@ -50,10 +50,11 @@ def batch_loss(params: module.Params, batch: Batch, encoded: Features, system: S
     assert system.codec.stereo is not None
     seen = features.seen_by_stereo(system, encoded, batch.posterior.mean.shape[1])
     if isinstance(batch, FlowBatch):
-        (mono, ratio), there = stereo.join(batch.mel_left, batch.mel_right), None
+        (mono, ratio), there = stereo.join(jnp.asarray(batch.mel_left), jnp.asarray(batch.mel_right)), None
     else:
         assert batch.stereo is not None
-        mono, ratio = stereo.from_bytes(batch.stereo.mono, batch.stereo.ratio, system.codec.mel)
+        stored = jnp.asarray(batch.stereo.mono), jnp.asarray(batch.stereo.ratio)
+        mono, ratio = stereo.from_bytes(*stored, system.codec.mel)
         there = jnp.asarray(batch.stereo.there)
     has_video = jnp.asarray(encoded.given.has_video)
     return stereo_loss(params["stereo"], system.codec.stereo, mono, ratio, seen, has_video, there)
