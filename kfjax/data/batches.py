@@ -210,14 +210,12 @@ class SyntheticInput:
             rng = np.random.default_rng((self._seed, row))
             arrays = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
             given = _given(np.ones_like(arrays.pop("text_mask"), bool), seconds, has_video=True, has_text=True)
-            drawn = [rng.integers(*bounds, mels, kind) for *bounds, kind in _BYTES] if mels else []
-            stereo = StereoMels(*drawn, np.asarray(True)) if drawn else None
+            stereo = None
+            if mels:
+                drawn = rng.integers(0, 256, mels, np.uint8), rng.integers(-127, 128, mels, np.int8)
+                stereo = StereoMels(*drawn, np.asarray(True))
             _put(batch, k, Example("", given=given, stereo=stereo, **arrays | {"std": 0.1 * np.abs(arrays["std"])}))
         return batch
-
-
-#: Bounds and type of the bytes in `StereoMels`.
-_BYTES = ((0, 256, np.uint8), (-127, 128, np.int8))
 
 
 def example_shapes(cfg: SystemConfig, seconds: float) -> dict[str, tuple[int, ...]]:
@@ -315,7 +313,9 @@ def _empty(
     dtypes = dict.fromkeys(shapes, BFLOAT16) | {"text_mask": np.dtype(bool)}
     array = {name: np.empty((rows, *shape), dtypes[name]) for name, shape in shapes.items()}
     features = Features(array["clip"], array["sync"], array["text"], Given.whole(array["text_mask"], seconds))
-    stereo = mels and StereoMels(*(np.empty((rows, *mels), kind) for *_, kind in _BYTES), np.empty(rows, bool))
+    stereo = None
+    if mels:
+        stereo = StereoMels(np.empty((rows, *mels), np.uint8), np.empty((rows, *mels), np.int8), np.empty(rows, bool))
     return FeatureBatch(features, Posterior(array["mean"], array["std"]), stereo)
 
 
@@ -325,7 +325,7 @@ def _put(batch: FeatureBatch, row: int, example: Example) -> None:
             if name != "given":
                 array[row] = getattr(own, name)
     if batch.stereo is not None:
-        mono = StereoMels(np.uint8(0), np.int8(0), np.asarray(False))
+        mono = StereoMels(np.zeros((), np.uint8), np.zeros((), np.int8), np.zeros((), bool))
         for array, value in zip(batch.stereo, example.stereo or mono, strict=True):
             array[row] = value
 

@@ -147,7 +147,7 @@ class FeatureEncoder:
 
     def _example(self, one: Loaded, made: tuple[Features, Posterior, tuple[np.ndarray, ...]]) -> Example:
         encoded, posterior, mels = made
-        stereo_mels = StereoMels(*mels, np.asarray(one.side is not None)) if mels else None
+        stereo_mels = StereoMels(mels[0], mels[1], np.asarray(one.side is not None)) if mels else None
         return Example(one.cut.id, **encoded._asdict(), **posterior._asdict(), stereo=stereo_mels)
 
 

@@ -49,8 +49,8 @@ _ALIGN = 64
 _ARRAYS = ("clip", "sync", "text", "text_mask", "mean", "std")
 #: Arrays that a folder need not have: those of `Example.stereo`.
 STEREO = ("stereo_mono", "stereo_ratio")
-_DTYPES = dict.fromkeys(_ARRAYS, BFLOAT16) | dict(zip(STEREO, map(np.dtype, (np.uint8, np.int8)), strict=True))
-_DTYPES["text_mask"] = np.dtype(bool)
+_DTYPES: dict[str, np.dtype] = {name: BFLOAT16 for name in _ARRAYS}
+_DTYPES |= {"text_mask": np.dtype(bool), "stereo_mono": np.dtype(np.uint8), "stereo_ratio": np.dtype(np.int8)}
 _SCALARS = {"seconds_start": float, "seconds_total": float, "has_video": bool, "has_text": bool}
 
 
@@ -103,8 +103,8 @@ def parse(record: bytes) -> Example:
         names = _ARRAYS + (STEREO if "has_stereo" in header else ())
         arrays = {name: _array(record, start, name, *header["arrays"][name]) for name in names}
         given = Given(arrays.pop("text_mask"), **{name: header[name] for name in _SCALARS})
-        mels = [arrays.pop(name) for name in STEREO if name in names]
-        stereo = StereoMels(*mels, header["has_stereo"]) if mels else None
+        mono, ratio = (arrays.pop(name, None) for name in STEREO)
+        stereo = None if mono is None or ratio is None else StereoMels(mono, ratio, header["has_stereo"])
         example = Example(id=header["id"], given=given, stereo=stereo, **arrays)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"record: its header does not describe it ({error}); extract the features again") from None
@@ -122,7 +122,7 @@ def not_finite(example: Example) -> list[str]:
 def arrays_of(example: Example) -> dict[str, np.ndarray]:
     """Name -> array, of all that a record stores as such."""
     named: dict[str, Any] = example._asdict() | {"text_mask": example.given.text_mask}
-    mels = {} if example.stereo is None else dict(zip(STEREO, example.stereo, strict=False))
+    mels: dict[str, Any] = {} if example.stereo is None else dict(zip(STEREO, example.stereo, strict=False))
     return {name: named[name] for name in _ARRAYS} | mels
 
 
