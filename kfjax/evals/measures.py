@@ -21,7 +21,7 @@ from tqdm import tqdm
 from kfjax import media
 from kfjax.command import install
 from kfjax.evals.benchmarks import BenchmarkExample
-from kfjax.evals.networks.base import AudioClassifier, SyncJudge, TextAudioSpace, Unavailable, VideoAudioSpace
+from kfjax.evals.networks.base import AudioClassifier, SyncJudge, TextAudioSpace, VideoAudioSpace
 from kfjax.evals.networks.synchrony import desync_seconds
 from kfjax.metrics import distributions, levels, reconstruction
 from kfjax.metrics.onsets import detect_onsets, onset_f1
@@ -106,15 +106,16 @@ OWN: dict[str, Callable[[np.ndarray, np.ndarray, BenchmarkExample], Figures]] = 
 }  # fmt: skip
 
 
-def clip_figures(pairs: Sequence[Pair], groups: Sequence[str]) -> Iterator[tuple[str, Figures | str]]:
-    """Each clip's name with its figures, or with the reason for which it can't be read; in order, several at once."""
+def clip_figures(pairs: Sequence[Pair], groups: Sequence[str]) -> Iterator[tuple[str, dict[str, Figures] | str]]:
+    """Each clip's name with its figures by group, or with the reason for which it can't be read; in order, several at
+    once."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         made = pool.map(partial(_figures, groups=groups), pairs)
         named = zip((example.name for example, _ in pairs), made, strict=True)
         yield from tqdm(named, "measured", len(pairs), unit="clip", mininterval=5.0, leave=False, disable=None)
 
 
-def _figures(pair: Pair, groups: Sequence[str]) -> Figures | str:
+def _figures(pair: Pair, groups: Sequence[str]) -> dict[str, Figures] | str:
     example, path = pair
     try:
         true, made = example.sound(SAMPLE_RATE_HZ), media.read_audio(path, SAMPLE_RATE_HZ)
@@ -122,10 +123,8 @@ def _figures(pair: Pair, groups: Sequence[str]) -> Figures | str:
             raise media.MediaError(f"{example.name}: a sound is empty; make it again")
     except media.MediaError as error:
         return str(error)
-    figures: Figures = {}
-    for group in groups:  # a generated sound may go on beyond the benchmark's seconds
-        figures |= OWN[group](made[: len(true)], true, example)
-    return figures
+    # A generated sound may go on beyond the benchmark's seconds.
+    return {group: OWN[group](made[: len(true)], true, example) for group in groups}
 
 
 def panns(network: AudioClassifier, pairs: Sequence[Pair]) -> Observed:
@@ -185,7 +184,8 @@ def desync(network: SyncJudge, pairs: Sequence[Pair]) -> Observed:
     return _where(pairs, "desync_seconds", offsets, fits)
 
 
-def _means(rows: Observed) -> dict[str, Score]:
+def means(rows: Observed) -> dict[str, Score]:
+    """Of each column."""
     return {name: mean_score(values) for name, values in rows.items()}
 
 
@@ -193,7 +193,7 @@ class Network(NamedTuple):
     """A group of measures by a network: what it says of each clip, and the scores of all clips' rows."""
 
     observe: Callable[..., Observed]
-    scores: Callable[[Observed], dict[str, Score]] = _means
+    scores: Callable[[Observed], dict[str, Score]] = means
 
 
 NETWORKS = {

@@ -1,10 +1,10 @@
 """Figures of a benchmark's clips, in shards: several processes share them, and an evaluation that was killed goes on.
 
-    work = Shards(folder, examples, groups, weights, settings)
+    work = Shards(folder, examples, groups, weights, pairs, made)
     for k in range(number, len(work.clips), processes):
-        work.measure(k, sounds)
-    if not work.missing(sounds):
-        work.joined(sounds).scores()
+        work.measure(k)
+    if not work.missing():
+        work.joined().scores()
 
 A shard is a run of `CLIPS` clips, however many processes there are: the networks see the same batches, so that the
 figures of all shards are those of one process, to the last bit. A shard's file appears when it is complete.
@@ -69,6 +69,11 @@ class Measured:
         return scores
 
 
+def cut(examples: Sequence[BenchmarkExample]) -> list[Sequence[BenchmarkExample]]:
+    """The clips of each shard."""
+    return [examples[first : first + CLIPS] for first in range(0, len(examples), CLIPS)]
+
+
 class Shards:
     """The shards of one evaluation.
 
@@ -77,7 +82,8 @@ class Shards:
       examples: all clips, in the benchmark's order.
       groups: of measures, in the order of the report.
       weights: folder of the measuring networks' weights.
-      settings: what the sounds and figures depend on beside the clips.
+      pairs: the clips that have a generated sound.
+      made: settings of sounds that a model generated; None: the sounds were given, and their files count.
     """
 
     def __init__(
@@ -86,24 +92,24 @@ class Shards:
         examples: Sequence[BenchmarkExample],
         groups: Sequence[str],
         weights: Path,
-        settings: Mapping[str, Any],
+        pairs: Sequence[Pair],
+        made: Mapping[str, Any] | None,
     ):
         self.folder, self.groups = folder, list(groups)
-        self.clips = [examples[first : first + CLIPS] for first in range(0, len(examples), CLIPS)]
-        self._settings = dict(settings) | {"weights": str(weights)}
+        self.clips = cut(examples)
+        self._sounds, self._made, self._weights = {clip.name: path for clip, path in pairs}, made, str(weights)
         self._network = cache(lambda group: _load(group, weights))
 
-    def measure(self, k: int, sounds: Mapping[str, Path], failed: Sequence[str] = ()) -> None:
+    def measure(self, k: int, failed: Sequence[str] = ()) -> None:
         """Measure what shard k lacks, and write its file; what was not available before is tried again.
 
         Args:
-          sounds: clip -> its generated sound; None of them of this shard's clips are made any more.
-          failed: clips for which none could be made, "NAME: reason".
+          failed: clips for which no sound could be generated, "NAME: reason"; those of other shards too.
         """
-        pairs = [(example, sounds[example.name]) for example in self.clips[k] if example.name in sounds]
+        pairs = [(example, self._sounds[example.name]) for example in self.clips[k] if example.name in self._sounds]
         missing = measures.check_packages(self.groups)
         own = [group for group in self.groups if group in OWN and group not in missing]
-        known = self.read(k, sounds)
+        known = self.read(k)
         if known is None or not set(own) <= set(known.groups):
             ours = {example.name for example in self.clips[k]}
             known = _heard(pairs, own, [line for line in failed if line.partition(":")[0] in ours])
@@ -114,16 +120,16 @@ class Shards:
         pairs = [pair for pair in pairs if pair[0].name in kept]
         for group in (group for group in self.groups if group in NETWORKS and group not in known.groups):
             self._ask(known, group, pairs)
-        self._write(k, sounds, known)
+        self._write(k, known)
 
-    def missing(self, sounds: Mapping[str, Path]) -> int:
-        """How many shards are still to be measured."""
-        found = (self.read(k, sounds) for k in range(len(self.clips)))
+    def missing(self) -> int:
+        """How many shards are still to be measured; groups that were not available are not waited for."""
+        found = (self.read(k) for k in range(len(self.clips)))
         return sum(one is None or not set(self.groups) <= {*one.groups, *one.unavailable} for one in found)
 
-    def joined(self, sounds: Mapping[str, Path]) -> Measured:
+    def joined(self) -> Measured:
         """All shards, which have to be there; a group that was not available for one of them is left out."""
-        parts = [part for k in range(len(self.clips)) if (part := self.read(k, sounds))]
+        parts = [part for k in range(len(self.clips)) if (part := self.read(k))]
         whole = Measured()
         for part in parts:
             whole.names += part.names
@@ -139,12 +145,12 @@ class Shards:
             whole.rows[group] = {name: np.concatenate([part.rows[group][name] for part in heard]) for name in columns}
         return whole
 
-    def read(self, k: int, sounds: Mapping[str, Path]) -> Measured | None:
+    def read(self, k: int) -> Measured | None:
         """What shard k's file holds; None where there is none, where it is damaged or of other sounds or settings."""
         try:
-            with np.load(self._path(k)) as file:
+            with self._path(k).open("rb") as opened, np.load(opened) as file:
                 about = json.loads(str(file[_ABOUT]))
-                if about.pop("stamp") != self._stamp(k, sounds):
+                if about.pop("stamp") != self._stamp(k):
                     return None
                 found = Measured(**about)
                 for key in (key for key in file.files if key != _ABOUT):
@@ -154,11 +160,11 @@ class Shards:
             return None
         return found
 
-    def _write(self, k: int, sounds: Mapping[str, Path], measured: Measured) -> None:
+    def _write(self, k: int, measured: Measured) -> None:
         path = self._path(k)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        rows, about = measured.rows, asdict(measured) | {"stamp": self._stamp(k, sounds)}
+        rows, about = measured.rows, asdict(measured) | {"stamp": self._stamp(k)}
         del about["rows"]
         columns = {f"{group}/{name}": column for group in rows for name, column in rows[group].items()}
         try:
@@ -171,11 +177,12 @@ class Shards:
     def _path(self, k: int) -> Path:
         return self.folder / f"{k:04d}-of-{len(self.clips):04d}.npz"
 
-    def _stamp(self, k: int, sounds: Mapping[str, Path]) -> str:
+    def _stamp(self, k: int) -> str:
         """Short hash of what the shard's figures are of: clips, files that were given, settings."""
-        clips = [(one.name, one.caption, one.seconds, _sizes(one), _version(sounds.get(one.name)))
-                 for one in self.clips[k]]  # fmt: skip
-        return hashlib.sha256(json.dumps([self._settings, clips]).encode()).hexdigest()[:16]
+        given = self._sounds if self._made is None else {}
+        sound = lambda name: _version(given[name]) if name in given else None
+        clips = [(one.name, one.caption, one.seconds, _sizes(one), sound(one.name)) for one in self.clips[k]]
+        return hashlib.sha256(json.dumps([self._made, self._weights, clips]).encode()).hexdigest()[:16]
 
     def _ask(self, known: Measured, group: str, pairs: Sequence[Pair]) -> None:
         """The rows of a network, or the reason why there are none."""
@@ -209,4 +216,18 @@ def _heard(pairs: Sequence[Pair], groups: Sequence[str], failed: Sequence[str]) 
         else:
             kept[name] = figures
     measured.names = list(kept)
+    for group in groups if kept else ():
+        rows = [figures[group] for figures in kept.values()]
+        measured.rows[group] = {name: np.array([row[name] for row in rows], np.float64) for name in rows[0]}
     return measured
+
+
+def _sizes(example: BenchmarkExample) -> list[int]:
+    """Of a clip's own files, bytes; -1: it is gone. Copies on other hosts have the same."""
+    files = [example.row.video, example.row.audio] if isinstance(example, FileExample) else []
+    return [path.stat().st_size if path.exists() else -1 for path in files if path is not None]
+
+
+def _version(sound: Path) -> tuple[int, int]:
+    """Bytes and time of a sound that was given; one made again in its place may be of the same length."""
+    return sound.stat().st_size, sound.stat().st_mtime_ns
