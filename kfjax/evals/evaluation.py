@@ -100,8 +100,6 @@ def _write(
             raise ValueError(
                 f"{request.target}: no clip could be given a sound ({measured.unreadable[0]}); mend the clips"
             )
-                f"{request.target}: no clip could be given a sound ({measured.unreadable[0]}); mend the clips"
-            )
         why = measured.unreadable[0]
         raise ValueError(f"{request.target}: got no clip whose two sounds can be read ({why}); mend or remake them")
     results = {
