@@ -23,9 +23,9 @@ DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "experiments").rglob("*.md"))]
 LANGUAGES = {"python", "sh", "csv", "bibtex"}
 #: Why a block is not run -> how many such blocks there are. A new one is a decision.
-NOT_RUN = {"needs the network": 5, "needs a corpus": 2, "needs a bucket": 1, "needs a pod": 1, "takes long": 16}
+NOT_RUN = {"needs the network": 5, "needs a corpus": 2, "needs a bucket": 1, "needs a pod": 11, "takes long": 18}
 #: Programs of others that a page may call; what they are given is not looked at.
-FOREIGN = {".", "mkdocs", "jupytext", "apt-get", "sha256sum", ".venv/bin/pre-commit", ".venv/bin/mkdocs"}
+FOREIGN = {".", "mkdocs", "jupytext", "apt-get", "sha256sum", "gcloud", "docker", ".venv/bin/pre-commit", ".venv/bin/mkdocs"}
 RATE_HZ = 44100
 
 
@@ -103,7 +103,13 @@ def check_settings(args) -> None:
 
 
 def check_command(words: list[str], parse) -> None:
-    """A command of kfjax is parsed; of a script here it is known that there is one."""
+    """A command of kfjax is parsed, also one that is started on other machines; of a script here it is known that there
+    is one."""
+    if words[0] == "srun":
+        words = words[1:]
+    for inner in words[1:] if words[0] == "gcloud" else ():
+        if inner.startswith("kfjax "):
+            check_command(shlex.split(inner), parse)
     ours = words[0] == "kfjax" or words[:3] == ["python", "-m", "kfjax.scenes"]
     python = Path(words[0]).name in ("python", "python3")
     if ours:
