@@ -25,7 +25,17 @@ LANGUAGES = {"python", "sh", "csv", "bibtex"}
 #: Why a block is not run -> how many such blocks there are. A new one is a decision.
 NOT_RUN = {"needs the network": 5, "needs a corpus": 2, "needs a bucket": 1, "needs a pod": 11, "takes long": 18}
 #: Programs of others that a page may call; what they are given is not looked at.
-FOREIGN = {".", "mkdocs", "jupytext", "apt-get", "sha256sum", "gcloud", "docker", ".venv/bin/pre-commit", ".venv/bin/mkdocs"}
+FOREIGN = {
+    ".",
+    "mkdocs",
+    "jupytext",
+    "apt-get",
+    "sha256sum",
+    "gcloud",
+    "docker",
+    ".venv/bin/pre-commit",
+    ".venv/bin/mkdocs",
+}
 RATE_HZ = 44100
 
 
