@@ -36,7 +36,7 @@ def _of(equation: Any) -> float:
     inner = [operations(part) for part in _inner(params)]
     if name == "while" and sum(inner):
         raise ValueError(
-            "operations: got a while loop around matrix products, expected a scan; its turns are not known"
+            "operations: got a while loop around matrix products, of unknown turns; expected a scan"
         )
     turns = params["length"] if name == "scan" else 1
     return turns * (max(inner, default=0.0) if name == "cond" else sum(inner))
