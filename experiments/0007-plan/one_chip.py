@@ -122,13 +122,13 @@ def sampling_step() -> tuple[Callable[..., Any], list[Any]]:
     network = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), system.part_shapes(cfg, "mmdit")["mmdit"]
     )
-    step = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), sampler.schedule(1))
     latents = of(size.latents, cfg.mmdit.latent_dim, dtype=jnp.float32)
 
-    def run(params: Any, features: Any, weights: Any, schedule: Any, x: Any) -> Any:
-        return generation.sample.jitted(
-            params, features, None, weights, schedule, x, cfg=cfg, branches=("full", "empty"), method="euler"
-        )
+    step = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), sampler.schedule(1))
+
+    def run(params: Any, features: Any, *rest: Any) -> Any:
+        constants = {"cfg": cfg, "branches": ("full", "empty"), "method": "euler"}
+        return generation.sample.jitted(params, features, None, *rest, **constants)
 
     return run, [network, seen, jax.ShapeDtypeStruct((2,), jnp.float32), step, latents]
 
@@ -152,8 +152,8 @@ def compiled(topology: str, run: Callable[..., Any], shapes: list[Any]) -> dict[
     memory = Memory.of(program)
     print(f"{topology}: {time.monotonic() - start:.0f} s", flush=True)
     return {
-        "chip": found.kind, "flops": operations(jax.make_jaxpr(run)(*shapes)),
-        "bytes": hlo.traffic_bytes(program.as_text() or ""), "peak_bytes": memory.peak, "weights": memory.arguments,
+        "chip": found.kind, "flops": operations(jax.make_jaxpr(run)(*shapes), loops=1),
+        "bytes": hlo.traffic_bytes(program.as_text() or "", loops=1), "peak_bytes": memory.peak, "weights": memory.arguments,
     }  # fmt: skip
 
 

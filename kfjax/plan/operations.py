@@ -15,16 +15,19 @@ from typing import Any
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 
-def operations(jaxpr: ClosedJaxpr | Jaxpr) -> float:
+def operations(jaxpr: ClosedJaxpr | Jaxpr, *, loops: int | None = None) -> float:
     """Operations of one run; of a conditional those of its longest branch.
 
+    Args:
+      loops: turns of a loop that an argument bounds.
+
     Raises:
-      ValueError: a loop whose number of turns is not known.
+      ValueError: such a loop, and `loops` is not given.
     """
-    return sum(_of(equation) for equation in _body(jaxpr).eqns)
+    return sum(_of(equation, loops) for equation in _body(jaxpr).eqns)
 
 
-def _of(equation: Any) -> float:
+def _of(equation: Any, loops: int | None) -> float:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
@@ -33,12 +36,12 @@ def _of(equation: Any) -> float:
     if name == "conv_general_dilated":
         kernel, spec = equation.invars[1].aval.shape, params["dimension_numbers"].rhs_spec
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel[axis] for axis in spec[1:])
-    inner = [operations(part) for part in _inner(params)]
-    if name == "while" and sum(inner):
-        raise ValueError(
-            "operations: got a while loop around matrix products, of unknown turns; expected a scan"
-        )
-    turns = params["length"] if name == "scan" else 1
+    inner = [operations(part, loops=loops) for part in _inner(params)]
+    turns = {"scan": params.get("length"), "while": loops}.get(name, 1)
+    if turns is None:
+        if sum(inner):
+            raise ValueError("operations: got a loop around matrix products that an argument bounds; give `loops`")
+        turns = 0
     return turns * (max(inner, default=0.0) if name == "cond" else sum(inner))
 
 

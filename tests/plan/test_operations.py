@@ -35,8 +35,9 @@ def test_loops_count_as_often_as_they_turn():
     chosen = lambda x, w: jax.lax.cond(x.sum() > 0, lambda: x @ w @ w, lambda: x @ w)
     assert counted(chosen, (3, 4), (4, 4)) == 2 * 2 * 3 * 4 * 4
     endless = lambda x, w: jax.lax.while_loop(lambda c: c.sum() < 1, lambda c: c @ w, x)
-    with pytest.raises(ValueError, match=r"got a while loop"):
+    with pytest.raises(ValueError, match=r"that an argument bounds; give `loops`"):
         counted(endless, (3, 4), (4, 4))
+    assert operations(jax.make_jaxpr(endless)(jnp.zeros((3, 4)), jnp.zeros((4, 4))), loops=5) == 5 * 2 * 3 * 4 * 4
 
 
 def test_the_generators_are_those_of_the_formula():
