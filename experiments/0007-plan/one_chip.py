@@ -153,7 +153,8 @@ def compiled(topology: str, run: Callable[..., Any], shapes: list[Any]) -> dict[
     print(f"{topology}: {time.monotonic() - start:.0f} s", flush=True)
     return {
         "chip": found.kind, "flops": operations(jax.make_jaxpr(run)(*shapes), loops=1),
-        "bytes": hlo.traffic_bytes(program.as_text() or "", loops=1), "peak_bytes": memory.peak, "weights": memory.arguments,
+        "bytes": hlo.traffic_bytes(program.as_text() or "", loops=1), "peak_bytes": memory.peak,
+        "weights": memory.arguments,
     }  # fmt: skip
 
 
