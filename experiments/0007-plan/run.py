@@ -71,7 +71,7 @@ def fill(size: str, topology: str, batches: list[int] | None) -> None:
 
 
 def table(tries: list[dict]) -> list[str]:
-    """Markdown: the largest batch that fits, of every cell."""
+    """Markdown: the largest batch that fits, of every cell that was tried."""
     from kfjax.train.engine.flops import CHIPS
 
     header = [
@@ -81,24 +81,41 @@ def table(tries: list[dict]) -> list[str]:
     rows = []
     for topology in TOPOLOGIES:
         for size in SIZES:
-            done = of_cell(tries, size, topology)
+            older = of_cell(tries, size, topology, "uniform")
+            if not (done := of_cell(tries, size, topology) or older):
+                continue
             fits = [one for one in done if one["fits"]]
             if not fits:
-                rows.append([size, topology, "none fits" if done else "not compiled yet", *[""] * 7])
+                rows.append([size, topology, "none fits", *[""] * 7])
                 continue
             best = max(fits, key=lambda one: one["batch_per_chip"])
-            refused = min((one["batch_per_chip"] for one in done if not one["fits"]), default=None)
-            most = best["batch_per_chip"]
-            known = f"{most} ({refused} does not fit)" if refused else f"at least {most}"
             kinds = {sent["kind"]: sent for sent in best["sent"]}
             wire = sum(sent["wire_bytes"] for sent in best["sent"]) / 2**30
             bound = max(best["bounds"], key=best["bounds"].get)
             seconds = best["bounds"][bound]
             peak, whole = best["peak_bytes"] / 2**30, CHIPS[best["chip"]].hbm_bytes / 2**30
             rows.append([
-                size, f"{topology}: {best['chips']} {best['chip']}", known, f"{peak:.1f} of {whole:.0f}",
-                f"{best['memory']['arguments'] / 2**30:.2f}", f"{wire:.1f}",
+                size + ("*" if done is older else ""), f"{topology}: {best['chips']} {best['chip']}", largest(done),
+                f"{peak:.1f} of {whole:.0f}", f"{best['memory']['arguments'] / 2**30:.2f}", f"{wire:.1f}",
                 kinds["all-to-all"]["count"] if "all-to-all" in kinds else "none", f"{seconds:.2f} ({bound})",
                 f"{best['batch'] / seconds:.0f}", f"{100 * best['mfu_bound']:.0f} %",
             ])  # fmt: skip
     return markdown(header, rows)
+
+
+def largest(done: list[dict]) -> str:
+    """The largest batch compiled, and what is known beyond it."""
+    from kfjax.plan.plan import USABLE
+    from kfjax.plan.topology import find
+    from kfjax.train.engine.flops import CHIPS
+
+    fits = {one["batch_per_chip"]: one["peak_bytes"] for one in done if one["fits"]}
+    most = max(fits)
+    if refused := min((one["batch_per_chip"] for one in done if not one["fits"]), default=0):
+        return f"{most} ({refused} does not fit)"
+    if len(fits) < 2:
+        return f"at least {most}"
+    least, found = min(fits), find(done[0]["topology"])
+    slope = (fits[most] - fits[least]) / (most - least)
+    room = USABLE[found.platform] * CHIPS[found.kind].hbm_bytes - fits[most]
+    return f"at least {most}; {most + int(room / slope)} on the line through {least} and {most}"
