@@ -104,6 +104,7 @@ def leave_chips_alone(topology: Topology) -> None:
     if topology.platform == "here" or "jax" in sys.modules:
         return
     os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # without the chips nothing can be read back from it
     # libtpu: several processes may load it, and it need not ask the cloud which TPU this is.
     os.environ |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}
 
