@@ -219,3 +219,12 @@ def test_the_public_surface_is_in_the_api():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_container_file_names_what_is_there():
+    text = (ROOT / "docs/Dockerfile").read_text()
+    copied = [name for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE) for name in line.split()[:-1]]
+    assert copied and all((ROOT / name).exists() for name in copied)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    asked = re.findall(r"EXTRAS=(\S+)", text)
+    assert len(asked) == 3 and {extra for some in asked for extra in some.split(",")} <= extras.keys()
