@@ -15,8 +15,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
-
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 #: Bytes of an element; what is not here (tokens, tuples' own) has none.
 _BITS = {"pred": 8, "bf16": 16} | {f"{letter}{bits}": bits for letter in "fsu" for bits in (4, 8, 16, 32, 64)}
@@ -54,7 +52,6 @@ class Sent(NamedTuple):
       bytes: of the whole arrays that they make or sum up, per device.
       wire_bytes: that one device receives, where groups pass parts round in a ring.
       groups: devices that take part in one operation, every size that occurs.
-      between_slices: of wire_bytes, those of groups with devices in several slices, which only a network joins.
     """
 
     kind: str
@@ -62,7 +59,6 @@ class Sent(NamedTuple):
     bytes: float
     wire_bytes: float
     groups: tuple[int, ...]
-    between_slices: float = 0.0
 
 
 Computations = dict[str, list[Instruction]]
@@ -124,19 +120,18 @@ def _trips(loop: Instruction, found: Computations, unknown: int | None) -> int:
     return bounds[0]
 
 
-def collectives(hlo: str, *, slice_devices: int = 0) -> list[Sent]:
+def collectives(hlo: str) -> list[Sent]:
     """What one run of a compiled program sends, by kind, in the order of `KINDS`; kinds that do not occur are left out.
 
     Args:
       hlo: `jax.jit(f).lower(...).compile().as_text()`.
-      slice_devices: of each slice; the program's devices are those of one slice after those of the other. 0: one slice.
 
     Raises:
       ValueError: no program of XLA's, or a loop without a number of turns.
     """
     entry, found = computations(hlo)
     counts: Counter[str] = Counter()
-    sizes, wire, groups, between = defaultdict(float), defaultdict(float), defaultdict(set), defaultdict(float)
+    sizes, wire, groups = defaultdict(float), defaultdict(float), defaultdict(set)
     for name, times in turns(entry, found).items():
         for instruction in found.get(name, ()):
             for kind, size, members in _collective(name, instruction):
@@ -144,9 +139,7 @@ def collectives(hlo: str, *, slice_devices: int = 0) -> list[Sent]:
                 sizes[kind] += times * size
                 wire[kind] += times * size * _share(kind, members)
                 groups[kind].add(members)
-                if slice_devices and _crosses(instruction.rest, slice_devices):
-                    between[kind] += times * size * _share(kind, members)
-    return [Sent(k, counts[k], sizes[k], wire[k], tuple(sorted(groups[k])), between[k]) for k in KINDS if counts[k]]
+    return [Sent(k, counts[k], sizes[k], wire[k], tuple(sorted(groups[k]))) for k in KINDS if counts[k]]
 
 
 def _collective(computation: str, instruction: Instruction) -> Iterator[tuple[str, float, int]]:
@@ -185,34 +178,6 @@ def _group(attributes: str) -> int:
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
         return math.prod(int(part or sizes[axis]) for axis, part in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named[2]))
     return 2 if "source_target_pairs" in attributes else 1
-
-
-def _crosses(attributes: str, slice_devices: int) -> bool:
-    """Whether devices of several slices take part in one operation."""
-    if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", attributes):
-        ways = re.findall(r"(\d+),(\d+)", pairs[1])
-        return any(int(one) // slice_devices != int(other) // slice_devices for one, other in ways)
-    return len({device // slice_devices for device in _first_group(attributes)}) > 1
-
-
-def _first_group(attributes: str) -> list[int]:
-    """Devices of the first group, in the notations of `_group`; the others are alike."""
-    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
-        return [int(device) for device in listed[1].split(",")]
-    if table := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes):
-        shape, dims, order = ([int(n) for n in part.split(",")] if part else None for part in table.groups())
-        assert shape is not None and dims is not None
-        return np.arange(math.prod(dims)).reshape(dims).transpose(order).reshape(-1, shape[-1])[0].tolist()
-    if named := re.search(r"replica_groups=mesh\[(.*?)\].*?\{(.*?)\}", attributes):
-        sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
-        steps = {axis: math.prod(list(sizes.values())[i + 1 :]) for i, axis in enumerate(sizes)}
-        devices = np.zeros(1, int)
-        for axis, before, part in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", named[2]):
-            size = int(part or sizes[axis])
-            step = steps[axis] * (sizes[axis] // (int(before or 1) * size))
-            devices = (devices[:, None] + step * np.arange(size)).ravel()
-        return devices.tolist()
-    return []
 
 
 def array_bytes(shape: str) -> float:

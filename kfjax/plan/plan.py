@@ -317,7 +317,7 @@ class Planner:
         from kfjax.plan import hlo
         from kfjax.train.engine.flops import chip, train_flops
 
-        known, text, slices = chip(self.kind), compiled.as_text() or "", self.topology.slices
+        known, text = chip(self.kind), compiled.as_text() or ""
         batch, words = self.rows(batch_per_chip), self.system.text_tokens
         recomputes = self.system.mmdit.remat in (True, "blocks")
         flops = lambda hardware: train_flops(
@@ -336,7 +336,7 @@ class Planner:
             flops=flops(False),
             hardware_flops=flops(recomputes),
             traffic_bytes=hlo.traffic_bytes(text),
-            sent=tuple(hlo.collectives(text, slice_devices=self.mesh.size // slices if slices > 1 else 0)),
+            sent=tuple(hlo.collectives(text)),
             compile_seconds=seconds,
         )
 
@@ -412,8 +412,6 @@ def report(plan: Plan) -> str:
         among = ", ".join(map(str, sent.groups))
         wire = f"{sent.wire_bytes / _GIB:9.2f} GiB into each chip"
         lines.append(f"  {sent.kind:<18} {sent.count:6d} times {wire}, in groups of {among}")
-    if network := sum(sent.between_slices for sent in plan.sent):
-        lines.append(f"  of it over the network between slices {gib(network).strip()} into each chip")
     lines += [] if plan.sent else ["  nothing"]
     lines += [
         "operations of one step",

@@ -92,42 +92,6 @@ def test_forms_that_only_other_compilers_write():
     ]
 
 
-@pytest.mark.parametrize(
-    ("groups", "crosses"),
-    [
-        ("replica_groups={{0,1},{2,3}}", False),
-        ("replica_groups={{0,2},{1,3}}", True),
-        ("replica_groups=[2,2]<=[4]", False),
-        ("replica_groups=[2,2]<=[2,2]T(1,0)", True),
-        ("replica_groups=mesh['data'=2,'fsdp'=2] {'fsdp'}", False),
-        ("replica_groups=mesh['data'=2,'fsdp'=2] {'data'}", True),
-        ("replica_groups=mesh['data'=4,'fsdp'=1] {'data':(1)2}", True),
-        ("replica_groups=mesh['data'=4,'fsdp'=1] {'data':(2)2}", False),
-    ],
-)
-def test_what_crosses_between_slices(groups, crosses):
-    """Four devices, two a slice."""
-    text = f"""ENTRY %main (x: f32[8]) -> f32[8] {{
-  %x = f32[8]{{0}} parameter(0)
-  ROOT %r = f32[8]{{0}} all-reduce(%x), {groups}, to_apply=%add
-}}
-"""
-    [sent] = collectives(text, slice_devices=2)
-    assert sent.wire_bytes == 32 and sent.between_slices == (32 if crosses else 0)
-    assert collectives(text)[0].between_slices == 0
-
-
-def test_a_permutation_crosses_where_one_of_its_ways_does():
-    text = """ENTRY %main (x: f32[8]) -> f32[8] {
-  %x = f32[8]{0} parameter(0)
-  ROOT %r = f32[8]{0} collective-permute(%x), source_target_pairs={{0,1},{1,2},{2,3}}
-}
-"""
-    assert collectives(text, slice_devices=2)[0].between_slices == 32
-    within = text.replace("{{0,1},{1,2},{2,3}}", "{{0,1},{1,0},{2,3},{3,2}}")
-    assert collectives(within, slice_devices=2)[0].between_slices == 0
-
-
 def test_text_that_is_no_program_is_refused():
     with pytest.raises(ValueError, match=r"program: got a text without ENTRY"):
         collectives("all-gather(")
