@@ -169,7 +169,7 @@ class Shards:
         columns = {f"{group}/{name}": column for group in rows for name, column in rows[group].items()}
         try:
             with temporary.open("wb") as file:
-                np.savez(file, **{_ABOUT: np.array(json.dumps(about))}, **columns)
+                np.savez(file, allow_pickle=False, **{_ABOUT: np.array(json.dumps(about))}, **columns)
             disk.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
