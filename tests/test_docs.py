@@ -23,9 +23,19 @@ DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "experiments").rglob("*.md"))]
 LANGUAGES = {"python", "sh", "csv", "bibtex"}
 #: Why a block is not run -> how many such blocks there are. A new one is a decision.
-NOT_RUN = {"needs the network": 5, "needs a corpus": 2, "needs a bucket": 1, "needs a pod": 1, "takes long": 16}
+NOT_RUN = {"needs the network": 5, "needs a corpus": 2, "needs a bucket": 1, "needs a pod": 11, "takes long": 18}
 #: Programs of others that a page may call; what they are given is not looked at.
-FOREIGN = {".", "mkdocs", "jupytext", "apt-get", "sha256sum", ".venv/bin/pre-commit", ".venv/bin/mkdocs"}
+FOREIGN = {
+    ".",
+    "mkdocs",
+    "jupytext",
+    "apt-get",
+    "sha256sum",
+    "gcloud",
+    "docker",
+    ".venv/bin/pre-commit",
+    ".venv/bin/mkdocs",
+}
 RATE_HZ = 44100
 
 
@@ -103,7 +113,13 @@ def check_settings(args) -> None:
 
 
 def check_command(words: list[str], parse) -> None:
-    """A command of kfjax is parsed; of a script here it is known that there is one."""
+    """A command of kfjax is parsed, also one that is started on other machines; of a script here it is known that there
+    is one."""
+    if words[0] == "srun":
+        words = words[1:]
+    for inner in words[1:] if words[0] == "gcloud" else ():
+        if inner.startswith("kfjax "):
+            check_command(shlex.split(inner), parse)
     ours = words[0] == "kfjax" or words[:3] == ["python", "-m", "kfjax.scenes"]
     python = Path(words[0]).name in ("python", "python3")
     if ours:
@@ -203,3 +219,12 @@ def test_the_public_surface_is_in_the_api():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_container_file_names_what_is_there():
+    text = (ROOT / "docs/Dockerfile").read_text()
+    copied = [name for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE) for name in line.split()[:-1]]
+    assert copied and all((ROOT / name).exists() for name in copied)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    asked = re.findall(r"EXTRAS=(\S+)", text)
+    assert len(asked) == 3 and {extra for some in asked for extra in some.split(",")} <= extras.keys()

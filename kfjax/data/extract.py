@@ -111,7 +111,7 @@ def extract(
     Raises:
       ValueError: nothing to extract, no such model, a folder that holds another extraction.
     """
-    number, processes = _share(process)
+    number, processes = share(process)
     for name, value in (("shards", shards), ("batch", batch), ("workers", workers)):
         if value is not None and value < 1:
             raise ValueError(f"--{name}: got {value}, expected at least 1")
@@ -211,7 +211,8 @@ def source_rows(source: str, manual_dir: Path | None) -> list[Row]:
     return builders.read_rows(name, split or "train", manual_dir=manual_dir)
 
 
-def _share(text: str) -> tuple[int, int]:
+def share(text: str) -> tuple[int, int]:
+    """(I, N) of "I/N". Raises ValueError for anything else."""
     process, _, processes = text.partition("/")
     if not (process.isdecimal() and processes.isdecimal() and int(process) < int(processes)):
         raise ValueError(f"--process: got {text}, expected I/N with I from 0 to N - 1, e.g. 0/4")

@@ -17,6 +17,7 @@ Measure a model, or sounds that are there already, on a benchmark.
   kfjax evaluate sounds/ --benchmark folder --references clips/      files of the same names belong together
   kfjax evaluate MODEL --benchmark vggsound --manual-dir DIR --weights metrics/
   kfjax evaluate sounds/ --benchmark kling-audio-eval --references clips.csv --metrics onsets,panns
+  kfjax evaluate MODEL --benchmark vggsound --manual-dir DIR --output shared/ --process 0/8     one of 8 processes
 
 Groups of measures: onsets, stereo, levels, codec (mel, STFT, LSD, MCD, SI-SDR, SDR), pesq; scenes, meaning (of the
 benchmark scenes); and with the weights of public networks panns (FD, KL, inception score), imagebind (IB-score),
@@ -33,7 +34,8 @@ def main(argv: Sequence[str]) -> int:
     args = _parse(argv)
     folder = args.output or _default(args.benchmark)
     order: dict[str, Any] = vars(args) | {"output": folder}
-    results = evaluate(**order)
+    if not (results := evaluate(**order)):  # other processes are at work
+        return 0
     for name in ("missing", "extra", "unreadable"):
         if listed := results["matching"][name]:
             more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
@@ -60,6 +62,7 @@ def evaluate(
     steps: int | None = None,
     guidance: float | None = None,
     pictures: int = 3,
+    process: str = "0/1",
     output: str | Path | None = None,
 ) -> dict[str, Any]:
     """Measure a model, or sounds that are there already, on a benchmark.
@@ -77,10 +80,12 @@ def evaluate(
       seed: of the noise.
       steps, guidance: of sampling. Default: the model's.
       pictures: clips to draw, from the best to the worst.
+      process: "I/N", this is process I, counted from 0, of N that share the clips and the output.
       output: folder for results.json, report.md, files.csv and pictures. Default: evaluation-BENCHMARK.
 
     Returns:
-      What results.json holds; "scores" has the figures, "unavailable" the groups without weights.
+      What results.json holds; "scores" has the figures, "unavailable" the groups without weights. Empty while clips of
+      other processes are not measured yet.
 
     Raises:
       ValueError: no such model, folder, benchmark or group of measures; nothing to compare.
@@ -97,6 +102,7 @@ def evaluate(
     return evaluation.evaluate(evaluation.Request(
         target, benchmark, path(output) or _default(benchmark), **paths, metrics=_names(metrics), weights=path(weights),
         limit=limit, seconds=seconds, seed=seed, steps=steps, guidance=guidance, pictures=pictures,
+        process=process,
     ))  # fmt: skip
 
 
@@ -156,5 +162,6 @@ def _parse(argv: Sequence[str]) -> Namespace:
     add("--steps", type=int, help="of sampling; default: the model's")
     add("--guidance", type=float, metavar="SCALE", help="default: the model's")
     add("--pictures", type=int, default=3, metavar="N", help="clips to draw, from the best to the worst (default 3)")
+    add("--process", default="0/1", metavar="I/N", help="this is process I, counted from 0, of N (default 0/1)")
     add("--output", type=command.local_path, metavar="FOLDER", help="default: evaluation-NAME; run again to go on")
     return parser.parse_args(argv)

@@ -15,9 +15,11 @@ from typing import Any
 from kfjax import __version__, command, media, pipeline, rates, system
 from kfjax.convert import hub
 from kfjax.data import records
-from kfjax.evals import benchmarks, generation, measures, report
+from kfjax.data.extract import share
+from kfjax.evals import benchmarks, generation, measures, report, shards
 from kfjax.evals.benchmarks import BENCHMARKS, Benchmark, BenchmarkExample, Matching, SceneExample
-from kfjax.evals.measures import SAMPLE_RATE_HZ, Figures, Pair, Score
+from kfjax.evals.measures import SAMPLE_RATE_HZ, Pair, Score
+from kfjax.evals.shards import Measured
 from kfjax.scenes.evaluation import SceneProtocol, classifier_file, classifier_for
 from kfjax.scenes.scores import Synchrony, correlations, listen, meanings, struck_times, synchronies
 from kfjax.scenes.sounds import SceneSounds
@@ -47,37 +49,64 @@ class Request:
     steps: int | None = None
     guidance: float | None = None
     pictures: int = 3
+    process: str = "0/1"
 
 
 def evaluate(request: Request) -> dict[str, Any]:
     """Generate if need be, measure, and write results.json, report.md, files.csv and pictures into `request.output`.
 
+    Of several processes each makes and measures its shards; the one that finds all of them measured writes the results.
+
     Returns:
-      What results.json holds.
+      What results.json holds; nothing while shards are missing.
 
     Raises:
       ValueError: no such target, benchmark or group; no clip with both sounds.
     """
+    number, processes = share(request.process)
     benchmark, groups = _benchmark(request), chosen_groups(request)
-    modelled = _is_model(request.target)
-    examples, beyond = _examples(request, benchmark, modelled)
-    folder, cfg, failed = Path(request.target), None, []
+    examples, beyond = _examples(request, benchmark, modelled := _is_model(request.target))
+    folder, cfg, failed, made = Path(request.target), None, [], None
+    mine = shards.cut(examples)[number::processes]
     if modelled:
         folder = request.output / "generated"
         settings = generation.Settings(request.target, request.seed, request.steps, request.guidance)
-        cfg, failed = generation.generate(settings, examples, folder)
-        if len(failed) == len(examples):
-            raise ValueError(f"{request.target}: no clip could be given a sound ({failed[0]}); mend the clips")
-    matching = benchmarks.match(examples, folder, beyond=beyond)
-    own, unreadable = _clips(matching.pairs, [group for group in groups if group in measures.OWN])
+        cfg, failed = generation.generate(settings, [example for clips in mine for example in clips], folder)
+        made = records.read_json(folder / generation.NOTE)
+    matching = _matching(examples, beyond, folder, modelled)
+    work = shards.Shards(
+        request.output / "measured", examples, [group for group in groups if group not in OF_SCENES],
+        request.weights or pipeline.cache_folder() / "metrics", matching.pairs, made,
+    )  # fmt: skip
+    for k in range(number, len(work.clips), processes):
+        work.measure(k, failed)
+    if missing := work.missing():
+        told = "by other processes or another run"
+        command.say(f"{missing} of {len(work.clips)} shards are still to be measured, {told}")
+        return {}
+    protocol = _protocol(request, benchmark, len(examples), cfg)
+    return _write(request, groups, cfg.name if cfg else folder.name, protocol, matching, work.joined())
+
+
+def _write(
+    request: Request, groups: Sequence[str], target: str, protocol: Mapping[str, Any], matching: Matching,
+    measured: Measured,
+) -> dict[str, Any]:  # fmt: skip
+    """The results of all clips and what is drawn of them."""
+    own = measured.figures()
     pairs = [pair for pair in matching.pairs if pair[0].name in own]
     if not pairs:
-        raise ValueError(f"{folder}: got no clip whose two sounds can be read ({unreadable[0]}); mend or remake them")
-    scores, networks, unavailable = _scores(request, groups, pairs, own)
+        if not matching.pairs:
+            raise ValueError(
+                f"{request.target}: no clip could be given a sound ({measured.unreadable[0]}); mend the clips"
+            )
+        why = measured.unreadable[0]
+        raise ValueError(f"{request.target}: got no clip whose two sounds can be read ({why}); mend or remake them")
     results = {
-        "target": cfg.name if cfg else folder.name, "key": request.benchmark,
-        "protocol": _protocol(request, benchmark, len(examples), cfg) | {"networks": networks or "none"},
-        "matching": _account(matching, pairs, failed + unreadable), "scores": scores, "unavailable": unavailable,
+        "target": target, "key": request.benchmark,
+        "protocol": {**protocol, "networks": ", ".join(measured.networks.values()) or "none"},
+        "matching": _account(matching, pairs, measured.unreadable), "scores": measured.scores(),
+        "unavailable": measured.unavailable,
     }  # fmt: skip
     if set(groups) & set(OF_SCENES):
         results["scenes"] = scene_figures(pairs, built_in_classifier() if "meaning" in groups else None)
@@ -188,34 +217,13 @@ def _examples(
     return examples[: request.limit], examples[request.limit :] if request.limit else []
 
 
-def _clips(pairs: Sequence[Pair], groups: Sequence[str]) -> tuple[dict[str, Figures], list[str]]:
-    """Name -> figures of the clips that can be read, and why others can't."""
-    missing = measures.check_packages(groups)
-    own, unreadable = {}, []
-    for name, figures in measures.clip_figures(pairs, [group for group in groups if group not in missing]):
-        if isinstance(figures, str):
-            unreadable.append(f"{name}: {figures}")
-        else:
-            own[name] = figures
-    return own, unreadable
-
-
-def _scores(
-    request: Request, groups: Sequence[str], pairs: Sequence[Pair], own: Mapping[str, Figures]
-) -> tuple[dict[str, Score], str, dict[str, str]]:
-    """Figure -> score, the names of the networks used, and group -> why it was not measured."""
-    first = next(iter(own.values()))
-    scores = {name: measures.mean_score(figures[name] for figures in own.values()) for name in first}
-    unavailable, networks = measures.check_packages(groups), []
-    weights = request.weights or pipeline.cache_folder() / "metrics"
-    for group in (group for group in groups if group in measures.NETWORKS):
-        made = measures.network_scores(group, weights, pairs)
-        if isinstance(made, str):
-            unavailable[group] = made
-        else:
-            networks.append(made[0])
-            scores |= made[1]
-    return scores, ", ".join(networks), unavailable
+def _matching(
+    examples: Sequence[BenchmarkExample], beyond: Sequence[BenchmarkExample], folder: Path, modelled: bool
+) -> Matching:
+    """Clips and their sounds. Of a process's own sounds there may be none, if its clips can't be given any."""
+    if modelled and not any((folder / f"{example.name}.wav").exists() for example in examples):
+        return Matching([], [example.name for example in examples], [])
+    return benchmarks.match(examples, folder, beyond=beyond)
 
 
 def _protocol(request: Request, benchmark: Benchmark, clips: int, cfg: SystemConfig | None) -> dict[str, Any]:

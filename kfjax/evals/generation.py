@@ -134,7 +134,8 @@ def _agree(folder: Path, settings: Settings) -> None:
     path = folder / NOTE
     wanted = {"fingerprint": model_fingerprint(settings.model)} | asdict(settings)
     if not path.exists():
-        if folder.is_dir() and any(folder.iterdir()):
+        # The note of another process may be on its way, under a temporary name.
+        if folder.is_dir() and not all(file.name.startswith(NOTE) for file in folder.iterdir()):
             raise ValueError(f"{folder}: holds files of another origin; give another --output, or evaluate the folder")
         records.write_json(path, wanted)
     before = records.read_json(path)

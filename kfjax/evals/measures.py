@@ -21,7 +21,7 @@ from tqdm import tqdm
 from kfjax import media
 from kfjax.command import install
 from kfjax.evals.benchmarks import BenchmarkExample
-from kfjax.evals.networks.base import AudioClassifier, SyncJudge, TextAudioSpace, Unavailable, VideoAudioSpace
+from kfjax.evals.networks.base import AudioClassifier, SyncJudge, TextAudioSpace, VideoAudioSpace
 from kfjax.evals.networks.synchrony import desync_seconds
 from kfjax.metrics import distributions, levels, reconstruction
 from kfjax.metrics.onsets import detect_onsets, onset_f1
@@ -32,6 +32,8 @@ _BATCH = 8
 
 Pair = tuple[BenchmarkExample, Path]
 Figures = dict[str, float]
+#: Name -> values of clips, the first axis in their order.
+Observed = dict[str, np.ndarray]
 
 
 class Column(NamedTuple):
@@ -104,15 +106,16 @@ OWN: dict[str, Callable[[np.ndarray, np.ndarray, BenchmarkExample], Figures]] = 
 }  # fmt: skip
 
 
-def clip_figures(pairs: Sequence[Pair], groups: Sequence[str]) -> Iterator[tuple[str, Figures | str]]:
-    """Each clip's name with its figures, or with the reason for which it can't be read; in order, several at once."""
+def clip_figures(pairs: Sequence[Pair], groups: Sequence[str]) -> Iterator[tuple[str, dict[str, Figures] | str]]:
+    """Each clip's name with its figures by group, or with the reason for which it can't be read; in order, several at
+    once."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         made = pool.map(partial(_figures, groups=groups), pairs)
         named = zip((example.name for example, _ in pairs), made, strict=True)
         yield from tqdm(named, "measured", len(pairs), unit="clip", mininterval=5.0, leave=False, disable=None)
 
 
-def _figures(pair: Pair, groups: Sequence[str]) -> Figures | str:
+def _figures(pair: Pair, groups: Sequence[str]) -> dict[str, Figures] | str:
     example, path = pair
     try:
         true, made = example.sound(SAMPLE_RATE_HZ), media.read_audio(path, SAMPLE_RATE_HZ)
@@ -120,63 +123,82 @@ def _figures(pair: Pair, groups: Sequence[str]) -> Figures | str:
             raise media.MediaError(f"{example.name}: a sound is empty; make it again")
     except media.MediaError as error:
         return str(error)
-    figures: Figures = {}
-    for group in groups:  # a generated sound may go on beyond the benchmark's seconds
-        figures |= OWN[group](made[: len(true)], true, example)
-    return figures
+    # A generated sound may go on beyond the benchmark's seconds.
+    return {group: OWN[group](made[: len(true)], true, example) for group in groups}
 
 
-def panns(network: AudioClassifier, pairs: Sequence[Pair]) -> dict[str, Score]:
-    """FD, KL and inception score. FD and KL are of these pairs alone, however many clips a benchmark has."""
-    made, true = ([], []), ([], [])
-    for batch in _batches(pairs):
-        for kept, waves in ((made, _made(batch, network)), (true, _true(batch, network))):
-            for rows, part in zip(kept, network.tags(waves), strict=True):
-                rows.extend(np.asarray(part, np.float64))
-    (embeddings, logits), (true_embeddings, true_logits) = ([np.stack(rows) for rows in side] for side in (made, true))
-    score = distributions.inception_score(logits)
+def panns(network: AudioClassifier, pairs: Sequence[Pair]) -> Observed:
+    """Embeddings and logits of both sounds."""
+
+    def tags(batch: Sequence[Pair]) -> Observed:
+        made, true = (network.tags(waves) for waves in (_made(batch, network), _true(batch, network)))
+        return {**made._asdict(), **{f"true_{name}": part for name, part in true._asdict().items()}}
+
+    return _in_order(pairs, tags)
+
+
+def _panns_scores(rows: Observed) -> dict[str, Score]:
+    """FD, KL and inception score. FD and KL are of these clips alone, however many a benchmark has."""
+    rows = {name: part.astype(np.float64) for name, part in rows.items()}
+    count, score = len(rows["logits"]), distributions.inception_score(rows["logits"])
     scores = {
-        "kl_panns": mean_score(distributions.kl_divergence(logits, true_logits)),
-        "kl_panns_sigmoid": mean_score(distributions.kl_divergence(logits, true_logits, "sigmoid")),
-        "is_panns": Score(score.mean, score.deviation, len(pairs)),
+        "kl_panns": mean_score(distributions.kl_divergence(rows["logits"], rows["true_logits"])),
+        "kl_panns_sigmoid": mean_score(distributions.kl_divergence(rows["logits"], rows["true_logits"], "sigmoid")),
+        "is_panns": Score(score.mean, score.deviation, count),
     }
-    if len(pairs) > 1:
-        sides = (distributions.gaussian(x) for x in (embeddings, true_embeddings))
-        scores = {"fd_panns": Score(distributions.frechet_distance(*sides), float("nan"), len(pairs)), **scores}
+    if count > 1:
+        sides = (distributions.gaussian(rows[name]) for name in ("embedding", "true_embedding"))
+        scores = {"fd_panns": Score(distributions.frechet_distance(*sides), float("nan"), count), **scores}
     return scores
 
 
-def imagebind(network: VideoAudioSpace, pairs: Sequence[Pair]) -> dict[str, Score]:
-    """IB-score: cosine of picture and generated sound, over the clips that have a picture."""
-    cosines = []
-    for batch in _batches([pair for pair in pairs if pair[0].has_video]):
+def imagebind(network: VideoAudioSpace, pairs: Sequence[Pair]) -> Observed:
+    """IB-score: cosine of picture and generated sound, of the clips that have a picture."""
+
+    def cosines(batch: Sequence[Pair]) -> Observed:
         seen = network.embed_video(np.stack([example.frames([network.frame_spec])[0] for example, _ in batch]))
-        cosines.extend(distributions.cosine_similarity(network.embed_audio(_made(batch, network)), seen))
-    return {"ib": mean_score(cosines)}
+        return {"ib": distributions.cosine_similarity(network.embed_audio(_made(batch, network)), seen)}
+
+    return _where(pairs, "ib", cosines, lambda example: example.has_video)
 
 
-def clap(network: TextAudioSpace, pairs: Sequence[Pair]) -> dict[str, Score]:
-    """CLAP score: cosine of caption and generated sound, over the clips that have a caption."""
-    cosines = []
-    for batch in _batches([pair for pair in pairs if pair[0].caption.strip()]):
+def clap(network: TextAudioSpace, pairs: Sequence[Pair]) -> Observed:
+    """CLAP score: cosine of caption and generated sound, of the clips that have a caption."""
+
+    def cosines(batch: Sequence[Pair]) -> Observed:
         said = network.embed_text([example.caption for example, _ in batch])
-        cosines.extend(distributions.cosine_similarity(network.embed_audio(_made(batch, network)), said))
-    return {"clap": mean_score(cosines)}
+        return {"clap": distributions.cosine_similarity(network.embed_audio(_made(batch, network)), said)}
+
+    return _where(pairs, "clap", cosines, lambda example: bool(example.caption.strip()))
 
 
-def desync(network: SyncJudge, pairs: Sequence[Pair]) -> dict[str, Score]:
-    """DeSync over the clips that have a picture and are long enough for a window."""
-    offsets = []
-    for example, path in pairs:
-        if example.has_video and example.seconds >= network.seconds:
-            frames, wave = example.frames([network.frame_spec])[0], _made([(example, path)], network)[0]
-            offsets.append(desync_seconds(network, frames, wave))
-    return {"desync_seconds": mean_score(offsets)}
+def desync(network: SyncJudge, pairs: Sequence[Pair]) -> Observed:
+    """DeSync of the clips that have a picture and are long enough for a window."""
+
+    def offsets(batch: Sequence[Pair]) -> Observed:
+        frames = (example.frames([network.frame_spec])[0] for example, _ in batch)
+        both = zip(frames, _made(batch, network), strict=True)
+        return {"desync_seconds": np.array([desync_seconds(network, seen, wave) for seen, wave in both])}
+
+    fits = lambda example: example.has_video and example.seconds >= network.seconds
+    return _where(pairs, "desync_seconds", offsets, fits)
 
 
-#: Group -> its figures of all pairs, by a network.
-NETWORKS: dict[str, Callable[..., dict[str, Score]]] = {
-    "panns": panns, "imagebind": imagebind, "desync": desync, "clap": clap,
+def means(rows: Observed) -> dict[str, Score]:
+    """Of each column."""
+    return {name: mean_score(values) for name, values in rows.items()}
+
+
+class Network(NamedTuple):
+    """A group of measures by a network: what it says of each clip, and the scores of all clips' rows."""
+
+    observe: Callable[..., Observed]
+    scores: Callable[[Observed], dict[str, Score]] = means
+
+
+NETWORKS = {
+    "panns": Network(panns, _panns_scores), "imagebind": Network(imagebind), "desync": Network(desync),
+    "clap": Network(clap),
 }  # fmt: skip
 
 
@@ -199,15 +221,6 @@ def check_packages(groups: Iterable[str]) -> dict[str, str]:
     return {"pesq": f"pesq is not installed; {install('eval')}"} if missing else {}
 
 
-def network_scores(group: str, folder: Path, pairs: Sequence[Pair]) -> tuple[str, dict[str, Score]] | str:
-    """A network's name and its figures, or the reason why there are none."""
-    try:
-        network = load_network(group, folder)
-        return network.name, NETWORKS[group](network, pairs)
-    except (Unavailable, media.MediaError) as problem:  # one damaged video must not discard hours of work
-        return str(problem)
-
-
 def mean_score(values: Iterable[float]) -> Score:
     """Mean and standard error of the finite values; NaN where there are none."""
     finite = np.array([value for value in values if np.isfinite(value)], np.float64)
@@ -217,13 +230,27 @@ def mean_score(values: Iterable[float]) -> Score:
     return Score(float(finite.mean()), float(error), len(finite))
 
 
-def _batches(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
-    """Clips of one length together."""
-    by_length: dict[float, list[Pair]] = {}
-    for pair in pairs:
-        by_length.setdefault(pair[0].seconds, []).append(pair)
-    for group in by_length.values():
-        yield from (group[first : first + _BATCH] for first in range(0, len(group), _BATCH))
+def _where(
+    pairs: Sequence[Pair], name: str, of: Callable[[Sequence[Pair]], Observed],
+    applies: Callable[[BenchmarkExample], bool],
+) -> Observed:  # fmt: skip
+    """The figure of the clips to which it applies, NaN of the others."""
+    rows = [i for i, (example, _) in enumerate(pairs) if applies(example)]
+    values = np.full(len(pairs), np.nan)
+    if rows:
+        values[rows] = _in_order([pairs[i] for i in rows], of)[name]
+    return {name: values}
+
+
+def _in_order(pairs: Sequence[Pair], of: Callable[[Sequence[Pair]], Observed]) -> Observed:
+    """What `of` says of batches of clips of one length, in the order of the pairs."""
+    by_length: dict[float, list[int]] = {}
+    for i, (example, _) in enumerate(pairs):
+        by_length.setdefault(example.seconds, []).append(i)
+    rows = [group[first : first + _BATCH] for group in by_length.values() for first in range(0, len(group), _BATCH)]
+    parts = [of([pairs[i] for i in batch]) for batch in rows]
+    places = np.argsort(np.concatenate(rows))
+    return {name: np.concatenate([np.asarray(part[name]) for part in parts])[places] for name in parts[0]}
 
 
 def _made(batch: Sequence[Pair], network) -> np.ndarray:

@@ -84,18 +84,21 @@ def computations(hlo: str) -> tuple[str, Computations]:
     return entry, found
 
 
-def turns(entry: str, found: Computations, *, fused: bool = True) -> dict[str, int]:
+def turns(entry: str, found: Computations, *, fused: bool = True, loops: int | None = None) -> dict[str, int]:
     """How often each computation runs in one run of the program; without `fused` only those that loops and calls run.
 
+    Args:
+      loops: turns of a loop that an argument bounds.
+
     Raises:
-      ValueError: a loop without a number of turns.
+      ValueError: such a loop, and `loops` is not given.
     """
     runs: Counter[str] = Counter()
 
     def visit(name: str, times: int) -> None:
         runs[name] += times
         for instruction in found.get(name, ()):
-            each = times * _trips(instruction, found) if instruction.operation == "while" else times
+            each = times * _trips(instruction, found, loops) if instruction.operation == "while" else times
             for callee in instruction.called() if fused or instruction.operation in _FLOW else ():
                 visit(callee, each)
 
@@ -103,13 +106,15 @@ def turns(entry: str, found: Computations, *, fused: bool = True) -> dict[str, i
     return dict(runs)
 
 
-def _trips(loop: Instruction, found: Computations) -> int:
+def _trips(loop: Instruction, found: Computations, unknown: int | None) -> int:
     """How often a loop turns: as the compiler notes, else the bound that its condition compares with."""
     if known := re.search(r'known_trip_count[\\":={\s]+n[\\":=\s]+(\d+)', loop.rest):
         return int(known[1])
     condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
     body = found[condition[1]] if condition else ()
     bounds = [int(i.rest.split(")")[0]) for i in body if i.operation == "constant" and "32[]" in i.shape]
+    if len(bounds) != 1 and unknown is not None:
+        return unknown
     if len(bounds) != 1:
         raise ValueError(f"program: the loop {loop.name} does not say how often it turns")
     return bounds[0]
@@ -181,19 +186,22 @@ def array_bytes(shape: str) -> float:
     return sum(bits / 8 * math.prod(int(d) for d in dims.split(",") if d) for bits, dims in sizes)
 
 
-def traffic_bytes(hlo: str) -> float:
+def traffic_bytes(hlo: str, *, loops: int | None = None) -> float:
     """Bytes that a device writes to its memory and reads from it in one run of a program, roughly.
 
     Everything written is counted twice, since something reads it; what an instruction reads more than once, or keeps in
     a faster memory of the chip, is not seen or left out. A slice put into a larger array is a slice written.
 
+    Args:
+      loops: turns of a loop that an argument bounds.
+
     Raises:
-      ValueError: no program of XLA's, or a loop without a number of turns.
+      ValueError: no program of XLA's, or such a loop, and `loops` is not given.
     """
     entry, found = computations(hlo)
     return 2 * sum(
         times * sum(_written(instruction, found[name], found) for instruction in found.get(name, ()))
-        for name, times in turns(entry, found, fused=False).items()
+        for name, times in turns(entry, found, fused=False, loops=loops).items()
     )
 
 

@@ -294,9 +294,8 @@ class Planner:
 
     def _compile(self, lowered: jax.stages.Lowered, batch_per_chip: int) -> jax.stages.Compiled:
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
-        options = _NO_MACHINE_CODE if on_cpu else _NO_TRIED_KERNELS if self.topology.platform == "cuda" else None
         try:
-            return lowered.compile(options)
+            return lowered.compile(compiler_options("cpu" if on_cpu else self.topology.platform))
         except RuntimeError as error:
             if (sizes := refused(error)) is None:
                 why = str(error).strip().splitlines()[0]
@@ -340,6 +339,11 @@ class Planner:
             sent=tuple(hlo.collectives(text)),
             compile_seconds=seconds,
         )
+
+
+def compiler_options(platform: str) -> dict[str, Any] | None:
+    """What a compiler for "tpu", "cuda" or "cpu" is told where there is none of these chips."""
+    return {"cpu": _NO_MACHINE_CODE, "cuda": _NO_TRIED_KERNELS}.get(platform)
 
 
 def next_batch(tried: Mapping[int, float], capacity: float) -> int | None:

@@ -100,14 +100,23 @@ class Preset:
         return small
 
 
-#: v5p chips are counted by half in their name: v5p-256 is a 4x4x8 torus of 128.
+#: v5p-256 is a 4x4x8 torus of 128 chips: its name counts cores, of which a v5p chip has two.
 PRESETS = {
     preset.name: preset
     for preset in (
         Preset("8xh100", fsdp=8),
+        Preset("8xh200", fsdp=8),
+        Preset("v5e-8", fsdp=8),
         Preset("v5e-16", fsdp=16),
+        Preset("v5e-64", fsdp=64),
         Preset("v5e-256", data=4, fsdp=64),
+        Preset("2xv5e-256", data=8, fsdp=64, slices=2),
+        Preset("v6e-8", fsdp=8),
         Preset("v6e-64", fsdp=64),
+        Preset("v6e-256", data=4, fsdp=64),
+        Preset("2xv6e-256", data=8, fsdp=64, slices=2),
+        Preset("v5p-64", fsdp=32),
+        Preset("v5p-128", fsdp=64),
         Preset("v5p-256", data=2, fsdp=64),
         Preset("2xv5p-256", data=4, fsdp=64, slices=2),
     )

@@ -334,7 +334,8 @@ def test_every_group_has_titles(folders):
     pairs = benchmarks.match(examples, made).pairs
     groups = [group for group in measures.OWN if group != "pesq"]
     for _, figures in measures.clip_figures(pairs, groups):
-        assert {name.removeprefix("true_") for name in figures} <= COLUMNS.keys()
+        assert list(figures) == groups
+        assert {name.removeprefix("true_") for own in figures.values() for name in own} <= COLUMNS.keys()
     asked = request_of("x", None, metrics=("levels", "onsets"))
     assert evaluation.chosen_groups(asked) == [name for name in measures.OWN if name in ("levels", "onsets")]
     with pytest.raises(ValueError, match="--metrics: got nothing, expected some of"):

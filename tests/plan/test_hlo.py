@@ -97,6 +97,8 @@ def test_text_that_is_no_program_is_refused():
         collectives("all-gather(")
     with pytest.raises(ValueError, match=r"the loop w does not say how often it turns"):
         collectives(LINES.replace("constant(21)", "parameter(1)"))
+    unbounded = LINES.replace("constant(21)", "parameter(1)")
+    assert traffic_bytes(unbounded, loops=21) == traffic_bytes(LINES) > traffic_bytes(unbounded, loops=1)
 
 
 def test_sizes_of_shapes():

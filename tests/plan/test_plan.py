@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+import re
 import subprocess
 import sys
 from functools import lru_cache
@@ -18,7 +19,7 @@ from kfjax import config as strict
 from kfjax.nn.module import count, shapes
 from kfjax.plan.hlo import Sent
 from kfjax.plan.plan import FIRST_BATCH, DoesNotFit, Plan, Planner, main, next_batch, report, to_json
-from kfjax.plan.topology import TOPOLOGIES, find
+from kfjax.plan.topology import TOPOLOGIES, find, gpu_description
 from kfjax.rates import lengths
 from kfjax.train.engine.flops import CHIPS, train_flops
 from kfjax.xla.memory import Memory
@@ -185,7 +186,7 @@ def test_a_batch_beyond_the_memory_is_refused_where_the_compiler_does_not(monkey
 
 
 def test_an_unknown_topology_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"--topology: got v7-9, expected one of v5p-256, .*, 8xh100, here"):
+    with pytest.raises(ValueError, match=r"--topology: got v7-9, expected one of v5e-8, .*, 8xh200, here"):
         main(["configs/flow.py:1.5b", "--topology", "v7-9", "--max"])
 
 
@@ -235,8 +236,19 @@ def test_compilers_are_told_what_they_can_not_do_without_the_chips(platform, top
 
 
 def test_every_preset_has_a_topology_of_known_chips():
-    assert PRESETS.keys() == TOPOLOGIES.keys() - {"here"}
-    assert all(t.kind in CHIPS and t.slices == PRESETS[t.name].slices for t in TOPOLOGIES.values() if t.kind)
+    assert PRESETS.keys() == TOPOLOGIES.keys() - {"here", "h200"}  # a single chip is not divided
+    assert all(t.kind in CHIPS and (t.name not in PRESETS or t.slices == PRESETS[t.name].slices)
+               for t in TOPOLOGIES.values() if t.kind)  # fmt: skip
+
+
+def test_a_gpu_is_described_with_its_own_memory():
+    for kind in ("H100", "H200"):
+        described = gpu_description(kind)
+        memory, speed = (
+            int(re.search(rf"{name}: (\d+)", described)[1]) for name in ("memory_size", "memory_bandwidth")
+        )
+        assert CHIPS[kind].hbm_bytes * 0.98 < memory <= CHIPS[kind].hbm_bytes
+        assert speed == CHIPS[kind].hbm_bytes_per_second and f'"NVIDIA {kind}' in described
 
 
 # --- the command, for chips that are not here ---

@@ -343,7 +343,8 @@ def test_the_steps_above_cover_every_preset():
 
 def test_chips_of_the_presets():
     assert {name: preset.devices for name, preset in PRESETS.items()} == {
-        "8xh100": 8, "v5e-16": 16, "v5e-256": 256, "v6e-64": 64, "v5p-256": 128, "2xv5p-256": 256,
+        "8xh100": 8, "8xh200": 8, "v5e-8": 8, "v5e-16": 16, "v5e-64": 64, "v5e-256": 256, "2xv5e-256": 512, "v6e-8": 8,
+        "v6e-64": 64, "v6e-256": 256, "2xv6e-256": 512, "v5p-64": 32, "v5p-128": 64, "v5p-256": 128, "2xv5p-256": 256,
     }  # fmt: skip
 
 
