@@ -276,7 +276,7 @@ class Planner:
         import jax
         import jax.numpy as jnp
 
-        from kfjax.structs import FeatureBatch, Features, Given, Posterior
+        from kfjax.structs import FeatureBatch, Features, Given, Posterior, StereoMels
 
         cfg, size, words = self.system.mmdit, self.lengths, self.system.text_tokens
 
@@ -290,7 +290,11 @@ class Planner:
             given=Given(array(words, dtype=bool), *2 * [array(dtype=jnp.float32)], *2 * [array(dtype=bool)]),
         )
         latents = array(size.latents, cfg.latent_dim)
-        return FeatureBatch(features, Posterior(latents, latents))
+        stereo = None
+        if self.step.stereo_weight:
+            mels = size.mel, self.system.codec.mel.bands
+            stereo = StereoMels(array(*mels, dtype=jnp.uint8), array(*mels, dtype=jnp.int8), array(dtype=bool))
+        return FeatureBatch(features, Posterior(latents, latents), stereo)
 
     def _compile(self, lowered: jax.stages.Lowered, batch_per_chip: int) -> jax.stages.Compiled:
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"

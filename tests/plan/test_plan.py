@@ -66,6 +66,14 @@ def test_the_system_is_that_of_the_model_directory_it_starts_from(tmp_path):
         Planner(config, "lora", find("here"), axes="data=8")
 
 
+def test_mono2stereo_is_planned_along():
+    config = small()
+    with config.unlocked():
+        config.step.stereo_weight = 0.5
+    _, parameters = Planner(config, "c", find("here")).lower(1)
+    assert parameters > Planner(small(), "c", find("here")).lower(1)[1]
+
+
 def test_the_step_sends_weights_and_gradients_and_no_tokens():
     sent = {one.kind: one for one in planned().sent}
     assert "all-to-all" not in sent
