@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -11,11 +11,13 @@ import numpy as np
 from kfjax import media
 from kfjax.command import reason
 from kfjax.data.clean import fingerprints, picture, sound, speech, wada
-from kfjax.data.sources import SHORT_SECONDS, Cut, Row, available_seconds
+from kfjax.data.clean.excerpts import pieces
+from kfjax.data.sources import SHORT_SECONDS, Cut, Row
 from kfjax.metrics import levels
 
 #: Frames of the picture that are looked at.
 FRAMES = media.FrameSpec(rate_hz=4.0, size=128, resize="stretch")
+SPECS = (FRAMES,)
 
 #: Measure -> what it is, cheap ones first. A cell is empty where the measure does not apply or can't be made.
 MEASURES = {
@@ -51,30 +53,13 @@ class Measured(NamedTuple):
     measures: dict[str, Value]
 
 
-def excerpts(row: Row, seconds: float, shortest_seconds: float) -> list[Cut]:
-    """The row cut into excerpts of `seconds`, one after the other; what is left is one too if it is not too short.
-
-    Raises:
-      ValueError: files that can't be read (`media.MediaError`), no sound, less than the shortest.
-    """
-    if row.problem:
-        raise ValueError(row.problem)
-    there = available_seconds(row)
-    made, start = [], 0.0
-    while (left := there - start) >= min(seconds, shortest_seconds) - SHORT_SECONDS and left > 0:
-        length = seconds if left >= seconds - SHORT_SECONDS else left
-        made.append(Cut(row, row.start_seconds + start, round(length, 3)))
-        start += length
-    if not made:
-        there = max(0.0, there)
-        raise ValueError(f"{row.sound}: {there:.2f} seconds are there, expected {shortest_seconds:g}; leave it out")
-    return made
-
-
-def measure(excerpt: Cut) -> dict[str, Value]:
+def measure(excerpt: Cut, pictures: Sequence[np.ndarray] = ()) -> dict[str, Value]:
     """All measures of an excerpt, by name in the order of `MEASURES`: a pure function of its files.
 
-    The sound is measured at its own rate, in stereo; the picture by `FRAMES`.
+    The sound is measured at its own rate, in stereo; the picture by `SPECS`.
+
+    Args:
+      pictures: the excerpt's frames by each of `SPECS`, where they have been decoded already.
 
     Raises:
       ValueError: files that don't decode (`media.MediaError`), sound that ends early or is not finite.
@@ -95,9 +80,11 @@ def measure(excerpt: Cut) -> dict[str, Value]:
         "sound_fingerprint": fingerprints.sound_fingerprint(wave, rate_hz),
     }
     if excerpt.row.video is not None:
-        (frames,), _ = media.read_frames(
-            excerpt.row.video, [FRAMES], start_seconds=excerpt.start_seconds, duration_seconds=excerpt.seconds
-        )
+        if not pictures:
+            pictures, _ = media.read_frames(
+                excerpt.row.video, SPECS, start_seconds=excerpt.start_seconds, duration_seconds=excerpt.seconds
+            )
+        (frames,) = pictures
         found |= {
             "still_share": picture.still_share(frames),
             "border_share": picture.border_share(frames),
@@ -108,18 +95,18 @@ def measure(excerpt: Cut) -> dict[str, Value]:
     return {name: round(value, 6) if isinstance(value, float) else value for name, value in found.items()}
 
 
-def measure_row(row: Row, seconds: float, shortest_seconds: float) -> Iterator[Measured]:
-    """All excerpts of a row, measured; what can't be used has its reason, and no error stops the rest."""
+def measure_row(row: Row, seconds: float, shortest_seconds: float, *, span_cuts: bool = False) -> Iterator[Measured]:
+    """All excerpts of a row (`excerpts.pieces`), measured; what can't be used has its reason, and stops nothing else."""
+    at = row.start_seconds
     try:
-        cuts = excerpts(row, seconds, shortest_seconds)
+        for cut, pictures in pieces(row, seconds, shortest_seconds, SPECS, span_cuts=span_cuts):
+            at = cut.start_seconds + cut.seconds
+            try:
+                yield Measured(cut.start_seconds, cut.seconds, "", measure(cut, pictures))
+            except Exception as error:
+                yield Measured(cut.start_seconds, cut.seconds, _problem(row, error), {})
     except Exception as error:
-        yield Measured(row.start_seconds, 0.0, _problem(row, error), {})
-        return
-    for cut in cuts:
-        try:
-            yield Measured(cut.start_seconds, cut.seconds, "", measure(cut))
-        except Exception as error:
-            yield Measured(cut.start_seconds, cut.seconds, _problem(row, error), {})
+        yield Measured(at, 0.0, _problem(row, error), {})
 
 
 def _problem(row: Row, error: Exception) -> str:

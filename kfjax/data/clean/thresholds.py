@@ -37,12 +37,14 @@ class CleanConfig:
       differing_share: excerpts are near duplicates where at most this share of the bits of their fingerprints differs,
         of sound and of picture; 0 finds exact ones alone.
       thresholds: measure -> its limit.
+      span_cuts: let an excerpt go on over scene cuts.
     """
 
     seconds: float
     shortest_seconds: float
     differing_share: float
     thresholds: Mapping[str, Limit] = field(default_factory=dict)
+    span_cuts: bool = False
 
 
 def parse(values: Mapping) -> CleanConfig:
