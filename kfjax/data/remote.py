@@ -1,7 +1,7 @@
-"""Files that are elsewhere: on any file system of fsspec, by their address (`gs://bucket/a.mp4`), brought here to be read.
+"""Files on any file system of fsspec, by their address (`gs://bucket/a.mp4`), brought here to be read.
 
-    with fetched(row) as here:          # `here.video` and `here.audio` are files on this machine
-        ...
+with fetched(row) as here:          # `here.video` and `here.audio` are files on this machine
+    ...
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def located(text: str, folder: Path) -> Path:
     """
     if is_address(text):
         return Address(text)  # pyright: ignore[reportReturnType]  # stands where a Path does until it is fetched
-    return folder / command.local_path(text)
+    path = command.local_path(text)
+    return path if path.is_absolute() else folder / path
 
 
 def stamp(path: Path | None) -> list | None:
@@ -60,7 +61,10 @@ def stamp(path: Path | None) -> list | None:
         info = _system(path).info(str(path))
     except Exception:  # of every store its own
         return None
-    return [info.get("size"), *(str(info[key]) for key in ("etag", "ETag", "mtime", "updated", "created") if key in info)]
+    return [
+        info.get("size"),
+        *(str(info[key]) for key in ("etag", "ETag", "mtime", "updated", "created") if key in info),
+    ]
 
 
 def read_text(address: str) -> str:

@@ -35,8 +35,8 @@ _PARQUET_ROWS = 4096
 
 
 class Row(NamedTuple):
-    """A clip with sound. `id` is unique in its source (`read_rows`) and stays when the source is read again. A path may be
-    a `remote.Address`."""
+    """A clip with sound. `id` is unique in its source (`read_rows`) and stays when the source is read again. A path may
+    be a `remote.Address`."""
 
     id: str
     video: Path | None  # where the pictures are; None: sound alone
@@ -84,12 +84,12 @@ def iter_rows(source: str | Path) -> Iterator[Row]:
 
     A table, .csv, .tsv or .parquet, has the columns video or audio (paths, relative to the table) or both (pictures of
     one, sound of the other), and optionally caption, start and seconds (the part of the clip to take). Empty cells are
-    left out. Of a table of `kfjax clean` (`path`, `start_seconds`, `kept` and measures), the rows that are kept. A list,
-    .txt, has a path on each line. Paths may be addresses of any file system of fsspec, and so may the list's own be.
+    left out. Of a table of `kfjax clean` (`path`, `start_seconds`, `kept` and measures), the rows that are kept. A
+    list, .txt, has a path on each line. Paths may be addresses of any file system of fsspec, and the list's own too.
 
     Raises:
-      ValueError: no such source, nothing in it, no such table (`table_lines`), where it is found. A bad value fails only
-        its own row.
+      ValueError: no such source, nothing in it, no such table (`table_lines`), where it is found. A bad value fails
+        only its own row.
     """
     if remote.is_address(text := str(source)) and text.lower().endswith(LISTS):
         yield from _from_list(text, remote.read_text(text), remote.Address(text).parent)
@@ -307,8 +307,7 @@ def _first_line(table: Path, file: TextIO) -> str:
 def _decoded(table: Path, file: TextIO) -> Iterator[str]:
     """The lines of a text file."""
     try:
-        for line in file:  # `yield from` would close it
-            yield line
+        yield from map(str, file)  # without `map`, the file would be closed with this
     except UnicodeDecodeError as error:
         raise ValueError(f"{table}: is not a CSV file in UTF-8 ({error}); save it as CSV in UTF-8") from error
 
@@ -374,7 +373,9 @@ def _check_nameless(table: Path, nameless: Iterable[int], cells: list[str], seen
             cell = cells[i].strip()
             seen.setdefault(i, set()).add(bool(cell))
             if (cell and (i > 0 or not cell.isdecimal())) or len(seen[i]) > 1:
-                raise ValueError(f"{table}: column {i + 1} has cells and no name in the first row; name it or delete it")
+                raise ValueError(
+                    f"{table}: column {i + 1} has cells and no name in the first row; name it or delete it"
+                )
 
 
 def _check_cells(where: str, cells: list[str], columns: int, delimiter: str) -> None:

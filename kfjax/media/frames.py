@@ -131,7 +131,7 @@ def every_frame(path: str | os.PathLike, thumbnail: int, start_seconds: float = 
     """All frames of a film, in one decoding pass, from the last one at or before `start_seconds` on.
 
     Args:
-      thumbnail: side of the small square picture that is made of each, by averaging areas; costs a fifteenth of decoding.
+      thumbnail: side of the small square picture that is made of each, by averaging areas.
 
     Raises:
       MediaError: as `read_frames`; of damage, where it is reached.

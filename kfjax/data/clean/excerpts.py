@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice, product
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ _LEAST_LEVELS = 8.0
 _LEAST_RATIO = 3.0
 #: No pixel of a black frame is brighter, of 255: a codec adds a few levels to black.
 _BLACK_LEVELS = 24
-#: Frames before and after that are looked at. What looks the same again after as many is a flash, not a cut.
+#: Frames before and after that are looked at. Where some before look like some after, it is a flash and not a cut.
 _AROUND = 3
 
 
@@ -158,7 +158,8 @@ def _is_cut(window: deque[media.Shown], changes: deque[float], i: int) -> bool:
     around = [changes[k] for k in range(max(1, i - 2), min(len(changes), i + 3)) if k != i]
     if changes[i] < _LEAST_RATIO * (sum(around) / len(around) if around else 0.0):
         return False
-    return _change(window[i - 1], window[-1]) >= _LEAST_LEVELS
+    pairs = product(islice(window, i), islice(window, i, None))
+    return min(_change(before, after) for before, after in pairs) >= changes[i] / 2
 
 
 def _change(one: media.Shown, other: media.Shown) -> float:

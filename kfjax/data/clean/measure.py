@@ -96,7 +96,7 @@ def measure(excerpt: Cut, pictures: Sequence[np.ndarray] = ()) -> dict[str, Valu
 
 
 def measure_row(row: Row, seconds: float, shortest_seconds: float, *, span_cuts: bool = False) -> Iterator[Measured]:
-    """All excerpts of a row (`excerpts.pieces`), measured; what can't be used has its reason, and stops nothing else."""
+    """All excerpts of a row (`excerpts.pieces`), measured. What can't be used has its reason and stops nothing else."""
     at = row.start_seconds
     try:
         for cut, pictures in pieces(row, seconds, shortest_seconds, SPECS, span_cuts=span_cuts):
