@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import uuid
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -66,11 +67,12 @@ def fill(store: Store, cfg: CleanConfig, runner: str, words: Sequence[str] = ())
 def _options(runner: str, words: Sequence[str]) -> PipelineOptions:
     try:
         options = PipelineOptions([f"--runner={runner}", *words], save_main_session=False)
-        if unknown := [word for word in options.view_as(PipelineOptions)._all_options if word.startswith("-")]:
-            raise ValueError(f"got {unknown[0]}, which is no option of {runner}")
+        options.get_all_options()
         beam.runners.create_runner(runner)
     except SystemExit:  # argparse has said why
-        raise ValueError(f"got {' '.join(words)}, expected options of {runner}; correct them") from None
+        raise ValueError(f"got {' '.join(words)} after --, expected options of {runner}; correct them") from None
+    except ValueError as error:
+        raise ValueError(f"--runner: got {runner} ({command.quoted(str(error))}); expected one of Beam's") from error
     return options
 
 
@@ -124,7 +126,7 @@ class Measure(beam.DoFn):
         rows = [(key, from_text(text)) for key, text in json.loads(line)]
         found = dict(self.processes.measured(rows))
         lines = (json.dumps([key, found[key]]) + "\n" for key, _ in rows)
-        temporary = f"{path}.{id(self)}.tmp"
+        temporary = f"{path}.{uuid.uuid4().hex}.tmp"
         with FileSystems.create(temporary, "text/plain") as file:
             file.write("".join(lines).encode())
         FileSystems.rename([temporary], [path])
