@@ -53,7 +53,7 @@ def cleaned(folder: Path, rows: int) -> None:
           f"{time.perf_counter() - start:.1f} s")  # fmt: skip
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments 0019/memory")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, nargs="+", default=[100, 10_000, 1_000_000])
@@ -68,4 +68,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -83,7 +83,7 @@ def parts(path: Path) -> dict[str, float]:
     return found
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments 0019/speed")
     parser.add_argument("folder", type=Path)
     parser.add_argument("films", type=Path, nargs="+")
@@ -102,4 +102,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

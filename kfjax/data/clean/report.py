@@ -125,12 +125,16 @@ def _distribution(name: str, values: np.ndarray, total: int, limit: Limit) -> st
         for x in ((edge - low) / (high - low) * _WIDTH for edge in edges)
     )
     ends = "".join(
-        f'<text x="{x}" y="{_HEIGHT + 14}" text-anchor="{anchor}" font-size="11" fill="currentColor">{value:.4g}</text>'
+        f'<text x="{x}" y="{_HEIGHT + 14}" text-anchor="{anchor}" font-size="11" fill="currentColor">{_short(value)}</text>'
         for x, anchor, value in ((0, "start", low), (_WIDTH, "end", high))
     )
     box = f'viewBox="-2 0 {_WIDTH + 4} {_HEIGHT + 18}"'
     drawing = f'<svg {box} role="img" aria-label="{name}"><g fill="var(--bar)">{bars}</g>{lines}{ends}</svg>'
     return f"<figure>{drawing}{caption}</figure>"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _card(row: Row, one: Measured, refused: Mapping[str, str]) -> str:

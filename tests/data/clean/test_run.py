@@ -4,6 +4,7 @@ import csv
 import functools
 import os
 import shutil
+import wave as wavefile
 from dataclasses import replace
 from pathlib import Path
 
@@ -269,3 +270,39 @@ def test_a_file_that_changes_meanwhile_is_refused_and_measured_again(crawl, tmp_
     (row,) = read(tmp_path / "out/clips.csv")
     assert counts["unusable"] == 1 and "changed while it was measured; run again" in row["reasons"]
     assert clean(tmp_path / "in", tmp_path / "out", CFG, workers=1)["kept"] == 3
+
+
+def test_eight_channels_and_eight_kilohertz(tmp_path):
+    wave = recording(1)
+    many = np.repeat(wave[:, :1], 8, axis=1) * np.linspace(0.1, 0.9, 8)
+    for name, rate_hz, samples in (("7.1.wav", RATE_HZ, many), ("8k.wav", 8000, wave[:16000, :1])):
+        with wavefile.open(str(tmp_path / name), "wb") as file:
+            file.setnchannels(samples.shape[1])
+            file.setsampwidth(2)
+            file.setframerate(rate_hz)
+            file.writeframes((samples * 32767).astype("<i2").tobytes())
+    clean(tmp_path, tmp_path / "out", CFG, workers=1)
+    surround, old = read(tmp_path / "out/clips.csv")
+    assert surround["kept"] == "yes" and surround["audio_rate_hz"] == str(RATE_HZ)
+    assert old["audio_rate_hz"] == "8000" and old["side_db"] == "-120.0" and "bandwidth_hz" in old["reasons"]
+
+
+def test_a_public_corpus_is_a_source(crawl, tmp_path, monkeypatch):
+    from kfjax.data import builders
+
+    asked = lambda name, split, *, manual_dir: [
+        sources.Row(f"{name} {split} {manual_dir}", crawl / "good.mp4", None, "")
+    ]
+    monkeypatch.setattr(builders, "read_rows", asked)
+    (row,) = run._rows("tfds:vggsound", "there")
+    assert row.id == "vggsound train there"
+    assert clean("tfds:vggsound:test", tmp_path, CFG, workers=1)["kept"] == 3
+
+
+def test_no_room_for_a_table_is_one_line(crawl, whole, tmp_path, monkeypatch):
+    shutil.copy(whole[0] / store.NAME, tmp_path)
+    full = lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    monkeypatch.setattr(tables.disk, "replace", full)
+    with pytest.raises(ValueError, match=r"measures.csv: can't be written \(No space left on device\); make room"):
+        clean(crawl, tmp_path, CFG)
+    assert [path.name for path in tmp_path.iterdir()] == [store.NAME]
