@@ -134,8 +134,8 @@ def _parser() -> command.Parser:
         "source",
         metavar="SOURCE",
         help="a folder of videos and sounds; a table (.csv, .parquet) with the "
-        f"columns {', '.join(sources.COLUMNS)} (video or audio or both; the others may be missing); a list of paths (.txt); or a "
-        "public corpus, tfds:NAME[:SPLIT], e.g. tfds:vggsound:test (default: train)",
+        f"columns {', '.join(sources.COLUMNS)} (video or audio or both; the others may be missing); a list "
+        "of paths (.txt); or a public corpus, tfds:NAME[:SPLIT], e.g. tfds:vggsound:test (default: train)",
     )
     add(
         "--manual-dir",

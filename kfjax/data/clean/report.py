@@ -39,7 +39,7 @@ td.n { text-align: right; font-variant-numeric: tabular-nums; } .share { backgro
 .cards { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); }
 .cards.wide { grid-template-columns: repeat(auto-fill, minmax(22rem, 1fr)); }
 figure { border: 1px solid var(--line); border-radius: .4rem; margin: 0; padding: .6rem; overflow-wrap: anywhere; }
-figure img, figure svg { display: block; width: 100%; } figcaption { font-size: .85rem; margin-top: .3rem; }
+figure text { font-size: 11px; } figure img, figure svg { display: block; width: 100%; } figcaption { font-size: .85rem; margin-top: .3rem; }
 .why { color: var(--bad); } small { opacity: .7; }
 """
 
@@ -125,7 +125,7 @@ def _distribution(name: str, values: np.ndarray, total: int, limit: Limit) -> st
         for x in ((edge - low) / (high - low) * _WIDTH for edge in edges)
     )
     ends = "".join(
-        f'<text x="{x}" y="{_HEIGHT + 14}" text-anchor="{anchor}" font-size="11" fill="currentColor">{_short(value)}</text>'
+        f'<text x="{x}" y="{_HEIGHT + 14}" text-anchor="{anchor}" fill="currentColor">{_short(value)}</text>'
         for x, anchor, value in ((0, "start", low), (_WIDTH, "end", high))
     )
     box = f'viewBox="-2 0 {_WIDTH + 4} {_HEIGHT + 18}"'
