@@ -39,7 +39,8 @@ td.n { text-align: right; font-variant-numeric: tabular-nums; } .share { backgro
 .cards { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); }
 .cards.wide { grid-template-columns: repeat(auto-fill, minmax(22rem, 1fr)); }
 figure { border: 1px solid var(--line); border-radius: .4rem; margin: 0; padding: .6rem; overflow-wrap: anywhere; }
-figure text { font-size: 11px; } figure img, figure svg { display: block; width: 100%; } figcaption { font-size: .85rem; margin-top: .3rem; }
+figure text { font-size: 11px; }
+figure img, figure svg { display: block; width: 100%; } figcaption { font-size: .85rem; margin-top: .3rem; }
 .why { color: var(--bad); } small { opacity: .7; }
 """
 
