@@ -303,6 +303,6 @@ def test_no_room_for_a_table_is_one_line(crawl, whole, tmp_path, monkeypatch):
     shutil.copy(whole[0] / store.NAME, tmp_path)
     full = lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     monkeypatch.setattr(tables.disk, "replace", full)
-    with pytest.raises(ValueError, match=r"measures.csv: can't be written \(No space left on device\); make room"):
+    with pytest.raises(ValueError, match=r"clips.csv: can't be written \(No space left on device\); make room"):
         clean(crawl, tmp_path, CFG)
     assert [path.name for path in tmp_path.iterdir()] == [store.NAME]
