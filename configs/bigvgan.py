@@ -4,7 +4,8 @@
     kfjax train configs/bigvgan.py:finetune --workdir runs/tuned --set data.sounds=DIR data.start=MODEL data.vae=MODEL
 
 DIR holds recordings, in folders below it too, or a rendered corpus of scenes; without one, sounds are made from
-nothing. `finetune` goes on from the vocoder of MODEL, a directory of converted parts, on what its VAE gives back.
+nothing. `finetune` goes on from the vocoder of MODEL, a directory of converted parts, on what its VAE gives back; with
+"data.corpora=(('runs/features', 1.0),)" on the recordings of a `kfjax extract` and their latents, decoded.
 Hardware: made for eight accelerators or more; neither memory nor time have been measured at this size. Metric: the mel
 loss in metrics.jsonl, also of held-out sounds where data.heldout is a folder like DIR. Variants: "", "finetune",
 "runlocal" (under a minute, for tests).
@@ -28,6 +29,8 @@ def full() -> dict:
             "validation_batches": 8,
             "start": "",
             "vae": "",
+            "corpora": (),
+            "sources": (),
         },
         "vae": {"variant": "edm2"},
         "training": {"vocoder": {}, "discriminator": {}},

@@ -5,6 +5,8 @@
     kfjax train configs/codec.py --workdir runs/vae --set data.folder=runs/scenes
     kfjax train configs/codec.py:vocoder --workdir runs/vocoder
     kfjax train configs/codec.py:vocoder-finetune --workdir runs/vocoder-finetune
+    kfjax train configs/codec.py:vocoder-finetune --workdir runs/on-features --set data.vae=MODEL data.start=MODEL \\
+        "data.corpora=(('runs/features', 1.0),)"
 
 Hardware: two CPU cores. Time: about 15 minutes (Mel-VAE), an hour (vocoder), a quarter of that (fine-tuning on the
 mels that the VAE decodes). Metric: the loss on held-out sound (metrics.jsonl, kind "validation"), for the Mel-VAE that
@@ -71,7 +73,7 @@ def vocoder() -> dict:
     return {
         "task": "vocoder",
         "loop": {"steps": 4000, "seed": 0, "log_every": 50, "save_every": 500},
-        "data": {"folder": "runs/waves", "vae": ""},
+        "data": {"folder": "runs/waves", "vae": "", "corpora": (), "sources": ()},
         "training": {"optim": {"learning_rate": 1e-3, "weight_decay": 1e-4, "decay_steps": 1000}},
     }
 

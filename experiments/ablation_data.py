@@ -16,6 +16,7 @@ from kfjax.data.batches import FeatureInput
 from kfjax.data.buckets import Buckets
 from kfjax.data.encode import FeatureEncoder, Loaded
 from kfjax.data.sources import Cut, Row
+from kfjax.encoders.tokenizer import Unread
 from kfjax.generators.mmdit.mmdit import MMDiTConfig
 from kfjax.metrics.onsets import detect_onsets, onset_f1
 from kfjax.nn import module
@@ -44,7 +45,7 @@ FEATURES, HELD, HELD_FEATURES = "features", "heldout", "heldout-features"
 def prepare(scenes: Path, root: Path) -> None:
     """Render what is held out and encode everything; what is there already is left alone."""
     pipeline.use_program_cache()
-    encoder = FeatureEncoder(system.load(pipeline.BUILT_IN), 16)
+    encoder = FeatureEncoder(system.load(pipeline.BUILT_IN), 16, stereo=False)
     count = sum(HELDOUT.values())
     heldout = render_corpus(root / HELD, count, seed=HELDOUT_SEED, split="heldout", durations=HELDOUT, size=64)
     encode(heldout, tuple(HELDOUT), root / HELD_FEATURES, encoder, shards=1)
@@ -75,7 +76,8 @@ def load(bucket: Bucket, index: int, encoder: FeatureEncoder) -> Loaded:
     excerpt = scene_excerpt(encoder.cfg, encoder.tokenizer, bucket, [index], [scene.caption])
     wave = bucket.waveform(index).mean(1)
     wave = np.pad(wave, (0, rates.lengths(seconds, encoder.cfg.rates).samples - len(wave)))
-    return Loaded(Cut(Row(f"{seconds:g}s/{index}", bucket.folder, None, scene.caption), 0.0, seconds), excerpt, wave)
+    cut = Cut(Row(f"{seconds:g}s/{index}", bucket.folder, None, scene.caption), 0.0, seconds)
+    return Loaded(cut, excerpt, wave, None, Unread((), "", ""))
 
 
 class Listener:
@@ -100,9 +102,12 @@ class Listener:
         self._system = base._replace(cfg=cfg, params=params | {"mmdit": self._params["mmdit"]})
 
     def scores(self, seconds: float) -> dict[str, list[float]]:
-        """Of every struck scene of that length: see `score`; "floor" is the F1 of the sound made for the next scene."""
-        bucket, rows = struck(self._root, seconds)
-        scenes = [bucket.scene(i) for i in rows]
+        """`heard` of every struck scene of that length."""
+        return self.heard(*struck(self._root, seconds))
+
+    def heard(self, bucket: Bucket, rows: list[int]) -> dict[str, list[float]]:
+        """Of some scenes: see `score`; "floor" is the F1 of the sound made for the next scene."""
+        scenes, seconds = [bucket.scene(i) for i in rows], bucket.seconds
         sounds = SceneSounds(self._system, steps=STEPS, guidance=GUIDANCE)
         waves = list(sounds.generate([scene.caption for scene in scenes], seconds, films=(bucket, rows)))
         return score(waves, [bucket.waveform(i) for i in rows], scenes, seconds)

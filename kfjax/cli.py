@@ -24,11 +24,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = command.run(_dispatch, words)
     if argv is None and words[:1] == ["generate"]:
         command.end_at_once(code)
+    if argv is None and words[:1] == ["train"] and code:
+        command.end_without_threads(code)
     return code
 
 
 def _dispatch(argv: Sequence[str]) -> int:
-    own = (["clean"], ["demo"], ["evaluate"], ["export"], ["extract"], ["train"], ["plan"])
+    own = (["caption"], ["clean"], ["demo"], ["evaluate"], ["export"], ["extract"], ["train"], ["plan"])
     if argv[:1] in own:  # have parsers of their own
         return _own_parser(argv[0])(argv[1:])
     parser = command.Parser(prog="kfjax", description="Video to sound: generate, convert, train.")
@@ -38,6 +40,7 @@ def _dispatch(argv: Sequence[str]) -> int:
     _add_convert(commands)
     commands.add_parser("demo", help="a web page that makes sound")
     commands.add_parser("clean", help="a crawl to a table of excerpts that are fit for training")
+    commands.add_parser("caption", help="a table's captions, from audio caption, video caption and tags")
     commands.add_parser("extract", help="clips to features and latents, ahead of training")
     commands.add_parser("train", help="train a model from a config")
     commands.add_parser("export", help="a training run's checkpoint to a model directory")
@@ -56,6 +59,8 @@ def _own_parser(name: str) -> Callable[[Sequence[str]], int]:
         from kfjax.demo.__main__ import main
     elif name == "clean":
         from kfjax.commands.clean import main
+    elif name == "caption":
+        from kfjax.commands.caption import main
     elif name == "extract":
         from kfjax.data.extract import main
     elif name == "export":

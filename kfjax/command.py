@@ -11,6 +11,7 @@ import os
 import re
 import reprlib
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -21,11 +22,12 @@ PACKAGE = Path(__file__).parent
 LONGEST = 100_000
 #: Modules that the core installation does without -> the extra that brings them.
 EXTRAS = {
-    "apache_beam": "beam", "array_record": "data", "cv2": "data", "gradio": "demo", "grain": "data", "pymunk": "data",
-    "pyarrow": "data", "tensorflow_datasets": "builders", "threadpoolctl": "data",
+    "apache_beam": "beam", "array_record": "data", "cv2": "data", "gcsfs": "gcs", "gradio": "demo", "grain": "data",
+    "pyarrow": "data", "pymunk": "data", "s3fs": "s3", "tensorflow_datasets": "builders", "threadpoolctl": "data",
 }  # fmt: skip
 #: `gs://bucket/a`, also as `Path` shortens it, to `gs:/bucket/a`. A single letter is a drive.
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+_BUCKET = re.compile("(gs|s3):/", re.IGNORECASE)
 
 
 class AddressError(argparse.ArgumentTypeError, ValueError):
@@ -39,6 +41,16 @@ def local_path(text: str | PathLike) -> Path:
       AddressError: as `local`.
     """
     return Path(local(os.fspath(text)))
+
+
+def in_bucket(text: str) -> bool:
+    """Whether the text is an address in a bucket (`gs://…`, `s3://…`), which `kfjax.storage.disk.path` reads."""
+    return _BUCKET.match(text) is not None
+
+
+def local_or_bucket(text: str) -> str:
+    """As `local`, but what is in a bucket may be named too."""
+    return text if in_bucket(text) else local(text)
 
 
 def local(text: str) -> str:
@@ -93,7 +105,7 @@ def add_model(add: Callable[..., Any]) -> None:
     """The argument `--model`, by a parser's or a group's `add_argument`."""
     add(
         "--model",
-        type=local,
+        type=local_or_bucket,
         default="built-in",
         metavar="NAME|FOLDER",
         help="a published model's name "
@@ -144,6 +156,14 @@ def end_at_once(code: int) -> None:
         os._exit(code)
 
     atexit.register(end)
+
+
+def end_without_threads(code: int) -> None:
+    """End this process now if threads are left: those of a save that failed wait minutes for what never comes."""
+    if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def say(message: str) -> None:

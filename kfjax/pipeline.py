@@ -10,7 +10,6 @@ Compiled programs are kept for the next process, which then imports no network.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from kfjax import generation, rates, system
-from kfjax.command import local_path
 from kfjax.flow import sampler
 from kfjax.making import limits
 from kfjax.making.limits import MAX_PROMPT_CHARACTERS as MAX_PROMPT_CHARACTERS
@@ -35,6 +33,8 @@ from kfjax.making.recording import Span
 from kfjax.making.request import Asked, Request, resolve
 from kfjax.making.sound import Sound, Stream, added
 from kfjax.nn.module import Params
+from kfjax.storage import disk
+from kfjax.storage.cache import cache_folder as cache_folder
 from kfjax.structs import Video
 from kfjax.system import System
 from kfjax.xla import memory, programs, sharding
@@ -113,6 +113,7 @@ class Model:
         reference: str | Path | None = None,
         music_prompt: str = "",
         music_gain: float = 1.0,
+        music_seed: int | None = None,
         loudness: float | None = None,
         window: int | None = None,
         overlap: int | None = None,
@@ -147,6 +148,7 @@ class Model:
           reference: a file whose sound this shall be like; of a film its picture counts too. Its loudest 3 seconds.
           music_prompt: describes music that is made beside the sound, without the picture, as a stem of its own.
           music_gain: of the music in the mix, 0 to 100.
+          music_seed: of the music. Default: `seed`. Given that of a take, the music goes on where the take is redone.
           loudness: integrated loudness of the result, above -70 to 0 LUFS, such as -23; its true peak stays below
             -1 dB.
           window, overlap: whole seconds of the windows that a long sound is made in, and that neighbours share.
@@ -166,7 +168,8 @@ class Model:
             schedule=schedule, method=method, guidance=guidance, video_guidance=video_guidance,
             text_guidance=text_guidance, negative_guidance=negative_guidance, guidance_interval=guidance_interval,
             seed=seed, keep_original=keep_original, audio=audio, keep=keep, redo=redo, strength=strength,
-            reference=reference, music_prompt=music_prompt, music_gain=music_gain, window=window, overlap=overlap,
+            reference=reference, music_prompt=music_prompt, music_gain=music_gain, music_seed=music_seed,
+            window=window, overlap=overlap,
         )  # fmt: skip
         say = progress or silent
         waves, stems = self._waves(asked, samples, batch, say)
@@ -310,21 +313,14 @@ def load_system(model: str | Path) -> System:
         if not BUILT_IN.is_dir():
             raise ValueError(f"this installation has no built-in model (expected {BUILT_IN}); give another model")
         return system.load(BUILT_IN)
-    folder, name = local_path(model), str(model)
-    if folder.exists():
+    folder, name = disk.path(model), str(model)
+    if disk.in_bucket(folder) or folder.exists():
         return system.load(folder)
     from kfjax.convert import hub  # every family of public weights, with its networks
 
     if name not in hub.MODELS:
         raise ValueError(hub.no_model(name))
     return system.load(hub.fetch(name, cache_folder() / "models"))
-
-
-def cache_folder() -> Path:
-    """Where compiled programs are kept: $KFJAX_CACHE, else kfjax/ in the user's cache folder."""
-    if own := os.environ.get("KFJAX_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kfjax"
 
 
 def start() -> None:

@@ -138,11 +138,20 @@ class FlowBatch(NamedTuple):
     mel_right: Array  # [b, f, m]
 
 
+class StereoMels(NamedTuple):
+    """What Mono2Stereo learns from, in the bytes of `codec.stereo.to_bytes`; without b where it is of one example."""
+
+    mono: Array  # u8 [b, f, m], log-mel of the mono
+    ratio: Array  # i8 [b, f, m], log(left / right)
+    there: Array  # bool [b]; False for recordings in mono, whose bytes are irrelevant
+
+
 class FeatureBatch(NamedTuple):
-    """One bucket's examples, encoded beforehand. Training on it runs no encoder and sees neither frames nor mels."""
+    """One bucket's examples, encoded beforehand. Training on it runs no encoder and sees neither frames nor waves."""
 
     features: Features
     posterior: Posterior
+    stereo: StereoMels | None = None  # where Mono2Stereo trains
 
 
 class TrainState(NamedTuple):

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from kfjax import config
-from kfjax.codec.configs import CodecConfig
+from kfjax.codec.configs import CodecConfig, StereoConfig
 from kfjax.encoders.configs import CLIPTextConfig, CLIPVisionConfig, SynchformerConfig, T5Config
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.generators import generator_of
@@ -28,7 +28,8 @@ from kfjax.generators.mmdit.config import MMDiTConfig
 from kfjax.nn import module
 from kfjax.nn.module import Params
 from kfjax.rates import Rates
-from kfjax.storage import disk
+from kfjax.storage import cache, disk
+from kfjax.storage.bucket import upload_folder
 from kfjax.storage.checkpoint import load_params, save_params, unflatten
 from kfjax.xla import programs
 
@@ -131,6 +132,21 @@ class SystemConfig:
         }
 
 
+def with_stereo(cfg: SystemConfig) -> SystemConfig:
+    """The system with a Mono2Stereo, where it has none one of the default size.
+
+    Raises:
+      ValueError: Mono2Stereo can't read its mels.
+    """
+    if cfg.codec.stereo is not None:
+        return cfg
+    mel, clip = cfg.codec.mel, cfg.stereo_sees == "clip"
+    mel_hz = mel.sample_rate_hz / mel.hop
+    width, hz = (cfg.clip.out_dim, cfg.rates.clip_hz) if clip else (cfg.sync.width, mel_hz / 2)
+    stereo = StereoConfig(bands=mel.bands, clip_dim=width, mel_hz=mel_hz, clip_hz=hz)
+    return replace(cfg, codec=replace(cfg.codec, stereo=stereo))
+
+
 class System(NamedTuple):
     """A configuration, its weights and its tokenizer."""
 
@@ -211,15 +227,23 @@ def save(directory: str | Path, system: System, *, card: str = "", dtype: str | 
 def replacing(directory: str | Path, *, mark: str) -> Iterator[Path]:
     """A new folder to write into; it takes the place of `directory` once the block has ended well.
 
+    Of a directory in a bucket it lies among this machine's temporary files, and is uploaded then, `mark` last.
+
     Args:
       mark: a file that is in what may be replaced.
 
     Raises:
       ValueError: the directory holds something else.
     """
-    directory = Path(directory)
-    if directory.is_dir() and any(directory.iterdir()) and not (directory / mark).is_file():
+    directory = disk.path(directory)
+    taken = directory.is_dir() and any(directory.iterdir()) and not (directory / mark).is_file()
+    if taken and not disk.unfinished(directory):
         raise ValueError(f"{directory} is not empty and holds no model; expected a new, empty or model directory")
+    if disk.in_bucket(directory):
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+            upload_folder(Path(temporary), directory, last=mark)
+        return
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
     try:
@@ -234,13 +258,13 @@ def replacing(directory: str | Path, *, mark: str) -> Iterator[Path]:
 
 
 def load(directory: str | Path) -> System:
-    """Read a model directory.
+    """Read a model directory; of one in a bucket the copy in this machine's cache.
 
     Raises:
       ValueError: missing files, a config with an unknown key or bad value, weights that do not fit it.
       CheckpointError: a file that is not as it was written.
     """
-    directory = Path(directory)
+    directory = cache.local(disk.path(directory))
     if not directory.is_dir():
         raise ValueError(f"no model directory at {directory}: expected a folder with config.json and model.safetensors")
     in_parts = any((directory / f"{name}.safetensors").is_file() for name in ("mmdit", "clip", "text", "vae"))

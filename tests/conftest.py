@@ -6,6 +6,7 @@ The environment is set before jax is first imported, and inherited by the comman
 import ctypes
 import gc
 import os
+import secrets
 import socket
 import sys
 import tempfile
@@ -99,6 +100,32 @@ def pytest_collection_finish():
     """What is imported by now stays to the end: the garbage collector need not look at it again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def google():
+    """The store behind `gs`; what a test made it do wrong ends with the test."""
+    missing = [
+        name for name in ("gcsfs", "gcp_storage_emulator") if find_spec(name) is None
+    ]  # its import reads variables
+    if missing:
+        pytest.skip(f"no {', '.join(missing)}: pip install '.[dev]'")
+    from tests.tiny import buckets
+
+    with buckets.google() as store:
+        yield store
+
+
+@pytest.fixture
+def gs(google, tmp_path, monkeypatch):
+    """An empty folder in a bucket of an emulator; copies of what is read there go to a folder of the test's own."""
+    from kfjax.storage.bucket import BucketPath
+    from tests.tiny import buckets
+
+    monkeypatch.setenv("KFJAX_CACHE", str(tmp_path / "cache"))
+    google.calm()
+    yield BucketPath(f"gs://{buckets.NAME}/{secrets.token_hex(4)}")
+    google.calm()
 
 
 @pytest.fixture(autouse=True)

@@ -79,7 +79,8 @@ def test_options_of_given_and_long_sound_arrive(here, clips, model):
     common = ["generate", str(clips / "a.mp4"), "--model", model, "--output", "a.wav"]
     options = [
         [], ["--schedule", "uniform"], ["--guidance-interval", "0.2-1"], ["--music-prompt", "rain"],
-        ["--music-prompt", "rain", "--music-gain", "0.5"], ["--loudness", "-40"], ["--reference", "other.wav"],
+        ["--music-prompt", "rain", "--music-gain", "0.5"], ["--music-prompt", "rain", "--music-seed", "1"],
+        ["--loudness", "-40"], ["--reference", "other.wav"],
         ["--audio", "take.wav", "--strength", "0.5"],
     ]  # fmt: skip
     sounds = set()
@@ -125,14 +126,27 @@ def test_a_stream_to_standard_output(here, clips, model):
     assert media.read_audio("piped.mp4", RATE_HZ).shape[0] >= round(0.6 * RATE_HZ)
 
 
+def test_a_player_that_ends_before_the_stream(here, model):
+    arguments = ["--prompt", "a bell", "--duration", "0.3", "--stream", "--output", "-", "--model", model]
+    command = [sys.executable, "-m", "kfjax", "generate", *arguments]
+    source, sink = os.pipe()
+    os.close(source)
+    with open(sink, "wb") as output:
+        ended = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith("kfjax: error: the output: can't be written further (Broken pipe)")
+    assert "Traceback" not in ended.stderr and "ignored" not in ended.stderr
+
+
 def test_a_table_of_given_sound(here, clips, model):
     media.write_wav("take.wav", np.random.default_rng(0).uniform(-0.3, 0.3, (RATE_HZ, 2)).astype(np.float32), RATE_HZ)
     rows = [
-        "video,prompt,audio,strength,reference,music_prompt",
-        f"{clips / 'a.mp4'},a bell,take.wav,0.5,,",
-        f"{clips / 'c.mov'},a bell,,,take.wav,rain",
-        f"{clips / 'a.mp4'},a bell,absent.wav,0.5,,",
-        f"{clips / 'a.mp4'},a bell,take.wav,half,,",
+        "video,prompt,audio,strength,reference,music_prompt,music_seed",
+        f"{clips / 'a.mp4'},a bell,take.wav,0.5,,,",
+        f"{clips / 'c.mov'},a bell,,,take.wav,rain,3.0",
+        f"{clips / 'a.mp4'},a bell,absent.wav,0.5,,,",
+        f"{clips / 'a.mp4'},a bell,take.wav,half,,,",
+        f"{clips / 'a.mp4'},a bell,,,,rain,1.5",
     ]
     Path("t.csv").write_text("\n".join(rows) + "\n")
     assert main(["generate", "t.csv", "--output", "out", "--audio-only", "--model", model]) == 2

@@ -176,6 +176,8 @@ def test_odd_videos_work(here, model, make):
         (["--keep", "0:00-0:10"], "keep: got '0:00-0:10', expected seconds such as 0-3"),
         (["--redo", "0.5-2"], "redo: got 0.5-2, expected a span within 0-0.8"),
         (["--redo", "0-0.5,0.4-0.6"], "which overlap"),
+        (["--keep", "0.5-0.5"], "keep: got 0.5-0.5, expected a span within 0-0.8 seconds that is not empty"),
+        (["--music-prompt", "a piano", "--music-seed", "-1"], "music seed: got -1"),
         (["--strength", "0"], "strength: got 0"),
         (["--reference", "absent.wav"], "absent.wav"),
         (["--output", "-"], "give --stream too"),
@@ -187,6 +189,7 @@ def test_odd_videos_work(here, model, make):
         (["--schedule", "cosine"], "--schedule"),
         (["--window", "0"], "window: got 0"),
         (["--window", "0.5"], "invalid int value"),
+        (["--overlap", "0"], "overlap: got 0"),
     ],
 )
 def test_arguments(capsys, model, clip, arguments, words):

@@ -1,5 +1,6 @@
 """What every command's parser and messages keep to."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -33,24 +34,24 @@ def test_a_path_is_a_path(path):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["generate", "gs://b/a.mp4"], ["generate", "a.mp4", "--output", "gs://b"], ["generate", "a.mp4", "--model", "gs://b"],
+        ["generate", "gs://b/a.mp4"], ["generate", "a.mp4", "--output", "gs://b"], ["generate", "a.mp4", "--model", "https://b"],
         ["convert", "gs://b", "out"], ["convert", "in", "gs://b"],
-        ["extract", "gs://b", "--output", "out"], ["extract", "in", "--output", "gs://b"],
-        ["extract", "in", "--output", "out", "--model", "gs://b"],
+        ["extract", "gs://b", "--output", "out"], ["extract", "in", "--output", "https://b"],
+        ["extract", "in", "--output", "out", "--model", "https://b"],
         ["extract", "tfds:vggsound", "--output", "out", "--manual-dir", "gs://b"],
-        ["train", "gs://b/flow.py", "--workdir", "out"], ["train", "configs/flow.py", "--workdir", "gs://b"],
+        ["train", "gs://b/flow.py", "--workdir", "out"], ["train", "configs/flow.py", "--workdir", "https://b"],
         ["train", "configs/flow.py", "--workdir", "out", "--set", "data.folder=gs://b"],
-        ["train", "configs/flow.py:1.5b", "--workdir", "out", "--set", "data.corpora=(('gs://b', 1.0),)"],
+        ["train", "configs/flow.py:1.5b", "--workdir", "out", "--set", "data.corpora=(('https://b', 1.0),)"],
         ["evaluate", "gs://b", "--benchmark", "scenes"], ["evaluate", "x", "--benchmark", "scenes", "--output", "gs://b"],
         ["evaluate", "x", "--benchmark", "folder", "--references", "gs://b"],
         ["evaluate", "x", "--benchmark", "scenes", "--weights", "gs://b"],
-        ["plan", "gs://b/flow.py", "--topology", "v6e-64", "--max"], ["demo", "--model", "gs://b"],
+        ["plan", "gs://b/flow.py", "--topology", "v6e-64", "--max"], ["demo", "--model", "https://b"],
     ],
     ids=" ".join,
 )  # fmt: skip
 def test_addresses_are_refused_before_any_work(tmp_path, monkeypatch, capsys, arguments):
     monkeypatch.chdir(tmp_path)
-    assert "gs://b" in (said := refused(capsys, *arguments)) and "downloading is not done here" in said
+    assert "://b" in (said := refused(capsys, *arguments)) and "downloading is not done here" in said
     assert not [*tmp_path.iterdir()]
 
 
@@ -144,3 +145,9 @@ def test_models_are_listed(tmp_path, monkeypatch, capsys):
 def test_messages_reach_the_terminal_as_text(capsys):
     command.say("a\nb \x1b[2J\x07 é 喝")
     assert capsys.readouterr().err == "kfjax: a b \\x1b[2J\\x07 é 喝\n"
+
+
+def test_a_failed_command_does_not_wait_for_its_threads():
+    lines = "import threading, time", "from kfjax import command", "command.end_without_threads(3)", \
+            "threading.Thread(target=time.sleep, args=(600,)).start()", "command.end_without_threads(2)"  # fmt: skip
+    assert subprocess.run([sys.executable, "-c", "\n".join(lines)], timeout=60).returncode == 2

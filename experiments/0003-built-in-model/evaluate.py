@@ -3,7 +3,7 @@
     python -m experiments 0003/evaluate kfjax/assets/model --output results.json \
         --wavs speech.wav music.wav
 
-Held-out scenes are rendered once into a folder, and so is the judge of sources; run again, they are read back.
+Held-out scenes are rendered once into a folder, and so is the classifier of sources; run again, they are read back.
 --quick takes a tenth of everything: enough to see where a training stands.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from experiments.harness import held_out, made, markdown, plain, write_json
 from kfjax import media, pipeline, system
-from kfjax.scenes.evaluation import MEASURES, Evaluation, SceneProtocol, judge_file
+from kfjax.scenes.evaluation import MEASURES, Evaluation, SceneProtocol, classifier_file
 from kfjax.scenes.sounds import SceneSounds
 
 COLUMNS = ("video and caption", "video", "caption", "floor", "ceiling", "codec ceiling")
@@ -51,7 +51,7 @@ def plan_of(args: argparse.Namespace):
         return plan
     share = lambda count: max(1, count // 10)
     tenths = {name: share(getattr(plan, name)) for name in ("scenes", "other_scenes", "codec_scenes", "pairs")}
-    return replace(plan, judge_clips=4 * share(plan.judge_clips), **tenths)
+    return replace(plan, classifier_clips=4 * share(plan.classifier_clips), **tenths)
 
 
 def recordings(paths: list[Path], sample_rate_hz: int):
@@ -65,8 +65,8 @@ def main(argv=None) -> dict:
     sounds = SceneSounds(model, steps=args.steps, guidance=args.guidance, negative=args.negative, seed=args.seed)
     corpus = held_out(args.corpus, plan, model.cfg.sync.size)
     folder = next(iter(corpus.buckets.values())).folder.parent
-    judge = judge_file(folder, plan, {name: model.params[name] for name in ("vae", "vocoder")})
-    evaluation = Evaluation(sounds, corpus, plan, judge, judged=bool({"meaning", "negative"} & set(args.only)))
+    classifier = classifier_file(folder, plan, {name: model.params[name] for name in ("vae", "vocoder")})
+    evaluation = Evaluation(sounds, corpus, plan, classifier, classifies=bool({"meaning", "negative"} & set(args.only)))
     settings = {name: getattr(sounds, name) for name in ("steps", "guidance", "negative")}
     settings |= {"scenes": len(evaluation.scenes), "seconds": plan.seconds, "seed": args.seed}
     results = {"made": made(), "settings": {"model": model.cfg.name} | settings}

@@ -2,7 +2,7 @@
 
     python -m experiments 0008
 
-Hardware: two CPU cores, see README.md for the time. Metric: share of held-out scenes in which the judge hears a frog.
+Hardware: two CPU cores, see README.md for the time. Metric: share of held-out scenes in which a frog is heard.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
     python -m experiments 0008                  # results.json beside this file
     python -m experiments 0008 --quick --output quick.json    # a few of everything, to see that it works
 
-Run again after a stop, it goes on: corpora, judge, checkpoints and figures are kept in --workdir; another model needs
+It resumes after a stop: corpora, classifier, checkpoints and figures are kept in --workdir; another model needs
 another.
 """
 
@@ -28,14 +28,14 @@ from kfjax.scenes import RECIPES, SOURCES, make_scene, render_corpus, write_mp4
 from kfjax.scenes import scores as scene_scores
 from kfjax.scenes.corpus import scene_seed
 from kfjax.scenes.sounds import SceneSounds
-from kfjax.scenes.source_classifier import SourceJudge
+from kfjax.scenes.source_classifier import SourceClassifier
 
 from .frogs import FROG, make_frog_scene
 
 HERE = Path(__file__).resolve().parent
 SECONDS = 2.5  # of every scene; the film for `kfjax generate` is longer
-#: Corpora of different seeds share no scene; the judge's are its own. Of the scenes of "mixed" half are frogs.
-SEEDS = {"train": 8001, "heldout": 8002, "old": 8003, "judge": 8004, "judge frogs": 8005, "mixed": 8006}
+#: Corpora of different seeds share no scene; the classifier's are its own. Of the scenes of "mixed" half are frogs.
+SEEDS = {"train": 8001, "heldout": 8002, "old": 8003, "classifier": 8004, "classifier frogs": 8005, "mixed": 8006}
 #: What trains: name in the results -> corpus.
 RUNS = {"frogs alone": "train", "frogs and old scenes": "mixed"}
 #: Sentences without a film. Of the first one the words are learnt, the others' are not in the vocabulary.
@@ -50,12 +50,12 @@ class Sizes(NamedTuple):
     mixed: int = 100
     heldout: int = 32
     old: int = 60
-    judge: int = 240
-    judge_frogs: int = 48
+    classifier: int = 240
+    classifier_frogs: int = 48
     texts: int = 24  # sounds of a sentence
 
 
-QUICK = Sizes(train=8, mixed=8, heldout=2, old=3, judge=30, judge_frogs=6, texts=2)
+QUICK = Sizes(train=8, mixed=8, heldout=2, old=3, classifier=30, classifier_frogs=6, texts=2)
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
@@ -71,17 +71,18 @@ def main(argv: Sequence[str] | None = None) -> dict:
     sizes, clock = QUICK if args.quick else Sizes(), Clock(args.workdir)
     base = system.load(args.model)
     corpora = clock("render", lambda: render(args.workdir, sizes, base.cfg.sync.size))
-    judge = clock("judge", lambda: learn_judge(base, sizes, args.workdir / "judge.npz"))
+    classifier = clock("classifier", lambda: learn_classifier(base, sizes, args.workdir / "classifier.npz"))
     results = {"made": made(), "scenes": sizes._asdict()}
-    results["true sound"] = clock.kept("true sound", lambda: ceilings(base, corpora, judge))
+    results["true sound"] = clock.kept("true sound", lambda: ceilings(base, corpora, classifier))
     measured = lambda name, model: {
-        part: clock.kept(f"{name}, {part}", make) for part, make in measures(model, corpora, judge, sizes.texts).items()
+        part: clock.kept(f"{name}, {part}", make)
+        for part, make in measures(model, corpora, classifier, sizes.texts).items()
     }
     results["before"] = measured("before", base)
     for name, corpus in RUNS.items():
         tuned = clock(f"train, {name}", lambda corpus=corpus: train(args, corpus))
         results[name] = measured(name, system.load(tuned))
-    results["kfjax generate"] = plain(clock("generate", lambda: generate(tuned, args.workdir, judge)), 3)
+    results["kfjax generate"] = plain(clock("generate", lambda: generate(tuned, args.workdir, classifier)), 3)
     results["cpu_seconds"] = clock.seconds
     write_json(args.output, results)
     print(table(results))
@@ -128,17 +129,17 @@ def make_mixed_scene(seed: int, **how):
     return make_scene(seed, **how) if seed % 2 else make_frog_scene(seed, **how)
 
 
-def learn_judge(base, sizes: Sizes, file: Path):
-    """A judge of the old sources and frogs: each true sound is learnt as it is and as the codec gives it back."""
+def learn_classifier(base, sizes: Sizes, file: Path):
+    """A classifier of the old sources and frogs: each true sound is learnt as it is and as the codec gives it back."""
     if file.exists():
-        return SourceJudge.load(file)
+        return SourceClassifier.load(file)
     rate, recipes = base.cfg.rates.sample_rate_hz, [*RECIPES, "several"]
     levels, labels = [], []
 
     def sounds():
-        for i in range(sizes.judge + sizes.judge_frogs):
-            old = i < sizes.judge
-            seed = scene_seed(SEEDS["judge" if old else "judge frogs"], i)
+        for i in range(sizes.classifier + sizes.classifier_frogs):
+            old = i < sizes.classifier
+            seed = scene_seed(SEEDS["classifier" if old else "classifier frogs"], i)
             make = partial(make_scene, recipe=recipes[i % len(recipes)]) if old else make_frog_scene
             scene = make(seed, duration_seconds=SECONDS)
             wave = scene.sound(rate)
@@ -147,12 +148,12 @@ def learn_judge(base, sizes: Sizes, file: Path):
             yield wave
 
     coded = [band_levels_db(w, rate).astype(np.float32) for w in SceneSounds(base).through_codec(sounds(), SECONDS)]
-    judge = SourceJudge.fit_levels(levels + coded, labels * 2, seed=0, copies=2, sources=(*SOURCES, FROG))
-    judge.save(file)
-    return judge
+    classifier = SourceClassifier.fit_levels(levels + coded, labels * 2, seed=0, copies=2, sources=(*SOURCES, FROG))
+    classifier.save(file)
+    return classifier
 
 
-def measures(model, corpora: dict, judge, count: int) -> dict[str, Callable[[], dict]]:
+def measures(model, corpora: dict, classifier, count: int) -> dict[str, Callable[[], dict]]:
     """Part of the results -> what makes it: what is heard in the sounds of a model for held-out frogs and old scenes.
 
     Args:
@@ -163,24 +164,29 @@ def measures(model, corpora: dict, judge, count: int) -> dict[str, Callable[[], 
     rows, known = old_scenes(corpora["old"])
     captions = lambda kind: [scene.caption if "caption" in kind else "" for scene in scenes]
     films = lambda kind: (bucket, range(len(scenes))) if "video" in kind else None
-    frogs = lambda kind: frogs_heard(sounds.generate(captions(kind), SECONDS, films=films(kind)), scenes, judge, rate)
-    old = lambda films: old_heard(sounds.generate([s.caption for s in known], SECONDS, films=films), known, judge, rate)
+    frogs = lambda kind: frogs_heard(
+        sounds.generate(captions(kind), SECONDS, films=films(kind)), scenes, classifier, rate
+    )
+    old = lambda films: old_heard(
+        sounds.generate([s.caption for s in known], SECONDS, films=films), known, classifier, rate
+    )
     return {
         **{kind: partial(frogs, kind) for kind in ("video and caption", "video", "caption")},
         "old scenes": partial(old, (corpora["old"].buckets[SECONDS], rows)),
         "old captions": partial(old, None),
-        "sentences": lambda: sentences(sounds, judge, rate, count),
+        "sentences": lambda: sentences(sounds, classifier, rate, count),
     }
 
 
-def sentences(sounds, judge, rate: int, count: int) -> dict:
+def sentences(sounds, classifier, rate: int, count: int) -> dict:
     """Share of frogs heard in `count` sounds of a sentence, by sentence; whether two sentences are the same bytes."""
     strange = [STRANGE_TEXTS[i % len(STRANGE_TEXTS)] for i in range(count)]
     prompts = {FROG_TEXT: [FROG_TEXT] * count, TIGER_TEXT: [TIGER_TEXT] * count, "other strange words": strange}
     made = {name: list(sounds.generate(own, SECONDS)) for name, own in prompts.items()}
     return {
         "a frog is heard": {
-            name: float(np.mean([judge.predict(wave, rate) == FROG for wave in waves])) for name, waves in made.items()
+            name: float(np.mean([classifier.predict(wave, rate) == FROG for wave in waves]))
+            for name, waves in made.items()
         },
         "same bytes": all(np.array_equal(*pair) for pair in zip(made[FROG_TEXT], made[TIGER_TEXT], strict=True)),
         "sounds": count,
@@ -194,16 +200,16 @@ def old_scenes(corpus):
     return rows, [bucket.scene(i) for i in rows]
 
 
-def ceilings(base, corpora: dict, judge) -> dict:
+def ceilings(base, corpora: dict, classifier) -> dict:
     """The same of the true sounds, and of true frogs through the codec."""
     rate = base.cfg.rates.sample_rate_hz
     bucket, scenes = frogs_of(corpora["heldout"])
     true = [bucket.waveform(i) for i in range(len(scenes))]
     old, (rows, known) = corpora["old"].buckets[SECONDS], old_scenes(corpora["old"])
     return {
-        "as it is": frogs_heard(true, scenes, judge, rate),
-        "through the codec": frogs_heard(SceneSounds(base).through_codec(true, SECONDS), scenes, judge, rate),
-        "old scenes": old_heard((old.waveform(i) for i in rows), known, judge, rate),
+        "as it is": frogs_heard(true, scenes, classifier, rate),
+        "through the codec": frogs_heard(SceneSounds(base).through_codec(true, SECONDS), scenes, classifier, rate),
+        "old scenes": old_heard((old.waveform(i) for i in rows), known, classifier, rate),
     }
 
 
@@ -212,9 +218,9 @@ def frogs_of(corpus):
     return bucket, [bucket.scene(i) for i in range(len(bucket))]
 
 
-def frogs_heard(waves, scenes, judge, rate: int) -> dict:
-    """How often and how clearly the judge hears a frog above all else, and whether the croaks are in time."""
-    heard = scene_scores.listen(waves, scenes, rate, judge)
+def frogs_heard(waves, scenes, classifier, rate: int) -> dict:
+    """How often and how clearly the classifier hears a frog above all else, and whether the croaks are in time."""
+    heard = scene_scores.listen(waves, scenes, rate, classifier)
     truth = [FROG] * len(scenes)
     answers = scene_scores.meaning(heard.chances, truth)
     return {
@@ -223,9 +229,9 @@ def frogs_heard(waves, scenes, judge, rate: int) -> dict:
     }  # fmt: skip
 
 
-def old_heard(waves, scenes, judge, rate: int) -> dict:
+def old_heard(waves, scenes, classifier, rate: int) -> dict:
     """Old scenes of one source: right answers, and how often a frog is heard that is not there."""
-    heard = scene_scores.listen(waves, scenes, rate, judge)
+    heard = scene_scores.listen(waves, scenes, rate, classifier)
     answers = scene_scores.meaning(heard.chances, [scene.sources[0] for scene in scenes])
     frogs = np.mean([max(chances, key=chances.__getitem__) == FROG for chances in heard.chances])
     struck = [i for i, scene in enumerate(scenes) if scene_scores.struck_times(scene)]
@@ -240,8 +246,8 @@ def train(args: argparse.Namespace, corpus: str) -> Path:
     return kfjax_train(HERE / "config.py", args.workdir / f"lora-{corpus}", *values) / "model"
 
 
-def generate(tuned: Path, workdir: Path, judge) -> dict:
-    """One held-out film through the command line, and what the judge hears in the file that comes out."""
+def generate(tuned: Path, workdir: Path, classifier) -> dict:
+    """One held-out film through the command line, and what the classifier hears in the file that comes out."""
     scene = make_frog_scene(1, duration_seconds=5.0, split="heldout")
     silent, made = workdir / "frog.mp4", workdir / "frog_with_sound.mp4"
     write_mp4(scene, silent, silent=True)
@@ -250,8 +256,8 @@ def generate(tuned: Path, workdir: Path, judge) -> dict:
     if code := kfjax(command):
         raise SystemExit(f"kfjax {' '.join(command)}: exit code {code}")
     wave = media.read_audio(made, 44100, 2)
-    chances, f1 = judge.probabilities(wave), scene_scores.synchrony([detect_onsets(wave, 44100)], [scene]).f1
-    return {"caption": scene.caption, "heard": judge.predict(wave), "probability": chances[FROG], "f1": f1}
+    chances, f1 = classifier.probabilities(wave), scene_scores.synchrony([detect_onsets(wave, 44100)], [scene]).f1
+    return {"caption": scene.caption, "heard": classifier.predict(wave), "probability": chances[FROG], "f1": f1}
 
 
 def table(results: dict) -> str:

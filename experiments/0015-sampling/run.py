@@ -3,7 +3,7 @@
     python -m experiments 0015               # measures what results.json lacks, then tables
     python -m experiments 0015 --report      # tables from results.json
 
-The held-out scenes and the judge of sources are those of experiment 3, rendered and trained at the first use.
+The held-out scenes and the classifier of sources are those of experiment 3, rendered and trained at the first use.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kfjax.metrics.distributions import frechet_distance, gaussian
 from kfjax.metrics.onsets import band_levels_db, detect_onsets, merge_close, onset_f1
 from kfjax.metrics.reconstruction import log_mel
 from kfjax.scenes.encoded import EncodedScenes
-from kfjax.scenes.evaluation import SceneProtocol, judge_file, judge_for
+from kfjax.scenes.evaluation import SceneProtocol, classifier_file, classifier_for
 from kfjax.scenes.scores import struck_times
 from kfjax.scenes.sounds import SceneSounds
 
@@ -79,9 +79,9 @@ def measure(args: argparse.Namespace) -> None:
     """Every cell that results.json lacks."""
     pipeline.use_program_cache()
     model = system.load(args.model)
-    bucket, judge = held_out(args, model)
+    bucket, classifier = held_out(args, model)
     rows = harness.struck(bucket, args.scenes)
-    listener = Listener([bucket.scene(i) for i in rows], [bucket.waveform(i) for i in rows], judge)
+    listener = Listener([bucket.scene(i) for i in rows], [bucket.waveform(i) for i in rows], classifier)
     settings = {"model": model.cfg.name, "seconds": args.seconds, "scenes": len(rows)}
     results = harness.Results(args.output, settings)
     results.notes |= {"true onsets": listener.onsets, "sources": [" ".join(s.sources) for s in listener.scenes]}
@@ -118,18 +118,18 @@ def sampled(scenes, cell: Cell, seed: int = 0, **how) -> np.ndarray:
 
 
 def held_out(args: argparse.Namespace, model):
-    """The scenes of the length asked for, and the judge of sources."""
+    """The scenes of the length asked for, and the classifier of sources."""
     plan = SceneProtocol()
     bucket = harness.held_out(args.corpus, plan, model.cfg.sync.size).buckets[args.seconds]
-    file = judge_file(bucket.folder.parent, plan, {name: model.params[name] for name in ("vae", "vocoder")})
-    return bucket, judge_for(SceneSounds(model), plan, file)
+    file = classifier_file(bucket.folder.parent, plan, {name: model.params[name] for name in ("vae", "vocoder")})
+    return bucket, classifier_for(SceneSounds(model), plan, file)
 
 
 class Listener:
     """Scores of one sound a scene against the true ones."""
 
-    def __init__(self, scenes, true, judge, sample_rate_hz: int = 44100):
-        self.scenes, self.judge, self.rate = scenes, judge, sample_rate_hz
+    def __init__(self, scenes, true, classifier, sample_rate_hz: int = 44100):
+        self.scenes, self.classifier, self.rate = scenes, classifier, sample_rate_hz
         self.true = true
         self._struck = [struck_times(scene) for scene in scenes]
         #: How many onsets each scene truly has, those closer than 50 ms counted once.
@@ -138,11 +138,11 @@ class Listener:
         self.true_frames = [self.frames(wave) for wave in true]
 
     def scores(self, waves) -> dict:
-        """f1, matched, detected: onsets; right: the judge's clearest answer, of scenes with one source; chance: what
-        the judge gives the true sources; mel: L1, natural log; frechet: of all sounds together."""
+        """f1, matched, detected: onsets; right: the classifier's clearest answer, of scenes with one source; chance:
+        what the classifier gives the true sources; mel: L1, natural log; frechet: of all sounds together."""
         rows = []
         for wave, scene, struck, mel in zip(waves, self.scenes, self._struck, self._mels, strict=True):
-            heard, chances = detect_onsets(wave, self.rate), self.judge.probabilities(wave, self.rate)
+            heard, chances = detect_onsets(wave, self.rate), self.classifier.probabilities(wave, self.rate)
             score, clearest = onset_f1(heard, struck), max(chances, key=chances.__getitem__)
             rows.append(
                 {

@@ -3,7 +3,7 @@
     python -m experiments 0015/schedules               # measures what schedules.json lacks, then tables
     python -m experiments 0015/schedules --report      # tables from schedules.json
 
-All held-out scenes count, struck or not. The corpus and the judge of sources are made at the first use.
+All held-out scenes count, struck or not. The corpus and the classifier of sources are made at the first use.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import numpy as np
 from experiments import harness
 from kfjax import pipeline, system
 from kfjax.scenes.encoded import EncodedScenes
-from kfjax.scenes.evaluation import SceneProtocol, judge_file, judge_for
+from kfjax.scenes.evaluation import SceneProtocol, classifier_file, classifier_for
 from kfjax.scenes.sounds import SceneSounds
 
 from .run import CODEC, TRUE, Cell, Listener, frames_distance, sampled, within_range
 
 HERE = Path(__file__).parent
-PLAN = SceneProtocol(scenes=150, seconds=2.5, other_lengths=(), judge_clips=300)
+PLAN = SceneProtocol(scenes=150, seconds=2.5, other_lengths=(), classifier_clips=300)
 STEPS = (2, 3, 5, 8, 10, 20)
 UNIFORM, SWAY = ({steps: Cell(steps=steps, kind=kind) for steps in STEPS} for kind in ("uniform", "sway"))
 GUIDED = [Cell(steps=10, guided=interval) for interval in ((0.1, 1.0), (0.0, 0.8), (0.1, 0.8))]
@@ -56,9 +56,9 @@ def measure(args: argparse.Namespace) -> None:
     pipeline.use_program_cache()
     model = system.load(harness.MODEL)
     bucket = harness.held_out(None, PLAN, model.cfg.sync.size).buckets[PLAN.seconds]
-    file = judge_file(bucket.folder.parent, PLAN, {name: model.params[name] for name in ("vae", "vocoder")})
-    judge, rows = judge_for(SceneSounds(model), PLAN, file), range(args.scenes)
-    listener = Listener([bucket.scene(i) for i in rows], [bucket.waveform(i) for i in rows], judge)
+    file = classifier_file(bucket.folder.parent, PLAN, {name: model.params[name] for name in ("vae", "vocoder")})
+    classifier, rows = classifier_for(SceneSounds(model), PLAN, file), range(args.scenes)
+    listener = Listener([bucket.scene(i) for i in rows], [bucket.waveform(i) for i in rows], classifier)
     results = harness.Results(args.output, {"model": model.cfg.name, "seconds": PLAN.seconds, "scenes": len(rows)})
     results.notes["true onsets"] = listener.onsets
     references = {TRUE: lambda: listener.true, CODEC: lambda: SceneSounds(model).through_codec(listener.true, 2.5)}

@@ -46,12 +46,11 @@ def measure(results: harness.Results, films: int, steps: int) -> None:
 
     model = pipeline.load()
     for number in range(films):
-        scene, film = None, None
-        for way, (seconds, window) in WAYS.items():
-            if results.has(way, number):
-                continue
-            if scene is None:
-                scene, film = harness.scene_film(8000 + number, STRETCH, RECIPES[number % len(RECIPES)])
+        todo = {way: sizes for way, sizes in WAYS.items() if not results.has(way, number)}
+        if not todo:
+            continue
+        scene, film = harness.scene_film(8000 + number, STRETCH, RECIPES[number % len(RECIPES)])
+        for way, (seconds, window) in todo.items():
             times = seconds // STRETCH
             clip, sync = (np.concatenate([frames] * times) for frames in (film.clip_frames, film.sync_frames))
             made = model.generate(

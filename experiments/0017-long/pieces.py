@@ -23,7 +23,7 @@ NEAR_SECONDS = 0.06
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--seconds", type=float, default=24.0, help="of every sound")
     parser.add_argument("--window", type=int, default=110, help="latents of a window, for the seams")
     parser.add_argument("--output", type=Path, default=HERE / "pieces.json")
@@ -59,14 +59,15 @@ class Codec:
 
         model = system.load(BUILT_IN)
         cfg, params = model.cfg.codec, jax.device_put({name: model.params[name] for name in model.cfg.codec.names})
-        self.cfg = cfg
+        assert cfg.stereo is not None
+        self.cfg, self.clip_dim = cfg, cfg.stereo.clip_dim
         self.encode = jax.jit(lambda wave: audio_codec.encode(params, cfg, wave[None]).mean)
         self._decode = jax.jit(
             lambda x, seen, overlap: audio_codec.decode(params, cfg, x, seen, np.zeros(1, bool), overlap=overlap)
         )
 
     def seen(self, latents):
-        return np.zeros((1, 2 * latents.shape[1], self.cfg.stereo.clip_dim), np.float32)
+        return np.zeros((1, 2 * latents.shape[1], self.clip_dim), np.float32)
 
     def whole(self, latents):
         return np.asarray(self._decode(latents, self.seen(latents), None))
@@ -118,7 +119,7 @@ def sounds(seconds: float) -> dict[str, np.ndarray]:
     events = {"rain": sustained("rain", "weather"), "engine": sustained("engine", "pass"), "strokes": struck}
     made = {name: render_sound(list_, length, seed).mean(-1) for seed, (name, list_) in enumerate(events.items())}
     phase = 2 * np.pi * 440 * np.arange(len(made["rain"])) / RATE_HZ
-    tone = 0.15 * sum(np.sin(k * phase + k) / k for k in range(1, 6))
+    tone = 0.15 * np.sum([np.sin(k * phase + k) / k for k in range(1, 6)], 0)
     made["tone"] = tone + 10 ** (-70 / 20) * rng.standard_normal(len(tone))
     size = int(seconds * RATE_HZ) // UNIT * UNIT
     return {name: wave[RATE_HZ : RATE_HZ + size].astype(np.float32) for name, wave in made.items()}

@@ -68,12 +68,12 @@ def model_for(way: str):
     return pipeline.Model(system._replace(cfg=replace(system.cfg, defaults=replace(defaults, **changed))))
 
 
-def meeting_places(model) -> np.ndarray:
+def meeting_places(model, overlap: int | None = None) -> np.ndarray:
     """Seconds of the middle of what neighbouring windows share."""
     from kfjax.making.windows import make_plan
 
     defaults = model.cfg.defaults
-    plan = make_plan(SECONDS, model.cfg.rates, defaults.window, defaults.overlap, defaults.guard)
+    plan = make_plan(SECONDS, model.cfg.rates, defaults.window, overlap or defaults.overlap, defaults.guard)
     starts = np.array(plan.starts)
     return (starts[1:] + starts[:-1] + defaults.window) / 2
 
@@ -104,9 +104,7 @@ def figures(wave: np.ndarray, scene, seams: np.ndarray) -> dict[str, float]:
     from kfjax.metrics.onsets import detect_onsets, onset_f1
     from kfjax.scenes.scores import struck_times
 
-    jump, hop = band_jumps(wave)
-    near = int(0.06 / hop)
-    peak = np.array([jump[max(0, i - near) : i + near + 1].max() for i in range(len(jump))])
+    peak, hop = peaks(wave)
     at = np.round(seams / hop).astype(int)
     away = np.ones(len(peak), bool)
     for i in at:
@@ -127,6 +125,13 @@ def figures(wave: np.ndarray, scene, seams: np.ndarray) -> dict[str, float]:
         found |= {"f1": score.f1, "near": int(close.sum()), "near found": int(got[close].sum()),
                   "far": int((~close).sum()), "far found": int(got[~close].sum())}  # fmt: skip
     return {name: float(value) for name, value in found.items()}
+
+
+def peaks(wave: np.ndarray) -> tuple[np.ndarray, float]:
+    """The largest jump within 60 ms of every moment, dB, and the hop of the moments, seconds."""
+    jump, hop = band_jumps(wave)
+    near = int(0.06 / hop)
+    return np.array([jump[max(0, i - near) : i + near + 1].max() for i in range(len(jump))]), hop
 
 
 def band_jumps(wave: np.ndarray) -> tuple[np.ndarray, float]:

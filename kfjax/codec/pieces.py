@@ -70,6 +70,12 @@ def halo(cfg: CodecConfig) -> int:
     return latents + math.ceil((fine + frames) / 2)
 
 
+def vae_halo(cfg: VAEConfig) -> int:
+    """Latents on either side of a window of latents that its mel depends on, but for the edm2 VAE's attention."""
+    latents, fine = _vae_reach(cfg)
+    return latents + -(-fine // 2)
+
+
 def _vae_reach(cfg: VAEConfig) -> tuple[int, int]:
     """Latents and, at the mel rate, frames on either side that a mel frame depends on. A block convolves twice."""
     if cfg.variant == "edm2":

@@ -13,13 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int8, UInt8
 
 from kfjax import dsp
 from kfjax.codec.configs import StereoConfig
 from kfjax.codec.mel import MelConfig
 from kfjax.nn import layers, module
 from kfjax.nn.module import AnyArray
+
+#: Log-ratios are clipped to this (35 dB): beyond it one channel is silent.
+MAX_LOG_RATIO = 4.0
 
 
 class Block(nnx.Module):
@@ -85,6 +88,40 @@ def split(
     """Log-mels of the left and the right ear; in linear mel their mean is the mono's."""
     twice = log_mel + math.log(2)
     return twice + jax.nn.log_sigmoid(r), twice + jax.nn.log_sigmoid(-r)
+
+
+def join(left: Float[AnyArray, "b f m"], right: Float[AnyArray, "b f m"]) -> tuple[Array, Array]:
+    """(log-mel of the mono, log-ratio of left and right, clipped) [b f m] of the ears' log-mels: `split` backwards."""
+    left, right = jnp.asarray(left), jnp.asarray(right)
+    return jnp.logaddexp(left, right) - math.log(2), jnp.clip(left - right, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+
+def to_bytes(
+    mono: Float[AnyArray, "b f m"], ratio: Float[AnyArray, "b f m"], cfg: MelConfig
+) -> tuple[UInt8[Array, "b f m"], Int8[Array, "b f m"]]:
+    """What `join` gives, in a byte each.
+
+    The log-mel lies between `floor` and the most that a wave in [-1, 1] has, in steps of 0.06 (0.5 dB) for the default
+    mel; the ratio is stored in steps of 0.03 (0.3 dB).
+    """
+    low, step = _levels(cfg)
+    level = jnp.clip(jnp.round((mono - low) / step), 0, 255).astype(jnp.uint8)
+    return level, jnp.round(ratio * (127 / MAX_LOG_RATIO)).astype(jnp.int8)
+
+
+def from_bytes(
+    level: UInt8[AnyArray, "b f m"], ratio: Int8[AnyArray, "b f m"], cfg: MelConfig
+) -> tuple[Float[Array, "b f m"], Float[Array, "b f m"]]:
+    """(log-mel of the mono, log-ratio), float32: `to_bytes` backwards."""
+    low, step = _levels(cfg)
+    return low + step * jnp.asarray(level, jnp.float32), jnp.asarray(ratio, jnp.float32) * (MAX_LOG_RATIO / 127)
+
+
+def _levels(cfg: MelConfig) -> tuple[float, float]:
+    """(lowest natural log-mel, a byte's step). No bin of a Hann window's spectrum is above n_fft / 2, and a band's
+    weights sum up to the n_fft / sample_rate_hz bins of a hertz."""
+    low, high = math.log(cfg.floor), math.log(cfg.n_fft**2 / (2 * cfg.sample_rate_hz))
+    return low, (high - low) / 255
 
 
 def pan(wave: Float[Array, "b t"], r: Float[Array, "b f m"], cfg: MelConfig) -> Float[Array, "b t 2"]:

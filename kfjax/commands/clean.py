@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from kfjax import command
 from kfjax.data.clean import run, speech, tables, thresholds
 from kfjax.data.clean.report import said
+from kfjax.data.clean.measure import Networks
+from kfjax.evals.networks import excerpts
+from kfjax.storage.cache import cache_folder
 from kfjax.train import config as configs
 
 MISSING = "not measured: {}; " + command.install("clean")
@@ -31,12 +36,21 @@ def main(argv: Sequence[str]) -> int:
     cfg = thresholds.parse(config.to_dict())
     if missing := sorted(speech.NEEDS.keys() - speech.available()):
         command.say(MISSING.format(", ".join(missing)))
+    cfg = replace(cfg, networks=_networks(args.weights))
     counts = run.clean(
         args.source, args.output, cfg, workers=args.workers, dry_run=args.dry_run, form=args.format,
         manual_dir=args.manual_dir, runner=args.runner, runner_options=theirs,
     )  # fmt: skip
     print(*report(counts, cfg), sep="\n")
     return 0
+
+
+def _networks(weights: Path | None) -> Networks:
+    """Measures by the networks whose weights are in the folder; the others are said."""
+    weights = weights or cache_folder() / "metrics"
+    for line in excerpts.missing(weights):
+        command.say(f"not measured: {line}")
+    return excerpts.open_folder(weights)
 
 
 def report(counts: Counter[str], cfg: thresholds.CleanConfig) -> list[str]:
@@ -65,6 +79,8 @@ def _parser() -> command.Parser:
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="change settings, e.g. thresholds.silence_share.most=0.5; nothing is measured again")  # fmt: skip
     add("--dry-run", action="store_true", help="print how many would stay for each threshold; write no table of clips")
+    add("--weights", type=command.local_path, metavar="FOLDER",
+        help="of the networks for synchrony, captions and classes (default: metrics/ in kfjax's cache)")  # fmt: skip
     add("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (default: one a core)")
     add("--runner", metavar="NAME", help="a runner of Apache Beam that measures in place of processes, e.g. "
         "FlinkRunner; its own options follow after --")  # fmt: skip

@@ -31,7 +31,7 @@ Make sound for a video, a prompt, a folder of videos or a table of both.
 #: Arguments of `kfjax generate` that are checked before a model is loaded; the prompt is too.
 CHECKED = ("negative_prompt", "seed", "samples", "batch", "steps", "guidance", "video_guidance", "text_guidance",
            "negative_guidance", "keep_original", "schedule", "strength", "window", "overlap", "music_prompt",
-           "music_gain", "loudness")  # fmt: skip
+           "music_gain", "music_seed", "loudness")  # fmt: skip
 
 
 #: Those that go on to the model as they are.
@@ -69,6 +69,7 @@ def add(commands) -> None:
     add = parser.add_argument_group("music and level").add_argument
     add("--music-prompt", metavar="TEXT", default="", help="music to make beside the sound, without the picture")
     add("--music-gain", type=float, metavar="GAIN", default=1.0, help="of the music in the mix (default 1)")
+    add("--music-seed", type=int, metavar="SEED", help="of the music; default: --seed")
     add("--stems", action="store_true", help="also write effects and music apart")
     add("--loudness", type=float, metavar="LUFS", help="of the result, such as -23; its true peak stays below -1 dB")
     _add_sampling(parser.add_argument_group("sampling").add_argument)
@@ -166,7 +167,7 @@ def _jobs(args: Namespace) -> tuple[list[Job], bool]:
     template = jobs.Job(
         video, args.prompt or "", args.negative_prompt, args.duration, args.seed, args.samples, audio=args.audio,
         keep=args.keep or "", redo=args.redo or "", strength=args.strength, reference=args.reference,
-        music_prompt=args.music_prompt, audio_only=args.audio_only,
+        music_prompt=args.music_prompt, music_seed=args.music_seed, audio_only=args.audio_only,
     )  # fmt: skip
     if video is not None and (video.is_dir() or video.suffix.lower() in TABLES):
         if args.output is None or args.output.is_file():

@@ -22,7 +22,7 @@ from kfjax.media.write import VIDEO_FORMATS, sample_paths
 #: The small clip that comes with the package.
 EXAMPLE = Path(__file__).parents[1] / "assets" / "example.mp4"
 COLUMNS = ("video", "prompt", "negative_prompt", "duration", "seed", "audio", "keep", "redo", "strength", "reference",
-           "music_prompt")  # fmt: skip
+           "music_prompt", "music_seed")  # fmt: skip
 MOST_LISTED = 5
 
 
@@ -50,6 +50,7 @@ class Job:
     strength: float | None = None
     reference: Path | None = None
     music_prompt: str = ""
+    music_seed: int | None = None
     audio_only: bool = False
 
     @property
@@ -76,7 +77,7 @@ class Job:
         return {
             "negative_prompt": self.negative_prompt, "duration": self.duration, "seed": self.seed,
             "audio": self.audio, "keep": self.spans("keep"), "redo": self.spans("redo"), "strength": self.strength,
-            "reference": self.reference, "music_prompt": self.music_prompt,
+            "reference": self.reference, "music_prompt": self.music_prompt, "music_seed": self.music_seed,
         }  # fmt: skip
 
     def check(self) -> None:
@@ -86,7 +87,7 @@ class Job:
             raise ValueError(self.problem)
         limits.check(
             prompt=self.prompt, negative_prompt=self.negative_prompt, seed=self.seed, samples=self.samples,
-            strength=self.strength, music_prompt=self.music_prompt,
+            strength=self.strength, music_prompt=self.music_prompt, music_seed=self.music_seed,
         )  # fmt: skip
         seconds = TEXT_ONLY_SECONDS if self.duration is None else self.duration
         if self.video is not None:
@@ -130,7 +131,7 @@ def from_table(table: Path, template: Job, output: Path, *, audio_only: bool) ->
     """A job for every row of a CSV file with a header.
 
     Columns: video (a path, relative to the table) and prompt, at least one of them; negative_prompt, duration, seed;
-    audio and reference (paths), keep, redo and strength, music_prompt.
+    audio and reference (paths), keep, redo and strength, music_prompt and music_seed.
     An empty cell takes the template's value.
 
     Raises:
@@ -160,8 +161,9 @@ def _from_line(line: Line, table: Path, template: Job) -> Job:
             job = replace(job, strength=_number(cells["strength"], "strength"))
         if cells["duration"]:
             job = replace(job, duration=_number(cells["duration"], "duration"))
-        if cells["seed"]:
-            job = replace(job, seed=_seed(cells["seed"]))
+        for column in ("seed", "music_seed"):
+            if cells[column]:
+                job = replace(job, **{column: _whole(cells[column], column)})
     except ValueError as error:
         job = replace(job, problem=f"{where}: {error}")
     return job
@@ -174,11 +176,11 @@ def _number(cell: str, column: str) -> float:
         raise ValueError(f"{column}: got {cell!r}, expected a number, such as 2.5; correct the table") from None
 
 
-def _seed(cell: str) -> int:
+def _whole(cell: str, column: str) -> int:
     """A whole number; also 3.0, as pandas writes a column that has empty cells."""
-    value = _number(cell, "seed")
+    value = _number(cell, column)
     if not value.is_integer():  # nor NaN nor infinite
-        raise ValueError(f"seed: got {cell!r}, expected a whole number; correct the table")
+        raise ValueError(f"{column}: got {cell!r}, expected a whole number; correct the table")
     return int(value)
 
 

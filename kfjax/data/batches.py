@@ -6,8 +6,9 @@ process reads only its own rows. Threads read by numpy: no other process is star
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -17,11 +18,17 @@ import numpy as np
 
 from kfjax.data import records
 from kfjax.data.buckets import Buckets
-from kfjax.data.records import BFLOAT16, Example, Folder, arrays_of
+from kfjax.data.records import BFLOAT16, STEREO, Example, Folder, arrays_of
 from kfjax.encoders.configs import CLIPTextConfig
 from kfjax.rates import lengths
-from kfjax.structs import FeatureBatch, Features, Given, Posterior
+from kfjax.storage import disk
+from kfjax.structs import FeatureBatch, Features, Given, Posterior, StereoMels
 from kfjax.system import SystemConfig
+
+#: Steps whose features are fetched ahead, of corpora in buckets.
+AHEAD = 8
+#: Records fetched at a time, of corpora in buckets that are not copied.
+AT_ONCE = 64
 
 
 class Place(NamedTuple):
@@ -42,8 +49,10 @@ class FeatureInput:
       cfg: the system that trains; features of other shapes are refused.
       corpora: (folder of `kfjax extract`, share of the examples).
       fingerprint: of the encoders that the features must come from; empty: whichever made the first corpus.
-      joined: share of the examples that are two excerpts of half the duration, one after the other. No sync features
-        exist across the cut, so they have sound and both captions, but no video.
+      joined: share of the examples that are two to four shorter excerpts, one after the other, of any durations that
+        fill theirs. No sync features exist across the cuts, so they have sound and all captions, but no video.
+      stereo: also what Mono2Stereo learns from; one corpus at least must have it. Joined excerpts and other corpora's
+        count as mono.
       threads: number of reading threads.
 
     Attributes:
@@ -64,6 +73,7 @@ class FeatureInput:
         seed: int,
         fingerprint: str = "",
         joined: float = 0.0,
+        stereo: bool = False,
         threads: int = min(8, os.cpu_count() or 1),
     ):
         _check_shares(cfg, corpora, joined)
@@ -74,10 +84,17 @@ class FeatureInput:
             fingerprint = self.fingerprint = self._folders[0].fingerprint
         weights = [weight for _, weight in corpora]
         self._order = {s: _order(self._folders, weights, s, (seed, 0)) for s in buckets.seconds}
-        halves = [s / 2 for s in buckets.seconds] if joined else []
-        self._halves = {s: _order(self._folders, weights, s, (seed, 1)) for s in halves}
-        self._shapes = {s: example_shapes(cfg, s) for s in (*self._order, *self._halves)}
+        there = sorted({s for folder in self._folders for s, bucket in folder.buckets.items() if len(bucket)})
+        self._ways = {s: fillings(s, there) or [(s / 2, s / 2)] for s in buckets.seconds} if joined else {}
+        parts = {part for ways in self._ways.values() for way in ways for part in way}
+        self._parts = {s: _order(self._folders, weights, s, (seed, 1)) for s in sorted(parts)}
+        self._shapes = {s: example_shapes(cfg, s) for s in (*self._order, *self._parts)}
+        self._stereo = {s: stereo_shape(cfg, s) for s in self._order} if stereo else {}
         self._check_folders()
+        self._ahead = AHEAD if any(folder.copied for folder in self._folders) else 0
+        self._begun = -1
+        if any(disk.in_bucket(folder.path) and not folder.copied for folder in self._folders):
+            threads = max(threads, AT_ONCE)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="features")
 
     def __call__(self, step: int) -> FeatureBatch:
@@ -88,29 +105,45 @@ class FeatureInput:
         """Of the global batch cut into `of` equal runs of rows those with these `numbers`, one after another."""
         which, _ = self.buckets.of(step)
         rows = _rows(self.buckets.sizes[which], numbers, of)
+        for later in range(step + 1, step + 1 + self._ahead):
+            self._begin(later, numbers, of)
         return self._read(self.buckets.seconds[which], self.places(step, rows))
 
+    def _begin(self, step: int, numbers: Sequence[int], of: int) -> None:
+        """Begin to fetch what a later step reads of corpora in buckets."""
+        if step > self._begun:
+            self._begun = step
+            which, _ = self.buckets.of(step)
+            for place in itertools.chain(*self.places(step, _rows(self.buckets.sizes[which], numbers, of))):
+                self._folders[place.corpus].buckets[place.seconds].ahead([place.record])
+
     def places(self, step: int, rows: Sequence[int] | None = None) -> list[tuple[Place, ...]]:
-        """What some rows (or all) of the step's global batch hold: one excerpt each, or two that are joined."""
+        """What some rows (or all) of the step's global batch hold: one excerpt each, or several that are joined."""
         which, nth = self.buckets.of(step)
         seconds, size = self.buckets.seconds[which], self.buckets.sizes[which]
-        joined = np.random.default_rng((self._seed, step)).random(size) < self._joined
+        rng = np.random.default_rng((self._seed, step))
+        joined, drawn = rng.random(size) < self._joined, rng.random(size)
+        ways = self._ways.get(seconds, [])
+        most = {part: max(way.count(part) for way in ways) for way in ways for part in way}
 
         def place(row: int) -> tuple[Place, ...]:
             number = nth * size + row
-            if joined[row]:
-                half = self._halves[seconds / 2]
-                return _at(half, 2 * number), _at(half, 2 * number + 1)
-            return (_at(self._order[seconds], number),)
+            if not joined[row]:
+                return (_at(self._order[seconds], number),)
+            way = ways[int(drawn[row] * len(ways))]
+            counts = [way[:k].count(part) for k, part in enumerate(way)]
+            found = [_at(self._parts[part], most[part] * number + k) for part, k in zip(way, counts, strict=True)]
+            turn = int(drawn[row] * 2**20) % len(way) if len(set(way)) > 1 else 0  # the longest may stand anywhere
+            return (*found[turn:], *found[:turn])
 
         return [place(row) for row in (range(size) if rows is None else rows)]
 
     def _read(self, seconds: float, places: Sequence[tuple[Place, ...]]) -> FeatureBatch:
-        batch = _empty(len(places), seconds, self._shapes[seconds])
+        batch = _empty(len(places), seconds, self._shapes[seconds], self._stereo.get(seconds))
 
         def fill(row: int) -> None:
-            first, *rest = (self._example(place) for place in places[row])
-            _put(batch, row, join(first, rest[0], seconds, self._shapes[seconds]) if rest else first)
+            parts = [self._example(place) for place in places[row]]
+            _put(batch, row, join(parts, seconds, self._shapes[seconds]) if len(parts) > 1 else parts[0])
 
         list(self._threads.map(fill, range(len(places))))
         return batch
@@ -136,11 +169,16 @@ class FeatureInput:
             for folder in self._folders
             for seconds, shapes in self._shapes.items()
             if seconds in folder.shapes
-            for name, shape in shapes.items()
-            if folder.shapes[seconds][name] != shape
+            for name, shape in (shapes | dict.fromkeys(STEREO, self._stereo.get(seconds))).items()
+            if shape and folder.shapes[seconds].get(name, shape) != shape
         ]
         if wrong:
             raise ValueError(f"features of another system: {'; '.join(wrong[:4])}; extract them with this one's parts")
+        has = lambda folder: any(STEREO[0] in folder.shapes.get(seconds, {}) for seconds in self._stereo)
+        if self._stereo and not any(map(has, self._folders)):
+            paths = ", ".join(str(folder.path) for folder in self._folders)
+            raise ValueError(f"{paths}: got features without stereo, expected some with it to train Mono2Stereo; "
+                             "extract them anew with --stereo")  # fmt: skip
 
 
 class SyntheticInput:
@@ -149,8 +187,8 @@ class SyntheticInput:
     Every step of a duration has the same batch, made once, so that only the step is measured.
     """
 
-    def __init__(self, cfg: SystemConfig, buckets: Buckets, *, seed: int):
-        self.buckets, self._cfg, self._seed = buckets, cfg, seed
+    def __init__(self, cfg: SystemConfig, buckets: Buckets, *, seed: int, stereo: bool = False):
+        self.buckets, self._cfg, self._seed, self._stereo = buckets, cfg, seed, stereo
         self._made: dict[tuple[int, ...], FeatureBatch] = {}
 
     def __call__(self, step: int) -> FeatureBatch:
@@ -166,13 +204,20 @@ class SyntheticInput:
 
     def _make(self, seconds: float, rows: Sequence[int]) -> FeatureBatch:
         shapes = example_shapes(self._cfg, seconds)
-        batch = _empty(len(rows), seconds, shapes)
+        mels = stereo_shape(self._cfg, seconds) if self._stereo else None
+        batch = _empty(len(rows), seconds, shapes, mels)
         for k, row in enumerate(rows):
             rng = np.random.default_rng((self._seed, row))
             arrays = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
             given = _given(np.ones_like(arrays.pop("text_mask"), bool), seconds, has_video=True, has_text=True)
-            _put(batch, k, Example("", given=given, **arrays | {"std": 0.1 * np.abs(arrays["std"])}))
+            drawn = [rng.integers(*bounds, mels, kind) for *bounds, kind in _BYTES] if mels else []
+            stereo = StereoMels(*drawn, np.asarray(True)) if drawn else None
+            _put(batch, k, Example("", given=given, stereo=stereo, **arrays | {"std": 0.1 * np.abs(arrays["std"])}))
         return batch
+
+
+#: Bounds and type of the bytes in `StereoMels`.
+_BYTES = ((0, 256, np.uint8), (-127, 128, np.int8))
 
 
 def example_shapes(cfg: SystemConfig, seconds: float) -> dict[str, tuple[int, ...]]:
@@ -188,24 +233,41 @@ def example_shapes(cfg: SystemConfig, seconds: float) -> dict[str, tuple[int, ..
     }
 
 
-def join(first: Example, second: Example, seconds: float, shapes: Mapping[str, tuple[int, ...]]) -> Example:
-    """Two excerpts of half of `seconds` in one: the second's sound follows the first's, and so do the captions' words.
+def stereo_shape(cfg: SystemConfig, seconds: float) -> tuple[int, int]:
+    """Of the two arrays in `Example.stereo`: mel frames and bands."""
+    return 2 * lengths(seconds, cfg.rates).latents, cfg.codec.mel.bands
 
-    Without video (see `FeatureInput`), and without caption where one has none or both together are too long.
+
+def fillings(seconds: float, durations: Sequence[float], most: int = 4) -> list[tuple[float, ...]]:
+    """The ways to fill `seconds` with two to `most` shorter durations, the longest of each first."""
+
+    def fill(left: float, longest: float, room: int) -> Iterator[tuple[float, ...]]:
+        if abs(left) < 1e-6:
+            yield ()
+        for part in (d for d in sorted(durations, reverse=True) if d <= longest and room and d <= left + 1e-6):
+            yield from ((part, *rest) for rest in fill(left - part, part, room - 1))
+
+    return [way for way in fill(seconds, seconds, most) if len(way) > 1]
+
+
+def join(parts: Sequence[Example], seconds: float, shapes: Mapping[str, tuple[int, ...]]) -> Example:
+    """Excerpts that fill `seconds` in one: their sounds follow one another, and so do the captions' words.
+
+    Without video (see `FeatureInput`), and without caption where one has none or all together are too long.
     """
-    words = np.concatenate([part.text[part.given.text_mask] for part in (first, second)])
-    has_text = bool(first.given.has_text and second.given.has_text and len(words) <= len(first.text))
+    words = np.concatenate([part.text[part.given.text_mask] for part in parts])
+    has_text = all(part.given.has_text for part in parts) and len(words) <= len(parts[0].text)
     text = np.zeros(shapes["text"], BFLOAT16)
     text[: len(words)] = words[: len(text)]
     latents = shapes["mean"][0]
     return Example(
-        id=f"{first.id}+{second.id}",
+        id="+".join(part.id for part in parts),
         clip=np.zeros(shapes["clip"], BFLOAT16),
         sync=np.zeros(shapes["sync"], BFLOAT16),
         text=text,
         given=_given(np.arange(len(text)) < len(words), seconds, has_video=False, has_text=has_text),
-        mean=np.concatenate([first.mean, second.mean])[:latents],  # each half's latents are rounded up
-        std=np.concatenate([first.std, second.std])[:latents],
+        mean=np.concatenate([part.mean for part in parts])[:latents],  # each part's latents are rounded up
+        std=np.concatenate([part.std for part in parts])[:latents],
     )
 
 
@@ -246,11 +308,15 @@ def _rows(size: int, numbers: Sequence[int], of: int) -> list[int]:
     return [row for number in numbers for row in range(number * each, (number + 1) * each)]
 
 
-def _empty(rows: int, seconds: float, shapes: Mapping[str, tuple[int, ...]]) -> FeatureBatch:
+def _empty(
+    rows: int, seconds: float, shapes: Mapping[str, tuple[int, ...]], mels: tuple[int, int] | None = None
+) -> FeatureBatch:
+    """`mels`: see `stereo_shape`; None without stereo."""
     dtypes = dict.fromkeys(shapes, BFLOAT16) | {"text_mask": np.dtype(bool)}
     array = {name: np.empty((rows, *shape), dtypes[name]) for name, shape in shapes.items()}
     features = Features(array["clip"], array["sync"], array["text"], Given.whole(array["text_mask"], seconds))
-    return FeatureBatch(features, Posterior(array["mean"], array["std"]))
+    stereo = mels and StereoMels(*(np.empty((rows, *mels), kind) for *_, kind in _BYTES), np.empty(rows, bool))
+    return FeatureBatch(features, Posterior(array["mean"], array["std"]), stereo)
 
 
 def _put(batch: FeatureBatch, row: int, example: Example) -> None:
@@ -258,6 +324,10 @@ def _put(batch: FeatureBatch, row: int, example: Example) -> None:
         for name, array in part._asdict().items():
             if name != "given":
                 array[row] = getattr(own, name)
+    if batch.stereo is not None:
+        mono = StereoMels(np.uint8(0), np.int8(0), np.asarray(False))
+        for array, value in zip(batch.stereo, example.stereo or mono, strict=True):
+            array[row] = value
 
 
 def _check_example(example: Example, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -281,4 +351,4 @@ def _is_share(pair: object) -> bool:
     if not (isinstance(pair, tuple | list) and len(pair) == 2):
         return False
     path, weight = pair
-    return isinstance(path, str | Path) and isinstance(weight, int | float) and weight > 0
+    return isinstance(path, str | os.PathLike) and isinstance(weight, int | float) and weight > 0

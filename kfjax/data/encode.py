@@ -16,20 +16,24 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kfjax import config, features, media, rates
-from kfjax.codec import codec_of
+from kfjax.codec import codec_of, stereo
+from kfjax.codec.mel import log_mel
 from kfjax.data import remote, sources
+from kfjax.data.clean.sound import side_db
 from kfjax.data.records import Example
 from kfjax.data.sources import Cut
 from kfjax.encoders.tokenizer import Unread
 from kfjax.nn.module import Params
 from kfjax.rates import Lengths
 from kfjax.storage import checkpoint
-from kfjax.structs import Excerpt, Features, Posterior, Video
-from kfjax.system import ENCODERS, System, SystemConfig
+from kfjax.structs import Excerpt, Features, Posterior, StereoMels, Video
+from kfjax.system import ENCODERS, System, SystemConfig, with_stereo
 from kfjax.xla import sharding
 
 #: A sound whose peak stays below this (-60 dB of full scale) is silence.
 SILENT_PEAK = 1e-3
+#: Left minus right this far below left plus right is copied mono, as for `kfjax clean`.
+COPIED_DB = -60.0
 #: The parts of a system that make features and latents.
 _PARTS = (*ENCODERS, "vae")
 
@@ -40,6 +44,7 @@ class Loaded(NamedTuple):
     cut: Cut
     excerpt: Excerpt  # a batch of one
     wave: np.ndarray  # f32 [t], mono
+    side: np.ndarray | None  # f32 [t], half of left minus right; None: the recording is mono
     unread: Unread  # of the caption
 
 
@@ -69,15 +74,22 @@ class FeatureEncoder:
 
     Args:
       batch: excerpts at once; rounded up to a multiple of the devices.
+      stereo: make what Mono2Stereo learns from; None: where the system has a Mono2Stereo.
 
     Attributes:
       fingerprint: see `encoders_fingerprint`.
+
+    Raises:
+      ValueError: `stereo` with a mel that Mono2Stereo can't read.
     """
 
-    def __init__(self, system: System, batch: int):
+    def __init__(self, system: System, batch: int, stereo: bool | None = None):
         devices = jax.local_devices()
         self.fingerprint = encoders_fingerprint(system)
         self.cfg, self.tokenizer = system.cfg, system.tokenizer
+        self.stereo = system.cfg.codec.stereo is not None if stereo is None else stereo
+        if self.stereo:
+            with_stereo(system.cfg)  # refuses mels that it can't read
         self.batch = -(-batch // len(devices)) * len(devices)
         self._mesh = sharding.make_mesh({"data": len(devices)}, devices)
         self._params = {name: self._placed(name, system.params[name]) for name in _PARTS}
@@ -99,7 +111,7 @@ class FeatureEncoder:
 
     def _load(self, cut: Cut) -> Loaded:
         row, size = cut.row, rates.lengths(cut.seconds, self.cfg.rates)
-        wave = self._sound(cut, size)
+        wave, side = self._sound(cut, size)
         video = None
         if row.video is not None:
             counts, specs = (size.clip, size.sync_frames), features.frame_specs(self.cfg)
@@ -108,37 +120,55 @@ class FeatureEncoder:
         else:
             size = rates.lengths(rates.MIN_SECONDS, self.cfg.rates)  # blank frames of masked video: a few
         excerpt = features.make_excerpt(self.cfg, self.tokenizer, size, cut.seconds, video, [row.caption])
-        return Loaded(cut, excerpt, wave, self.tokenizer.unread(row.caption))
+        return Loaded(cut, excerpt, wave, side, self.tokenizer.unread(row.caption))
 
-    def _sound(self, cut: Cut, size: Lengths) -> Float[np.ndarray, " t"]:
-        """Mono, as much as the codec wants; silent beyond the end of the file."""
+    def _sound(self, cut: Cut, size: Lengths) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"] | None]:
+        """Mono and side, as much as the codec wants; silent beyond the end of the file."""
         path, hz = cut.row.sound, self.cfg.rates.sample_rate_hz
-        wave = media.read_audio(path, hz, 1, size.samples / hz, cut.start_seconds)[:, 0]
+        ears = media.read_audio(path, hz, 2, size.samples / hz, cut.start_seconds)
+        wave = ears.mean(1)
         where = f"{cut.seconds:g} seconds from {cut.start_seconds:g}"
         if len(wave) < (cut.seconds - sources.SHORT_SECONDS) * hz - 1:
             raise media.MediaError(f"{path}: has {len(wave) / hz:.2f} seconds of sound of the {where}; cut it there")
         if not np.abs(wave).max() >= SILENT_PEAK:
             raise media.MediaError(f"{path}: is silent in the {where}; there is nothing to learn")
-        return np.pad(wave, (0, size.samples - len(wave)))
+        padded = lambda wave: np.pad(wave, (0, size.samples - len(wave)))
+        if not self.stereo or side_db(ears) < COPIED_DB:
+            return padded(wave), None
+        return padded(wave), padded((ears[:, 0] - ears[:, 1]) / 2)
 
     def __call__(self, loaded: Sequence[Loaded]) -> list[Example]:
         """Encode up to `batch` excerpts of one length, all with pictures or all without."""
         cut = loaded[0].cut
         whole = [loaded[i % len(loaded)] for i in range(self.batch)]  # a short batch is filled up: one compilation
         excerpt = jax.tree.map(lambda *parts: np.concatenate(parts), *(one.excerpt for one in whole))
-        inputs = sharding.put_batch((excerpt, np.stack([one.wave for one in whole])), self._mesh)
+        waves = np.stack([one.wave for one in whole])
+        sides = np.stack([waves[0] * 0 if one.side is None else one.side for one in whole]) if self.stereo else None
+        inputs = sharding.put_batch((excerpt, waves, sides), self._mesh)
         blank = None if cut.row.video is not None else rates.lengths(cut.seconds, self.cfg.rates)
-        encoded, posterior = jax.tree.map(np.asarray, _encode(self._params, self.cfg, *inputs, blank=blank))
-        arrays = encoded._asdict() | posterior._asdict()
-        rows = [jax.tree.map(lambda x, i=i: x[i], arrays) for i in range(len(loaded))]
-        return [Example(one.cut.id, **row) for one, row in zip(loaded, rows, strict=True)]
+        made = jax.tree.map(np.asarray, _encode(self._params, self.cfg, *inputs, blank=blank))
+        return [self._example(one, jax.tree.map(lambda x, i=i: x[i], made)) for i, one in enumerate(loaded)]
+
+    def _example(self, one: Loaded, made: tuple[Features, Posterior, tuple[np.ndarray, ...]]) -> Example:
+        encoded, posterior, mels = made
+        stereo_mels = StereoMels(*mels, np.asarray(one.side is not None)) if mels else None
+        return Example(one.cut.id, **encoded._asdict(), **posterior._asdict(), stereo=stereo_mels)
 
 
 @partial(jax.jit, static_argnames=("cfg", "blank"))
 def _encode(
-    params: Params, cfg: SystemConfig, excerpt: Excerpt, wave: Float[Array, "b t"], *, blank: Lengths | None
-) -> tuple[Features, Posterior]:
-    """Features and latents in bfloat16. With `blank`, of sound alone: zeros of these lengths as visual features."""
+    params: Params,
+    cfg: SystemConfig,
+    excerpt: Excerpt,
+    wave: Float[Array, "b t"],
+    side: Float[Array, "b t"] | None,
+    *,
+    blank: Lengths | None,
+) -> tuple[Features, Posterior, tuple[Array, ...]]:
+    """Features and latents in bfloat16, and with `side` the bytes that Mono2Stereo learns from.
+
+    With `blank`, of sound alone: zeros of these lengths as visual features.
+    """
     posterior = codec_of(cfg.codec).encode(params, cfg.codec, wave)
     if blank is None:
         encoded = features.encode(params, cfg, excerpt)
@@ -151,4 +181,11 @@ def _encode(
             given=excerpt.given._replace(text_mask=mask),
         )
     rounded = lambda x: x.astype(jnp.bfloat16) if x.ndim == 3 else x
-    return jax.tree.map(rounded, encoded), jax.tree.map(rounded, posterior)
+    mels = () if side is None else _stereo_mels(wave, side, cfg)
+    return jax.tree.map(rounded, encoded), jax.tree.map(rounded, posterior), mels
+
+
+def _stereo_mels(wave: Float[Array, "b t"], side: Float[Array, "b t"], cfg: SystemConfig) -> tuple[Array, Array]:
+    """See `codec.stereo.to_bytes`."""
+    left, right = (log_mel(ear, cfg.codec.mel) for ear in (wave + side, wave - side))
+    return stereo.to_bytes(*stereo.join(left, right), cfg.codec.mel)

@@ -14,6 +14,7 @@ import io
 import math
 import os
 import sys
+from argparse import BooleanOptionalAction
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,19 +24,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kfjax import command, rates
-from kfjax.data import records, remote, sources
+from kfjax.data import records, remote, sources, variants
 from kfjax.data.sources import Cut, Row
+from kfjax.data.variants import Variant, Variants
 from kfjax.storage import disk
 
 if TYPE_CHECKING:
     from kfjax.data.encode import FeatureEncoder, Loaded
     from kfjax.encoders.tokenizer import Unread
 
+#: What is extracted into a folder, and from where.
 PLAN = "extraction.json"
 BAD = "bad.csv"
 ROWS_PER_SHARD = 256
 
-A = TypeVar("A", Row, Cut)
+A = TypeVar("A", Row, Cut | Variant)
 B = TypeVar("B")
 #: Sizes and modification times of a clip's files; None for a missing one.
 Stamps = list[list | None]
@@ -77,10 +80,12 @@ def extract(
     model: str | Path = "built-in",
     seconds: float | Sequence[float] = 8.0,
     manual_dir: str | Path | None = None,
+    stereo: bool | None = None,
     shards: int | None = None,
     process: str = "0/1",
     batch: int = 16,
     workers: int | None = None,
+    augment: Mapping[str, float] | Sequence[str] = (),
 ) -> dict[float, int]:
     """Encode clips to features and latents, ahead of training; called again, it resumes.
 
@@ -91,10 +96,14 @@ def extract(
       model: whose encoders and codec: a name or a model directory.
       seconds: length of excerpts, or several lengths; a clip is cut into the longest that fit.
       manual_dir: recordings and tables of a tfds corpus.
+      stereo: also what Mono2Stereo learns from, of stereo recordings: 22 kB a second at 44.1 kHz. Default: as in the
+        folder; in a new one where the model has a Mono2Stereo.
       shards: files per length. Default: one for 256 clips.
       process: "I/N", this is process I, counted from 0, of N that share the work.
       batch: excerpts encoded at once.
       workers: threads that decode. Default: one a core.
+      augment: share of the excerpts of which a changed copy is extracted too, by the names of
+        `kfjax.data.variants.AugmentConfig`, such as {"mirrored": 0.5}.
 
     Returns:
       Seconds -> number of excerpts that the folder holds.
@@ -109,21 +118,33 @@ def extract(
     buckets = tuple(sorted({seconds} if isinstance(seconds, int | float) else set(seconds)))
     for length in buckets:
         rates.check_seconds(length)
-    folder = command.local_path(output)
-    rows = _rows(str(source), None if manual_dir is None else command.local_path(manual_dir))
+    augmented = variants.parse(augment)
+    folder = disk.path(output)
+    if disk.in_bucket(folder):
+        folder.check_bucket()
+    manual = None if manual_dir is None else command.local_path(manual_dir)
+    rows = source_rows(str(source), manual)
 
     from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for
     from kfjax.data.encode import FeatureEncoder
 
     pipeline.start()
-    encoder = FeatureEncoder(pipeline.load_system(model), batch)
+    if stereo is None and (before := plan_of(folder)):
+        stereo = bool(before.get("stereo"))
+    encoder = FeatureEncoder(pipeline.load_system(model), batch, stereo)
     of = shards or math.ceil(len(rows) / ROWS_PER_SHARD)
+    places = {"model": model, "from": source} | ({} if manual is None else {"manual_dir": manual})
+    whence = {name: _absolute(place) for name, place in places.items()}
     _agree(folder, {
         "schema": records.SCHEMA, "fingerprint": encoder.fingerprint, "seconds": list(buckets),
         "source": sources.digest(rows), "rows": len(rows), "shards": of,
-    })  # fmt: skip
+        "stereo": encoder.stereo, "augment": augmented.chosen,
+    }, whence)  # fmt: skip
     threads = workers or os.cpu_count() or 1
-    extract_rows(rows, buckets, folder, encoder, shards=range(number, of, processes), of=of, workers=threads)
+    extract_rows(
+        rows, buckets, folder, encoder, shards=range(number, of, processes), of=of, workers=threads,
+        copies=Variants(augmented, rows),
+    )  # fmt: skip
     return _close(folder, of)
 
 
@@ -143,10 +164,10 @@ def _parser() -> command.Parser:
         metavar="DIR",
         help="where the recordings and tables of a tfds corpus are",
     )
-    add("--output", type=command.local_path, required=True, metavar="FOLDER", help="where the features go")
+    add("--output", type=disk.path, required=True, metavar="FOLDER", help="where the features go; may be in a bucket")
     add(
         "--model",
-        type=command.local,
+        type=command.local_or_bucket,
         default="built-in",
         metavar="NAME|FOLDER",
         help="whose encoders and codec; `kfjax models` lists names (default: the built-in)",
@@ -160,14 +181,24 @@ def _parser() -> command.Parser:
         help="lengths of excerpts: a clip is cut into "
         "the longest that fit, what remains at its end is left out (default 8)",
     )
+    stereo = "also what Mono2Stereo learns from, of stereo recordings (default: where the model has a Mono2Stereo)"
+    add("--stereo", action=BooleanOptionalAction, help=stereo)
     add("--shards", type=int, metavar="N", help=f"files per length (default: one for {ROWS_PER_SHARD} clips)")
     add("--process", default="0/1", metavar="I/N", help="this is process I, counted from 0, of N (default 0/1)")
     add("--batch", type=int, default=16, metavar="N", help="excerpts encoded at once (default 16)")
+    add("--augment", nargs="+", action="extend", default=[], metavar="KIND=SHARE",
+        help=f"extract a changed copy of a share of the excerpts too: {', '.join(variants.AugmentConfig.kinds())}; "
+        "and seed=N")  # fmt: skip
     add("--workers", type=int, default=os.cpu_count(), metavar="N", help="threads that decode (default: all cores)")
     return parser
 
 
-def _rows(source: str, manual_dir: Path | None) -> list[Row]:
+def source_rows(source: str, manual_dir: Path | None) -> list[Row]:
+    """The rows of a folder, a table, or a public corpus.
+
+    Raises:
+      ValueError: no such source, or nothing in it.
+    """
     corpus = source.removeprefix("tfds:")
     if corpus == source:
         if manual_dir is not None:
@@ -186,13 +217,32 @@ def _share(text: str) -> tuple[int, int]:
     return int(process), int(processes)
 
 
-def _agree(folder: Path, plan: dict[str, Any]) -> None:
-    """Note what is extracted into the folder. Raises ValueError if that is something else than what is there."""
+def made_by(folder: Path) -> str:
+    """The model whose encoders made the features in a folder, as it was named; "" where that is not known."""
+    return str(plan_of(folder).get("model", ""))
+
+
+def plan_of(folder: Path) -> dict[str, Any]:
+    """What was extracted into a folder, and from where; empty where that is not known."""
+    return records.read_json(folder / PLAN) if (folder / PLAN).is_file() else {}
+
+
+def _absolute(path: str | Path) -> str:
+    """A path of something that is there, from the root; a name as it is."""
+    return str(Path(path).absolute()) if Path(path).exists() else str(path)
+
+
+def _agree(folder: Path, plan: dict[str, Any], whence: dict[str, str]) -> None:
+    """Note what is extracted into the folder. Raises ValueError if that is something else than what is there.
+
+    Args:
+      whence: where things are, which may have moved since.
+    """
     if not (folder / PLAN).exists():
         if folder.is_dir() and any(folder.iterdir()):
             raise ValueError(f"{folder}: is not empty and holds no extraction; give a new or empty folder")
-        records.write_json(folder / PLAN, plan)
-    before = records.read_json(folder / PLAN)
+        records.write_json(folder / PLAN, plan | whence)
+    before = {"stereo": False, "augment": {}} | records.read_json(folder / PLAN)  # earlier versions had none
     differing = [f"{key} was {before.get(key, 'not set')}, is {value}" for key, value in plan.items()
                  if before.get(key, ...) != value]  # fmt: skip
     if differing:
@@ -209,6 +259,7 @@ def extract_rows(
     shards: Iterable[int],
     of: int,
     workers: int,
+    copies: Variants = Variants(),  # noqa: B008  # none
 ) -> None:
     """Make those of `shards` (numbers below `of`) that are not in the folder yet, or left out a clip that has been
     mended since; shard k is every of-th row from k on.
@@ -225,7 +276,8 @@ def extract_rows(
     try:
         for k in todo:
             with records.ShardWriter(folder, k, of, encoder.fingerprint) as shard:
-                tally = _fill(shard, _counted(bar, rows[k::of]), buckets, encoder, partial(_ahead, pool, 2 * workers))
+                ahead = partial(_ahead, pool, 2 * workers)
+                tally = _fill(shard, _counted(bar, rows[k::of]), buckets, encoder, ahead, copies)
                 shard.remember = asdict(tally)
     finally:
         pool.shutdown(cancel_futures=True)
@@ -238,12 +290,12 @@ def _counted(bar: Any, rows: Sequence[Row]) -> Iterator[Row]:
         bar.update()
 
 
-def _fill(shard: records.ShardWriter, rows: Iterable[Row], buckets, encoder: FeatureEncoder, ahead) -> Tally:
+def _fill(shard: records.ShardWriter, rows: Iterable[Row], buckets, encoder: FeatureEncoder, ahead, copies) -> Tally:
     """Write all excerpts of the rows."""
     tally = Tally()
     waiting: dict[tuple[float, bool], list[Loaded]] = defaultdict(list)
     counted = None
-    for loaded in _good(ahead, encoder.load, _cuts(ahead, rows, buckets, tally), tally):
+    for loaded in _good(ahead, partial(variants.load, encoder), _cuts(ahead, rows, buckets, tally, copies), tally):
         if loaded.cut.row.id != counted:  # a clip's excerpts come together, and share its caption
             tally.add_caption(loaded.unread)
             counted = loaded.cut.row.id
@@ -257,10 +309,10 @@ def _fill(shard: records.ShardWriter, rows: Iterable[Row], buckets, encoder: Fea
     return tally
 
 
-def _cuts(ahead, rows: Iterable[Row], buckets: Sequence[float], tally: Tally) -> Iterator[Cut]:
+def _cuts(ahead, rows: Iterable[Row], buckets: Sequence[float], tally: Tally, copies) -> Iterator[Cut | Variant]:
     for made, tail_seconds in _good(ahead, partial(sources.cuts, buckets=buckets), rows, tally):
         tally.tail_seconds += tail_seconds
-        yield from made
+        yield from copies.of(made)
 
 
 def _write(shard: records.ShardWriter, encoder: FeatureEncoder, batch: Sequence[Loaded], tally: Tally) -> None:
@@ -288,7 +340,9 @@ def _good(ahead, function: Callable[[A], B], items: Iterable[A], tally: Tally) -
         _leave_out(item, reason, tally)
 
 
-def _leave_out(item: Row | Cut, reason: str, tally: Tally) -> None:
+def _leave_out(item: Row | Cut | Variant, reason: str, tally: Tally) -> None:
+    if isinstance(item, Variant):  # what it is made of is listed by itself
+        return
     row = item if isinstance(item, Row) else item.row
     tally.bad.append((item.id, reason))
     tally.files[row.id] = _stamps(row)

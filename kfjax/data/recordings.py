@@ -17,7 +17,8 @@ from kfjax import media
 from kfjax.data.sources import SOUND_SUFFIXES
 
 SUFFIXES = (*SOUND_SUFFIXES, *media.FILM_SUFFIXES)
-_FULL_SCALE = 32767.0
+#: What ±1 is in 16-bit sound.
+FULL_SCALE = 32767.0
 
 
 class Recordings:
@@ -65,7 +66,7 @@ class Recordings:
         files = np.searchsorted(ends, drawn, side="right")
         first = self._starts[files] + drawn - (ends[files] - self._crops[files])
         waves = np.stack([self._pcm[start : start + self._samples] for start in first])
-        gains = 10 ** (-rng.uniform(0, self._gain_db, (self._batch, 1)) / 20) / _FULL_SCALE
+        gains = 10 ** (-rng.uniform(0, self._gain_db, (self._batch, 1)) / 20) / FULL_SCALE
         return {"wave": (waves * gains).astype(np.float32)}
 
 
@@ -100,7 +101,7 @@ def _mono(path: str, sample_rate_hz: int) -> np.ndarray:
     except media.MediaError as error:
         print(f"left out: {error}", file=sys.stderr)
         return np.zeros(0, np.int16)
-    return np.round(np.clip(wave, -1, 1) * _FULL_SCALE).astype(np.int16)
+    return np.round(np.clip(wave, -1, 1) * FULL_SCALE).astype(np.int16)
 
 
 def _read(log: Path) -> list[dict]:

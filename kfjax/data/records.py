@@ -13,8 +13,9 @@
 
 A record is `KFX1`, the length of its header (u32, little-endian), the header (JSON: id, schema, fingerprint, times,
 presence, and dtype, shape and offset of every array), and the arrays, raw and little-endian at multiples of 64 bytes.
-Features that a presence mask hides are not stored; they read as zeros. Only numpy here: readers run in processes that
-must not touch an accelerator.
+Features that a presence mask hides are not stored; they read as zeros. What Mono2Stereo learns from is there where the
+extraction was asked for it: `stereo_mono` and `stereo_ratio`, a byte a mel bin each, stored of stereo recordings.
+Only numpy here: readers run in processes that must not touch an accelerator.
 """
 
 from __future__ import annotations
@@ -23,19 +24,21 @@ import bisect
 import itertools
 import json
 import math
-import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from kfjax.command import install
-from kfjax.storage import disk
-from kfjax.structs import Given
+from kfjax.data.json_files import read_json, write_json
+from kfjax.data.record_file import RecordFile, array_record, locked, noted_places, open_records, read_range
+from kfjax.storage import cache, disk
+from kfjax.storage.bucket import STREAMS
+from kfjax.structs import Given, StereoMels
 
 SCHEMA = 1
 INDEX = "index.json"
@@ -43,10 +46,12 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 _MAGIC = b"KFX1"
 _ALIGN = 64
-_DTYPES = {"bfloat16": BFLOAT16, "bool": np.dtype(bool)}
 _ARRAYS = ("clip", "sync", "text", "text_mask", "mean", "std")
+#: Arrays that a folder need not have: those of `Example.stereo`.
+STEREO = ("stereo_mono", "stereo_ratio")
+_DTYPES = dict.fromkeys(_ARRAYS, BFLOAT16) | dict(zip(STEREO, map(np.dtype, (np.uint8, np.int8)), strict=True))
+_DTYPES["text_mask"] = np.dtype(bool)
 _SCALARS = {"seconds_start": float, "seconds_total": float, "has_video": bool, "has_text": bool}
-_RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
 
 
 class Example(NamedTuple):
@@ -59,6 +64,7 @@ class Example(NamedTuple):
     given: Given  # text_mask bool [l], all else scalars
     mean: np.ndarray  # bf16 [n, d], of the normalised latents
     std: np.ndarray  # bf16 [n, d]
+    stereo: StereoMels | None = None  # u8 and i8 [f, m]; None: the folder has none
 
 
 def pack(example: Example, fingerprint: str) -> bytes:
@@ -74,13 +80,14 @@ def pack(example: Example, fingerprint: str) -> bytes:
         raise ValueError(f"{example.id}: got NaN or infinite values in {', '.join(wrong)}; leave it out")
     arrays, pieces, offset, stored = {}, [], 0, _stored(example)
     for name, array in arrays_of(example).items():
-        array = np.ascontiguousarray(array, _DTYPES[_dtype(name)])
+        array = np.ascontiguousarray(array, _DTYPES[name])
         arrays[name] = [array.dtype.name, array.shape, offset if name in stored else None]
         if name in stored:
             pieces.append(_padded(array.tobytes()))
             offset += len(pieces[-1])
     header = {"schema": SCHEMA, "fingerprint": fingerprint, "id": example.id, "arrays": arrays}
     header |= {name: kind(getattr(example.given, name)) for name, kind in _SCALARS.items()}
+    header |= {} if example.stereo is None else {"has_stereo": bool(example.stereo.there)}
     text = json.dumps(header, separators=(",", ":")).encode()
     return b"".join([_padded(_MAGIC + struct.pack("<I", len(text)) + text), *pieces])
 
@@ -93,9 +100,12 @@ def parse(record: bytes) -> Example:
     """
     header, start = _header(record)
     try:
-        arrays = {name: _array(record, start, name, *header["arrays"][name]) for name in _ARRAYS}
+        names = _ARRAYS + (STEREO if "has_stereo" in header else ())
+        arrays = {name: _array(record, start, name, *header["arrays"][name]) for name in names}
         given = Given(arrays.pop("text_mask"), **{name: header[name] for name in _SCALARS})
-        example = Example(id=header["id"], given=given, **arrays)
+        mels = [arrays.pop(name) for name in STEREO if name in names]
+        stereo = StereoMels(*mels, header["has_stereo"]) if mels else None
+        example = Example(id=header["id"], given=given, stereo=stereo, **arrays)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"record: its header does not describe it ({error}); extract the features again") from None
     if wrong := not_finite(example):
@@ -112,24 +122,22 @@ def not_finite(example: Example) -> list[str]:
 def arrays_of(example: Example) -> dict[str, np.ndarray]:
     """Name -> array, of all that a record stores as such."""
     named: dict[str, Any] = example._asdict() | {"text_mask": example.given.text_mask}
-    return {name: named[name] for name in _ARRAYS}
+    mels = {} if example.stereo is None else dict(zip(STEREO, example.stereo, strict=False))
+    return {name: named[name] for name in _ARRAYS} | mels
 
 
 def _stored(example: Example) -> list[str]:
     """Names of the arrays whose values are stored: not those of what the example lacks."""
     given = example.given
     there = {"clip": given.has_video, "sync": given.has_video, "text": given.has_text}
-    return [name for name in _ARRAYS if there.get(name, True)]
+    there |= dict.fromkeys(STEREO, example.stereo is not None and example.stereo.there)
+    return [name for name in (*_ARRAYS, *STEREO) if there.get(name, True)]
 
 
 def _finite(array: np.ndarray) -> bool:
     """Whether no exponent is all ones: many times as fast as `np.isfinite` on bfloat16."""
-    array = np.asarray(array)
-    return array.dtype == bool or not (array.astype(BFLOAT16, copy=False).view(np.uint16) & 0x7F80 == 0x7F80).any()
-
-
-def _dtype(name: str) -> str:
-    return "bool" if name == "text_mask" else "bfloat16"
+    bits = None if np.asarray(array).dtype.itemsize == 1 else np.asarray(array, BFLOAT16).view(np.uint16)
+    return bits is None or not (bits & 0x7F80 == 0x7F80).any()
 
 
 def _header(record: bytes) -> tuple[dict[str, Any], int]:
@@ -147,13 +155,13 @@ def _header(record: bytes) -> tuple[dict[str, Any], int]:
 
 
 def _array(record: bytes, start: int, name: str, dtype: str, shape: Sequence[int], offset: int | None) -> np.ndarray:
-    if dtype != _dtype(name):
-        raise ValueError(f"{name} is {dtype}, expected {_dtype(name)}")
+    if dtype != _DTYPES[name].name:
+        raise ValueError(f"{name} is {dtype}, expected {_DTYPES[name].name}")
     if offset is None:
-        return np.broadcast_to(_DTYPES[dtype].type(0), shape)
+        return np.broadcast_to(_DTYPES[name].type(0), shape)
     if min(offset, *shape) < 0:  # numpy gives both a meaning
         raise ValueError(f"shape {shape}, offset {offset}")
-    return np.frombuffer(record, _DTYPES[dtype], math.prod(shape), start + offset).reshape(shape)
+    return np.frombuffer(record, _DTYPES[name], math.prod(shape), start + offset).reshape(shape)
 
 
 def _padded(data: bytes) -> bytes:
@@ -183,24 +191,26 @@ class ShardWriter:
     """
 
     def __init__(self, folder: Path, shard: int, of: int, fingerprint: str):
-        _array_record()  # before an hour's work
-        self.folder, self.name, self.fingerprint = Path(folder), _name(shard, of), fingerprint
+        array_record()  # before an hour's work
+        self.folder, self.name, self.fingerprint = disk.path(folder), _name(shard, of), fingerprint
         self.remember: dict[str, Any] = {}
-        self._files: dict[float, _File] = {}
-        self._lock: TextIO | None = None
+        self._files: dict[float, RecordFile] = {}
+        self._open = ExitStack()
 
     def __enter__(self) -> ShardWriter:
         path = _note(self.folder, self.name).with_suffix(".lock")
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(path)
+        self._open.enter_context(locked(path))
         self._discard()
         return self
 
     def add(self, seconds: float, example: Example) -> None:
         """Append to the bucket of `seconds`."""
         if seconds not in self._files:
-            self._files[seconds] = _File(_bucket(self.folder, seconds) / f"{self.name}.array_record.tmp")
-        self._files[seconds].write(example, self.fingerprint)
+            path = _bucket(self.folder, seconds) / f"{self.name}.array_record"
+            self._files[seconds] = self._open.enter_context(RecordFile(path))
+        shapes = {name: list(np.shape(array)) for name, array in arrays_of(example).items()}
+        self._files[seconds].write(pack(example, self.fingerprint), shapes)
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         try:
@@ -212,19 +222,18 @@ class ShardWriter:
             self._discard()
             raise
         finally:
-            if self._lock is not None:
-                os.unlink(self._lock.name)
-                self._lock.close()
+            self._open.close()
 
     def _complete(self) -> None:
         for file in self._files.values():
             file.close()
         buckets = [
-            {"seconds": seconds, "count": file.count, "bytes": file.path.stat().st_size, "shapes": file.shapes}
+            {"seconds": seconds, "count": file.count, "bytes": file.temporary.stat().st_size,
+             "sha256": disk.digest_of(file.temporary), "shapes": file.shapes, "records": file.places()}
             for seconds, file in sorted(self._files.items())
-        ]
+        ]  # fmt: skip
         for file in self._files.values():
-            disk.replace(file.path, file.path.with_suffix(""))
+            disk.replace(file.temporary, file.path)
         disk.sync(self.folder)  # the buckets' folders may be new
         note = {"schema": SCHEMA, "fingerprint": self.fingerprint, "buckets": buckets, **self.remember}
         write_json(_note(self.folder, self.name), note)  # last: this completes the shard
@@ -232,50 +241,9 @@ class ShardWriter:
     def _discard(self) -> None:
         """What an earlier attempt left, or this one."""
         _note(self.folder, self.name).unlink(missing_ok=True)
-        for path in self.folder.glob(f"*s/{self.name}.array_record*"):
+        for path in disk.glob(self.folder, "*s", f"{self.name}.array_record*"):
             path.unlink()
         self._files.clear()
-
-
-def _locked(path: Path) -> TextIO:
-    """The file, held by this process until it is closed or the process ends, however it ends."""
-    import fcntl
-
-    file = path.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        advice = "wait for it, or give every process its own --process I/N"
-        raise ValueError(f"{path.with_suffix('')}: is being written by another process; {advice}") from None
-    except OSError:
-        pass  # a network file system without locks
-    return file
-
-
-class _File:
-    """One ArrayRecord file that is being written."""
-
-    def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.count, self.shapes = path, 0, None
-        self._writer = _array_record().ArrayRecordWriter(str(path), "group_size:1,uncompressed")  # a record is one read
-
-    def write(self, example: Example, fingerprint: str) -> None:
-        shapes = {name: list(np.shape(array)) for name, array in arrays_of(example).items()}
-        if self.shapes not in (None, shapes):
-            raise ValueError(f"{self.path}: got shapes {shapes}, expected those of its first example, {self.shapes}")
-        self.shapes, self.count = shapes, self.count + 1
-        self._try(self._writer.write, pack(example, fingerprint))
-
-    def close(self) -> None:
-        self._try(self._writer.close)
-
-    def _try(self, function, *args) -> None:
-        try:
-            function(*args)
-        except RuntimeError as error:  # all that the library raises
-            raise ValueError(f"{self.path}: can't be written ({error}); make room and run again") from None
 
 
 def write(folder: Path, buckets: Mapping[float, Iterable[Example]], fingerprint: str, *, shards: int = 1) -> Path:
@@ -292,7 +260,9 @@ def write(folder: Path, buckets: Mapping[float, Iterable[Example]], fingerprint:
 
 def notes(folder: Path) -> dict[str, dict[str, Any]]:
     """Name -> note of every complete shard, in order."""
-    return {path.stem: read_json(path) for path in sorted(Path(folder, "shards").glob("*.json"))}
+    found = sorted((disk.path(folder) / "shards").glob("*.json"))
+    with ThreadPoolExecutor(STREAMS) as pool:
+        return dict(zip((path.stem for path in found), pool.map(read_json, found), strict=True))
 
 
 def is_done(folder: Path, shard: int, of: int) -> bool:
@@ -301,7 +271,7 @@ def is_done(folder: Path, shard: int, of: int) -> bool:
     if not note.is_file():
         return False
     path = lambda bucket: _bucket(folder, bucket["seconds"]) / f"{note.stem}.array_record"
-    return all(path(b).is_file() and path(b).stat().st_size == b["bytes"] for b in read_json(note)["buckets"])
+    return all(disk.size_of(path(bucket)) == bucket["bytes"] for bucket in read_json(note)["buckets"])
 
 
 def write_index(folder: Path) -> None:
@@ -310,7 +280,7 @@ def write_index(folder: Path) -> None:
     Raises:
       ValueError: shards are missing, or do not belong together.
     """
-    folder, found = Path(folder), notes(folder)
+    folder, found = disk.path(folder), notes(folder)
     of = {name.partition("-of-")[2] for name in found}
     marks = {(note["schema"], note["fingerprint"]) for note in found.values()}
     if len(of) != 1 or len(marks) != 1:
@@ -328,7 +298,8 @@ def write_index(folder: Path) -> None:
             if bucket["shapes"] != part["shapes"]:
                 where = f"shard {k} has other shapes of {part['seconds']:g} s than those before"
                 raise ValueError(f"{folder}: {where}; extract into an empty folder")
-            bucket.setdefault("shards", []).append({"shard": k, "count": part["count"], "bytes": part["bytes"]})
+            shard = {"shard": k, "count": part["count"], "bytes": part["bytes"], "sha256": part.get("sha256", "")}
+            bucket.setdefault("shards", []).append(shard)
     buckets = [merged[seconds] for seconds in sorted(merged)]
     write_json(folder / INDEX, {"schema": schema, "fingerprint": fingerprint, "of": total, "buckets": buckets})
 
@@ -340,6 +311,7 @@ class Folder:
       buckets: seconds -> `RecordBucket`.
       shapes: seconds -> name of an `Example`'s array -> its shape.
       fingerprint: of the encoders that made the features.
+      copied: of a folder in a bucket, whether there is room for all shards here; else single records are fetched.
 
     Raises:
       ValueError: no finished extraction, another schema, features of other encoders than those with `fingerprint`,
@@ -347,7 +319,9 @@ class Folder:
     """
 
     def __init__(self, path: str | Path, *, fingerprint: str | None = None):
-        self.path = Path(path)
+        self.path = disk.path(path)
+        if disk.in_bucket(self.path):
+            self.path.check_bucket()
         if not (self.path / INDEX).is_file():
             done = "an unfinished extraction" if (self.path / "shards").is_dir() else f"no {INDEX}"
             raise ValueError(f"{self.path}: got {done}, expected features; run kfjax extract to its end")
@@ -365,22 +339,29 @@ class Folder:
                 "them with this model, or train with the model that made them"
             )
         self._check_files()
+        shards = self._shards()
+        self.copied = disk.in_bucket(self.path) and cache.fits(str(self.path), sum(s.size_bytes for s in shards))
+        for shard in shards:
+            shard.copied = self.copied
 
     def _bucket(self, bucket: dict[str, Any], of: int) -> RecordBucket:
         folder = _bucket(self.path, bucket["seconds"])
-        name = lambda shard: folder / f"{_name(shard, of)}.array_record"
-        return RecordBucket(
-            [Shard(name(s["shard"]), s["count"], s["bytes"], self.fingerprint) for s in bucket["shards"]]
-        )
+        path = lambda shard: folder / f"{_name(shard, of)}.array_record"
+        made = lambda s: Shard(path(s["shard"]), s["count"], s["bytes"], self.fingerprint, s.get("sha256", ""))
+        return RecordBucket([*map(made, bucket["shards"])])
+
+    def _shards(self) -> list[Shard]:
+        return [shard for bucket in self.buckets.values() for shard in bucket.shards]
 
     def _check_files(self) -> None:
-        shards = [shard for bucket in self.buckets.values() for shard in bucket.shards]
+        shards = self._shards()
         relative = lambda shard: str(shard.path.relative_to(self.path))
-        missing = [relative(shard) for shard in shards if not shard.path.is_file()]
+        there = disk.sizes(self.path)
+        missing = [relative(shard) for shard in shards if relative(shard) not in there]
         if missing:
             count = f"{len(missing)} of {len(shards)} files are missing"
             raise ValueError(f"{self.path}: {count}: {_some(missing)}; copy them again, or run kfjax extract again")
-        sizes = {shard: shard.path.stat().st_size for shard in shards}
+        sizes = {shard: there[relative(shard)] for shard in shards}
         wrong = [f"{relative(s)} ({size} of {s.size_bytes} bytes)" for s, size in sizes.items() if size != s.size_bytes]
         if wrong:
             raise ValueError(f"{self.path}: truncated or replaced: {_some(wrong)}; copy again, or extract again")
@@ -400,8 +381,16 @@ class RecordBucket(Sequence[bytes]):
         index = int(index)
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
-        which = bisect.bisect_right(self._ends, index)
+        which = self._which(index)
         return self.shards[which][index - self._ends[which] + len(self.shards[which])]
+
+    def ahead(self, indices: Iterable[int]) -> None:
+        """Begin to fetch what these records are in, where that is in a bucket."""
+        for which in sorted({self._which(index) for index in indices}):
+            self.shards[which].ahead()
+
+    def _which(self, index: int) -> int:
+        return bisect.bisect_right(self._ends, index)
 
     def __iter__(self) -> Iterator[bytes]:
         return (shard[i] for shard in self.shards for i in range(len(shard)))
@@ -410,13 +399,20 @@ class RecordBucket(Sequence[bytes]):
 class Shard:
     """One ArrayRecord file: `count` records in `size_bytes`, opened at the first record that is asked for.
 
+    Of one in a bucket a copy in this machine's cache is read, or where it is not `copied` the record alone, if the
+    shard's note says where it is; an earlier version's does not.
+
+    Args:
+      digest: the file's SHA-256, with which a copy is compared; "" where none was noted.
+
     Raises:
-      ValueError: on reading, a damaged file, or one that other encoders made.
+      ValueError: on reading, a damaged file, or one that other encoders made; see `cache.fetch`.
     """
 
-    def __init__(self, path: Path, count: int, size_bytes: int, fingerprint: str):
+    def __init__(self, path: Path, count: int, size_bytes: int, fingerprint: str, digest: str = ""):
         self.path, self.count, self.size_bytes, self.fingerprint = path, count, size_bytes, fingerprint
-        self._reader = None
+        self.digest, self.copied, self._asked = digest, False, False
+        self._reader, self._places = None, None
 
     def __len__(self) -> int:
         return self.count
@@ -427,21 +423,29 @@ class Shard:
         return self._read(index)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_reader": None}
+        return self.__dict__ | {"_reader": None, "_asked": False}
+
+    def ahead(self) -> None:
+        """Begin to fetch it, if it is in a bucket and not open."""
+        if disk.in_bucket(self.path) and self.copied and not self._asked:
+            cache.ahead([(self.path, self.size_bytes, self.digest)])
+        self._asked = True
 
     def _read(self, index: int) -> bytes:
+        if disk.in_bucket(self.path) and not self.copied:
+            self._places = noted_places(self.path) if self._places is None else self._places
+            if self._places:
+                return read_range(self.path, self._places[index])
         try:
-            if self._reader is None:
-                self._reader = self._open()
-            return self._reader.read([index])[0]
+            if (reader := self._reader) is None:
+                reader = self._reader = self._open()
+            return reader.read([index])[0]
         except RuntimeError as error:  # all that the library raises
             raise ValueError(f"{self.path}: record {index} is damaged ({error}); copy or extract it again") from None
 
     def _open(self):
-        reader = _array_record().ArrayRecordReader(str(self.path), _RANDOM_ACCESS)
-        if not reader.ok() or reader.num_records() != self.count:
-            found = reader.num_records() if reader.ok() else "no"
-            raise ValueError(f"{self.path}: got {found} records, expected {self.count}; copy or extract it again")
+        options = {"size": self.size_bytes, "digest": self.digest, "gone": self._close}
+        reader = open_records(self.path, self.count, **options)
         mark = _header(reader.read([0])[0])[0].get("fingerprint")
         if mark != self.fingerprint:
             raise ValueError(
@@ -450,13 +454,8 @@ class Shard:
             )
         return reader
 
-
-def _array_record() -> ModuleType:
-    try:
-        from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]  # compiled
-    except ModuleNotFoundError as missing:
-        raise ValueError(f"features: got no package {missing.name}; {install('data')}") from missing
-    return array_record_module
+    def _close(self) -> None:
+        self._reader, self._asked = None, False
 
 
 def _name(shard: int, of: int) -> str:
@@ -464,29 +463,12 @@ def _name(shard: int, of: int) -> str:
 
 
 def _bucket(folder: Path, seconds: float) -> Path:
-    return Path(folder) / f"{seconds:g}s"
+    return disk.path(folder) / f"{seconds:g}s"
 
 
 def _note(folder: Path, name: str) -> Path:
-    return Path(folder) / "shards" / f"{name}.json"
+    return disk.path(folder) / "shards" / f"{name}.json"
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises ValueError if the file holds no JSON object."""
-    try:
-        values = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is no JSON ({error}); delete it and run kfjax extract again") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: got {type(values).__name__}, expected a JSON object; run kfjax extract again")
-    return values
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Atomic: the file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    disk.write_text(path, json.dumps(values) + "\n", noted=False)

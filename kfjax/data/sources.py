@@ -21,11 +21,13 @@ from kfjax.data import remote
 
 SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac")
 COLUMNS = ("video", "audio", "caption", "start", "seconds")
+#: What `kfjax caption` makes captions of; passed over elsewhere.
+CAPTION_COLUMNS = ("audio_caption", "video_caption", "tags")
 #: Endings of tables, and what may separate their cells, the likeliest first.
 TABLES, DELIMITERS = (".csv", ".tsv"), (",", ";", "\t")
 PARQUET, LISTS = ".parquet", (".txt",)
 #: Columns of free text, which may have commas in it.
-TEXTS = ("caption", "prompt", "negative_prompt")
+TEXTS = ("caption", "prompt", "negative_prompt", "audio_caption", "video_caption", "tags")
 #: A recording of ten seconds often lasts 9.97: an excerpt may reach this far beyond its end.
 SHORT_SECONDS = 0.1
 
@@ -185,7 +187,7 @@ def _of_file(name: str, path: Path) -> Row:
 
 def _from_table(table: Path) -> Iterator[Row]:
     same = {"prompt": "caption", "start_seconds": "start"}
-    columns, needed = (*COLUMNS, "path", "kept"), ("video", "audio", "path")
+    columns, needed = (*COLUMNS, *CAPTION_COLUMNS, "path", "kept"), ("video", "audio", "path")
     lines = _parquet_lines if table.suffix.lower() == PARQUET else _csv_lines
     made = 0
     for line in lines(table, columns, needed=needed, same=same, more_beside="kept"):
@@ -293,6 +295,26 @@ def _as_text(value: object) -> str:
 def _encoding(table: Path) -> str:
     with table.open("rb") as file:
         return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def whole_table(table: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table as they stand, whatever its columns are; rows that are empty are left out.
+
+    Raises:
+      ValueError: no table, no rows; a row as `table_lines` refuses it.
+    """
+    if not table.is_file() or table.suffix.lower() not in TABLES:
+        raise ValueError(f"{table}: got no table, expected a file in {' or '.join(TABLES)}; give another")
+    with table.open(encoding=_encoding(table), newline="") as file:
+        delimiter = _delimiter(_first_line(table, file), {*COLUMNS, *CAPTION_COLUMNS, "path", "kept", "prompt"})
+        file.seek(0)
+        lines = [line for line in _records(table, file, delimiter) if any(map(str.strip, line[1]))]
+    (_, header), *rows = lines or [(1, [])]
+    if not rows:
+        raise ValueError(f"{table}: got no rows, expected some under a header; fill it")
+    for row, cells in rows:
+        _check_cells(f"{table}: row {row}", cells, len(header), delimiter)
+    return header, [cells for _, cells in rows]
 
 
 def _text(table: Path) -> str:

@@ -191,7 +191,8 @@ class Studio:
     ) -> Wish:
         """The wish for a change of a take: what the take was made for, but for what is given.
 
-        The take is in the loudness, and varied also in the music, that were asked for.
+        The music keeps its seed, so that it goes on where the take is redone. The take is in the loudness, and varied
+        also in the music, that were asked for.
 
         Args:
           prompt: empty: the take's own.
@@ -206,7 +207,8 @@ class Studio:
             redo = 0.0 if start < REST_SECONDS else start, seconds if 0 < seconds - end < REST_SECONDS else end
         return replace(
             own, prompt=prompt.strip() or own.prompt, seed=seed, samples=1, loudness=None, take=take.number,
-            music_prompt=own.music_prompt if strength is None else "", redo=redo, strength=strength,
+            music_prompt=own.music_prompt if strength is None else "",
+            music_seed=own.seed if own.music_seed is None else own.music_seed, redo=redo, strength=strength,
             seconds=seconds if own.clip is None else own.seconds,
         )  # fmt: skip
 
@@ -446,6 +448,7 @@ class Studio:
             reference=wish.reference,
             music_prompt=wish.music_prompt.strip(),
             music_gain=wish.music_gain,
+            music_seed=wish.music_seed,
             loudness=wish.loudness,
             progress=lambda what, share: say(what, 0.9 * share),
         )

@@ -68,6 +68,7 @@ class Wish:
       reference: a file whose sound this shall be like.
       music_prompt, music_gain: of music beside the sound.
       loudness: LUFS; None: as it is made.
+      music_seed: None: the seed.
       take: the number of the take that is changed; with it one of
       redo: from and to, in seconds, which are made anew, or
       strength: how far from the take all of it may go.
@@ -87,6 +88,7 @@ class Wish:
     music_prompt: str = ""
     music_gain: float = 1.0
     loudness: float | None = None
+    music_seed: int | None = None
     take: int | None = None
     redo: tuple[float, float] | None = None
     strength: float | None = None
@@ -104,6 +106,8 @@ class Wish:
         within("The seed", self.seed, 0, MAX_SEED, whole=True)
         for name in ("video", "text", "negative"):
             within(f"The {name} guidance", getattr(self, f"{name}_guidance"), 0, MAX_SCALE)
+        if self.music_seed is not None:
+            within("The seed of the music", self.music_seed, 0, MAX_SEED, whole=True)
         within("The gain of the music", self.music_gain, 0, MAX_MUSIC_GAIN)
         if self.loudness is not None:
             within("The loudness", self.loudness, *LOUDNESS_LUFS)

@@ -18,10 +18,10 @@ from kfjax.data import records
 from kfjax.evals import benchmarks, generation, measures, report
 from kfjax.evals.benchmarks import BENCHMARKS, Benchmark, BenchmarkExample, Matching, SceneExample
 from kfjax.evals.measures import SAMPLE_RATE_HZ, Figures, Pair, Score
-from kfjax.scenes.evaluation import SceneProtocol, judge_file, judge_for
+from kfjax.scenes.evaluation import SceneProtocol, classifier_file, classifier_for
 from kfjax.scenes.scores import Synchrony, correlations, listen, meanings, struck_times, synchronies
 from kfjax.scenes.sounds import SceneSounds
-from kfjax.scenes.source_classifier import SourceJudge
+from kfjax.scenes.source_classifier import SourceClassifier
 from kfjax.system import SystemConfig
 
 #: Groups of measures that need the scenes' ground truth.
@@ -80,7 +80,7 @@ def evaluate(request: Request) -> dict[str, Any]:
         "matching": _account(matching, pairs, failed + unreadable), "scores": scores, "unavailable": unavailable,
     }  # fmt: skip
     if set(groups) & set(OF_SCENES):
-        results["scenes"] = scene_figures(pairs, built_in_judge() if "meaning" in groups else None)
+        results["scenes"] = scene_figures(pairs, built_in_classifier() if "meaning" in groups else None)
     results = plain(results)
     records.write_json(request.output / "results.json", results)
     drawn = report.pictures(request.output / "pictures", pairs, own, request.pictures)
@@ -104,29 +104,29 @@ def chosen_groups(request: Request) -> list[str]:
     return [name for name in known if name in request.metrics]
 
 
-def scene_figures(pairs: Sequence[Pair], judge: SourceJudge | None) -> dict[str, Any]:
+def scene_figures(pairs: Sequence[Pair], classifier: SourceClassifier | None) -> dict[str, Any]:
     """The scores of `kfjax.scenes.scores`: of generated sound, ceiling (true sound) and floor (the next scene's)."""
     scenes = [example.scene for example, _ in pairs if isinstance(example, SceneExample)]
-    hear = lambda waves: listen(waves, scenes, SAMPLE_RATE_HZ, judge)
+    hear = lambda waves: listen(waves, scenes, SAMPLE_RATE_HZ, classifier)
     made = hear(media.read_audio(path, SAMPLE_RATE_HZ)[: len(example.sound(SAMPLE_RATE_HZ))] for example, path in pairs)
     true = hear(example.sound(SAMPLE_RATE_HZ) for example, _ in pairs)
     heard = {"generated": made, "ceiling": true}
     figures: dict[str, Any] = {"space": correlations(heard, "generated")}
     if any(struck_times(scene) for scene in scenes):
         figures |= _struck(synchronies(heard, scenes, "generated"))
-    if judge is not None and any(len(scene.sources) == 1 for scene in scenes):
+    if classifier is not None and any(len(scene.sources) == 1 for scene in scenes):
         figures["meaning"] = {kind: own.accuracy for kind, own in meanings(heard, scenes, "generated").items()}
     return figures
 
 
-def built_in_judge() -> SourceJudge:
+def built_in_classifier() -> SourceClassifier:
     """The source classifier, trained on true sounds and on the built-in codec's reconstructions; kept in the cache."""
     loaded, plan = system.load(pipeline.BUILT_IN), SceneProtocol()
     codec = {name: loaded.params[name] for name in ("vae", "vocoder")}
-    file = judge_file(pipeline.cache_folder() / "scenes", plan, codec)
+    file = classifier_file(pipeline.cache_folder() / "scenes", plan, codec)
     if not file.exists():
-        command.say(f"the judge of sources listens to {plan.judge_clips} sounds, once: minutes")
-    return judge_for(SceneSounds(loaded), plan, file)
+        command.say(f"the source classifier listens to {plan.classifier_clips} sounds, once: minutes")
+    return classifier_for(SceneSounds(loaded), plan, file)
 
 
 def plain(value: Any) -> Any:

@@ -14,13 +14,15 @@ import numpy as np
 from kfjax import media, plot
 from kfjax.evals.benchmarks import BenchmarkExample
 from kfjax.evals.measures import COLUMNS, SAMPLE_RATE_HZ, Figures, Pair
-from kfjax.evals.published import PUBLISHED
+from kfjax.evals.published import CODECS, PUBLISHED
 from kfjax.media import FrameSpec
 from kfjax.metrics.onsets import detect_onsets, merge_close, onset_f1
 from kfjax.storage import disk
 
 #: Figures that published tables have, in their order.
 FIELD = ("fd_panns", "kl_panns", "is_panns", "ib", "desync_seconds", "clap", "sdr_db", "mcd_db")
+#: Those of the published table of codecs.
+OF_CODECS = ("mel_l1", "stft", "lsd_db", "mcd_db", "si_sdr_db", "sdr_db", "pesq")
 _SHOWN = 20  # names of a list before it is cut
 _FRAME = FrameSpec(25.0, 160, "crop")
 
@@ -138,7 +140,7 @@ def _scenes(scenes: Mapping[str, Any]) -> list[str]:
 def published(key: str, target: str, scores: Mapping[str, Any]) -> list[str]:
     """Published rows above ours; a figure that a row lacks is left empty."""
     if key not in PUBLISHED:
-        return ["Nobody has published figures on these clips."]
+        return ["Nobody has published figures on these clips.", *(_codecs(target, scores) if key == "folder" else [])]
     cell = lambda value: "" if value is None else f"{value:.4g}"
     header = ["", *(f"{COLUMNS[name].title} {COLUMNS[name].better}" for name in FIELD), "source"]
     body = [[row.system, *(cell(row.figures.get(name)) for name in FIELD), row.source] for row in PUBLISHED[key]]
@@ -149,6 +151,20 @@ def published(key: str, target: str, scores: Mapping[str, Any]) -> list[str]:
         "FD falls with the number of clips: that of a part is not that of the whole."
     )
     return [*rows(header, body), "", note]
+
+
+def _codecs(target: str, scores: Mapping[str, Any]) -> list[str]:
+    """Published codecs above ours: what is compared with one's own sounds may be what a codec makes of them."""
+    if not any(name in scores for name in OF_CODECS):
+        return []
+    cell = lambda value: "" if value is None else f"{value:.4g}"
+    header = ["", "", *(f"{COLUMNS[name].title} {COLUMNS[name].better}" for name in OF_CODECS)]
+    body = [[task, row.system, *(cell(row.figures.get(name)) for name in OF_CODECS)]
+            for task, published_rows in CODECS.items() for row in published_rows]  # fmt: skip
+    own = [scores[name]["value"] if name in scores else None for name in OF_CODECS]
+    body.append(["these clips", f"**{target}**", *map(cell, own)])
+    note = f"If these are a codec's: {CODECS['music'][0].source}, 500 clips a task, by the authors' own programs."
+    return ["", *rows(header, body), "", note]
 
 
 def _number(value: Any) -> str:

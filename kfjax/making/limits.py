@@ -36,6 +36,7 @@ def check(
     overlap: int | None = None,
     music_prompt: str = "",
     music_gain: float = 1.0,
+    music_seed: int | None = None,
     loudness: float | None = None,
 ) -> None:
     """The arguments of `Model.generate` that need neither a model nor a file; None: the model's own.
@@ -48,6 +49,8 @@ def check(
             most = f"at most {MAX_PROMPT_CHARACTERS}"
             raise ValueError(f"{name}: got {len(text)} characters, expected {most}; say what is heard in a sentence")
     _whole("seed", seed, 0, MAX_SEED)
+    if music_seed is not None:
+        _whole("music seed", music_seed, 0, MAX_SEED)
     _whole("samples", samples, 1, MAX_SAMPLES)
     if batch is not None:
         _whole("batch", batch, 1, MAX_SAMPLES)

@@ -1,7 +1,8 @@
 """A sound longer than one pass: its windows are read, encoded, sampled and decoded from left to right.
 
-Nothing grows with the sound but its latents (7 KB a second) and, where a caller keeps it, the sound itself: frames and
-features are held while their window is sampled. Every stage is the program that a clip of one window runs.
+Nothing grows with the sound but its latents (7 KB a second, for each copy) and, where a caller keeps it, the sound
+itself: frames and features are held while their window is sampled. Every stage is the program that a clip of one
+window runs.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ class Asked(TypedDict, total=False):
     overlap: int | None
     music_prompt: str
     music_gain: float
+    music_seed: int | None
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def resolve(
     overlap: int | None = None,
     music_prompt: str = "",
     music_gain: float = 1.0,
+    music_seed: int | None = None,
 ) -> Request:
     """The request of these arguments; files are looked into, those of sound are read.
 
@@ -124,6 +126,7 @@ def resolve(
         video_guidance=video_guidance, text_guidance=text_guidance, negative_guidance=negative_guidance,
         method=method, keep_original=keep_original, schedule=schedule, guidance_interval=guidance_interval,
         strength=strength, window=window, overlap=overlap, music_prompt=music_prompt, music_gain=music_gain,
+        music_seed=music_seed,
     )  # fmt: skip
     if video is None and not prompt.strip():
         raise ValueError("got neither a video nor a prompt, expected at least one; give a file, a prompt or both")
@@ -150,7 +153,8 @@ def resolve(
     if music_prompt.strip():
         music = resolve(
             cfg, None, music_prompt, duration=seconds, steps=steps, schedule=schedule, method=method,
-            guidance=guidance, guidance_interval=guidance_interval, seed=seed, window=window, overlap=overlap,
+            guidance=guidance, guidance_interval=guidance_interval, seed=seed if music_seed is None else music_seed,
+            window=window, overlap=overlap,
         )  # fmt: skip
     return Request(
         video, prompt, negative_prompt if scales.negative else "", seconds, seed, method, times, weights,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -29,6 +29,8 @@ class SceneInput:
       flip: mirror half of the pictures, and with them the ears.
       duration_jitter: largest relative error of the total duration that the model is told. Durations between the
         buckets have rows of their own in the discrete embedding, which would stay random without it.
+      joined: share of the examples that are two scenes of half the duration, one after the other: pictures, sound and
+        the captions' words.
       emphasis: recipe -> how many times its scenes come in one pass over the corpus; 1 where it is not named.
       told: words outside the vocabulary were printed already.
 
@@ -47,15 +49,19 @@ class SceneInput:
         fingerprint: str,
         flip: bool = True,
         duration_jitter: float = 0.0,
+        joined: float = 0.0,
         emphasis: Mapping[str, int] | None = None,
         told: bool = False,
     ):
-        _check(cfg, tokenizer, corpus, buckets)
+        halves = [s / 2 for s in buckets.seconds] if joined else []
+        _check(cfg, tokenizer, corpus, (*buckets.seconds, *halves))
+        if not 0 <= joined <= 1:
+            raise ValueError(f"data.joined: got {joined:g}, expected a share from 0 to 1")
         self.buckets, self._seed, self._flip, self._jitter = buckets, seed, flip, duration_jitter
-        self._encoded = [
-            _Encoded(cfg, tokenizer, corpus.buckets[s], fingerprint, size, seed, emphasis or {})
-            for s, size in zip(buckets.seconds, buckets.sizes, strict=True)
-        ]
+        encoded = lambda s, size: _Encoded(cfg, tokenizer, corpus.buckets[s], fingerprint, size, seed, emphasis or {})
+        self._encoded = [encoded(s, size) for s, size in zip(buckets.seconds, buckets.sizes, strict=True)]
+        self._joined = joined
+        self._halves = [encoded(s, 2 * size) for s, size in zip(halves, buckets.sizes, strict=bool(halves))]
         every = chain.from_iterable(bucket.captions for bucket in self._encoded)
         if not told and (unread := tokenizer.unread_captions(every)):
             say(f"{corpus.folder}: {unread}")
@@ -66,14 +72,43 @@ class SceneInput:
         indices = bucket.indices(nth)
         rng = np.random.default_rng((self._seed, step))
         flips = rng.random(len(indices)) < 0.5 if self._flip else np.zeros(len(indices), bool)
-        excerpt, posterior, left, right = bucket.examples(indices, flips)
+        examples = bucket.examples(indices, flips)
+        # A stream of its own: what is not joined stays the same.
+        joined = np.random.default_rng((self._seed, step, 1)).random(len(indices)) < self._joined
+        for row in np.flatnonzero(joined).tolist():
+            two = self._halves[which].indices(nth)[2 * row : 2 * row + 2]
+            _put_joined(examples, row, self._halves[which].examples(two, flips[[row, row]]), bucket.clip_index)
+        excerpt, posterior, left, right = examples
         told = excerpt.given.seconds_total * (1 + self._jitter * rng.uniform(-1, 1, len(indices)))
         given = excerpt.given._replace(seconds_total=told.astype(np.float32))
         return excerpt._replace(given=given), posterior, left, right
 
 
-def _check(cfg: SystemConfig, tokenizer: Tokenizer, corpus: Corpus, buckets: Buckets) -> None:
-    missing = [s for s in buckets.seconds if s not in corpus.buckets]
+Examples = tuple[Excerpt, Posterior, np.ndarray, np.ndarray]
+
+
+def _put_joined(examples: Examples, row: int, parts: Examples, clip_index: np.ndarray) -> None:
+    """In a row's place the examples of `parts` one after the other, cut to its length, or its last frame held."""
+    excerpt, posterior, *mels = examples
+    own, own_posterior, *own_mels = parts
+    arrays = [
+        (excerpt.sync_frames, own.sync_frames),
+        *zip((*posterior, *mels), (*own_posterior, *own_mels), strict=True),
+    ]
+    for array, halves in arrays:
+        whole = np.concatenate(np.asarray(halves))
+        array[row] = whole[np.minimum(np.arange(array.shape[1]), len(whole) - 1)]
+    excerpt.clip_frames[row] = excerpt.sync_frames[row][clip_index]
+    first, second = (ids[mask] for ids, mask in zip(own.text_ids, own.given.text_mask, strict=True))
+    words = np.concatenate([first[:-1], second])  # the first's end token is none any more
+    length = excerpt.text_ids.shape[1]
+    excerpt.text_ids[row] = np.pad(words[:length], (0, max(0, length - len(words))))
+    excerpt.given.text_mask[row] = np.arange(length) < len(words)
+    excerpt.given.has_text[row] = len(words) <= length
+
+
+def _check(cfg: SystemConfig, tokenizer: Tokenizer, corpus: Corpus, seconds: Sequence[float]) -> None:
+    missing = [s for s in seconds if s not in corpus.buckets]
     if missing:
         raise ValueError(f"no scenes of {missing} s in the corpus; it has {sorted(corpus.buckets)}")
     size = corpus.order["size"]
@@ -99,7 +134,7 @@ class _Encoded:
         self._order = grain.MapDataset.source(scenes).shuffle(seed=seed).repeat()
 
     @cached_property
-    def _clip_index(self) -> np.ndarray:
+    def clip_index(self) -> np.ndarray:
         """Sync frame that each clip frame is: the first at or after its time."""
         wanted = np.arange(lengths(self.seconds, self.cfg.rates).clip) / self.cfg.rates.clip_hz
         return np.ceil(wanted * self.cfg.rates.sync_hz - 1e-6).astype(int)
@@ -114,7 +149,7 @@ class _Encoded:
         mels = np.stack([self.latents.mels[i][..., ::side] for i, side in zip(indices, sides, strict=True)])
         mean, std = np.split(np.stack([self.latents.posterior[i] for i in indices]).astype(np.float32), 2, -1)
         excerpt = Excerpt(
-            clip_frames=frames[:, self._clip_index],
+            clip_frames=frames[:, self.clip_index],
             sync_frames=frames,
             text_ids=self._ids[indices],
             given=Given.whole(self._mask[indices], self.seconds),

@@ -21,12 +21,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from kfjax.data.recordings import FULL_SCALE
 from kfjax.scenes.world.scene import Scene, make_scene
 from kfjax.storage import disk
 
 SAMPLE_RATE_HZ = 44100
-#: What ±1 is in a corpus's 16-bit sound.
-FULL_SCALE = 32767.0
 _SEEDS_A_CORPUS = 1 << 32
 
 

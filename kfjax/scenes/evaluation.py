@@ -37,7 +37,7 @@ from kfjax.scenes.scores import (
     synchrony,
 )
 from kfjax.scenes.sounds import SceneSounds
-from kfjax.scenes.source_classifier import SourceJudge
+from kfjax.scenes.source_classifier import SourceClassifier
 
 #: Of the held-out scenes, wherever they are rendered.
 CORPUS_SEED = 7000
@@ -53,7 +53,7 @@ class SceneProtocol:
     Attributes:
       scenes, seconds: of the main figures.
       other_lengths, other_scenes: seconds of the other lengths, and scenes of each.
-      judge_clips: training scenes of the source classifier; each is used twice, true and reconstructed by the codec.
+      classifier_clips: training scenes of the source classifier; each is used twice, true and through the codec.
       codec_scenes: scenes on which the codec is compared with Griffin-Lim.
       pairs: text-only pairs of sources of which one is avoided.
     """
@@ -62,7 +62,7 @@ class SceneProtocol:
     seconds: float = 8.0
     other_lengths: tuple[float, ...] = (1.0, 2.5, 5.0, 13.0)
     other_scenes: int = 60
-    judge_clips: int = 400
+    classifier_clips: int = 400
     codec_scenes: int = 24
     pairs: int = len(TEXT_PAIRS)
 
@@ -76,8 +76,8 @@ class Evaluation:
     """The measures of one system on one held-out corpus; sounds that several of them use are generated once.
 
     Args:
-      judge_file: cache of the source classifier, which is trained if there is none. None: not kept.
-      judged: False skips the classifier where meaning is not measured.
+      classifier_file: cache of the source classifier, which is trained if there is none. None: not kept.
+      classifies: False skips the classifier where meaning is not measured.
 
     Raises:
       ValueError: a corpus that is not held out, or has no scenes of the plan's length.
@@ -88,8 +88,8 @@ class Evaluation:
         sounds: SceneSounds,
         corpus: Corpus,
         plan: SceneProtocol,
-        judge_file: Path | None = None,
-        judged: bool = True,
+        classifier_file: Path | None = None,
+        classifies: bool = True,
     ):
         if corpus.order["split"] != "heldout":
             raise ValueError(
@@ -104,7 +104,7 @@ class Evaluation:
         self.scenes = self._scenes(plan.seconds)
         #: Name of a stage -> its wall time in seconds, analysis included.
         self.cost: dict[str, float] = {}
-        self._judge_file, self._judge, self._judged = judge_file, None, judged
+        self._classifier_file, self._classifier, self._classifies = classifier_file, None, classifies
         self._heard: dict[tuple[Kind, float], Heard] = {}
 
     def synchrony(self) -> dict:
@@ -175,19 +175,21 @@ class Evaluation:
         return result
 
     @property
-    def judge(self) -> SourceJudge:
+    def classifier(self) -> SourceClassifier:
         """The source classifier; trained at the first use."""
-        if self._judge is None:
-            self._judge = self._timed("judge", lambda: judge_for(self.sounds, self.plan, self._judge_file))
-        return self._judge
+        if self._classifier is None:
+            self._classifier = self._timed(
+                "classifier", lambda: classifier_for(self.sounds, self.plan, self._classifier_file)
+            )
+        return self._classifier
 
     def heard(self, kind: Kind, seconds: float | None = None) -> Heard:
         """Analysis of the sounds of the scenes of one length; made at the first call."""
         seconds = self.plan.seconds if seconds is None else seconds
         if (kind, seconds) not in self._heard:
             scenes = self._scenes(seconds)
-            judge = self.judge if self._judged and seconds == self.plan.seconds else None
-            make = lambda: listen(self._waves(kind, seconds, scenes), scenes, self.rate, judge)
+            classifier = self.classifier if self._classifies and seconds == self.plan.seconds else None
+            make = lambda: listen(self._waves(kind, seconds, scenes), scenes, self.rate, classifier)
             self._heard[kind, seconds] = self._timed(f"{kind}, {seconds:g} s", make)
         return self._heard[kind, seconds]
 
@@ -215,9 +217,9 @@ class Evaluation:
         self, name: str, pairs: Sequence[tuple[Part, Part]], make: Callable[[list[str] | None], Iterable[np.ndarray]]
     ) -> dict[str, Presence]:
         """Each pair is generated as it is, and twice more, with each of its parts as negative prompt."""
-        judged = lambda avoided: [self.judge.probabilities(wave, self.rate) for wave in make(avoided)]
-        without = self._timed(f"negative, {name}: without", lambda: judged(None))
-        avoid = lambda k: self._timed(f"negative, {name}: with {k}", lambda: judged([words_for(p[k]) for p in pairs]))
+        heard = lambda avoided: [self.classifier.probabilities(wave, self.rate) for wave in make(avoided)]
+        without = self._timed(f"negative, {name}: without", lambda: heard(None))
+        avoid = lambda k: self._timed(f"negative, {name}: with {k}", lambda: heard([words_for(p[k]) for p in pairs]))
         with_it = [*avoid(0), *avoid(1)]
         named, other = ([source_of(p[k]) for p in pairs] + [source_of(p[1 - k]) for p in pairs] for k in (0, 1))
         return {
@@ -232,27 +234,27 @@ class Evaluation:
         return result
 
 
-def judge_file(folder: Path, plan: SceneProtocol, codec: Params) -> Path:
+def classifier_file(folder: Path, plan: SceneProtocol, codec: Params) -> Path:
     """Cache file of a classifier; its name depends on the codec's weights and the number of training clips."""
-    digest = hashlib.sha256(f"{plan.judge_clips} {plan.seconds}".encode())
+    digest = hashlib.sha256(f"{plan.classifier_clips} {plan.seconds}".encode())
     for _, leaf in sorted(flatten(codec).items()):
         digest.update(np.ascontiguousarray(leaf).tobytes())
-    return folder / f"judge-{digest.hexdigest()[:12]}.npz"
+    return folder / f"classifier-{digest.hexdigest()[:12]}.npz"
 
 
-def judge_for(sounds: SceneSounds, plan: SceneProtocol, file: Path | None) -> SourceJudge:
+def classifier_for(sounds: SceneSounds, plan: SceneProtocol, file: Path | None) -> SourceClassifier:
     """The classifier cached in `file`, else one trained on scenes of the training split.
 
     Every recipe is equally frequent, mixtures twice as frequent. Each sound is also used as the codec reconstructs it,
     so that the codec's coloration does not count against a generated sound.
     """
     if file is not None and file.exists():
-        return SourceJudge.load(file)
+        return SourceClassifier.load(file)
     rate, recipes = sounds.cfg.rates.sample_rate_hz, [*RECIPES, "several"]
     levels, labels = [], []
 
     def true_sounds():
-        for i in tqdm(range(plan.judge_clips), "sounds for the judge", mininterval=5.0, leave=False):
+        for i in tqdm(range(plan.classifier_clips), "sounds for the classifier", mininterval=5.0, leave=False):
             number = scene_seed(_JUDGE_CORPUS, i)
             scene = make_scene(number, duration_seconds=plan.seconds, recipe=recipes[i % len(recipes)])
             wave = scene.sound(rate)
@@ -261,8 +263,8 @@ def judge_for(sounds: SceneSounds, plan: SceneProtocol, file: Path | None) -> So
             yield wave
 
     coded = [band_levels_db(w, rate).astype(np.float32) for w in sounds.through_codec(true_sounds(), plan.seconds)]
-    judge = SourceJudge.fit_levels(levels + coded, labels * 2, seed=0, copies=2)
+    classifier = SourceClassifier.fit_levels(levels + coded, labels * 2, seed=0, copies=2)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        judge.save(file)
-    return judge
+        classifier.save(file)
+    return classifier

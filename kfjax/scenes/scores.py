@@ -14,7 +14,7 @@ import numpy as np
 from kfjax.metrics.levels import level_difference_db
 from kfjax.metrics.onsets import detect_onsets, merge_close, onset_f1
 from kfjax.scenes import Event, Scene
-from kfjax.scenes.source_classifier import SourceJudge
+from kfjax.scenes.source_classifier import SourceClassifier
 
 T = TypeVar("T")
 
@@ -80,13 +80,16 @@ class Presence(NamedTuple):
 
 
 def listen(
-    waves: Iterable[np.ndarray], scenes: Sequence[Scene], sample_rate_hz: int, judge: SourceJudge | None = None
+    waves: Iterable[np.ndarray],
+    scenes: Sequence[Scene],
+    sample_rate_hz: int,
+    classifier: SourceClassifier | None = None,
 ) -> Heard:
     """Analyse one sound [t] or [t, 2] a scene. Sounds may come from a generator: they are kept in half precision."""
     kept, onsets, chances = [], [], []
     for wave in waves:
         onsets.append(detect_onsets(wave, sample_rate_hz))
-        chances.append(judge.probabilities(wave, sample_rate_hz) if judge else {})
+        chances.append(classifier.probabilities(wave, sample_rate_hz) if classifier else {})
         kept.append(wave.astype(np.float16))
     if any(wave.ndim == 1 for wave in kept):
         return Heard(onsets, chances, float("nan"), float("nan"))

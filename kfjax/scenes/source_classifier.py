@@ -26,7 +26,7 @@ _DECAY = 1e-3
 
 
 @dataclass(frozen=True)
-class SourceJudge:
+class SourceClassifier:
     """Multi-label classifier: which of its `sources` are present in a sound.
 
     One logistic regression per source on statistics of the mel levels, trained with sounds that are also filtered,
@@ -54,7 +54,7 @@ class SourceJudge:
         sample_rate_hz: int = 44100,
         copies: int = 3,
         sources: Sequence[str] = SOURCES,
-    ) -> SourceJudge:
+    ) -> SourceClassifier:
         """Train on sounds and their labels.
 
         Args:
@@ -78,7 +78,7 @@ class SourceJudge:
         seed: int,
         copies: int = 3,
         sources: Sequence[str] = SOURCES,
-    ) -> SourceJudge:
+    ) -> SourceClassifier:
         """`fit` on sounds that are already `band_levels_db`, [bands, frames] each."""
         rng = np.random.default_rng(seed)
         rows, targets = [], []
@@ -114,7 +114,7 @@ class SourceJudge:
         )
 
     @classmethod
-    def load(cls, path: str | Path) -> SourceJudge:
+    def load(cls, path: str | Path) -> SourceClassifier:
         """Read what `save` wrote."""
         with np.load(path) as arrays:
             sources = tuple(map(str, arrays["sources"])) if "sources" in arrays else SOURCES

@@ -22,7 +22,7 @@ import numpy as np
 
 from kfjax.command import quoted
 from kfjax.nn.module import Params, flatten
-from kfjax.storage import disk
+from kfjax.storage import bucket, disk
 from kfjax.storage.disk import CheckpointError
 
 T = TypeVar("T")
@@ -75,9 +75,9 @@ def save_params(path: str | Path, params: Params, *, dtype: str | None = None) -
             x = x.astype(jax.numpy.dtype(dtype))
         return np.asarray(x, order="C")  # ascontiguousarray would make vectors of scalars
 
-    path = Path(path)
+    path = disk.path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = disk.beside(path)
     try:
         save_file({name: leaf(x) for name, x in flatten(params).items()}, temporary)
         temporary.chmod(0o644)  # the library writes for its owner alone
@@ -180,14 +180,26 @@ class StateStore:
     by the steps' numbers, never by a clock. A context manager: what is being saved is on disk when it ends. With
     several processes all of them call everything, in the same order, on a folder that all of them see. The folder is
     the store's alone: what a killed run left half-written is cleared away. Each process notes digests of its own files
-    before the state counts as complete; on restoring each checks a part of all files.
+    before the state counts as complete; on restoring each checks a part of all files. In a bucket (`gs://`) the object
+    commit_success.txt, written last, makes a state complete, and the store's own checksums take the place of digests.
 
     Args:
       keep: how many are kept, the newest ones.
       keep_every: those of steps that are a multiple of it are kept for good; 0 = none.
+      guard: called before a state is written; raises where this run may not write any more.
+
+    Raises:
+      ValueError: a folder in S3, where orbax keeps no training states.
     """
 
-    def __init__(self, folder: str | Path, *, keep: int = 2, keep_every: int = 0):
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        keep: int = 2,
+        keep_every: int = 0,
+        guard: Callable[[], None] | None = None,
+    ):
         import orbax.checkpoint as ocp
         from orbax.checkpoint._src import asyncio_utils
 
@@ -195,13 +207,16 @@ class StateStore:
         # threads make or close their loops. Not all its versions have this function.
         if hasattr(asyncio_utils, "_run_sync_via_new_loop"):
             asyncio_utils._run_sync_via_new_loop = _run_to_the_end
-        self._ocp, self._folder = ocp, Path(folder).resolve()
-        logging.getLogger("absl").addFilter(_not_of_orbax)
+        self._ocp, self._folder, self._guard = ocp, disk.path(folder).resolve(), guard
+        disk.check_states(self._folder)
+        logging.getLogger("absl").addFilter(not_of_orbax)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, keep_period=keep_every or None, create=True, cleanup_tmp_directories=True
         )
-        handler = _signing(ocp.StandardCheckpointHandler())
-        self._manager = ocp.CheckpointManager(self._folder, item_handlers=handler, options=options)
+        handler = ocp.StandardCheckpointHandler()
+        if not disk.in_bucket(self._folder):
+            handler = _signing(handler)
+        self._manager = ocp.CheckpointManager(str(self._folder), item_handlers=handler, options=options)
 
     def __enter__(self) -> StateStore:
         return self
@@ -223,6 +238,8 @@ class StateStore:
         Raises:
           CheckpointError: this state, or the one before, could not be written; earlier ones are as they were.
         """
+        if self._guard is not None:
+            self._guard()
         with self._writing():
             if step != self.latest():
                 self._manager.save(step, args=self._ocp.args.StandardSave(state))
@@ -264,17 +281,28 @@ class StateStore:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except _DISK as error:
-            self._manager.reload()  # it has counted on success
-            kept = self.latest()
-            last = "none is" if kept is None else f"that of step {kept} is"
+        except Exception as error:
+            if not (isinstance(error, _DISK) or bucket.is_answer(error)):
+                raise
             raise CheckpointError(
-                f"{self._folder}: a checkpoint could not be written ({_line(error)}); {last} complete. "
+                f"{self._folder}: a checkpoint could not be written ({_line(error)}); {self._kept()}. "
                 "Make room or check the permissions, and run again"
             ) from error
 
+    def _kept(self) -> str:
+        try:
+            self._manager.reload()  # it has counted on success
+            kept = self.latest()
+        except Exception as error:
+            if not bucket.is_answer(error):
+                raise
+            return "which ones are complete, the store does not tell"
+        return f"{'none is' if kept is None else f'that of step {kept} is'} complete"
+
     def _check(self, step: int) -> None:
         """Compare all files of a state with their digests; of several processes each takes a part of them."""
+        if disk.in_bucket(self._folder):
+            return
         folder = self._folder / str(step)
         advice = f"delete {folder} to go on from an earlier step"
         damaged = None
@@ -372,8 +400,8 @@ def _run_to_the_end(work: Coroutine[Any, Any, T]) -> T:
         loop.close()
 
 
-def _not_of_orbax(record: logging.LogRecord) -> bool:
-    """Its threads print tracebacks of what is raised here, once and in one line."""
+def not_of_orbax(record: logging.LogRecord) -> bool:
+    """A filter for logs. orbax's threads print tracebacks of what is raised here, once and in one line."""
     return "orbax" not in record.pathname
 
 

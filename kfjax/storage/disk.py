@@ -7,6 +7,9 @@
 Digests are SHA-256, which processors compute at a gigabyte a second. They stand in the file `SHA256SUMS` of the same
 folder or one above, as `sha256sum` writes it, so that `sha256sum -c SHA256SUMS` checks them too. A file that is not
 named there is not checked: earlier versions wrote none.
+
+A path is one on this machine, or a `BucketPath`: `path` decides. In a bucket an object is whole or not there, so that
+what is written here first is uploaded where on a disk it is renamed.
 """
 
 from __future__ import annotations
@@ -15,10 +18,18 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
+import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from os import PathLike
 from pathlib import Path
+from typing import TypeGuard
+
+from kfjax import command
+from kfjax.storage.bucket import UPLOADING, BucketError, BucketPath
 
 SUMS = "SHA256SUMS"
 ADVICE = f"copy or export it again; if you changed it yourself, remove its line from {SUMS}"
@@ -30,15 +41,59 @@ class CheckpointError(ValueError):
     """Weights or a training state that could not be written, or are not as they were written."""
 
 
+def path(text: str | PathLike) -> Path:
+    """The path that a text names: on this machine, or in a bucket. The `type` of an argument that may be either.
+
+    A `BucketPath` has the methods of `Path` that kfjax uses, and is declared as one.
+
+    Raises:
+      AddressError: any other address.
+    """
+    text = os.fspath(text)
+    return BucketPath(text[:2].lower() + text[2:]) if command.in_bucket(text) else command.local_path(text)
+
+
+def in_bucket(path: object) -> TypeGuard[BucketPath]:
+    """Whether a path is a bucket's."""
+    return isinstance(path, BucketPath)
+
+
+def check_states(folder: Path) -> None:
+    """Raises ValueError where no training states can be kept."""
+    if in_bucket(folder) and folder.scheme == "s3":
+        raise ValueError(f"{folder}: orbax keeps no training states in S3; give a folder or gs://… as --workdir (data "
+                         "and models may be in S3)")  # fmt: skip
+
+
+def beside(path: Path) -> Path:
+    """Where to write what will become `path`: in its folder; for a bucket among this machine's temporary files."""
+    folder = Path(tempfile.gettempdir()) if in_bucket(path) else path.parent
+    return folder / f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp"
+
+
 def replace(temporary: Path, path: Path) -> None:
-    """Rename a file or folder, replacing a file. On return it is on the disk; a crash leaves the old one or the new."""
+    """Rename a file or folder, replacing a file. On return it is on the disk; a crash leaves the old one or the new.
+
+    Into a bucket the file is uploaded.
+    """
+    if in_bucket(path):
+        path.upload(temporary)
+        temporary.unlink()
+        return
     sync(temporary)
     os.replace(temporary, path)
     sync(path.parent)
 
 
+def unfinished(folder: Path) -> bool:
+    """Whether it is the beginning of an upload that broke off, which may be written over."""
+    return in_bucket(folder) and (folder / UPLOADING).is_file()
+
+
 def sync(path: Path) -> None:
-    """Return once a file's data, or a folder's names, are on the disk."""
+    """Return once a file's data, or a folder's names, are on the disk; what is in a bucket always is."""
+    if in_bucket(path):
+        return
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)
@@ -64,8 +119,11 @@ def commit(temporary: Path, path: Path) -> None:
 def _alone(folder: Path) -> Iterator[None]:
     """One writer at a time, so that none overwrites a digest that another has just noted.
 
-    The lock is on the folder itself and leaves no file. Some network file systems lock nothing.
+    The lock is on the folder itself and leaves no file. Some network file systems lock nothing, and no bucket does.
     """
+    if in_bucket(folder):
+        yield
+        return
     opened = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
@@ -77,7 +135,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def write_text(path: Path, text: str, *, noted: bool = True) -> None:
     """A small file, atomically; its digest is noted, unless not `noted`."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = beside(path)
     try:
         temporary.write_text(text, encoding="utf-8")
         (commit if noted else replace)(temporary, path)
@@ -85,9 +143,68 @@ def write_text(path: Path, text: str, *, noted: bool = True) -> None:
         temporary.unlink(missing_ok=True)
 
 
+class Staged:
+    """Files that grow or are written by libraries: `folder` is `target` itself, or for a bucket a temporary folder.
+
+    `push` uploads what changed there since the last time, every file whole. A context manager: the end of the block
+    does too, and deletes a temporary folder; if the block has failed, what it raised counts, not what the store says.
+    """
+
+    def __init__(self, target: Path):
+        self._target, self._seen = target, dict[Path, tuple[int, int]]()
+        self.folder = Path(tempfile.mkdtemp(prefix="kfjax-")) if in_bucket(target) else target
+
+    def pull(self, name: str) -> None:
+        """Fetch a file of `target`, if it is there, to go on with it."""
+        if in_bucket(self._target) and (self._target / name).is_file():
+            (self._target / name).download(self.folder / name)
+
+    def push(self) -> None:
+        """Raises BucketError if the store refuses or does not answer."""
+        if not in_bucket(self._target):
+            return
+        for file in sorted(file for file in self.folder.rglob("*") if file.is_file()):
+            stat = file.stat()
+            if self._seen.get(file) != (now := (stat.st_size, stat.st_mtime_ns)):
+                (self._target / str(file.relative_to(self.folder))).upload(file)
+                self._seen[file] = now
+
+    def __enter__(self) -> Staged:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            if not (kind and issubclass(kind, BucketError)):  # else it would wait as long again
+                with suppress(BucketError) if kind else nullcontext():
+                    self.push()
+        finally:
+            if in_bucket(self._target):
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+
 def sign(folder: Path, files: Iterable[Path]) -> None:
     """Write the folder's `SHA256SUMS` anew, of these files below it."""
     _write_sums(folder, {str(path.relative_to(folder)): digest_of(path) for path in sorted(files)})
+
+
+def glob(folder: Path, folders: str, files: str) -> list[Path]:
+    """Files of such names in folders of such names right below it; of a bucket only these names are listed."""
+    inner = [path for path in folder.iterdir() if path.match(folders)] if folder.is_dir() else []
+    return [path for each in inner for path in each.glob(files)]
+
+
+def size_of(path: Path) -> int | None:
+    """Of a file, in bytes; None where there is none."""
+    if in_bucket(path):
+        return found.size if (found := path.found()) else None
+    return path.stat().st_size if path.is_file() else None
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Name relative to the folder -> bytes, of all files below it."""
+    if in_bucket(folder):
+        return {name: found.size for name, found in folder.below().items()}
+    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
 
 def digests(path: Path) -> dict[Path, str]:

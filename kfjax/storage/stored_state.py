@@ -6,6 +6,7 @@ averaged["mmdit"]     # read now, and kept by nobody
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,20 @@ import numpy as np
 
 from kfjax.nn.module import Params, flatten
 from kfjax.storage import disk
-from kfjax.storage.checkpoint import unflatten
+from kfjax.storage.checkpoint import not_of_orbax, unflatten
 from kfjax.storage.disk import CheckpointError
 
 #: orbax's name of what a checkpoint of one item holds.
 _ITEM = "default"
+#: What it writes last where there is no rename.
+_COMMITTED = "commit_success.txt"
 
 
 def steps(folder: str | Path) -> list[int]:
     """The complete checkpoints of a folder that `StateStore` wrote, ascending; what is half-written has other names."""
-    folder = Path(folder)
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+    folder = disk.path(folder)
+    found = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    return sorted(int(path.name) for path in found if not disk.in_bucket(folder) or (path / _COMMITTED).is_file())
 
 
 class StoredState(Mapping[str, Params]):
@@ -43,16 +47,24 @@ class StoredState(Mapping[str, Params]):
     def __init__(self, folder: str | Path, step: int, branch: str):
         import orbax.checkpoint as ocp
 
-        self._ocp, self._path, self._branch = ocp, Path(folder).resolve() / str(step), branch
-        with disk.checked(disk.digests(self._path), advice="give another --step"):
-            self._tree = self._read(lambda: self._reader().metadata(self._path / _ITEM).item_metadata.tree[branch])
+        logging.getLogger("absl").addFilter(not_of_orbax)
+        self._ocp, self._path, self._branch = ocp, disk.path(folder).resolve() / str(step), branch
+        noted = {} if disk.in_bucket(self._path) else disk.digests(self._path)  # the store has checksums of its own
+        with disk.checked(noted, advice="give another --step"):
+            self._tree = self._read(lambda: self._reader().metadata(self._item).item_metadata.tree[branch])
 
     def __getitem__(self, name: str) -> Params:
         wanted = {self._branch: {name: jax.tree.map(_numpy_like, self._tree[name])}}
         how = jax.tree.map(lambda _: self._ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         args = self._ocp.args.PyTreeRestore(wanted, restore_args=how, partial_restore=True)
-        found = self._read(lambda: self._reader().restore(self._path / _ITEM, args=args))
+        found = self._read(lambda: self._reader().restore(self._item, args=args))
         return unflatten(flatten(found[self._branch]))[name]
+
+    @property
+    def _item(self) -> Any:
+        from etils import epath
+
+        return epath.Path(str(self._path / _ITEM))
 
     def _reader(self) -> Any:
         return self._ocp.Checkpointer(self._ocp.PyTreeCheckpointHandler())

@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from kfjax import command
+from kfjax.storage import disk
 from kfjax.train.run import HEARTBEAT_SECONDS, train
 
 
@@ -25,8 +26,8 @@ def _parse(argv: Sequence[str]) -> Namespace:
     parser = command.Parser(prog="kfjax train", description="Train what a config describes; run again to go on.")
     add = parser.add_argument
     add("config", type=command.local, metavar="CONFIG[:VARIANT]", help="a Python file with get_config(variant)")
-    folder = "checkpoints, metrics and results"
-    add("--workdir", type=command.local_path, required=True, metavar="DIR", help=folder)
+    folder = "checkpoints, metrics and results; or gs://BUCKET/FOLDER"
+    add("--workdir", type=disk.path, required=True, metavar="DIR", help=folder)
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="loop.steps=500")
     several = (
         "one of several processes that train together; what a TPU pod, SLURM, Open MPI or GKE says itself need not be "

@@ -27,6 +27,8 @@ FREE = {"data.buckets", "optim.decay_steps"}
 MULTIPLE = "data.batch_multiple"
 #: Settings that earlier versions lacked, at what their runs did.
 ADDED = {"step.known": 0.0, "system.known_as": "renoised", "system.mmdit.sync_align": "uniform"}
+#: Settings that may name what is in a bucket: features, and model directories or weights files.
+IN_BUCKETS = {"data.corpora", "data.validation", "data.start", "data.encoders", "data.vae", "data.vocoder"}
 #: What every config has, whatever its task.
 SECTIONS = ("loop", "data")
 #: The configs: inside an installed package, beside the package in a clone.
@@ -39,6 +41,8 @@ def load_config(spec: str) -> ConfigDict:
     Raises:
       ValueError: no such file or variant, or no config.
     """
+    from ml_collections import ConfigDict
+
     name, _, variant = spec.partition(":")
     path = Path(name)
     if not path.is_file() and path.parent in (Path(), Path("configs")):
@@ -54,11 +58,14 @@ def load_config(spec: str) -> ConfigDict:
     if not hasattr(module, "get_config"):
         raise ValueError(f"config: {name} defines no get_config(variant); see configs/ for examples")
     try:
-        return module.get_config(variant).lock()
+        made = module.get_config(variant)
     except KeyError as error:
         if error.args != (variant,):
             raise
         raise ValueError(f"config: {name} has no variant {variant!r}; its docstring names them") from None
+    if not isinstance(made, Mapping | ConfigDict):
+        raise ValueError(f"config: get_config of {name} gave {type(made).__name__}; expected a ConfigDict or a dict")
+    return (made if isinstance(made, ConfigDict) else ConfigDict(dict(made))).lock()
 
 
 def complete(config: ConfigDict) -> None:
@@ -101,11 +108,11 @@ def assign(config: ConfigDict, key: str, value: Any) -> None:
 
 
 def check_addresses(config: ConfigDict) -> None:
-    """Raises ValueError for an address in the settings that name files."""
+    """Raises ValueError for an address in the settings that name files, but for what may be in a bucket."""
     for key, value in flat(config.to_dict()["data"], "data."):
         try:
             for text in _texts(value):
-                command.local(text)
+                (command.local_or_bucket if key in IN_BUCKETS else command.local)(text)
         except command.AddressError as error:
             raise ValueError(f"{key}: {error}") from None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kfjax import command
-from kfjax.storage import stored_state
+from kfjax.storage import disk, stored_state
 
 DESCRIPTION = """\
 The newest checkpoint of a run as a model directory that `kfjax generate --model` takes.
@@ -20,7 +20,7 @@ The newest checkpoint of a run as a model directory that `kfjax generate --model
   kfjax export runs/vae mine --base built-in         a part trained alone, in a model that has the others
 
 Parts that the run did not train come from the paths in its config, then from --base. The checkpoint may be of any mesh;
-no accelerator is needed, and one part at a time is in memory.
+no accelerator is needed, and one part at a time is in memory. WORKDIR and OUTPUT may be in a bucket (gs://…).
 """
 
 
@@ -41,21 +41,22 @@ def export(
       ValueError: no run or no such checkpoint in `workdir`; a part that is missing; `output` exists; no such base.
       CheckpointError: a file is not as it was written.
     """
-    workdir, output = command.local_path(workdir), command.local_path(output)
-    if output.exists():
+    workdir, output = disk.path(workdir), disk.path(output)
+    if output.exists() and not disk.unfinished(output):
         raise ValueError(f"OUTPUT: {output} exists already; give a new name")
     values, chosen = _config(workdir, str(base)), _step(workdir, step)
     from kfjax.train.tasks import make, model_directory
 
-    run = make.read_run(values)
     weights = stored_state.StoredState(workdir / "checkpoints", chosen, "params" if raw else "ema")
-    model_directory.write(run, weights, output, base=base, step=chosen, raw=raw)
+    model_directory.write(make.product(values, weights), output, base=base, step=chosen, raw=raw)
     return chosen
 
 
 def _config(workdir: Path, base: str) -> dict[str, Any]:
     """The settings of the run; of a start that has gone the base takes the place."""
     path = workdir / "config.json"
+    if disk.in_bucket(workdir):
+        workdir.check_bucket()
     if not path.is_file():
         raise ValueError(f"WORKDIR: no run in {workdir} (no config.json); give the --workdir of kfjax train")
     try:
@@ -64,7 +65,7 @@ def _config(workdir: Path, base: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({command.quoted(str(error))}); copy it again") from None
     start = data.get("start")
-    if start and not Path(start).exists():
+    if start and not disk.path(start).exists():
         if not base:
             raise ValueError(f"the run started from {start}, which has gone; give that model as --base MODEL")
         from kfjax.train.tasks.model_directory import folder_of
@@ -99,12 +100,12 @@ def main(argv: Sequence[str]) -> int:
 def _parse(argv: Sequence[str]) -> Namespace:
     parser = command.Parser(prog="kfjax export", description=DESCRIPTION, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("workdir", type=command.local_path, metavar="WORKDIR", help="of `kfjax train`")
-    add("output", type=command.local_path, metavar="OUTPUT", help="the model directory to write; must not exist")
+    add("workdir", type=disk.path, metavar="WORKDIR", help="of `kfjax train`")
+    add("output", type=disk.path, metavar="OUTPUT", help="the model directory to write; must not exist")
     add("--step", type=int, metavar="N", help="of the checkpoint (default: the newest)")
     add("--raw", action="store_true", help="the parameters themselves instead of their moving average")
     base = "for parts that the run does not have: a model directory or a model's name (`kfjax models`)"
-    add("--base", type=command.local, default="", metavar="NAME|FOLDER", help=base)
+    add("--base", type=command.local_or_bucket, default="", metavar="NAME|FOLDER", help=base)
     return parser.parse_args(argv)
 
 

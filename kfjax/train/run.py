@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kfjax import command
+from kfjax.storage import disk
 from kfjax.train.config import (
     MULTIPLE,
     apply,
@@ -41,7 +42,7 @@ def train(
     Args:
       config: "path/file.py" or "path/file.py:variant", a Python file with get_config(variant); "configs/file.py" may be
         one of kfjax's own.
-      workdir: folder for checkpoints, metrics and the exported weights.
+      workdir: folder for checkpoints, metrics and the exported weights; may be `gs://BUCKET/FOLDER`.
       set: values in place of the config's, {"loop.steps": 500} or ["loop.steps=500"]; a path is a text, NumPy's
         numbers and arrays are Python's.
       distributed: "HOST:PORT,PROCESS,PROCESSES" of one of several processes that train together; "" where the cluster
@@ -54,7 +55,8 @@ def train(
     Raises:
       ValueError: no such config, variant or key; a value of another type; a folder that holds another run.
     """
-    folder, settings = command.local_path(workdir), load_config(command.local(str(config)))
+    folder, settings = disk.path(workdir), load_config(command.local(str(config)))
+    disk.check_states(folder)
     complete(settings)
     own = settings_of(settings)
     if isinstance(set, Mapping):

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kfjax.codec.mel import MelConfig
-from kfjax.codec.stereo import Mono2Stereo, StereoConfig, at_mel_times, pan, split
+from kfjax.codec.mel import MelConfig, log_mel
+from kfjax.codec.stereo import Mono2Stereo, StereoConfig, at_mel_times, from_bytes, join, pan, split, to_bytes
 from kfjax.nn import module
 from kfjax.train.tasks.stereo_step import stereo_loss
 
@@ -41,7 +41,7 @@ ears = jax.jit(split)
 
 @jax.jit
 def loss_of(params, mel, left, right, clip):
-    return stereo_loss(params, CFG, mel, left, right, clip, jnp.array([True, True]))
+    return stereo_loss(params, CFG, mel, join(left, right)[1], clip, jnp.array([True, True]))
 
 
 def test_untrained_is_exact_mono(params):
@@ -111,3 +111,26 @@ def test_learns_where_the_source_stands(params):
         loss, p = descend(p)
         first = loss if first is None else first
     assert loss < 0.5 * first
+
+
+def test_join_is_split_backwards():
+    mel, _ = inputs()
+    r = np.linspace(-3, 3, mel.size, dtype=np.float32).reshape(mel.shape)
+    mono, ratio = join(*split(jnp.asarray(mel), jnp.asarray(r)))
+    np.testing.assert_allclose(mono, mel, atol=1e-5)
+    np.testing.assert_allclose(ratio, r, atol=1e-5)
+    assert float(join(mel + 9, mel)[1].max()) == 4.0
+
+
+@pytest.mark.parametrize("cfg", [MelConfig(), MEL])
+def test_a_byte_holds_every_mel_there_is(cfg):
+    """Silence, full-scale noise, a square wave and a click."""
+    rng, t = np.random.default_rng(0), np.arange(8 * cfg.n_fft)
+    waves = [0 * t, rng.choice([-1.0, 1.0], t.shape), np.sign(np.sin(t * 0.3)), t == 4000, np.sin(t * 0.05)]
+    mel = np.asarray(log_mel(np.stack(waves).astype(np.float32), cfg))
+    ratio = np.clip(mel - mel[::-1], -4, 4)
+    levels, ratios = to_bytes(mel, ratio, cfg)
+    assert (levels.dtype, ratios.dtype) == (np.uint8, np.int8) and int(levels.min()) == 0 and int(levels.max()) < 255
+    got, got_ratio = from_bytes(levels, ratios, cfg)
+    np.testing.assert_allclose(got, mel, atol=0.034)
+    np.testing.assert_allclose(got_ratio, ratio, atol=0.016)

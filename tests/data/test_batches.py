@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kfjax.data import records
-from kfjax.data.batches import FeatureInput, Place, SyntheticInput, example_shapes, join
+from kfjax.data.batches import FeatureInput, Place, SyntheticInput, example_shapes, fillings, join
 from kfjax.data.buckets import Buckets
 from kfjax.encoders.clip import CLIPTextConfig
 from tests.tiny import features as tiny_features
@@ -46,7 +46,7 @@ def stored(folders, place: Place) -> records.Example:
 def test_a_batch_holds_its_excerpts(folders):
     made = make(folders)
     for step in range(2):
-        features, posterior = made(step)
+        features, posterior, _ = made(step)
         for row, (place,) in enumerate(made.places(step)):
             example = stored(folders, place)
             assert features.given.seconds_total[row] == place.seconds and features.given.seconds_start[row] == 0
@@ -103,7 +103,7 @@ def test_joined_excerpts(folders):
     made = make(folders, {2.0: 1.0}, shares=(1.0, 8.0, 1.0), joined=0.5, size=64)
     places = made.places(0)
     assert 16 <= sum(len(parts) == 2 for parts in places) <= 48
-    features, posterior = made(0)
+    features, posterior, _ = made(0)
     halves = 0
     for row, parts in enumerate(places):
         if len(parts) == 1:
@@ -121,24 +121,74 @@ def test_joined_excerpts(folders):
     assert halves
 
 
+def test_ways_to_fill():
+    assert fillings(10.0, [2.5, 5.0, 10.0]) == [(5.0, 5.0), (5.0, 2.5, 2.5), (2.5, 2.5, 2.5, 2.5)]
+    assert fillings(10.0, [3.3, 6.7, 4.0]) == [(6.7, 3.3)] and fillings(1.0, [0.2, 0.7, 1.0]) == []
+    assert fillings(0.9, [0.3]) == [(0.3, 0.3, 0.3)]
+
+
+def test_excerpts_of_several_durations_are_joined(tmp_path):
+    """Every way comes, in every order; all processes agree."""
+    folder = tiny_features.write(tmp_path / "many", CONFIG, {0.5: 9, 1.0: 9, 2.0: 4})
+    made = make([folder], {2.0: 1.0}, shares=(1.0,), joined=1.0, size=32)
+    places = made.places(0)
+    ways = {tuple(place.seconds for place in parts) for parts in places}
+    assert ways == {(1.0, 1.0), (1.0, 0.5, 0.5), (0.5, 1.0, 0.5), (0.5, 0.5, 1.0), (0.5,) * 4}
+    for part in (0.5, 1.0):
+        assert {place.record for parts in places for place in parts if place.seconds == part} == set(range(9))
+    features, posterior, _ = made(0)
+    row = next(k for k, parts in enumerate(places) if len(parts) == 4)
+    parts = [stored([folder], place) for place in places[row]]
+    n = len(parts[0].mean)
+    for k, part in enumerate(parts):
+        np.testing.assert_array_equal(
+            posterior.mean[row, k * n : (k + 1) * n], part.mean[: len(posterior.mean[row]) - k * n]
+        )
+    assert not features.given.has_video.any() and not features.given.has_text[row]  # 20 words of 16
+    assert_same(made.runs(0, (1,), 2), jax.tree.map(lambda x: x[16:], made(0)))
+
+
 def test_captions_too_long_together_are_left_out():
     shapes = example_shapes(CONFIG, 2.0)
     for words, has_text in ((8, True), (9, False)):  # of 16
         parts = [tiny_features.example(CONFIG, 1.0, i, words=words) for i in range(2)]
-        assert join(*parts, 2.0, shapes).given.has_text == has_text
+        assert join(parts, 2.0, shapes).given.has_text == has_text
 
 
 def test_synthetic_batches():
     buckets = Buckets(WEIGHTS, batch_seconds=16.0, multiple_of=8, seed=0)
     made = SyntheticInput(CONFIG, buckets, seed=1)
     step = next(k for k in range(99) if buckets.of(k)[0] == 1)
-    features, posterior = batch = made(step)
+    features, posterior, stereo = batch = made(step)
+    assert stereo is None
     for name, shape in example_shapes(CONFIG, 2.0).items():
         array = (features._asdict() | features.given._asdict() | posterior._asdict())[name]
         assert array.shape == (8, *shape) and array.dtype == (bool if name == "text_mask" else records.BFLOAT16)
     assert posterior.std.min() >= 0 and features.given.has_video.all() and (features.given.seconds_total == 2).all()
     assert_same(made.runs(step, (1, 3), 4), jax.tree.map(lambda x: x[[2, 3, 6, 7]], batch))
     assert made(step) is batch
+
+
+def test_stereo_is_that_of_the_excerpts_and_other_corpora_count_as_mono(folders, tmp_path):
+    both = tiny_features.write(tmp_path / "stereo", CONFIG, {1.0: 5, 0.5: 4}, stereo=True)
+    mono = tiny_features.write(tmp_path / "mono", CONFIG, {1.0: 5, 0.5: 4}, stereo=False)
+    paths = [both, mono, folders[0]]
+    made = make(paths, {1.0: 1.0}, (2.0, 1.0, 1.0), stereo=True)
+    batch, places = made(0), made.places(0)
+    assert {place.corpus for (place,) in places} == {0, 1, 2}
+    for row, (place,) in enumerate(places):
+        example = stored(paths, place)
+        assert batch.stereo.there[row] == (place.corpus == 0)
+        mels = example.stereo if place.corpus == 0 else (0, 0)
+        for got, want in zip(batch.stereo[:2], mels[:2], strict=True):
+            np.testing.assert_array_equal(got[row], np.broadcast_to(want, got[row].shape))
+    assert [x.dtype for x in batch.stereo] == [np.uint8, np.int8, bool]
+    joined = make([both], {1.0: 1.0}, (1.0,), stereo=True, joined=1.0)(0)
+    assert not joined.stereo.there.any() and not joined.features.given.has_video.any()
+    synthetic = SyntheticInput(CONFIG, made.buckets, seed=1, stereo=True)(0)
+    assert [x.shape for x in synthetic.stereo] == [x.shape for x in batch.stereo] and synthetic.stereo.there.all()
+    with pytest.raises(ValueError, match=r"both.*: got features without stereo, .*; extract them anew with --stereo"):
+        make(folders[:1], {1.0: 1.0}, (1.0,), stereo=True)
 
 
 @pytest.mark.parametrize("options, message", [

@@ -1,6 +1,7 @@
 """Videos and sounds to features: right, whole after every interruption, and bad clips said and passed over."""
 
 import csv
+import json
 import random
 import re
 import shutil
@@ -17,6 +18,9 @@ import pytest
 
 from kfjax import features, media, pipeline, system
 from kfjax.codec import audio_codec
+from kfjax.codec.configs import BigVGANConfig
+from kfjax.codec.mel import log_mel
+from kfjax.codec.stereo import from_bytes
 from kfjax.data import builders, sources
 from kfjax.data import encode as feature_encoder
 from kfjax.data.encode import FeatureEncoder, encoders_fingerprint
@@ -137,7 +141,8 @@ def test_a_folder_becomes_features(whole, encoder):
     opened = Folder(whole, fingerprint=encoder.fingerprint)
     assert opened.shapes == {
         1.0: {"clip": (SIZE.clip, 16), "sync": (SIZE.sync, 32), "text": (16, 16), "text_mask": (16,),
-              "mean": (SIZE.latents, 8), "std": (SIZE.latents, 8)}
+              "mean": (SIZE.latents, 8), "std": (SIZE.latents, 8),
+              "stereo_mono": (SIZE.mel, 128), "stereo_ratio": (SIZE.mel, 128)}
     }  # fmt: skip
     for name, one in examples(whole).items():
         assert one.given.has_video == (not name.partition("@")[0].endswith(".wav")) and not one.given.has_text
@@ -168,6 +173,55 @@ def test_features_and_latents_are_those_of_the_excerpt(clips, whole):
             np.testing.assert_allclose(getattr(got, name).astype(np.float32), one[0], rtol=0.01, atol=0.01)
     other = examples(whole)["two.mp4@0+1"]
     assert not np.array_equal(got.clip, other.clip) and not np.array_equal(got.mean, other.mean)
+
+
+def test_stereo_is_that_of_the_ears(clips, whole):
+    got = examples(whole)
+    stereo = {name for name, one in got.items() if one.stereo.there}
+    assert stereo == {name for name in got if not name.startswith("voice")}  # low.mov's AAC draws noise for each ear
+    ears = media.read_audio(clips / "two.mp4", 44100, start_seconds=1.0)[: SIZE.samples]
+    left, right = log_mel(ears.T, CONFIG.codec.mel)
+    mono, ratio = (x[0] for x in from_bytes(*(x[None] for x in got["two.mp4@1+1"].stereo[:2]), CONFIG.codec.mel))
+    np.testing.assert_allclose(ratio, np.clip(left - right, -4, 4), atol=0.02)
+    np.testing.assert_allclose(mono, np.log((np.exp(left) + np.exp(right)) / 2), atol=0.035)
+
+
+def test_copied_mono_is_mono_and_no_stereo_is_what_it_was(encoder, tmp_path):
+    left = noise(1.2, channels=1)
+    media.write_wav(tmp_path / "copied.wav", np.repeat(left, 2, 1), 44100)
+    media.write_wav(tmp_path / "left.wav", left * np.array([1.0, 0.0], np.float32), 44100)
+    cuts = [sources.Cut(sources.Row(name, None, tmp_path / f"{name}.wav", ""), 0.0, 1.0) for name in ("copied", "left")]
+    copied, one_sided = encoder([encoder.load(cut) for cut in cuts])
+    assert not copied.stereo.there and one_sided.stereo.there
+    assert np.median(one_sided.stereo.ratio) == 127
+    plain = FeatureEncoder(tiny_system(), 2, stereo=False)
+    for one, want in zip(plain([plain.load(cut) for cut in cuts]), (copied, one_sided), strict=True):
+        assert one.stereo is None
+        for name in ("mean", "std"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(want, name))
+
+
+def test_a_folder_keeps_to_its_choice_of_stereo(whole, clips, model, encoder, monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr(feature_encoder, "FeatureEncoder", lambda *given: made.append(given[2]) or encoder)
+    run(clips, whole, model)
+    assert made == [True]
+    plan = json.loads((whole / "extraction.json").read_text())
+    (tmp_path / "old").mkdir()
+    del plan["stereo"]
+    (tmp_path / "old" / "extraction.json").write_text(json.dumps(plan))
+    arguments = [clips, "--output", tmp_path / "old", "--model", model, "--seconds", 1, "--shards", 4, "--stereo"]
+    with pytest.raises(ValueError, match="holds another extraction: stereo was False, is True"):
+        main([str(argument) for argument in arguments])
+
+
+def test_a_mel_that_mono2stereo_can_not_read_is_refused():
+    mono = replace(CONFIG.codec, stereo=None)
+    other = replace(CONFIG, codec=replace(mono, mel=replace(mono.mel, log="log10"), vocoder=BigVGANConfig()))
+    system = tiny_system()._replace(cfg=other)
+    assert not FeatureEncoder(system, 1).stereo
+    with pytest.raises(ValueError, match=r"mel\.log: got log10, expected natural"):
+        FeatureEncoder(system, 1, stereo=True)
 
 
 def test_sample_rates_are_the_codecs(encoder, tmp_path):

@@ -15,7 +15,7 @@ import pytest
 
 from kfjax.data import records
 from kfjax.data.records import BFLOAT16, Example, Folder, ShardWriter, pack, parse, write
-from kfjax.structs import Given
+from kfjax.structs import Given, StereoMels
 
 MARK = "0123456789abcdef"
 LENGTHS = {1.0: (8, 16, 44), 2.0: (16, 40, 87)}
@@ -71,6 +71,21 @@ def test_what_a_mask_hides_is_not_stored(has_video, hidden):
     zeros = {name: np.zeros_like(getattr(one, name)) for name in hidden}
     assert_same(got, one._replace(**zeros))
     assert all(getattr(got, name).dtype == BFLOAT16 for name in hidden)
+
+
+def test_stereo_is_stored_of_stereo_recordings_alone():
+    plain, rng = example(0), np.random.default_rng(0)
+    mels = rng.integers(0, 256, (88, 6), np.uint8), rng.integers(-127, 128, (88, 6), np.int8)
+    both, mono = (plain._replace(stereo=StereoMels(*mels, np.asarray(there))) for there in (True, False))
+    sizes = [len(pack(one, MARK)) for one in (both, mono, plain)]
+    assert sizes[0] - sizes[1] == 2 * -(-88 * 6 // 64) * 64 and 0 < sizes[1] - sizes[2] <= 192  # the header's
+    got = parse(pack(both, MARK)).stereo
+    assert got.there is True and [x.dtype for x in got[:2]] == [np.uint8, np.int8]
+    for one, want in zip(got[:2], mels, strict=True):
+        np.testing.assert_array_equal(one, want)
+    got = parse(pack(mono, MARK)).stereo
+    assert got.there is False and got.mono.shape == (88, 6) and not got.mono.any() and not got.ratio.any()
+    assert parse(pack(plain, MARK)).stereo is None  # and so are records of earlier versions
 
 
 def _with_header(change) -> bytes:
@@ -136,7 +151,7 @@ def test_renames_are_on_the_disk_before_the_shard_counts(tmp_path, monkeypatch):
     with ShardWriter(tmp_path, 0, 1, MARK) as shard:
         shard.add(1.0, example(0))
     name = "00000-of-00001"
-    assert [re.sub(r"\d+\.tmp", "tmp", path) for path in synced] == [
+    assert [re.sub(r"[0-9-]+\.tmp", "tmp", path) for path in synced] == [
         f"1s/{name}.array_record.tmp",
         "1s",
         ".",
@@ -292,7 +307,7 @@ def test_killed_between_any_two_renames_a_shard_is_made_anew(tmp_path, monkeypat
         make(folder)
         records.write_index(folder)
         assert ids(folder) == {s: [example(i, s).id for i in range(3)] for s in (1.0, 2.0)}
-        assert not list(folder.rglob("*.array_record.tmp")) and not list(folder.rglob("*.lock"))
+        assert not list(folder.rglob("*.array_record*.tmp")) and not list(folder.rglob("*.lock"))
 
 
 def test_a_shard_has_one_writer(tmp_path):

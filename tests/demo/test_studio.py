@@ -108,6 +108,7 @@ def test_bad_files_are_refused_and_deleted(studio, make, words):
         ({"seconds": "8"}, "length is 8"),
         ({"music_prompt": "la " * 400}, "music prompt is too long"),
         ({"music_gain": -1.0}, "gain of the music is -1"),
+        ({"music_seed": -1}, "seed of the music is -1"),
         ({"loudness": 3.0}, "loudness is 3"),
         ({"strength": 0.0}, "strength is 0"),
         ({"take": 5}, "take is no longer here"),

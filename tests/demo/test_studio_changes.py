@@ -20,7 +20,7 @@ def studio(tmp_path, monkeypatch):
 def test_a_take_is_redone_and_varied(studio):
     """The model gets the take's own samples, which then give the same file; the rest is as the take was made."""
     clip = uploaded(studio)
-    made = wish(clip, negative_prompt="wind", music_prompt="a piano", loudness=-23, seconds=None)
+    made = wish(clip, negative_prompt="wind", music_prompt="a piano", loudness=-23, seconds=None, seed=5)
     [take] = studio.make("a", made, quiet)
     assert [path.suffixes for path in take.stems] == [[".effects", ".wav"], [".music", ".wav"]]
     numbers = np.random.default_rng(0).integers(-32768, 32768, (round(0.8 * RATE_HZ), 2))
@@ -31,6 +31,8 @@ def test_a_take_is_redone_and_varied(studio):
     asked = studio.model.asked[-1]
     assert np.array_equal(asked.audio * 32768, numbers)
     assert (asked.redo, asked.strength, asked.video, asked.negative_prompt) == (((0.0, 0.4),), None, clip, "wind")
+    assert (asked.seed, asked.music_seed) == (7, 5), "the music goes on"
+    assert studio.changed("a", 2, prompt="", seed=9, redo=(0.0, 0.4)).music_seed == 5, "however often"
     assert new.words == "2. a bell, without wind, take 1 redone 0 to 0.4 s" and not new.stems
     [new] = studio.make("a", studio.changed("a", 1, prompt=" rain ", seed=8, strength=0.3), quiet)
     asked = studio.model.asked[-1]

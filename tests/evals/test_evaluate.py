@@ -274,7 +274,7 @@ def test_published_rows_stand_above_ours():
     lines = report.published("vggsound", "mine", scores)
     titles = [cell.strip() for cell in lines[0].split("|")[2:-2]]
     assert titles[:2] == ["FD (PANNs) ↓", "KL (PANNs, softmax) ↓"] and titles[-2:] == ["SDR, dB ↑", "MCD, dB ↓"]
-    source = "Kling-Foley, arXiv 2506.19774, table 2, as quoted"
+    source = "Kling-Foley, arXiv 2506.19774, table 2"
     assert f"| Kling-Foley | 7.6 | 1.86 |  | 0.3075 | 0.43 |  | -2.41 | 2.6 | {source} |" in lines
     assert "| **mine** |  | 2.345 |  | 0.25 |  |  | -12 |  | this report |" in lines
     assert report.published("scenes", "mine", scores) == ["Nobody has published figures on these clips."]

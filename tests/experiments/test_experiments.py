@@ -11,6 +11,8 @@ import pytest
 
 from experiments import harness
 from experiments.__main__ import main, script
+from kfjax.metrics.onsets import detect_onsets, onset_f1
+from kfjax.scenes.scores import struck_times
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 FOLDERS = sorted(path for path in EXPERIMENTS.iterdir() if re.match(r"\d{4}-", path.name) and any(path.iterdir()))
@@ -133,3 +135,29 @@ def test_tables_of_schedules_come_from_the_results_alone(tmp_path):
     schedules, folder = import_module("experiments.0015-sampling.schedules"), EXPERIMENTS / "0015-sampling"
     schedules.write(harness.Results(folder / "schedules.json"), tmp_path)
     assert (tmp_path / "schedules.md").read_text() == (folder / "schedules.md").read_text()
+
+
+def test_films_of_several_events_know_their_events():
+    """Experiment 20: sound of two scenes in a row begins when the metadata say."""
+    films = import_module("experiments.0020-composed.films")
+    film = next(film for k in range(20) if len(struck_times(
+        (film := films.in_a_row(k, duration_seconds=4.0, split="heldout")).scene)) > 2)  # fmt: skip
+    times = struck_times(film.scene)
+    assert min(times) < 2 < max(times) and film.scene.duration_seconds == 4
+    assert film.frames((64, 64)).shape == (100, 64, 64, 3) and film.sound(44100).shape == (176400, 2)
+    assert onset_f1(detect_onsets(film.sound(44100), 44100), np.array(times)).f1 > 0.8
+    assert " and " in film.to_dict()["caption"]
+    made = [films.composed(k, duration_seconds=2.0, split="train") for k in range(3)]
+    assert all(one.frames((64, 64)).shape == (50, 64, 64, 3) and one.sound(44100).shape == (88200, 2) for one in made)
+
+
+def test_a_table_of_ways(tmp_path):
+    run = import_module("experiments.0020-composed.run")
+    results, rng = harness.Results(tmp_path / "results.json", {}), np.random.default_rng(0)
+    for seed in range(3):
+        base = rng.uniform(0.4, 0.6, 20)
+        for way, more in (("plain", 0.0), ("composed", 0.1)):
+            results.put(f"{way}: one event, 8 s", seed, {"f1": base + more, "floor": base * 0 + 0.1})
+    lines = run.tables(results)
+    assert len(lines) == 5 and lines[3].startswith("| one event, 8 s | composed |") and "+0.100 ± 0.000" in lines[3]
+    assert lines[4] == "| one event, 8 s | *another film's* | 0.100 | | |"

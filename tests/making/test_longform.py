@@ -188,12 +188,17 @@ def test_stems(model, film):
         assert np.concatenate([*stream]).tobytes() == both.waveform.tobytes()
 
 
-def test_redone_under_the_same_seed_the_music_goes_on(model, film):
+def test_redone_under_the_same_music_seed_the_music_goes_on(model, film):
+    """The seed of the music is that of the sound unless it is given."""
     options = {"music_prompt": "a piano", "duration": 2.0, "steps": 3}
-    take = model.generate(film, "a bell rings", **options)
-    again = model.generate(film, "wind", audio=take.waveform, redo=[(0.6, 1.4)], **options)
-    assert again.stems["music"].tobytes() == take.stems["music"].tobytes()
-    assert not np.array_equal(again.waveform, take.waveform)
+    take = model.generate(film, "a bell rings", seed=1, **options)
+    for seeds in ({"seed": 1}, {"seed": 2, "music_seed": 1}):
+        again = model.generate(film, "wind", audio=take.waveform, redo=[(0.6, 1.4)], **seeds, **options)
+        assert again.stems["music"].tobytes() == take.stems["music"].tobytes()
+        assert not np.array_equal(again.waveform, take.waveform)
+    other = model.generate(film, "a bell rings", seed=1, music_seed=2, **options)
+    assert other.stems["effects"].tobytes() == take.stems["effects"].tobytes()
+    assert not np.array_equal(other.stems["music"], take.stems["music"])
 
 
 @pytest.mark.parametrize(

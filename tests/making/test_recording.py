@@ -2,6 +2,7 @@
 
 import math
 
+import av
 import numpy as np
 import pytest
 
@@ -126,6 +127,7 @@ def test_what_is_kept_and_what_is_made_anew():
         (noise(7), {"redo": [(2, 3)]}, "expected at least the 8.00 s"),
         (np.full((RATE, 2), np.nan), {"strength": 1.0}, "NaN"),
         (np.zeros((4, RATE, 2, 1)), {"strength": 1.0}, "got shape"),
+        (np.zeros((RATE, 6)), {"strength": 1.0}, "got shape"),
     ],
 )
 def test_recordings_that_do_not_fit(wave, options, message):
@@ -142,6 +144,27 @@ def test_mono_and_other_rates(tmp_path):
     np.testing.assert_array_equal(wave[:, 0], wave[:, 1])
     true = 0.5 * np.sin(2 * np.pi * 440 * np.arange(2 * RATE) / RATE)
     assert np.abs(wave[1000:-1000, 0] - true[1000:-1000]).max() < 0.01
+
+
+def test_five_channels_and_one_for_effects(tmp_path):
+    wave = np.zeros((48000, 6), np.float32)
+    wave[:, 0] = 0.5 * np.sin(np.arange(48000) / 10)
+    with av.open(str(tmp_path / "a.wav"), "w") as target:
+        stream = target.add_stream("pcm_f32le", rate=48000, layout="5.1")
+        frame = av.AudioFrame.from_ndarray(wave.reshape(1, -1), "flt", "5.1")
+        frame.sample_rate, frame.pts = 48000, 0
+        target.mux([*stream.encode(frame), *stream.encode(None)])
+    given = read_recording(tmp_path / "a.wav", RATES, 1.0, keep=[(0, 0.5)])
+    assert given.wave.shape == (RATE, 2)
+    assert np.abs(given.wave[:, 0]).max() > 0.4 and not given.wave[:, 1].any()
+
+
+def test_a_reference_of_ten_minutes(tmp_path):
+    wave = np.full(600 * 8000, 0.01, np.float32)
+    wave[400 * 8000 : 403 * 8000] = 0.5 * np.sin(np.arange(3 * 8000) / 5)
+    media.write_wav(tmp_path / "long.wav", wave, 8000)
+    found = read_reference(tmp_path / "long.wav", RATES)
+    assert len(found.wave) == 3 * RATE and found.start_seconds == 400.0
 
 
 def test_the_loudest_part_of_a_reference(tmp_path):

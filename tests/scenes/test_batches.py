@@ -197,3 +197,39 @@ def test_an_unfinished_corpus_gives_what_is_there(corpus, tmp_path):
     note.write_text(json.dumps(json.loads(note.read_text()) | {"done": 3}))
     made = make(Corpus(tmp_path / "c"), weights={1.0: 1.0})
     assert {row for step in range(4) for row in rows_of(part, made(step))} == {0, 1, 2}
+
+
+def test_joined_scenes(tmp_path):
+    """Pictures, sound and words of one after those of the other; what is not joined is as without."""
+    corpus = tiny_corpus.encode(tiny_corpus.render(tmp_path / "halves", durations={0.5: 8, 1.0: 4}))
+    made = make(corpus, weights={1.0: 1.0}, batch_seconds=8.0, joined=0.5, flip=False)
+    plain = make(corpus, weights={1.0: 1.0}, batch_seconds=8.0, flip=False)
+    (excerpt, posterior, left, _), (own, own_posterior, *_) = made(3), plain(3)
+    halves = corpus.buckets[0.5]
+    latents, joined = open_latents(halves, MARK), 0
+    for row in range(8):
+        if np.array_equal(excerpt.sync_frames[row], own.sync_frames[row]):
+            np.testing.assert_array_equal(posterior.mean[row], own_posterior.mean[row])
+            continue
+        joined += 1
+        first, second = (
+            next(i for i in range(8) if np.array_equal(halves.frames[i], part))
+            for part in (excerpt.sync_frames[row, :12], excerpt.sync_frames[row, 12:24])
+        )
+        np.testing.assert_array_equal(excerpt.sync_frames[row, 24], halves.frames[second][-1])  # held
+        np.testing.assert_array_equal(excerpt.clip_frames[row, 4], excerpt.sync_frames[row, 13])
+        n = latents.posterior.shape[1]
+        mean = lambda i: latents.posterior[i].astype(np.float32)[:, : CONFIG.codec.vae.latent_dim]
+        np.testing.assert_array_equal(posterior.mean[row, :n], mean(first))
+        np.testing.assert_array_equal(posterior.mean[row, n:], mean(second)[: posterior.mean.shape[1] - n])
+        np.testing.assert_array_equal(left[row, : 2 * n], latents.mels[first][..., 0].astype(np.float32))
+        ids, mask = tiny_system().tokenizer.encode([halves.scene(i).caption for i in (first, second)])
+        words = [*ids[0][mask[0]][:-1], *ids[1][mask[1]]]
+        length = CONFIG.text_tokens
+        assert excerpt.text_ids[row].tolist()[: len(words)] == words[:length]
+        assert excerpt.given.text_mask[row].sum() == min(length, len(words))
+        assert excerpt.given.has_text[row] == (len(words) <= length)
+    assert 0 < joined < 8
+    assert_same(made(3), (excerpt, posterior, left, made(3)[3]))
+    with pytest.raises(ValueError, match=r"no scenes of \[0\.7, 0\.35\] s"):
+        make(corpus, weights={1.0: 1.0, 0.7: 1.0}, joined=0.5)

@@ -17,7 +17,7 @@ from kfjax.scenes.evaluation import MEASURES, Evaluation, SceneProtocol
 from kfjax.scenes.pairs import TEXT_PAIRS, pair_of, source_of, words_for
 from kfjax.scenes.scores import Presence, following, listen, meaning, presence, synchrony
 from kfjax.scenes.sounds import SceneSounds, scene_excerpt
-from kfjax.scenes.source_classifier import SourceJudge
+from kfjax.scenes.source_classifier import SourceClassifier
 from kfjax.storage.checkpoint import StateStore, save_params
 from kfjax.structs import TrainState
 from tests.tiny.system import tiny_system, write_model
@@ -49,14 +49,14 @@ def sounds() -> SceneSounds:
 
 @pytest.fixture(scope="module")
 def world():
-    """Struck scenes of several recipes, their true sounds, and a judge that has heard these very sounds."""
+    """Struck scenes of several recipes, their true sounds, and a classifier that has heard these very sounds."""
     scenes = [
         make_scene(i, duration_seconds=4.0, split="heldout", recipe=name)
         for i in range(3)
         for name in ("hammer", "bouncing", "bell", "clock")
     ]
     waves = [scene.sound() for scene in scenes]
-    return scenes, waves, SourceJudge.fit(waves, [scene.sources for scene in scenes], seed=0, copies=1)
+    return scenes, waves, SourceClassifier.fit(waves, [scene.sources for scene in scenes], seed=0, copies=1)
 
 
 def test_negative_prompts_are_read_by_any_text_encoder():
@@ -70,8 +70,8 @@ def test_negative_prompts_are_read_by_any_text_encoder():
 
 
 def test_true_sound_scores_like_its_ceiling_and_shuffled_sound_does_not(world):
-    scenes, waves, judge = world
-    heard = listen(waves, scenes, RATE, judge)
+    scenes, waves, classifier = world
+    heard = listen(waves, scenes, RATE, classifier)
     true, shuffled = (synchrony(onsets, scenes) for onsets in (heard.onsets, following(heard.onsets)))
     assert true.f1 > 0.9 and true.pooled > 0.9 and true.scenes == len(scenes)
     assert set(true.recipes) == {"hammer", "bouncing", "bell", "clock"}
@@ -215,7 +215,7 @@ def test_parts_become_a_model(tmp_path, how):
 @pytest.mark.slow
 def test_every_measure_of_a_random_system(corpus, tmp_path, monkeypatch, capsys):
     evaluate = experiment("evaluate")
-    plan = SceneProtocol(scenes=3, seconds=SECONDS, other_lengths=(2.5,), judge_clips=32, codec_scenes=1, pairs=1)
+    plan = SceneProtocol(scenes=3, seconds=SECONDS, other_lengths=(2.5,), classifier_clips=32, codec_scenes=1, pairs=1)
     monkeypatch.setattr(evaluate, "plan_of", lambda args: plan)
     folder = corpus.buckets[SECONDS].folder.parent
     options = ["--seconds", "1", "--corpus", str(folder), "--output", str(tmp_path / "results.json")]
@@ -224,5 +224,5 @@ def test_every_measure_of_a_random_system(corpus, tmp_path, monkeypatch, capsys)
     assert results["synchrony"]["ceiling"]["f1"] > results["synchrony"]["video and caption"]["f1"]
     assert set(results["length"]) == {"1", "2.5"} and results["length"]["2.5"]["samples"] == 110250
     assert results["negative"]["text"]["named, with"]["sounds"] == 2
-    assert list(folder.glob("judge-*.npz"))
+    assert list(folder.glob("classifier-*.npz"))
     assert "| all (" in capsys.readouterr().out

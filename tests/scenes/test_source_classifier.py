@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kfjax.metrics.onsets import band_levels_db
-from kfjax.scenes.source_classifier import SourceJudge, alter
+from kfjax.scenes.source_classifier import SourceClassifier, alter
 from kfjax.scenes.world.event import Event
 from kfjax.scenes.world.sound import render_sound
 
@@ -23,43 +23,43 @@ def clip(sources, seed):
 
 
 @pytest.fixture(scope="module")
-def judge():
+def classifier():
     labels = [{source} for source in HEARD] * 4 + [{"wood", "rain"}, {"glass", "engine"}, {"piano", "rain"}, set()] * 4
-    return SourceJudge.fit([clip(heard, seed) for seed, heard in enumerate(labels)], labels, seed=0, copies=2)
+    return SourceClassifier.fit([clip(heard, seed) for seed, heard in enumerate(labels)], labels, seed=0, copies=2)
 
 
 @pytest.mark.parametrize("source", HEARD)
-def test_single_sources_are_named(judge, source):
-    assert judge.predict(clip({source}, 1000)) == source
-    assert judge.predict(clip({source}, 1001)[:, 0]) == source
+def test_single_sources_are_named(classifier, source):
+    assert classifier.predict(clip({source}, 1000)) == source
+    assert classifier.predict(clip({source}, 1001)[:, 0]) == source
 
 
-def test_mixtures_and_silence(judge):
-    both = judge.probabilities(clip({"wood", "rain"}, 1002))
-    alone = judge.probabilities(clip({"wood"}, 1003))
+def test_mixtures_and_silence(classifier):
+    both = classifier.probabilities(clip({"wood", "rain"}, 1002))
+    alone = classifier.probabilities(clip({"wood"}, 1003))
     assert both["rain"] > 0.5 > alone["rain"] and both["wood"] > 0.5 < alone["wood"]
-    assert max(judge.probabilities(render_sound([], 2.0, 0)).values()) < 0.5
-    assert all(np.isfinite(list(judge.probabilities(np.zeros((RATE, 2))).values())))
+    assert max(classifier.probabilities(render_sound([], 2.0, 0)).values()) < 0.5
+    assert all(np.isfinite(list(classifier.probabilities(np.zeros((RATE, 2))).values())))
 
 
-def test_fit_is_repeatable_and_survives_saving(judge, tmp_path):
-    judge.save(tmp_path / "judge.npz")
+def test_fit_is_repeatable_and_survives_saving(classifier, tmp_path):
+    classifier.save(tmp_path / "classifier.npz")
     wave = clip({"glass"}, 1004)
-    assert SourceJudge.load(tmp_path / "judge.npz").probabilities(wave) == judge.probabilities(wave)
+    assert SourceClassifier.load(tmp_path / "classifier.npz").probabilities(wave) == classifier.probabilities(wave)
     few = [clip({"wood"}, 0), clip({"rain"}, 1)]
-    once, again = (SourceJudge.fit(few, ["wood", "rain"], seed=3, copies=1) for _ in range(2))
+    once, again = (SourceClassifier.fit(few, ["wood", "rain"], seed=3, copies=1) for _ in range(2))
     np.testing.assert_array_equal(once.weights, again.weights)
 
 
-def test_a_judge_of_other_sources(tmp_path):
+def test_a_classifier_of_other_sources(tmp_path):
     waves = [clip({source}, seed) for seed in range(3) for source in ("wood", "rain")]
-    judge = SourceJudge.fit(waves, ["knock", "water"] * 3, seed=0, copies=1, sources=("water", "knock"))
-    judge.save(tmp_path / "judge.npz")
-    loaded = SourceJudge.load(tmp_path / "judge.npz")
+    classifier = SourceClassifier.fit(waves, ["knock", "water"] * 3, seed=0, copies=1, sources=("water", "knock"))
+    classifier.save(tmp_path / "classifier.npz")
+    loaded = SourceClassifier.load(tmp_path / "classifier.npz")
     assert loaded.sources == ("water", "knock")
     assert [loaded.predict(wave) for wave in waves[:2]] == ["knock", "water"]
     with pytest.raises(ValueError, match="label 'wood': expected sources among water, knock"):
-        SourceJudge.fit(waves[:1], ["wood"], seed=0, sources=("water", "knock"))
+        SourceClassifier.fit(waves[:1], ["wood"], seed=0, sources=("water", "knock"))
 
 
 def test_altered_levels_stay_levels():
@@ -70,4 +70,4 @@ def test_altered_levels_stay_levels():
 
 def test_unknown_label():
     with pytest.raises(ValueError, match="trombone"):
-        SourceJudge.fit([np.zeros(RATE)], ["trombone"], seed=0)
+        SourceClassifier.fit([np.zeros(RATE)], ["trombone"], seed=0)

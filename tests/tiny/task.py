@@ -5,7 +5,6 @@ python tests/tiny/task.py WORKDIR STEPS SECONDS_A_BATCH
 
 import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -48,4 +47,4 @@ def slow(seconds: float):
 
 if __name__ == "__main__":
     folder, steps, seconds = sys.argv[1:]
-    run(make_task(slow(float(seconds))), Path(folder), LoopConfig(steps=int(steps), log_every=2, save_every=1000))
+    run(make_task(slow(float(seconds))), folder, LoopConfig(steps=int(steps), log_every=2, save_every=1000))

@@ -2,10 +2,12 @@
 
     python process_run.py WORKDIR STEPS SECONDS_A_BATCH FIRST_BAD_STEP HEARTBEAT_SECONDS PORT PROCESS PROCESSES
 
-Appends what it loads to WORKDIR/rows-PROCESS.txt: a step, then the numbers of its rows in the global batch of twelve.
+Appends what it loads to rows-PROCESS.txt in WORKDIR, or in $ROWS: a step, then the numbers of its rows in the global
+batch of twelve.
 From FIRST_BAD_STEP on, counted from 0, the last row of the batch is not finite.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -46,12 +48,12 @@ def panel(ema, step: int, folder: Path) -> dict[str, float]:
 
 
 def main(argv: list[str]) -> int:
-    workdir, seconds = Path(argv[0]), float(argv[2])
+    workdir, seconds = argv[0], float(argv[2])
     steps, bad, heartbeat, port, process, processes = (int(x) for x in (argv[1], *argv[3:]))
     if processes > 1:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         join(f"127.0.0.1:{port},{process},{processes}", heartbeat)
-    batch = Rows(workdir / f"rows-{process}.txt", seconds, bad)
+    batch = Rows(Path(os.environ.get("ROWS", workdir), f"rows-{process}.txt"), seconds, bad)
     every = {"log_every": 1, "save_every": 1000, "panel_every": 4, "max_skipped": 3}
     run(make_task(batch, panel=panel), workdir, LoopConfig(steps=steps, prefetch=1, mesh="data=3,fsdp=2", **every))
     return 0

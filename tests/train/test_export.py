@@ -1,8 +1,13 @@
 """`kfjax export`: from the checkpoint of a run to a model that makes sound."""
 
 import json
+import os
 import re
 import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import jax
@@ -10,18 +15,25 @@ import numpy as np
 import pytest
 
 import kfjax
-from kfjax import system
+from kfjax import config, system
 from kfjax.cli import main
+from kfjax.codec.bigvgan import BigVGAN, BigVGANConfig
 from kfjax.codec.vae import MelVAE
 from kfjax.data.encode import encoders_fingerprint
+from kfjax.generators.mmdit.config import MMDiTConfig
+from kfjax.generators.mmdit.mmdit import MMDiT
 from kfjax.nn import module
 from kfjax.storage import disk
-from kfjax.storage.checkpoint import load_params
+from kfjax.storage.checkpoint import StateStore, load_params
 from kfjax.storage.stored_state import StoredState
 from kfjax.structs import TrainState
+from kfjax.train.tasks import codec_step
+from kfjax.xla.sharding import make_mesh, param_shardings
 from tests.tiny import features as tiny_features
 from tests.tiny.system import CONFIG, tiny_system, write_model
 from tests.trees import assert_equal
+
+ROOT = Path(__file__).parents[2]
 
 TRAIN = """
 from ml_collections import ConfigDict
@@ -75,7 +87,7 @@ def test_every_file_has_its_digest_and_the_card_says_what_it_is(folder, tmp_path
     assert {path.name for path in disk.digests(tmp_path / "mine")} == {"config.json", "tokenizer.json", system.WEIGHTS}
     said = (tmp_path / "mine" / system.CARD).read_text()
     for line in ("# tiny, fine-tuned", "| trained on | features |", "| step | 2 |", "| weights | average (EMA) |",
-                 "| mmdit | this run |", "| vae | tiny |", "Licence of the data: not stated.",
+                 "| mmdit | this run | not stated |", "| vae | tiny | not stated |", "Licence of the data: not stated.",
                  "Random weights for tests."):  # fmt: skip
         assert line in said
 
@@ -112,33 +124,159 @@ def test_a_start_that_has_gone_is_given_as_base(folder, tmp_path, capsys):
     assert_equal(system.load(tmp_path / "mine").params["mmdit"], stored(folder, 2, "ema"))
 
 
+def test_on_one_device_bit_for_bit(folder, tmp_path):
+    """Of a checkpoint whose matrices are split over eight devices, in a process that has one."""
+    mesh = make_mesh({"fsdp": 8})
+    params = {"mmdit": stored(folder, 2, "ema")}
+    params = jax.device_put(params, param_shardings(params, mesh))
+    assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(params))
+    made_run(tmp_path / "run", json.loads((folder / "run" / "config.json").read_text()), params)
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"  # the last one counts
+    words = [sys.executable, "-m", "kfjax", "export", str(tmp_path / "run"), str(tmp_path / "mine")]
+    subprocess.run(words, check=True, env=os.environ | {"XLA_FLAGS": flags}, cwd=ROOT)
+    assert (tmp_path / "mine" / system.WEIGHTS).read_bytes() == (folder / "run/model" / system.WEIGHTS).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_of_two_processes_bit_for_bit(folder, tmp_path):
+    """Four devices each; the model that the run itself ends with comes from parameters gathered in memory."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    words = [sys.executable, "-m", "kfjax", "train", str(folder / "config.py"), "--workdir", str(tmp_path / "run"),
+             "--set", "loop.mesh=fsdp=8", "--distributed"]  # fmt: skip
+    options = {"env": os.environ | {"XLA_FLAGS": flags}, "cwd": ROOT}
+    running = [subprocess.Popen([*words, f"127.0.0.1:{port},{i},2"], **options) for i in range(2)]
+    assert [process.wait(500) for process in running] == [0, 0]
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "mine")]) == 0
+    assert (tmp_path / "mine" / system.WEIGHTS).read_bytes() == (tmp_path / "run/model" / system.WEIGHTS).read_bytes()
+
+
+def made_run(folder: Path, settings: dict, params: dict) -> Path:
+    """What a run leaves on the disk, without having been trained."""
+    placed = jax.tree.map(jax.numpy.asarray, params)  # where they are
+    with StateStore(folder / "checkpoints") as store:
+        store.save(7, TrainState(jax.numpy.int32(7), placed, {}, placed, jax.numpy.int32(0)), wait=True)
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def drawn(part: str, *config) -> dict:
+    cfg = config or CONFIG.parts()[part]
+    return jax.tree.map(lambda x: np.full(x.shape, 0.5, np.float32), module.shapes(*cfg))
+
+
+VOCODER = {"width": 32, "hidden": 32, "depth": 1, "rounds": 2, "matches": 1}
+BIGVGAN = BigVGANConfig(width=64, block_kernels=(3,), dilations=(1,))
+FLOW = {"width": 32, "heads": 1, "joint_depth": 1, "single_depth": 1, "latent_dim": 8, "clip_dim": 16, "sync_dim": 32,
+        "text_dim": 16, "hidden_multiple": 32}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
-def codec_run(tmp_path_factory):
-    """What a run of `bigvgan` or `vocoder` leaves on the disk, without having been trained: its vocoder alone."""
-    from kfjax.storage.checkpoint import StateStore
-
-    folder = tmp_path_factory.mktemp("vocoder")
-    drawn = jax.tree.map(lambda x: np.full(x.shape, 0.5, np.float32), module.shapes(*CONFIG.parts()["vocoder"]))
-    params = {"vocoder": jax.tree.map(jax.numpy.asarray, drawn)}
-    with StateStore(folder / "run" / "checkpoints") as store:
-        store.save(7, TrainState(jax.numpy.int32(7), params, {}, params, jax.numpy.int32(0)), wait=True)
-    vocoder = {"width": 32, "hidden": 32, "depth": 1, "rounds": 2, "matches": 1}
-    settings = {"task": "vocoder", "data": {"folder": "runs/waves"}, "training": {"vocoder": vocoder}}
-    (folder / "run" / "config.json").write_text(json.dumps(settings))
-    write_model(folder / "start")
-    return folder, drawn
+def start(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("models") / "start")
 
 
-def test_a_vocoder_alone_needs_a_model_around_it(codec_run, tmp_path, capsys):
-    folder, drawn = codec_run
-    words = ["export", str(folder / "run"), str(tmp_path / "mine")]
+def test_a_vocoder_alone_needs_a_model_around_it(start, tmp_path, capsys):
+    weights = drawn("vocoder")
+    settings = {"task": "vocoder", "data": {"folder": "runs/waves"}, "training": {"vocoder": VOCODER}}
+    made_run(tmp_path / "run", settings, {"vocoder": weights})
+    words = ["export", str(tmp_path / "run"), str(tmp_path / "mine")]
     assert main(words) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "vocoder alone is no model" in said and "--base MODEL" in said
-    assert main([*words, "--base", str(folder / "start")]) == 0
+    assert main([*words, "--base", str(start)]) == 0
     made = system.load(tmp_path / "mine")
-    assert_equal(made.params["vocoder"], drawn)
+    assert_equal(made.params["vocoder"], weights)
     assert_equal(made.params["vae"], tiny_system().params["vae"])
+
+
+def test_every_part_of_a_codec_in_a_model(start, tmp_path, monkeypatch):
+    """BigVGAN in place of the light vocoder, another Mono2Stereo, and a Mel-VAE with the statistics of its latents."""
+    monkeypatch.setattr(codec_step, "with_statistics", lambda run, gen: gen)
+    bigvgan = drawn("vocoder", BigVGAN, BIGVGAN)
+    codec = {"vae": {"latent_dim": 8}, "stereo": {"width": 32, "depth": 1, "clip_dim": 16}}
+    features = tiny_features.write(tmp_path / "features", CONFIG, {1.0: 1}, fingerprint=mark())
+    runs = {
+        "bigvgan": ({"data": {"folder": "runs/waves"}, "training": {"vocoder": asdict(BIGVGAN)}}, {"gen": bigvgan}),
+        "stereo": ({"data": {"corpora": [[str(features), 1.0]]}, "system": {"mmdit": FLOW, **CODEC, "codec": codec}},
+                   {"stereo": drawn("stereo")}),
+        "codec": ({"data": {"folder": "runs/scenes"}, "training": {"vae": asdict(CONFIG.codec.vae)}},
+                  {"gen": drawn("vae")}),
+    }  # fmt: skip
+    for task, (settings, params) in runs.items():
+        made_run(tmp_path / task, {"task": task, **settings}, params)
+        assert main(["export", str(tmp_path / task), str(tmp_path / f"{task}-model"), "--base", str(start)]) == 0
+    made = {task: system.load(tmp_path / f"{task}-model") for task in runs}
+    for task, part in {"bigvgan": "vocoder", "stereo": "stereo", "codec": "vae"}.items():
+        assert_equal(made[task].params[part], next(iter(runs[task][1].values())))
+        others = [name for name in CONFIG.names if name != part]
+        assert_equal({name: made[task].params[name] for name in others},
+                     {name: tiny_system().params[name] for name in others})  # fmt: skip
+    assert made["bigvgan"].cfg.codec.vocoder == BIGVGAN
+
+
+def mark() -> str:
+    return encoders_fingerprint(tiny_system())
+
+
+def features_run(folder: Path, *, model: str = "", fingerprint: str = "") -> Path:
+    """A generator from nothing on extracted features, whose config names none of the encoders."""
+    made = tiny_features.write(folder / "features", CONFIG, {1.0: 1}, fingerprint=fingerprint or mark())
+    if model:
+        (made / "extraction.json").write_text(json.dumps({"model": model}))
+    settings = {"task": "flow", "system": {"name": "mine", "mmdit": FLOW, **CODEC}, "data": {
+        "corpora": [[str(made), 1.0]], "encoders": "nowhere.safetensors"}}  # fmt: skip
+    cfg = MMDiTConfig(**FLOW)
+    return made_run(folder / "run", settings, {"mmdit": drawn("mmdit", MMDiT, cfg)})
+
+
+CODEC = {"codec": {"vae": {"latent_dim": 8}, "stereo": {"clip_dim": 16}}, "clip": {"out_dim": 16},
+         "sync": {"width": 32, "heads": 1}, "text": {"kind": "t5", "width": 16, "heads": 1}}  # fmt: skip
+
+
+def test_a_run_on_features_has_the_parts_that_made_them(start, tmp_path):
+    run = features_run(tmp_path, model=str(start))
+    assert main(["export", str(run), str(tmp_path / "mine")]) == 0
+    made = system.load(tmp_path / "mine")
+    assert made.cfg.name == "mine" and made.cfg.mmdit.width == 32
+    assert (made.cfg.text, made.cfg.clip, made.cfg.codec) == (CONFIG.text, CONFIG.clip, CONFIG.codec)
+    for name in set(CONFIG.names) - {"mmdit"}:
+        assert_equal(made.params[name], tiny_system().params[name])
+    assert all((leaf == 0.5).all() for leaf in jax.tree.leaves(made.params["mmdit"]))
+    said = (tmp_path / "mine" / system.CARD).read_text()
+    assert said.startswith("# mine\n") and "| mmdit | this run | not stated |" in said and "| clip | tiny |" in said
+
+
+def test_without_mono2stereo_the_model_is_mono(tmp_path, capsys):
+    folder, tiny = tmp_path / "parts", tiny_system()
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config.to_dict(CONFIG)))
+    tiny.tokenizer.save(folder / "tokenizer.json")
+    for name in set(CONFIG.names) - {"stereo"}:
+        system.save_params(folder / f"{name}.safetensors", tiny.params[name])
+    run = features_run(tmp_path, fingerprint=mark())
+    (tmp_path / "features" / "index.json").unlink()  # not here: nothing to compare with
+    assert main(["export", str(run), str(tmp_path / "mine"), "--base", str(folder)]) == 0
+    assert "there is no Mono2Stereo: the model is mono" in capsys.readouterr().err
+    assert system.load(tmp_path / "mine").cfg.codec.stereo is None
+
+
+@pytest.mark.parametrize("model", ["", "no-such-model", "{start}"])
+def test_encoders_that_did_not_make_the_features_are_not_taken(start, tmp_path, capsys, model):
+    model = model.format(start=start)
+    run = features_run(tmp_path, model=model, fingerprint="beef")
+    words = ["export", str(run), str(tmp_path / "mine")]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "missing text, clip, sync, vae, vocoder, tokenizer.json" in said
+    assert "--base MODEL takes the other parts" in said
+    assert ("the features are those of" in said) == bool(model) and model in said
+    assert main([*words, "--base", str(start)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"with encoders {mark()}, expected those of beef, which made the features" in said
 
 
 def test_a_base_of_other_sizes_is_refused(folder, tmp_path, capsys):
@@ -147,7 +285,9 @@ def test_a_base_of_other_sizes_is_refused(folder, tmp_path, capsys):
     weights = {name: dict(part) for name, part in tiny_system().params.items()}
     weights["vae"]["mel_mean"] = np.zeros(3, np.float32)
     system.save_params(other / system.WEIGHTS, weights)
-    shutil.copytree(folder / "run", tmp_path / "run")
+    settings = json.loads((folder / "run" / "config.json").read_text())
+    settings["data"]["corpora"] = [["elsewhere", 1.0]]  # nothing to compare the base's encoders with
+    made_run(tmp_path / "run", settings, {"mmdit": stored(folder, 2, "ema")})
     words = ["export", str(tmp_path / "run"), str(tmp_path / "mine"), "--base", str(other)]
     assert main(words) == 2
     said = capsys.readouterr().err

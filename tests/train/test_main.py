@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 
 from kfjax.cli import main
 from kfjax.config import from_dict
+from kfjax.storage.lock import Lock
 from kfjax.train import config as command
 from kfjax.train.engine import distributed, loop
-from kfjax.train.engine.lock import Lock
 from kfjax.train.engine.log import LogConfig
 from kfjax.train.tasks import make as tasks
 from tests.tiny.task import make_task
@@ -54,6 +54,15 @@ def test_own_configs_are_found_from_any_folder(tmp_path, monkeypatch):
             command.load_config(name)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["sources"] == {"configs": "kfjax/configs"}
+
+
+def test_a_config_may_be_a_plain_dict(tmp_path):
+    (tmp_path / "plain.py").write_text('def get_config(variant):\n    return {"task": "flow", "loop": {"steps": 3}}\n')
+    config = command.load_config(str(tmp_path / "plain.py"))
+    assert config.loop.steps == 3 and config.is_locked
+    (tmp_path / "none.py").write_text("def get_config(variant):\n    pass\n")
+    with pytest.raises(ValueError, match="gave NoneType; expected a ConfigDict or a dict"):
+        command.load_config(str(tmp_path / "none.py"))
 
 
 @pytest.mark.slow

@@ -17,8 +17,8 @@ import pytest
 
 from kfjax import config as strict
 from kfjax.cli import main
+from kfjax.storage.lock import Lock
 from kfjax.train.engine import loop
-from kfjax.train.engine.lock import Lock
 from kfjax.train.engine.loop import LoopConfig, run
 from kfjax.train.tasks import make as tasks
 from kfjax.xla.memory import Memory

@@ -8,7 +8,8 @@
 Nothing is downloaded: recordings and tables lie in a folder of the reader's (tfds's manual directory), as each
 builder's docstring says. A dataset holds text and the paths of the recordings, not the recordings: extraction reads
 each of them once, and a second copy of several hundred gigabytes would be read as often. A corpus that was moved or
-has got more recordings is made again, which takes as long as listing its files.
+has got more recordings is made again, which takes as long as listing its files. Where `kfjax clean` has measured its
+recordings (`kfjax clean CORPUS --output CORPUS/clean`), the dataset has the measures too (`measured`).
 
 The only place for tensorflow_datasets, which comes with the extra `builders`. Reading and writing ArrayRecord needs no
 tensorflow.
@@ -33,8 +34,8 @@ def read_rows(
     """The clips of a corpus, which is made first if it has not been.
 
     Args:
-      name: audiocaps, audioset, kling_audio_eval, vggsound or wavcaps; a configuration follows a slash
-        ("wavcaps/everything").
+      name: audiocaps, audioset, clotho, epic_sounds, fsd50k, greatest_hits, kling_audio_eval, vggsound or wavcaps; a
+        configuration follows a slash ("wavcaps/everything").
       split: in tfds's notation ("train", "train+test", "train[:1000]").
       manual_dir: where recordings and tables are; may be left out when the corpus has been made before.
       data_dir: where datasets are kept; None: tfds's own place (`TFDS_DATA_DIR`).
@@ -68,12 +69,19 @@ def builder_class(name: str):
     try:
         from kfjax.data.builders.audiocaps import AudioCaps
         from kfjax.data.builders.audioset import AudioSet
+        from kfjax.data.builders.clotho import Clotho
+        from kfjax.data.builders.epic_sounds import EpicSounds
+        from kfjax.data.builders.fsd50k import FSD50K
+        from kfjax.data.builders.greatest_hits import GreatestHits
         from kfjax.data.builders.kling_audio_eval import KlingAudioEval
         from kfjax.data.builders.vggsound import VGGSound
         from kfjax.data.builders.wavcaps import WavCaps
     except ModuleNotFoundError as missing:
         raise ValueError(f"{name}: needs {missing.name}; {install('builders')}") from missing
-    corpora = {builder.name: builder for builder in (AudioCaps, AudioSet, KlingAudioEval, VGGSound, WavCaps)}
+    known = (
+        AudioCaps, AudioSet, Clotho, EpicSounds, FSD50K, GreatestHits, KlingAudioEval, VGGSound, WavCaps,
+    )  # fmt: skip
+    corpora = {builder.name: builder for builder in known}
     if name not in corpora:
         raise ValueError(f"got corpus {name!r}, expected one of {', '.join(sorted(corpora))}")
     return corpora[name]

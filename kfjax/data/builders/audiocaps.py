@@ -30,7 +30,7 @@ class AudioCaps(tfds.core.GeneratorBasedBuilder):
     """
 
     name = "audiocaps"
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "put train.csv, val.csv and test.csv of https://github.com/cdjkim/audiocaps and the recordings there"
     )

@@ -34,7 +34,7 @@ class AudioSet(tfds.core.GeneratorBasedBuilder):
     """
 
     name = "audioset"
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "put *_segments.csv and class_labels_indices.csv of https://research.google.com/audioset/download.html and the "
         "recordings there"

@@ -23,6 +23,7 @@ class ClipRecord(NamedTuple):
     labels: tuple[str, ...] = ()  # sound events
     start_seconds: float = 0.0  # where in the files the clip begins
     seconds: float = 0.0  # how long it is; 0: to the end of the files
+    measures: tuple[tuple[str, str], ...] = ()  # of `kfjax clean`, (name, cell); none where it was not cleaned
 
     @property
     def caption(self) -> str:
@@ -35,7 +36,8 @@ class ClipRecord(NamedTuple):
         texts = {name: example[name].decode() for name in ("id", "video", "audio", "video_caption")}
         lists = {name: tuple(text.decode() for text in example[name]) for name in ("captions", "labels")}
         numbers = {name: float(example[name]) for name in ("start_seconds", "seconds")}
-        fields: dict[str, Any] = {**texts, **lists, **numbers}
+        cells = (tuple(text.decode() for text in example["measures"][key]) for key in ("name", "cell"))
+        fields: dict[str, Any] = {**texts, **lists, **numbers, "measures": tuple(zip(*cells, strict=True))}
         return cls(**fields)
 
 
@@ -45,7 +47,8 @@ def features():
 
     text, texts = tfds.features.Text(), tfds.features.Sequence(tfds.features.Text())
     number = tfds.features.Scalar(np.float32)  # the precision of all numbers in a record
-    kinds = {"captions": texts, "labels": texts, "start_seconds": number, "seconds": number}
+    cells = tfds.features.Sequence({"name": text, "cell": text})
+    kinds = {"captions": texts, "labels": texts, "start_seconds": number, "seconds": number, "measures": cells}
     return tfds.features.FeaturesDict({name: kinds.get(name, text) for name in ClipRecord._fields})
 
 
@@ -69,14 +72,17 @@ def manual_folder(builder, dl_manager, *names: str) -> Path:
 
 
 def split_generators(builder, folder: Path, splits: Mapping[str, Iterable[ClipRecord]]) -> dict[str, Iterator]:
-    """What a builder's `_split_generators` returns. A split that has no recording at all is left out.
+    """What a builder's `_split_generators` returns: clips with their measures (`measured`), where the folder has any. A
+    split that has no recording at all is left out.
 
     Raises:
       ValueError: none has.
     """
+    from kfjax.data.builders.measured import measured
+
     made = {}
     for split, clips in splits.items():
-        generator = iter(builder._generate_examples(split, clips))
+        generator = iter(builder._generate_examples(split, measured(folder, clips)))
         first = next(generator, None)
         if first is not None:
             made[split] = itertools.chain([first], generator)
@@ -105,7 +111,8 @@ def examples(builder, split: str, clips: Iterable[ClipRecord]) -> Iterator[tuple
             ids.add(clip.id)
             owners[recording] = clip.id
             count += 1
-            yield clip.id, clip._asdict()
+            cells = [{"name": name, "cell": cell} for name, cell in clip.measures]
+            yield clip.id, clip._asdict() | {"measures": cells}
     if left_out:
         name = f"left_out_{split}.tsv"
         (builder.data_path / name).write_text("".join(f"{id}\t{reason}\n" for id, reason in left_out))

@@ -39,7 +39,7 @@ class KlingAudioEval(tfds.core.GeneratorBasedBuilder):
     """
 
     name = "kling_audio_eval"
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "put the table and the unpacked recordings of https://huggingface.co/datasets/klingfoley/Kling-Audio-Eval there"
     )

@@ -28,7 +28,7 @@ class VGGSound(tfds.core.GeneratorBasedBuilder):
     """
 
     name = "vggsound"
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "put vggsound.csv and the unpacked vggsound_*.tar.gz of https://huggingface.co/datasets/Loie/VGGSound there"
     )

@@ -39,7 +39,7 @@ class WavCaps(tfds.core.GeneratorBasedBuilder):
     """
 
     name = "wavcaps"
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     BUILDER_CONFIGS = (
         tfds.core.BuilderConfig(name="train", description="without the clips that other corpora test on"),
         tfds.core.BuilderConfig(name="everything", description="all clips"),

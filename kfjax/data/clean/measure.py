@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from kfjax import media
 from kfjax.command import reason
-from kfjax.data.clean import fingerprints, picture, sound, speech, wada
+from kfjax.data.clean import fingerprints, kinds, overlay, picture, sound, speech, wada
 from kfjax.data.clean.excerpts import pieces
 from kfjax.data.sources import SHORT_SECONDS, Cut, Row
 from kfjax.metrics import levels
 
 #: Frames of the picture that are looked at.
 FRAMES = media.FrameSpec(rate_hz=4.0, size=128, resize="stretch")
-SPECS = (FRAMES,)
+#: And those in which text and logos are looked for.
+SPECS = (FRAMES, overlay.FRAMES)
 
 #: Measure -> what it is, cheap ones first. A cell is empty where the measure does not apply or can't be made.
 MEASURES = {
@@ -38,10 +40,38 @@ MEASURES = {
     "border_share": "share of the picture in black bars, 0 to 1",
     "sound_fingerprint": "256 bits in hexadecimal; empty for silence",
     "picture_fingerprint": "256 bits in hexadecimal; empty for a flat picture",
+    "logo_share": "share of the picture in logos and watermarks, 0 to 1; empty where the camera stands still",
+    "subtitle_share": "share of the picture in lines of text, 0 to 1",
     "speech_share": "share of the time in which someone speaks (Silero), 0 to 1; needs the extra `clean`",
-    "mos": "overall quality of speech (DNSMOS P.835), 1 to 5; needs the extra `clean`",
+    "mos": "overall quality of speech (DNSMOS P.835), about 1 to 5; needs the extra `clean`",
+    "kind": "effects, music, speech or singing: by PANNs where its weights are there, else by a rule without singing",
+    "text_agreement": "cosine of caption and sound (CLAP), -1 to 1; needs its weights",
+    "sync_offset_seconds": "how much earlier than its picture the sound comes (Synchformer); needs its weights",
+    "sync_confidence": "what Synchformer gives its offset, 0 to 1",
 }
+#: Measures that are no numbers: they have no threshold.
+TEXTS = ("sound_fingerprint", "picture_fingerprint", "kind")
 Value = float | int | str | None
+
+
+class Networks(NamedTuple):
+    """Measures by networks that need weights: what `evals.networks.excerpts` finds in a folder.
+
+    Attributes:
+      names: of the measures that can be made.
+      measure: an excerpt -> these, by name; those that do not apply to it may be left out. It can be pickled.
+    """
+
+    names: tuple[str, ...]
+    measure: Callable[[Cut], Mapping[str, Value]]
+
+
+def _nothing(excerpt: Cut) -> Mapping[str, Value]:
+    return {}
+
+
+#: No weights at hand.
+NO_NETWORKS = Networks((), _nothing)
 
 
 class Measured(NamedTuple):
@@ -53,7 +83,7 @@ class Measured(NamedTuple):
     measures: dict[str, Value]
 
 
-def measure(excerpt: Cut, pictures: Sequence[np.ndarray] = ()) -> dict[str, Value]:
+def measure(excerpt: Cut, pictures: Sequence[np.ndarray] = (), *, networks: Networks = NO_NETWORKS) -> dict[str, Value]:
     """All measures of an excerpt, by name in the order of `MEASURES`: a pure function of its files.
 
     The sound is measured at its own rate, in stereo; the picture by `SPECS`.
@@ -67,8 +97,25 @@ def measure(excerpt: Cut, pictures: Sequence[np.ndarray] = ()) -> dict[str, Valu
     found: dict[str, Value] = dict.fromkeys(MEASURES)
     found |= _of_header(excerpt.row)
     rate_hz = int(found["audio_rate_hz"] or 0)
-    wave = _sound(excerpt, rate_hz)
-    found |= {
+    wave = _read_sound(excerpt, rate_hz)
+    found |= _of_sound(wave, rate_hz)
+    if excerpt.row.video is not None:
+        if not pictures:
+            pictures, _ = media.read_frames(
+                excerpt.row.video, SPECS, start_seconds=excerpt.start_seconds, duration_seconds=excerpt.seconds
+            )
+        found |= _of_picture(*pictures)
+    for name in speech.available():
+        found[name] = getattr(speech, name)(wave, rate_hz)
+    if "kind" not in networks.names:
+        spoken = found["speech_share"]
+        found["kind"] = kinds.by_rule(wave, rate_hz, None if spoken is None else float(spoken))
+    found |= networks.measure(excerpt)
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in found.items()}
+
+
+def _of_sound(wave: Float[np.ndarray, "t 2"], rate_hz: int) -> dict[str, Value]:
+    return {
         "clipped_share": sound.clipped_share(wave),
         "bandwidth_hz": sound.bandwidth_hz(wave, rate_hz),
         "snr_db": wada.snr_db(wave),
@@ -79,30 +126,37 @@ def measure(excerpt: Cut, pictures: Sequence[np.ndarray] = ()) -> dict[str, Valu
         "channel_correlation": sound.channel_correlation(wave),
         "sound_fingerprint": fingerprints.sound_fingerprint(wave, rate_hz),
     }
-    if excerpt.row.video is not None:
-        if not pictures:
-            pictures, _ = media.read_frames(
-                excerpt.row.video, SPECS, start_seconds=excerpt.start_seconds, duration_seconds=excerpt.seconds
-            )
-        (frames,) = pictures
-        found |= {
-            "still_share": picture.still_share(frames),
-            "border_share": picture.border_share(frames),
-            "picture_fingerprint": fingerprints.picture_fingerprint(frames),
-        }
-    for name in speech.available():
-        found[name] = getattr(speech, name)(wave, rate_hz)
-    return {name: round(value, 6) if isinstance(value, float) else value for name, value in found.items()}
 
 
-def measure_row(row: Row, seconds: float, shortest_seconds: float, *, span_cuts: bool = False) -> Iterator[Measured]:
-    """All excerpts of a row (`excerpts.pieces`), measured. What can't be used has its reason and stops nothing else."""
+def _of_picture(coarse: UInt8[np.ndarray, "n h w 3"], fine: UInt8[np.ndarray, "m x y 3"]) -> dict[str, Value]:
+    """Of the frames of `SPECS`."""
+    return {
+        "still_share": picture.still_share(coarse),
+        "border_share": picture.border_share(coarse),
+        "picture_fingerprint": fingerprints.picture_fingerprint(coarse),
+        "logo_share": overlay.logo_share(fine),
+        "subtitle_share": overlay.subtitle_share(fine),
+    }
+
+
+def measure_row(
+    row: Row,
+    seconds: float,
+    shortest_seconds: float,
+    networks: Networks = NO_NETWORKS,
+    *,
+    span_cuts: bool = False,
+) -> Iterator[Measured]:
+    """All excerpts of a row (`excerpts.pieces`), measured. What can't be used has its reason and stops nothing else.
+
+    Errors of any class are caught: ONNX Runtime's and FFmpeg's have none in common but `Exception`.
+    """
     at = row.start_seconds
     try:
         for cut, pictures in pieces(row, seconds, shortest_seconds, SPECS, span_cuts=span_cuts):
             at = cut.start_seconds + cut.seconds
             try:
-                yield Measured(cut.start_seconds, cut.seconds, "", measure(cut, pictures))
+                yield Measured(cut.start_seconds, cut.seconds, "", measure(cut, pictures, networks=networks))
             except Exception as error:
                 yield Measured(cut.start_seconds, cut.seconds, _problem(row, error), {})
     except Exception as error:
@@ -128,7 +182,7 @@ def _of_header(row: Row) -> dict[str, Value]:
     return found
 
 
-def _sound(excerpt: Cut, rate_hz: int) -> np.ndarray:
+def _read_sound(excerpt: Cut, rate_hz: int) -> np.ndarray:
     """f32 [t, 2] at the file's own rate."""
     path = excerpt.row.sound
     wave = media.read_audio(path, rate_hz, 2, excerpt.seconds, excerpt.start_seconds)

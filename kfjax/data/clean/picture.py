@@ -20,7 +20,7 @@ def still_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float:
     It does where no block of an eighth of the sides changes by `STILL_LEVELS` in its mean brightness, so that a small
     thing that moves before a camera that does not counts as motion.
     """
-    gray = _gray(frames)
+    gray = brightness(frames)
     n, height, width = gray.shape
     if n < 2:
         return 1.0
@@ -35,7 +35,7 @@ def border_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float:
 
     A bar is black in every frame. Bars count in pairs, by the thinner one: a dark sky is none.
     """
-    gray = _gray(frames)
+    gray = brightness(frames)
     inside = 1.0
     for axis in (2, 1):
         bright = np.quantile(gray, 1 - _BRIGHT_SHARE, axis=axis).max(0) > BLACK_LEVELS
@@ -46,5 +46,6 @@ def border_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float:
     return float(1 - inside)
 
 
-def _gray(frames: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w"]:
+def brightness(frames: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w"]:
+    """Luma of ITU-R BT.601, 0 to 255."""
     return np.asarray(frames, np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)

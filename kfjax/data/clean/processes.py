@@ -23,7 +23,7 @@ def measured(key: str, row: Row, cfg: CleanConfig) -> list[Measured]:
     """All excerpts of a row, measured, `key` being that of its files as they should be."""
     try:
         with remote.fetched(row) as here:
-            found = list(measure_row(here, cfg.seconds, cfg.shortest_seconds, span_cuts=cfg.span_cuts))
+            found = list(measure_row(here, cfg.seconds, cfg.shortest_seconds, cfg.networks, span_cuts=cfg.span_cuts))
     except ValueError as error:
         found = [Measured(row.start_seconds, 0.0, str(error), {})]
     if store.key_of(row, cfg) != key:

@@ -25,7 +25,7 @@ from kfjax.data.sources import Row
 
 NAME = "measured.sqlite"
 #: Raised when a measure changes: what was measured before does not count.
-VERSION = 2
+VERSION = 3
 #: Rows that are noted at once.
 _AT_ONCE = 10_000
 
@@ -33,7 +33,8 @@ _AT_ONCE = 10_000
 def key_of(row: Row, cfg: CleanConfig) -> str:
     """Of all that decides a row's measures, the caption and the files' folder left out."""
     stamps = [remote.stamp(path) for path in (row.video, row.audio)]
-    settings = [VERSION, cfg.seconds, cfg.shortest_seconds, cfg.span_cuts, sorted(speech.available())]
+    networks = sorted({*speech.available(), *cfg.networks.names})
+    settings = [VERSION, cfg.seconds, cfg.shortest_seconds, cfg.span_cuts, networks]
     said = [settings, row.id, row.start_seconds, row.seconds, row.problem, stamps]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kfjax.data import remote
+from kfjax.data.clean import measure
 from kfjax.data.clean.measure import MEASURES, Measured
-from kfjax.data.clean.thresholds import FINGERPRINTS
 from kfjax.data.sources import Row
 from kfjax.storage import disk
 
@@ -31,7 +31,7 @@ VERDICT = {"kept": "whether it passes all thresholds", "reasons": "each threshol
 #: Columns of each table -> what they are.
 COLUMNS = {SIDE_TABLE: PLACE | PROBLEM | MEASURES, CLIPS: PLACE | VERDICT | MEASURES}
 #: Columns that hold text; `kept` is true or false, all others are numbers.
-TEXTS = {"path", "audio", "caption", "problem", "reasons", *FINGERPRINTS}
+TEXTS = {"path", "audio", "caption", "problem", "reasons", *measure.TEXTS}
 #: Rows of a group of a Parquet file, which are held until they are written.
 _GROUP = 8192
 

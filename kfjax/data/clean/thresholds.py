@@ -11,7 +11,7 @@ import numpy as np
 
 from kfjax import config
 from kfjax.data.clean.fingerprints import BITS
-from kfjax.data.clean.measure import MEASURES, Measured
+from kfjax.data.clean.measure import MEASURES, NO_NETWORKS, TEXTS, Measured, Networks
 
 #: Fingerprints are looked up by pieces of this many hexadecimal digits: near ones share some, others hardly any.
 _PIECE = 3
@@ -40,6 +40,7 @@ class CleanConfig:
         of sound and of picture; 0 finds exact ones alone.
       thresholds: measure -> its limit.
       span_cuts: let an excerpt go on over scene cuts.
+      networks: measures by networks with weights; no setting of a config.
     """
 
     seconds: float
@@ -47,6 +48,7 @@ class CleanConfig:
     differing_share: float
     thresholds: Mapping[str, Limit] = field(default_factory=dict)
     span_cuts: bool = False
+    networks: Networks = NO_NETWORKS
 
 
 def parse(values: Mapping) -> CleanConfig:
@@ -56,11 +58,13 @@ def parse(values: Mapping) -> CleanConfig:
       ValueError: an unknown or missing key, a measure that does not exist, a length out of its range.
     """
     limits = values.get("thresholds", {})
-    numbers = [name for name in MEASURES if name not in FINGERPRINTS]
+    numbers = [name for name in MEASURES if name not in TEXTS]
     if unknown := [name for name in limits if name not in numbers]:
         raise ValueError(f"thresholds: got {unknown[0]}, which is no measure; expected some of {', '.join(numbers)}")
     made = {name: config.from_dict(Limit, limit, where=f"thresholds.{name}") for name, limit in limits.items()}
     known = {key: value for key, value in values.items() if key != "thresholds"}
+    if "networks" in known:
+        raise ValueError("unknown key config.networks; give --weights FOLDER")
     cfg = config.from_dict(CleanConfig, known | {"thresholds": made})
     if not 0.1 <= cfg.shortest_seconds <= cfg.seconds < math.inf:
         got = f"seconds {cfg.seconds:g} and shortest_seconds {cfg.shortest_seconds:g}"

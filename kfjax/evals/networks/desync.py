@@ -63,4 +63,11 @@ class SynchformerJudge:
         Raises:
           ValueError: another number of frames or samples than `seconds` have.
         """
-        return np.asarray(sync_scorer.offset_seconds(self._judge(self._params, frames, waves)))
+        return self.judge(frames, waves)[0]
+
+    def judge(
+        self, frames: UInt8[np.ndarray, "b v size size 3"], waves: Float32[np.ndarray, "b t"]
+    ) -> tuple[Float32[np.ndarray, " b"], Float32[np.ndarray, " b"]]:
+        """`offset_seconds`, and the probability that the network gives to each, 0 to 1."""
+        logits = self._judge(self._params, frames, waves)
+        return np.asarray(sync_scorer.offset_seconds(logits)), np.asarray(jax.nn.softmax(logits).max(-1))

@@ -11,7 +11,8 @@
             with log.waiting("save"):
                 store.save(...)
 
-Only process 0 writes; every process makes the same calls.
+Only process 0 writes; every process makes the same calls. In a bucket all of it is written anew, whole, at every
+save, at the end, and once a minute: a run that is killed loses no line before its last checkpoint.
 """
 
 from __future__ import annotations
@@ -29,11 +30,17 @@ from typing import Any
 import jax
 import numpy as np
 
+from kfjax.command import say
+from kfjax.storage import disk
+from kfjax.storage.bucket import BucketError
 from kfjax.train.engine.throughput import Throughput, Wait, Work, memory
 from kfjax.train.engine.trackers import TensorBoard, Wandb
 
 #: Of a step's metrics, `NAME_count` says of how many examples NAME is the mean.
 COUNT = "_count"
+METRICS = "metrics.jsonl"
+#: Between two uploads of the log to a bucket, besides those at saves.
+PUSH_SECONDS = 60.0
 _ON_THE_BAR = ("loss", "gradient_norm", "seconds_per_step", "mfu", "data_wait")
 
 
@@ -65,13 +72,19 @@ class Log:
 
     What metrics.jsonl has beyond `first` is cut: the run writes it again. So is an incomplete last line.
 
+    Attributes:
+      folder: where files for the working folder are written: itself, or for a bucket one on this machine.
+
     Raises:
       ValueError: TensorBoard or wandb is asked for and not installed.
     """
 
     def __init__(self, workdir: str | Path, cfg: LogConfig, *, first: int, last: int):
-        self._workdir, self._first, self._last = Path(workdir), first, last
-        self._path = self._workdir / "metrics.jsonl"
+        self._first, self._last = first, last
+        self._staged = disk.Staged(disk.path(workdir))
+        self.folder = self._workdir = self._staged.folder
+        self._pushed = time.monotonic()
+        self._path = self._workdir / METRICS
         self._writes = jax.process_index() == 0
         self._start = time.monotonic()
         self._throughput = Throughput()
@@ -86,10 +99,12 @@ class Log:
             self._trackers.append(Wandb(self._workdir, cfg.wandb))
 
     def __enter__(self) -> Log:
+        self._open.enter_context(self._staged)
         if self._writes:
             from tqdm import tqdm
 
             self._workdir.mkdir(parents=True, exist_ok=True)
+            self._staged.pull(METRICS)
             cut(self._path, self._first)
             self._bar = tqdm(total=self._last, initial=self._first, unit="step", dynamic_ncols=True, mininterval=5.0)
             for part in (self._bar, self._profile, *self._trackers):
@@ -97,8 +112,14 @@ class Log:
         self._profile.before(self._first + 1)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
+    def __exit__(self, *raised: Any) -> None:
+        self._open.__exit__(*raised)
+
+    def flush(self) -> None:
+        """On return everything logged is in the working folder. Raises BucketError if its store does not take it."""
+        if self._writes:
+            self._staged.push()
+            self._pushed = time.monotonic()
 
     def elapsed(self) -> float:
         """Seconds since this run began; an earlier one that it resumes does not count."""
@@ -157,6 +178,12 @@ class Log:
             file.write(json.dumps(line, allow_nan=False) + "\n")
         for tracker in self._trackers:
             tracker.write(step, {f"{kind}/{name}": x for name, x in figures.items()}, files)
+        if time.monotonic() - self._pushed > PUSH_SECONDS:
+            try:
+                self.flush()
+            except BucketError as error:  # a store that is away for a while ends no run before its next save
+                self._pushed = time.monotonic()
+                say(str(error))
 
 
 @contextmanager
@@ -168,8 +195,14 @@ def compiling() -> Iterator[None]:
         yield
 
 
-def entries(folder: Path) -> dict[str, tuple[int, ...]]:
+def entries(folder: Path) -> dict[str, tuple[Any, ...]]:
     """Name -> what changes when it is written, of what lies in a folder; folders end in "/"."""
+    if disk.in_bucket(folder):
+        found: dict[str, list[Any]] = {}
+        for name, stat in folder.below().items():
+            first, slash, _ = name.partition("/")
+            found.setdefault(first + slash, []).append(stat)
+        return {name: tuple(stats) for name, stats in found.items()}
     if not folder.is_dir():
         return {}
     stats = {path.name + "/" * path.is_dir(): path.stat() for path in folder.iterdir()}

@@ -21,10 +21,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from kfjax.command import say
+from kfjax.storage import disk
 from kfjax.storage.checkpoint import StateStore, save_params
+from kfjax.storage.lock import hold
 from kfjax.structs import TrainState
 from kfjax.train.engine.distributed import together
-from kfjax.train.engine.lock import Lock
 from kfjax.train.engine.log import Log, LogConfig, compiling, entries
 from kfjax.train.engine.nonfinite import blame
 from kfjax.train.engine.prefetch import Feed, placed
@@ -160,13 +161,15 @@ def run(task: Task, workdir: str | Path, cfg: LoopConfig, *, claim: Callable[[],
       OutOfMemory: the state, or a step on such a batch, does not fit on the devices.
       ValueError: another run holds `workdir`; the mesh fits neither the devices nor the batch.
     """
-    workdir, mesh = Path(workdir), mesh_of(cfg.mesh)
-    lock = Lock(workdir) if jax.process_index() == 0 else nullcontext()
-    with lock, _Stop() as stop, jax.set_mesh(mesh), together():
+    workdir, mesh = disk.path(workdir), mesh_of(cfg.mesh)
+    disk.check_states(workdir)
+    lock = hold(workdir) if jax.process_index() == 0 else None
+    with lock or nullcontext(), _Stop() as stop, jax.set_mesh(mesh), together():
         before = entries(workdir) if jax.process_index() == 0 else {}
         if jax.process_index() == 0 and claim is not None:
             claim()
-        checkpoints = StateStore(workdir / "checkpoints", keep=cfg.keep, keep_every=cfg.keep_every)
+        guard = lock.check if lock else None
+        checkpoints = StateStore(workdir / "checkpoints", keep=cfg.keep, keep_every=cfg.keep_every, guard=guard)
         with checkpoints as store, together():  # before the store waits for a save that can't end
             state = _train(task, _start(task, store, mesh, cfg), store, stop, mesh, workdir, cfg)
             store.save(int(state.step), state)
@@ -225,8 +228,9 @@ def _train(task: Task, state: TrainState, store: StateStore, stop: _Stop, mesh: 
                 raise Diverged(f"{skipped} non-finite steps in a row at step {step} ({why}); {advice}")
             if saves:
                 with log.waiting("save"):
+                    log.flush()
                     store.save(done, state)
-            _look(task, state.ema, done, log, workdir / "panels", cfg)
+            _look(task, state.ema, done, log, log.folder / "panels", cfg)
             if asked:
                 break
     return state

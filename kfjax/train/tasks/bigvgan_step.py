@@ -7,7 +7,7 @@ second version of the public code brought. That version's constant-Q discriminat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -28,15 +28,16 @@ from kfjax.nn import module
 from kfjax.nn.module import Params
 from kfjax.scenes import Corpus
 from kfjax.scenes.batches import SoundInput
-from kfjax.storage.checkpoint import load_params, save_params
+from kfjax.storage.checkpoint import save_params
 from kfjax.structs import TrainState
-from kfjax.system import UNUSED
 from kfjax.train.engine.loop import LoopConfig, Task
 from kfjax.train.engine.optim import OptimConfig, make_optimizer, over
 from kfjax.train.engine.update import Metrics, Step, advance, apply_gradients
 from kfjax.train.engine.validation import Figures, Validation
 from kfjax.train.tasks.losses import total
-from kfjax.train.tasks.vocoder_step import Reading, crops, decoded_mel, own_mel, render_pool
+from kfjax.train.tasks.model_directory import MADE, Product, in_codec, names, rows
+from kfjax.train.tasks.vocoder_step import Reading, crops, decoded_mel, feature_crops, own_mel, render_pool
+from kfjax.train.tasks.weights import read_part
 
 Batch = dict[str, Array]
 #: AdamW as both networks are published with; the schedule is ours (`optim.inverse_lr`).
@@ -111,7 +112,7 @@ def make_step(cfg: BigVGANTraining, reading: Reading) -> Step:
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         del key  # nothing here is drawn
         gen, disc, wave = state.params["gen"], state.params["disc"], batch["wave"]
-        read = reading.mel(state.params, wave)
+        read = reading.mel(state.params, batch)
         made, pull_back = jax.vjp(lambda gen: module.bind(BigVGAN, cfg.vocoder, gen)(read), gen)
         disc_loss, disc_grads = jax.value_and_grad(discriminator_loss)(disc, wave, made, cfg)
         new_disc = apply_gradients(disc_tx, disc_grads, disc, state.opt_state["disc"], disc_loss)
@@ -153,7 +154,7 @@ def make_objective(cfg: BigVGANTraining, reading: Reading):
     def objective(state: TrainState, batch: Batch, key: Array) -> tuple[Array, Batch]:
         del key  # nothing here is drawn
         gen, disc, wave = state.params["gen"], state.params["disc"], batch["wave"]
-        made = module.bind(BigVGAN, cfg.vocoder, gen)(reading.mel(state.params, wave))
+        made = module.bind(BigVGAN, cfg.vocoder, gen)(reading.mel(state.params, batch))
         told = discriminator_loss(disc, wave, jax.lax.stop_gradient(made), cfg)
         loss, parts = generator_loss(made, wave, jax.lax.stop_gradient(disc), cfg)
         return loss + told, parts | {"disc": told}
@@ -166,7 +167,7 @@ def make_figures(cfg: BigVGANTraining, reading: Reading) -> Figures:
 
     def figures(params: Params, batch: Batch, key: Array) -> dict[str, Array]:
         del key  # nothing here is drawn
-        made = module.bind(BigVGAN, cfg.vocoder, params["gen"])(reading.mel(params, batch["wave"]))
+        made = module.bind(BigVGAN, cfg.vocoder, params["gen"])(reading.mel(params, batch))
         return {"mel": mel_distance(made, batch["wave"], cfg)}
 
     return figures
@@ -216,6 +217,8 @@ class BigVGANData:
       validation_batches: batches of a validation.
       start: directory of converted parts, or a weights file, whose vocoder is the start; "" = drawn.
       vae: the same, of a VAE: the generator reads the mels that it decodes; "" = those of the sounds.
+      corpora: in place of `sounds`, (folder of `kfjax extract`, weight) of each, whose latents `vae` made and decodes.
+      sources: of each of `corpora` what was extracted, where it is now; () = where it was.
     """
 
     folder: str
@@ -224,6 +227,8 @@ class BigVGANData:
     validation_batches: int = 8
     start: str = ""
     vae: str = ""
+    corpora: tuple[tuple[str, float], ...] = ()
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -254,7 +259,7 @@ def make_task(run: BigVGANRun) -> Task:
     """
     cfg, steps, data = run.training, run.loop.steps, run.data
     cfg = replace(cfg, optim=over(cfg.optim, steps), discriminator_optim=over(cfg.discriminator_optim, steps))
-    start = _weights(data.start, "vocoder", module.shapes(BigVGAN, cfg.vocoder)) if data.start else None
+    start = read_part(data.start, "vocoder", module.shapes(BigVGAN, cfg.vocoder)) if data.start else None
     reading = _reading(run)
     validate = None
     if data.heldout:
@@ -265,9 +270,23 @@ def make_task(run: BigVGANRun) -> Task:
         init_opt=partial(init_opt, cfg),
         step=make_step(cfg, reading),
         objective=make_objective(cfg, reading),
-        batch=_sounds(data.sounds, data.folder, cfg),
+        batch=feature_crops(run) or _sounds(data.sounds, data.folder, cfg),
         validate=validate,
         export=lambda ema, workdir: save_params(workdir / "vocoder.safetensors", ema["gen"]),
+    )
+
+
+def product(run: BigVGANRun, weights: Mapping[str, Params]) -> Product:
+    """What a run gives to a model."""
+    cfg = run.training
+    return Product(
+        made={"vocoder": lambda: weights["gen"]},
+        trained=("vocoder",),
+        system=lambda before: in_codec(before, cfg.mel, vocoder=cfg.vocoder),
+        card=rows(names(run.data.corpora) or Path(run.data.sounds).name or MADE, run.loop, cfg.optim),
+        start=run.data.start,
+        places={"vae": run.data.vae},
+        features=[folder for folder, _ in run.data.corpora],
     )
 
 
@@ -276,7 +295,7 @@ def _reading(run: BigVGANRun) -> Reading:
     mel, vae = run.training.mel, run.vae
     if not run.data.vae:
         return own_mel(mel)
-    return decoded_mel(mel, vae, _weights(run.data.vae, "vae", module.shapes(MelVAE, vae)))
+    return decoded_mel(mel, vae, read_part(run.data.vae, "vae", module.shapes(MelVAE, vae)))
 
 
 def _sounds(sounds: str, folder: str, cfg: BigVGANTraining) -> Callable[[int], dict[str, np.ndarray]]:
@@ -289,9 +308,3 @@ def _sounds(sounds: str, folder: str, cfg: BigVGANTraining) -> Callable[[int], d
     return Recordings(
         sounds, folder, cfg.mel.sample_rate_hz, batch=cfg.batch, samples=samples, gain_db=cfg.gain_db, seed=cfg.seed
     )
-
-
-def _weights(path: str, part: str, shapes: Params) -> Params:
-    """A part's weights, from a file of their own or from a directory of converted parts."""
-    file = Path(path, f"{part}.safetensors") if Path(path).is_dir() else Path(path)
-    return load_params(file, shapes, skip=UNUSED)

@@ -6,7 +6,7 @@ and the discriminator go on. The stage is a function of the step number, so the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from kfjax.train.engine.optim import OptimConfig, make_optimizer, over
 from kfjax.train.engine.update import Step, advance, apply_gradients
 from kfjax.train.engine.validation import Figures, Validation
 from kfjax.train.tasks import losses
+from kfjax.train.tasks.model_directory import Product, in_codec, rows
 
 Mels = Float[Array | np.ndarray, "b f m"]
 #: The parts of the VAE that train; its other parameters are measured statistics.
@@ -178,6 +179,17 @@ def with_statistics(run: CodecRun, gen: Params) -> Params:
     """
     mean, std = latent_statistics(gen, run.training.vae, _survey(run)())
     return gen | {"latent_mean": mean, "latent_std": std}
+
+
+def product(run: CodecRun, weights: Mapping[str, Params]) -> Product:
+    """What a run gives to a model."""
+    cfg = run.training
+    return Product(
+        made={"vae": lambda: with_statistics(run, weights["gen"])},
+        trained=("vae",),
+        system=lambda before: in_codec(before, cfg.mel, vae=cfg.vae),
+        card=rows(Path(run.data.folder).name, run.loop, cfg.optim),
+    )
 
 
 def _sounds(run: CodecRun, folder: str) -> SoundInput:

@@ -1,7 +1,9 @@
 """The model directory that a run ends in: the parts that it trained, beside those that are there already.
 
-write(run, state.ema, "run/model", step=4000)                        # the others from what the config names
-write(run, StoredState(...), "mine", base="mmaudio-large-44k-v2")    # or from a model
+write(product, "run/model", step=4000)                        # the others from what the config names
+write(product, "mine", base="mmaudio-large-44k-v2")           # or from a model
+
+A task says what its runs give in a `Product`.
 """
 
 from __future__ import annotations
@@ -9,34 +11,67 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from kfjax import config, pipeline, system
+from kfjax import command, config, pipeline, system
+from kfjax.codec.mel import MelConfig
+from kfjax.command import say
 from kfjax.convert import directory, hub
+from kfjax.data import records
+from kfjax.data.encode import encoders_fingerprint
+from kfjax.data.extract import made_by
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.nn.module import Params, flatten
-from kfjax.scenes import Corpus
-from kfjax.scenes.batches import captions
-from kfjax.storage import disk
+from kfjax.storage import cache, disk
 from kfjax.storage.checkpoint import save_params, unflatten
-from kfjax.system import CARD, CONFIG, ENCODERS, TOKENIZER, UNUSED, WEIGHTS, SystemConfig
-from kfjax.train.tasks import codec_step
-from kfjax.train.tasks.flow import step as flow_step
-from kfjax.train.tasks.lora import merge, with_words
-from kfjax.train.tasks.lora_task import free_rows, known_tokenizer
+from kfjax.system import CARD, CONFIG, TOKENIZER, UNUSED, WEIGHTS, SystemConfig
+from kfjax.train.engine.loop import LoopConfig
+from kfjax.train.engine.optim import OptimConfig
 from kfjax.train.tasks.weights import is_folder
 
 #: Part -> makes its weights.
 Made = dict[str, Callable[[], Params]]
 NOT_STATED = "not stated"
+#: What a vocoder is trained on without recordings, for a card.
+MADE = "sounds made from nothing"
+#: safetensors' names of what weights are stored in.
+_DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": records.BFLOAT16}
+
+
+class Product(NamedTuple):
+    """What a run gives to a model.
+
+    Attributes:
+      made: the parts that the run's weights hold.
+      trained: those that it trained; of the others a copy in `places` or in the parent comes first.
+      system: configuration of the parent, or None -> of the whole model, or None: these parts alone are no model.
+      card: rows of the card, by name.
+      start: what the run started from; the parent, if it is a model directory.
+      places: part -> model directory or weights file that the run's config names.
+      features: folders of `kfjax extract` that it was trained on.
+      tokenizer: -> the run's own, or None: the parent's.
+      first_word: words of the tokenizer from this one on are new.
+      as_parent: the weights take the dtypes of the parent's.
+    """
+
+    made: Made
+    trained: Sequence[str]
+    system: Callable[[SystemConfig | None], SystemConfig | None]
+    card: Mapping[str, object]
+    start: str = ""
+    places: Mapping[str, str] = {}
+    features: Sequence[str] = ()
+    tokenizer: Callable[[], Tokenizer | None] = lambda: None
+    first_word: int | None = None
+    as_parent: bool = False
 
 
 class IncompleteModel(ValueError):
@@ -44,55 +79,74 @@ class IncompleteModel(ValueError):
 
 
 def write(
-    run: Any,
-    weights: Mapping[str, Params],
-    target: str | Path,
-    *,
-    base: str | Path = "",
-    step: int | None = None,
-    raw: bool = False,
+    product: Product, target: str | Path, *, base: str | Path = "", step: int | None = None, raw: bool = False
 ) -> None:
-    """Write the model directory `target`. One part is in memory at a time, but for a base in a single file.
+    """Write the model directory `target`. One part is in memory at a time, but for a parent in a single file.
 
-    A part comes from the run, else from the paths in its config, else from `base`. Weights files of a base are shared
-    by hard links where the disk has them. What a converted part's file holds besides is kept, so that
-    `kfjax convert TARGET --to torch` writes the public files. LoRA keeps the dtypes of the model that it started from.
+    A part comes from the run, else from the paths in its config, else from the parent: `base`, the model that the run
+    started from, or the one whose encoders made its features, if that is on this disk. Weights files are shared by
+    hard links where the disk has them. What a converted part's file holds besides is kept, so that `kfjax convert
+    TARGET --to torch` writes the public files. Where Mono2Stereo alone is missing, the model is mono.
 
     Args:
-      run: the config of the run, of any task.
-      weights: its branches, of the parameters or of their average; each is asked for once, when it is written.
+      product: its parts are asked for once, when they are written.
       base: a model directory or the name of a model, for the parts that the run does not know.
-      step, raw: for the card: of `weights`; `raw`: they are the parameters, not their average.
+      step, raw: for the card: of the weights; `raw`: they are the parameters, not their average.
 
     Raises:
       IncompleteModel: a part that nothing gives.
-      ValueError: parts of other shapes; no such base; `target` holds something else.
+      ValueError: parts of other shapes; no such base, or one whose encoders did not make the features; `target` holds
+        something else.
       CheckpointError: a file is not as it was written.
     """
-    start = getattr(run.data, "start", "")
-    parent = folder_of(base or (start if is_model(start) else ""))
-    made = _made(run, weights)
-    if parent is None and not hasattr(run, "system"):
-        raise IncompleteModel(f"{', '.join(made)} alone is no model; {_ADVICE}")
-    cfg = _system(run, parent)
-    places, words = _places(run, cfg, parent), _tokenizer(run, parent)
-    made = {name: make for name, make in made.items() if name in _trained(run) or name not in places}
+    parent = _parent(product, base)
+    cfg = product.system(system.load_config(parent / CONFIG) if parent else None)
+    if cfg is None:
+        raise IncompleteModel(f"{', '.join(product.made)} alone is no model; {_advice(product)}")
+    places, words = _places(product, cfg, parent), _tokenizer(product, parent)
+    made = {name: make for name, make in product.made.items() if name in product.trained or name not in places}
     missing = [name for name in cfg.names if name not in made and name not in places]
-    if missing or words is None:
-        raise IncompleteModel(f"missing {', '.join(missing + ([TOKENIZER] if words is None else []))}; {_ADVICE}")
-    get = partial(_part, cfg, made, places, parent, cast=_lora_rank(run) > 0)
+    if needed := [name for name in missing if name != "stereo"] + ([TOKENIZER] if words is None else []):
+        raise IncompleteModel(f"missing {', '.join(needed)}; {_advice(product)}")
+    assert words is not None
+    if missing:
+        cfg = replace(cfg, codec=replace(cfg.codec, stereo=None))
+        say("there is no Mono2Stereo: the model is mono; task=stereo trains one for it")
+    made = {name: partial(_made, cfg, make, parent, name, product.as_parent) for name, make in made.items()}
     with system.replacing(target, mark=CONFIG) as folder:
         disk.write_text(folder / CONFIG, json.dumps(config.to_dict(cfg), indent=1) + "\n")
-        _save_parts(cfg, made, places, parent, folder, get)
+        _save_parts(cfg, made, places, parent, folder)
         words.save(folder / TOKENIZER)
         if parent and (sources := _sources(parent, cfg)):
             for part in sources.keys() - set(cfg.names):  # converted weights that generation does not use
                 _share(parent / f"{part}.safetensors", folder / f"{part}.safetensors")
             disk.write_text(folder / directory.SOURCES, json.dumps(sources, indent=1) + "\n")
-        (folder / CARD).write_text(_card(run, cfg, {**places, **dict.fromkeys(made)}, parent, step, raw, words))
+        rows = {**product.card, "step": NOT_STATED if step is None else step, "weights": "raw" if raw else _AVERAGE}
+        if product.first_word is not None:
+            rows["words added"] = ", ".join(words.words(product.first_word)) or "none"
+        (folder / CARD).write_text(_card(cfg, rows, {**places, **dict.fromkeys(made)}, parent, product))
 
 
-_ADVICE = "kfjax export WORKDIR OUTPUT --base MODEL takes the other parts from MODEL"
+_AVERAGE = "average (EMA)"
+
+
+def in_codec(before: SystemConfig | None, mel: MelConfig, **parts: Any) -> SystemConfig | None:
+    """A model with these parts in its codec; None without a model.
+
+    Raises:
+      ValueError: its codec reads other mels than `mel`, those of the parts.
+    """
+    if before is None:
+        return None
+    if before.codec.mel != mel:
+        raise ValueError(f"{before.name}: got a codec of {before.codec.mel}, expected the run's {mel}; give another")
+    return replace(before, codec=replace(before.codec, **parts))
+
+
+def _advice(product: Product) -> str:
+    names = [model for folder in product.features if (model := made_by(disk.path(folder)))]
+    advice = "kfjax export WORKDIR OUTPUT --base MODEL takes the other parts from MODEL"
+    return advice + (f"; the features are those of {names[0]}" if names else "")
 
 
 def is_model(path: str) -> bool:
@@ -106,67 +160,35 @@ def folder_of(model: str | Path) -> Path | None:
         return pipeline.BUILT_IN
     if str(model) == "":
         return None
+    if command.in_bucket(str(model)):
+        model = cache.local(disk.path(model))
     if Path(model).exists() and not is_model(str(model)):
         raise ValueError(f"base: got {model}, expected a model directory (with {CONFIG}) or a model's name")
     return Path(model) if Path(model).exists() else hub.fetch(str(model), pipeline.cache_folder() / "models")
 
 
-def _lora_rank(run: Any) -> int:
-    return run.step.lora.rank if run.task == "flow" else 0
+def _parent(product: Product, base: str | Path) -> Path | None:
+    """See `write`."""
+    marks = [records.read_json(path)["fingerprint"] for folder in product.features
+             if (path := Path(folder, records.INDEX)).is_file()]  # fmt: skip
+    if given := folder_of(base):
+        if marks and (mark := encoders_fingerprint(system.load(given))) != marks[0]:
+            raise ValueError(f"base: got {base} with encoders {mark}, expected those of {marks[0]}, which made the "
+                             f"features in {product.features[0]}; give that model")  # fmt: skip
+        return given
+    if is_model(product.start):
+        return Path(product.start)
+    if not marks or not (name := made_by(disk.path(product.features[0]))):
+        return None
+    near = pipeline.BUILT_IN if name == "built-in" else Path(name)
+    near = near if is_model(str(near)) else pipeline.cache_folder() / "models" / name
+    same = is_model(str(near)) and encoders_fingerprint(system.load(near)) == marks[0]
+    return near if same else None
 
 
-def _trained(run: Any) -> tuple[str, ...]:
-    """The parts that a run trains."""
-    alone = {"codec": "vae", "vocoder": "vocoder", "bigvgan": "vocoder", "stereo": "stereo"}
-    if run.task in alone:
-        return (alone[run.task],)
-    return ("text", "mmdit") if _lora_rank(run) else flow_step.trained_parts(run.step)
-
-
-def _made(run: Any, weights: Mapping[str, Params]) -> Made:
-    """The parts that the weights of a run hold: those that it trained, and those that were with them."""
-    if run.task == "codec":
-        return {"vae": lambda: codec_step.with_statistics(run, weights["gen"])}
-    if run.task == "bigvgan":
-        return {"vocoder": lambda: weights["gen"]}
-    if run.task == "vocoder":
-        return {"vocoder": lambda: weights["vocoder"]}
-    made: Made = {name: partial(weights.__getitem__, name) for name in run.system.names if name in weights}
-    if _lora_rank(run):
-        made["mmdit"] = lambda: merge(weights["mmdit"], weights["lora"], run.step.lora)
-        if "words" in weights:
-            made["text"] = lambda: with_words(weights["text"], cast(Any, weights["words"]))
-        elif is_model(run.data.start):
-            made.pop("text", None)
-    return made
-
-
-def _system(run: Any, parent: Path | None) -> SystemConfig:
-    """Of the whole model: the run's own; of a codec's part trained alone, its parent's with that part in place."""
-    before = system.load_config(parent / CONFIG) if parent else None
-    if hasattr(run, "system"):
-        like = before.mmdit if before else None
-        switches = {name: getattr(like, name, False) for name in ("remat", "unroll")}  # of training alone
-        return replace(run.system, mmdit=replace(run.system.mmdit, **switches))
-    assert before is not None
-    training = run.training
-    if before.codec.mel != training.mel:
-        raise ValueError(
-            f"{parent}: got a codec of {before.codec.mel}, expected the run's {training.mel}; give another"
-        )
-    part = {"vae": training.vae} if run.task == "codec" else {"vocoder": training.vocoder}
-    return replace(before, codec=replace(before.codec, **part))
-
-
-def _places(run: Any, cfg: SystemConfig, parent: Path | None) -> dict[str, Path]:
+def _places(product: Product, cfg: SystemConfig, parent: Path | None) -> dict[str, Path]:
     """Part -> the model directory or weights file that has it: what the config names comes before the parent."""
-    named: dict[str, str | None] = {}
-    if hasattr(run, "system") and not run.data.extracted:
-        data = run.data
-        named = dict.fromkeys(ENCODERS, data.encoders) | {"vae": data.vae, "vocoder": data.vocoder}
-    elif run.task in ("vocoder", "bigvgan"):
-        named = {"vae": run.data.vae}
-    own = {name: Path(path) for name, path in named.items() if path and _has(Path(path), name)}
+    own = {name: Path(path) for name, path in product.places.items() if path and _has(Path(path), name)}
     inherited = {name: parent for name in cfg.names if parent and _has(parent, name)}
     return inherited | own
 
@@ -180,80 +202,77 @@ def _has(path: Path, name: str) -> bool:
     return (path / WEIGHTS).is_file() and name in system.load_config(path / CONFIG).names
 
 
-def _tokenizer(run: Any, parent: Path | None) -> Tokenizer | None:
-    """Of the captions: with the words that LoRA learnt; None where there is none."""
-    if hasattr(run, "system"):
-        length, own = run.system.text_tokens, run.data.tokenizer
-        if free_rows(run):
-            return known_tokenizer(run).extended(captions(Corpus(run.data.folder)), free_rows(run))
-        if own and not run.data.extracted and Path(own).is_file():
-            return Tokenizer.load(own, length)
+def _tokenizer(product: Product, parent: Path | None) -> Tokenizer | None:
+    if own := product.tokenizer():
+        return own
     if parent is None or not (parent / TOKENIZER).is_file():
         return None
     return Tokenizer.load(parent / TOKENIZER, system.load_config(parent / CONFIG).text_tokens)
 
 
-def _part(
-    cfg: SystemConfig, made: Made, places: Mapping[str, Path], parent: Path | None, name: str, *, cast: bool
-) -> Params:
-    """A part's weights, checked; with what its parent's file holds besides."""
-    if name not in made:
-        return _fitting(_stored(places[name], name), cfg, name, places[name])
-    params = _fitting(jax.tree.map(np.asarray, dict(made[name]())), cfg, name, "the run")
+def _made(cfg: SystemConfig, make: Callable[[], Params], parent: Path | None, name: str, as_parent: bool) -> Params:
+    """A part of the run, checked; with what its parent's file holds besides."""
+    params = dict(jax.tree.map(np.asarray, make()))
+    _check(cfg, name, {path: leaf.shape for path, leaf in flatten(params).items()}, "the run")
     if parent is None or not _has(parent, name):
         return params
-    if cast:
-        before = _stored(parent, name)
-        as_before = lambda new, old: new.astype(old.dtype)
-        params = jax.tree.map(as_before, params, {branch: before[branch] for branch in params})
-    return params | _unused(parent / f"{name}.safetensors")
+    with _opened(parent, name) as (file, names):
+        if as_parent:
+            dtypes = {path: _DTYPES[file.get_slice(stored).get_dtype()] for path, stored in names.items()}
+            params = unflatten({path: leaf.astype(dtypes[path]) for path, leaf in flatten(params).items()})
+        kept = {path: file.get_tensor(stored) for path, stored in names.items() if path.startswith(f"{UNUSED}/")}
+    return params | unflatten(kept)
 
 
-def _stored(path: Path, name: str) -> Params:
-    """A part in its own dtypes, from a model directory, from a file of its own or from one that holds several."""
-    own = path / f"{name}.safetensors"
-    file = path if not path.is_dir() else own if own.is_file() else path / WEIGHTS
-    found = directory.read_part(file)
-    return found.get(name, found)
-
-
-def _unused(file: Path) -> Params:
-    """What a converted part's file holds besides the part."""
+@contextmanager
+def _opened(place: Path, name: str) -> Iterator[tuple[Any, dict[str, str]]]:
+    """The file that has a part, whether alone or among others, and the tensors' paths in the part -> their names."""
     from safetensors import safe_open
 
-    if not file.is_file():
-        return {}
-    with safe_open(file, "numpy") as opened:
-        names = [name for name in opened.keys() if name.startswith(f"{UNUSED}/")]  # noqa: SIM118
-        return unflatten({name: opened.get_tensor(name) for name in names})
+    own = place / f"{name}.safetensors"
+    path = place if not place.is_dir() else own if own.is_file() else place / WEIGHTS
+    with disk.checked(disk.digests(path)), safe_open(path, "numpy") as file:
+        names = list(file.keys())
+        among = {x.removeprefix(f"{name}/"): x for x in names if x.startswith(f"{name}/")}
+        yield file, among or {x: x for x in names}
 
 
-def _fitting(params: Params, cfg: SystemConfig, name: str, where: object) -> Params:
-    expected = flatten(system.stored_shapes(cfg, name)[name])
-    got = flatten({branch: leaf for branch, leaf in params.items() if branch != UNUSED})
-    shape = lambda leaves, path: leaves[path].shape if path in leaves else None
-    wrong = sorted(path for path in got.keys() | expected.keys() if shape(got, path) != shape(expected, path))
+def _read(place: Path, name: str) -> Params:
+    """A part in its own dtypes."""
+    with _opened(place, name) as (file, names):
+        return unflatten({path: file.get_tensor(stored) for path, stored in names.items()})
+
+
+def _check_place(cfg: SystemConfig, name: str, place: Path) -> None:
+    with _opened(place, name) as (file, names):
+        _check(cfg, name, {path: tuple(file.get_slice(x).get_shape()) for path, x in names.items()}, place)
+
+
+def _check(cfg: SystemConfig, name: str, got: Mapping[str, tuple[int, ...]], where: object) -> None:
+    """Raises ValueError if a part has other shapes than the configuration says."""
+    expected = {path: leaf.shape for path, leaf in flatten(system.stored_shapes(cfg, name)[name]).items()}
+    got = {path: shape for path, shape in got.items() if not path.startswith(f"{UNUSED}/")}
+    wrong = sorted(path for path in got.keys() | expected.keys() if got.get(path) != expected.get(path))
     if wrong:
         raise ValueError(f"{where}: {name} does not fit the run's system: they differ in {', '.join(wrong[:4])}; give "
                          "a model of that system")  # fmt: skip
-    return params
 
 
-def _save_parts(
-    cfg: SystemConfig, made: Made, places: Mapping[str, Path], parent: Path | None, folder: Path,
-    get: Callable[[str], Params],
-) -> None:  # fmt: skip
+def _save_parts(cfg: SystemConfig, made: Made, places: Mapping[str, Path], parent: Path | None, folder: Path) -> None:
     """One file where the parent has one, else a file a part."""
+    for name in cfg.names:
+        if name not in made:
+            _check_place(cfg, name, places[name])
+    get = lambda name: made[name]() if name in made else _read(places[name], name)
     if parent and (parent / WEIGHTS).is_file():
         save_params(folder / WEIGHTS, {name: get(name) for name in cfg.names})
         return
     for name in cfg.names:
-        file, place = folder / f"{name}.safetensors", places.get(name)
-        params = get(name)
-        if name in made or place is None or not (before := place / file.name).is_file():
-            save_params(file, params)
-        else:
+        file = folder / f"{name}.safetensors"
+        if name not in made and (before := places[name] / file.name).is_file():
             _share(before, file)
+        else:
+            save_params(file, get(name))
 
 
 def _share(file: Path, copy: Path) -> None:
@@ -285,51 +304,48 @@ def licence(folder: Path) -> str:
     return ", ".join(sorted({source.licence for source in hub.MODELS[name]})) if name in hub.MODELS else NOT_STATED
 
 
+def _licence_of(place: Path, part: str) -> str:
+    """Of the public file that a part comes from, as far as it is known; else that of its whole model."""
+    if not is_model(str(place)):
+        return NOT_STATED
+    cfg = system.load_config(place / CONFIG)
+    if source := _sources(place, cfg).get(part):
+        files = {source.name: source.licence for sources in hub.MODELS.values() for source in sources}
+        return files.get(source["file"], NOT_STATED)
+    return licence(place)
+
+
 def _card(
-    run: Any, cfg: SystemConfig, places: Mapping[str, Path | None], parent: Path | None, step: int | None, raw: bool,
-    words: Tokenizer,
+    cfg: SystemConfig, rows: Mapping[str, object], places: Mapping[str, Path | None], parent: Path | None,
+    product: Product,
 ) -> str:  # fmt: skip
     """What the model directory says of itself; its parent's card follows."""
-    rows = settings(run) | {"step": NOT_STATED if step is None else step, "weights": "raw" if raw else "average (EMA)"}
-    if free_rows(run) if hasattr(run, "system") else 0:
-        rows["words added"] = ", ".join(words.words(run.system.text.vocab - free_rows(run))) or "none"
     before = system.load_config(parent / CONFIG).name if parent else ""
-    title = f"{before}, fine-tuned" if before else cfg.name
+    start = parent if parent and is_model(product.start) else None
+    tuned = before == cfg.name and (start or "mmdit" not in product.trained)
     lines = [_row(name, value) for name, value in rows.items()]
     whence = lambda place: "this run" if place is None else before if place == parent else place.name
-    parts = [_row(name, whence(places[name])) for name in cfg.names]
+    terms = {name: _licence_of(place, name) if (place := places[name] or start) else NOT_STATED for name in cfg.names}
+    parts = [_row(name, whence(places[name]), terms[name]) for name in cfg.names]
     of_weights = f"that of the weights of {before} ({licence(parent)}) holds for these too" if parent else NOT_STATED
     text = [
-        f"# {title}\n", "Made by `kfjax train`.\n", "| | |", "|---|---|", *lines, "", "| part | from |", "|---|---|",
-        *parts, "", f"Licence: {of_weights}.", f"Licence of the data: {NOT_STATED}.", "",
+        f"# {cfg.name}{', fine-tuned' if tuned else ''}\n", "Made by `kfjax train`.\n", "| | |", "|---|---|",
+        *lines, "", "| part | from | licence |", "|---|---|---|", *parts, "",
+        f"Licence: {of_weights}.", f"Licence of the data: {NOT_STATED}.", "",
     ]  # fmt: skip
     follows = f"\n---\n\n{(parent / CARD).read_text()}" if parent and (parent / CARD).is_file() else ""
     return "\n".join(text) + follows
 
 
-def _row(name: str, value: object) -> str:
-    return f"| {name} | {str(value).replace('|', chr(92) + '|')} |"
+def _row(*cells: object) -> str:
+    return " ".join(["|", *(f"{str(cell).replace('|', chr(92) + '|')} |" for cell in cells)])
 
 
-def settings(run: Any) -> dict[str, object]:
-    """Those that a card names; of paths the names alone."""
-    optim = run.optim if hasattr(run, "optim") else run.training.optim
-    rows = {"trained on": _trained_on(run), "loop.steps": run.loop.steps, "optim.learning_rate": optim.learning_rate}
-    if _lora_rank(run):
-        lora = run.step.lora
-        targets = ", ".join(lora.targets)
-        rows |= {"step.lora.rank": lora.rank, "step.lora.alpha": lora.alpha, "step.lora.targets": targets}
-    return rows
+def names(corpora: Sequence[tuple[str, float]]) -> str:
+    """Of folders of features, for a card."""
+    return ", ".join(Path(folder).name for folder, _ in corpora)
 
 
-def _trained_on(run: Any) -> str:
-    """Names of its corpora."""
-    data = run.data
-    if getattr(data, "synthetic", False):
-        return "random features"
-    if corpora := getattr(data, "corpora", ()):
-        return ", ".join(Path(folder).name for folder, _ in corpora)
-    if run.task in ("vocoder", "bigvgan"):  # `folder` is where sounds are kept
-        folder = data.scenes if run.task == "vocoder" else data.sounds
-        return Path(folder).name or "sounds made from nothing"
-    return Path(data.folder).name
+def rows(trained_on: str, loop: LoopConfig, optim: OptimConfig, **more: object) -> dict[str, object]:
+    """Of a card: what all tasks say. Of paths the names alone."""
+    return {"trained on": trained_on, "loop.steps": loop.steps, "optim.learning_rate": optim.learning_rate, **more}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,22 +14,28 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kfjax import config as strict
+from kfjax import system
 from kfjax.codec.mel import MelConfig, log_mel
+from kfjax.codec.pieces import vae_halo
 from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.codec.vocoder import Vocoder, VocoderConfig
+from kfjax.data.crops import RecordingCrops
+from kfjax.data.encode import encoders_fingerprint
 from kfjax.dsp import stft
 from kfjax.nn import module
 from kfjax.scenes import Corpus
 from kfjax.scenes.batches import SoundInput
 from kfjax.scenes.waves import training_wave
-from kfjax.storage.checkpoint import load_params, save_params
+from kfjax.storage.checkpoint import save_params
 from kfjax.train.engine.loop import LoopConfig, Task
 from kfjax.train.engine.optim import OptimConfig, make_optimizer, over
 from kfjax.train.engine.update import gradients_of, make_step
 from kfjax.train.engine.validation import Validation
+from kfjax.train.tasks.model_directory import MADE, Product, in_codec, is_model, names, rows
+from kfjax.train.tasks.weights import read_part
 
 if TYPE_CHECKING:
-    from kfjax.train.tasks.bigvgan_step import BigVGANTraining
+    from kfjax.train.tasks.bigvgan_step import BigVGANRun, BigVGANTraining
 
 #: Spectral magnitudes below this count as silence in the loss (a full-scale sine is n_fft / 4).
 _QUIET = 1e-4
@@ -59,24 +65,28 @@ class Reading(NamedTuple):
     Attributes:
       frozen: parts that it takes, which do not train: they are with the vocoder's own in the state, where they are an
         argument of the step's program and split like all else. A constant would be written out in it.
-      mel: (those parts, wave [b t]) -> log-mel [b f m].
+      mel: (those parts, batch with "wave" [b t]) -> log-mel [b f m].
     """
 
     frozen: module.Params
-    mel: Callable[[module.Params, Float[Array, "b t"]], Float[Array, "b f m"]]
+    mel: Callable[[module.Params, Mapping[str, Array]], Float[Array, "b f m"]]
 
 
 def own_mel(cfg: MelConfig) -> Reading:
     """The wave's own log-mel."""
-    return Reading({}, lambda frozen, wave: log_mel(wave, cfg))
+    return Reading({}, lambda frozen, batch: log_mel(batch["wave"], cfg))
 
 
 def decoded_mel(cfg: MelConfig, vae: VAEConfig, params: module.Params) -> Reading:
-    """The log-mel that a VAE gives back."""
+    """The log-mel that a VAE gives back: of the wave, or of the batch's "latents", which have `vae_halo` more on either
+    side."""
 
-    def mel(frozen: module.Params, wave: Float[Array, "b t"]) -> Float[Array, "b f m"]:
-        network = module.bind(MelVAE, vae, frozen["vae"])
-        return network.decode(network.encode(log_mel(wave, cfg)).mean)
+    def mel(frozen: module.Params, batch: Mapping[str, Array]) -> Float[Array, "b f m"]:
+        network, wave = module.bind(MelVAE, vae, frozen["vae"]), batch["wave"]
+        if "latents" not in batch:
+            return network.decode(network.encode(log_mel(wave, cfg)).mean)
+        first = 2 * vae_halo(vae)
+        return network.decode(batch["latents"].astype(jnp.float32))[:, first : first + wave.shape[1] // cfg.hop]
 
     return Reading({"vae": params}, mel)
 
@@ -109,20 +119,27 @@ def magnitude_loss(made: Float[Array, "b f k"], target: Float[Array, "b f k"]) -
     return jnp.mean(jnp.sqrt(error + 1e-8)) + jnp.mean(jnp.abs(jnp.log(made / target)))
 
 
-def vocoder_task(cfg: VocoderTraining, folder: str | Path, reading: Reading | None = None) -> Task:
-    """The task for `engine.loop.run`; the training sounds are rendered into `folder` once, and a few to validate on.
+def vocoder_task(
+    cfg: VocoderTraining,
+    folder: str | Path,
+    reading: Reading | None = None,
+    batch: Callable[[int], Mapping[str, Any]] | None = None,
+) -> Task:
+    """The task for `engine.loop.run`; a few sounds to validate on are rendered into `folder` once.
 
     Args:
       reading: default: the wave's own log-mel.
+      batch: default: of sounds that are rendered too.
     """
     tx, reading = make_optimizer(cfg.optim), reading or own_mel(cfg.mel)
-    pool, unseen = render_pool(Path(folder), cfg), render_pool(Path(folder), cfg, held_out=True)
+    batch = batch or partial(crops, render_pool(Path(folder), cfg), cfg)
+    unseen = render_pool(Path(folder), cfg, held_out=True)
 
     own = lambda params: {"vocoder": params["vocoder"]}
 
     def loss(params: module.Params, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
         del key  # nothing here is drawn
-        return vocoder_loss(params["vocoder"], cfg, batch["wave"], reading.mel(params, batch["wave"]))
+        return vocoder_loss(params["vocoder"], cfg, batch["wave"], reading.mel(params, batch))
 
     def init(key: Array) -> module.Params:
         return {"vocoder": module.init(Vocoder, cfg.vocoder, key)} | jax.tree.map(jnp.asarray, reading.frozen)
@@ -133,7 +150,7 @@ def vocoder_task(cfg: VocoderTraining, folder: str | Path, reading: Reading | No
         init_opt=lambda params: tx.init(own(params)),
         step=make_step(gradients_of(loss), tx, own, cfg.optim.ema_decay),
         objective=lambda state, batch, key: loss(state.params, batch, key),
-        batch=partial(crops, pool, cfg),
+        batch=batch,
         validate=Validation(figures, partial(crops, unseen, cfg), VALIDATION_BATCHES),
         export=lambda ema, workdir: save_params(workdir / "vocoder.safetensors", ema["vocoder"]),
     )
@@ -145,14 +162,20 @@ class VocoderData:
 
     Attributes:
       folder: where the sounds are kept that are made once.
-      vae: weights file of a VAE: the vocoder is fine-tuned on the mels that it decodes; "" = trained from nothing.
-      scenes, start: corpus of rendered scenes and weights file of a vocoder, for fine-tuning.
+      vae: model directory or weights file of a VAE: the vocoder is fine-tuned on the mels that it decodes; "" = trained
+        from nothing.
+      start: model directory or weights file of the vocoder that is fine-tuned.
+      scenes: corpus of rendered scenes to fine-tune on.
+      corpora: in place of `scenes`, (folder of `kfjax extract`, weight) of each, whose latents `vae` made and decodes.
+      sources: of each of `corpora` what was extracted, where it is now; () = where it was.
     """
 
     folder: str
     vae: str = ""
     scenes: str = ""
     start: str = ""
+    corpora: tuple[tuple[str, float], ...] = ()
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -178,16 +201,52 @@ def abstract_params(run: VocoderRun) -> module.Params:
 def make_task(run: VocoderRun) -> Task:
     """The task for `engine.loop.run`; exports vocoder.safetensors.
 
-    With `data.vae` the vocoder goes on from `data.start`, on the corpus's sound and its mels as the VAE decodes them.
+    With `data.vae` the vocoder goes on from `data.start`, on recordings and their mels as the VAE decodes them.
+
+    Raises:
+      ValueError: data or weights that are not there or do not fit.
     """
     data, cfg = run.data, replace(run.training, optim=over(run.training.optim, run.loop.steps))
+    batch = feature_crops(run)
     if not data.vae:
         return vocoder_task(cfg, data.folder)
-    reading = decoded_mel(cfg.mel, run.vae, load_params(data.vae, module.shapes(MelVAE, run.vae)))
-    start = {"vocoder": load_params(data.start, module.shapes(Vocoder, cfg.vocoder))} | reading.frozen
-    return vocoder_task(cfg, data.folder, reading)._replace(
-        init=lambda key: jax.tree.map(jnp.asarray, start),
-        batch=SoundInput(Corpus(data.scenes), batch=cfg.batch, samples=cfg.frames * cfg.mel.hop, seed=cfg.seed),
+    reading = decoded_mel(cfg.mel, run.vae, read_part(data.vae, "vae", module.shapes(MelVAE, run.vae)))
+    start = {"vocoder": read_part(data.start, "vocoder", module.shapes(Vocoder, cfg.vocoder))} | reading.frozen
+    if batch is None:
+        batch = SoundInput(Corpus(data.scenes), batch=cfg.batch, samples=cfg.frames * cfg.mel.hop, seed=cfg.seed)
+    return vocoder_task(cfg, data.folder, reading, batch)._replace(init=lambda key: jax.tree.map(jnp.asarray, start))
+
+
+def feature_crops(run: VocoderRun | BigVGANRun) -> RecordingCrops | None:
+    """Crops of the recordings of `data.corpora` and their latents; None without corpora.
+
+    Raises:
+      ValueError: as `RecordingCrops`; no `data.vae` to decode the latents, or one of another model than the features.
+    """
+    data, cfg = run.data, run.training
+    if not data.corpora:
+        return None
+    if not data.vae:
+        raise ValueError("config.data.vae: got none with data.corpora, expected the model whose VAE made the latents")
+    sizes = {"latents": -(-cfg.frames // 2), "samples": cfg.frames * cfg.mel.hop, "context": vae_halo(run.vae)}
+    made = RecordingCrops(data.corpora, cfg.mel, batch=cfg.batch, seed=cfg.seed, places=data.sources, **sizes)
+    if is_model(data.vae) and (mark := encoders_fingerprint(system.load(data.vae))) != made.fingerprint:
+        raise ValueError(f"config.data.vae: got {data.vae} with encoders {mark}, expected those of {made.fingerprint}, "
+                         "which made the features; give that model")  # fmt: skip
+    return made
+
+
+def product(run: VocoderRun, weights: Mapping[str, module.Params]) -> Product:
+    """What a run gives to a model."""
+    cfg = run.training
+    return Product(
+        made={"vocoder": lambda: weights["vocoder"]},
+        trained=("vocoder",),
+        system=lambda before: in_codec(before, cfg.mel, vocoder=cfg.vocoder),
+        card=rows(names(run.data.corpora) or Path(run.data.scenes).name or MADE, run.loop, cfg.optim),
+        start=run.data.start,
+        places={"vae": run.data.vae},
+        features=[folder for folder, _ in run.data.corpora],
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from kfjax.nn import module
 from kfjax.storage.checkpoint import load_params
-from kfjax.system import load
+from kfjax.system import UNUSED, load
 
 
 def is_folder(path: str) -> bool:
@@ -14,13 +15,17 @@ def is_folder(path: str) -> bool:
     return bool(path) and Path(path).is_dir()
 
 
-def read_parts(path: str, expected: module.Params) -> module.Params:
+def read_parts(path: str, expected: module.Params, optional: Collection[str] = ()) -> module.Params:
     """The parts in `expected` (their shapes), from a model directory or a weights file that may hold others too.
+
+    Args:
+      optional: those that may be missing.
 
     Raises:
       ValueError: no weights there, or weights of other shapes.
     """
     stored = load(path).params if is_folder(path) else load_params(path)
+    expected = {name: shapes for name, shapes in expected.items() if name in stored or name not in optional}
     missing = sorted(expected.keys() - stored.keys())
     if missing:
         raise ValueError(f"{path} has no {', '.join(missing)}; expected a model directory, or a flow run's weights")
@@ -33,5 +38,8 @@ def read_parts(path: str, expected: module.Params) -> module.Params:
 
 
 def read_part(path: str, name: str, expected: module.Params) -> module.Params:
-    """The weights of one part, from a model directory or a file of their own."""
-    return read_parts(path, {name: expected})[name] if is_folder(path) else load_params(path, expected)
+    """The weights of one part, from a model directory, a folder of converted parts, or a file of their own."""
+    own = Path(path, f"{name}.safetensors")
+    if is_folder(path) and not own.is_file():
+        return read_parts(path, {name: expected})[name]
+    return load_params(own if is_folder(path) else path, expected, skip=UNUSED)

@@ -126,9 +126,63 @@ def kling_audio_eval(folder: Path) -> None:
     put(folder, *(f"video/000{n}.mp4" for n in (1, 2, 3, 4)), "audio/0001.wav", "audio/0002.wav", "audio/0005.wav")
 
 
+def clotho(folder: Path) -> None:
+    header = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5\n"
+    (folder / "clotho_captions_development.csv").write_text(
+        header + ' Ambience Birds.wav,Birds chirp.,"Birds tweet, happily.",Birds call.,  Birds sing. ,Birds.\n'
+        "rain [1].wav,a,b,c,d,e\nMissing.wav,a,b,c,d,e\n"
+    )
+    (folder / "clotho_captions_evaluation.csv").write_text(header + "Santa Motor.wav,A motor,It runs,c,,e\n")
+    put(folder, "clotho_audio_development/development/ Ambience Birds.wav", "clotho_audio_development/rain [1].wav")
+    put(folder, "clotho_audio_evaluation/Santa Motor.wav")
+
+
+def fsd50k(folder: Path) -> None:
+    (folder / "FSD50K.ground_truth").mkdir()
+    (folder / "FSD50K.ground_truth/dev.csv").write_text(
+        "fname,labels,mids,split\n"
+        '64760,"Electric_guitar,Guitar,Music","/m/02sgy,/m/0342h,/m/04rlf",train\n'
+        '345111,"Crying_and_sobbing,Human_voice","/m/0463cq4,/m/09l8g",val\n'
+        '16399,"Rain,Water","/m/06mb1,/m/0838f",train\n'
+    )
+    (folder / "FSD50K.ground_truth/eval.csv").write_text('fname,labels,mids\n37199,"Bark,Dog","/m/05tny_,/m/0bt9lr"\n')
+    (folder / "FSD50K.ground_truth/vocabulary.csv").write_text("0,Bark,/m/05tny_\n")
+    put(folder, "FSD50K.dev_audio/64760.wav", "FSD50K.dev_audio/345111.wav", "FSD50K.eval_audio/37199.wav")
+
+
+def greatest_hits(folder: Path) -> None:
+    data = folder / "vis-data"
+    put(data, "2015-02-16-16-49-06_denoised.mp4", "2015-02-16-16-49-06_denoised.wav", "2015-02-16-16-49-06_mic.mp4")
+    put(data, "2015-03-28-18-57-21_mic.mp4", "2015-03-28-18-57-21_denoised.wav", "2015-09-29-14-06-55_denoised.mp4")
+    (data / "2015-02-16-16-49-06_times.txt").write_text(
+        "1.013 rock hit static\n2.5 wood scratch None\n3.25 rock hit scatter\n4.0 None hit None\n\n"
+    )
+    (data / "2015-03-28-18-57-21_times.txt").write_text("0.5 None None None\n")
+    (data / "2015-09-29-14-06-55_times.txt").write_text("7.125 plastic-bag hit deform\n")
+    (folder / "train.txt").write_text("2015-02-16-16-49-06\n2015-03-28-18-57-21\n2015-01-01-00-00-00\n")
+    (folder / "test.txt").write_text("2015-09-29-14-06-55\n")
+
+
+def epic_sounds(folder: Path) -> None:
+    header = "annotation_id,participant_id,video_id,start_timestamp,stop_timestamp,description,class,class_id\n"
+    (folder / "EPIC_Sounds_train.csv").write_text(
+        header + "P01_01_0,P01,P01_01,00:00:02.466,00:00:05.315,mechanical pressing noise,beep,30\n"
+        "P02_01_7,P02,P02_01,01:02:03.500,01:02:04.000,paper rustle,rustle,4\n"
+    )
+    (folder / "EPIC_Sounds_validation.csv").write_text(
+        header + "P01_11_0,P01,P01_11,00:00:02.069,00:00:02.993,clang / clatter,ceramic / wood collision,34\n"
+        "P01_11_8,P01,P01_11,00:00:53.919,00:00:54.879,unlabelled,metal / wood collision,10\n"
+    )
+    put(folder, "EPIC-KITCHENS/P01/videos/P01_01.MP4", "EPIC-KITCHENS/P01/videos/P01_11.MP4")
+
+
 LAYOUTS = {
     "audiocaps": audiocaps,
     "audioset": audioset,
+    "clotho": clotho,
+    "epic_sounds": epic_sounds,
+    "fsd50k": fsd50k,
+    "greatest_hits": greatest_hits,
     "kling_audio_eval": kling_audio_eval,
     "vggsound": vggsound,
     "wavcaps": wavcaps,

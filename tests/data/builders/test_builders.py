@@ -237,15 +237,15 @@ def test_wavcaps_needs_the_list_of_test_clips(make):
 )  # fmt: skip
 def test_unknown_names(corpus, tmp_path, name, split):
     read = lambda: builders.read_rows(name, split, manual_dir=corpus("vggsound"), data_dir=tmp_path / "data")
-    refuse(read, "expected (one of audiocaps, audioset|test, train|vggsound|wavcaps/train, wavcaps/everything)")
+    refuse(read, "expected (one of audiocaps, audioset, clotho|test, train|vggsound|wavcaps/train, wavcaps/everything)")
 
 
 def test_a_corpus_that_was_moved(make, tmp_path):
     make("vggsound")("train")
     read = lambda folder: builders.read_rows("vggsound", "train", manual_dir=folder, data_dir=tmp_path / "data")
-    refuse(lambda: read(tmp_path / "others"), "other recordings .*; delete .*vggsound/1.0.0 to make it anew")
+    refuse(lambda: read(tmp_path / "others"), "other recordings .*; delete .*vggsound/1.1.0 to make it anew")
     (tmp_path / "corpora").rename(tmp_path / "elsewhere")
-    refuse(lambda: read(None), "other recordings .*; delete .*vggsound/1.0.0 to make it anew")
+    refuse(lambda: read(None), "other recordings .*; delete .*vggsound/1.1.0 to make it anew")
 
 
 def test_another_process_is_faster(make, monkeypatch):

@@ -10,6 +10,10 @@ import pytest
 SPLITS = {
     "audiocaps": {"train": 3, "validation": 1, "test": 2},
     "audioset": {"balanced_train": 2, "eval": 2},
+    "clotho": {"development": 2, "evaluation": 1},
+    "epic_sounds": {"train": 1, "validation": 2},
+    "fsd50k": {"train": 1, "validation": 1, "test": 1},
+    "greatest_hits": {"train": 2, "test": 1},
     "kling_audio_eval": {"test": 3},
     "vggsound": {"train": 3, "test": 1},
     "wavcaps/train": {"audioset_sl": 1, "bbc_sound_effects": 1, "freesound": 2, "soundbible": 1},

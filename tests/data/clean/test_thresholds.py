@@ -70,6 +70,8 @@ def test_duplicates_in_a_corpus_are_found():
         ({"thresholds": {"loud": {"most": 1.0}}}, "thresholds: got loud, which is no measure; expected some of"),
         ({"thresholds": {"mos": {"min": 1.0}}}, "unknown key thresholds.mos.min"),
         ({"thresholds": {"sound_fingerprint": {"most": 1.0}}}, "which is no measure"),
+        ({"thresholds": {"kind": {"most": 1.0}}}, "which is no measure"),
+        ({"networks": 1}, "unknown key config.networks; give --weights FOLDER"),
         ({"seconds": 0.0}, "got seconds 0 and shortest_seconds 1"),
         ({"second": 1.0}, "unknown key config.second; did you mean config.seconds"),
     ],

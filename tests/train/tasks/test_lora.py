@@ -22,6 +22,7 @@ from kfjax.storage.checkpoint import load_params, save_params
 from kfjax.train.engine.loop import init_state
 from kfjax.train.tasks import model_directory
 from kfjax.train.tasks.flow import config as flow_config
+from kfjax.train.tasks.flow import product
 from kfjax.train.tasks.flow.step import FlowStepConfig, merged, trained
 from kfjax.train.tasks.lora import STACKED, LoRAConfig, init_lora, merge, targeted, with_words
 from kfjax.train.tasks.lora_task import reading_tokenizer
@@ -176,7 +177,7 @@ def test_public_weights_go_back_to_pytorch_with_lora_in_them(tmp_path, monkeypat
     learnt = drawn(init_lora(base, CFG, KEY))
     tuned, cfg = merge(base, learnt, CFG), system.load_config(tmp_path / "model" / "config.json")
     run = flow_run(cfg, start=str(tmp_path / "model"), corpora=(("features", 1.0),))
-    model_directory.write(run, {"mmdit": base, "lora": learnt}, tmp_path / "tuned")
+    model_directory.write(product.product(run, {"mmdit": base, "lora": learnt}), tmp_path / "tuned")
     loaded = system.load(tmp_path / "tuned")
     assert loaded.cfg == system.load(tmp_path / "model").cfg
     assert_equal(loaded.params["mmdit"], jax.tree.map(np.asarray, tuned))
@@ -267,11 +268,11 @@ def test_a_tuned_model_is_stored_as_its_start_was(tmp_path, monkeypatch):
     system.save(tmp_path / "start", base, card="# start\nLicence: Apache-2.0\n", dtype="float16")
     before = system.load(tmp_path / "start").params
     words = np.ones((CONFIG.text.vocab - base.tokenizer.vocab, CONFIG.text.width), np.float32)
-    monkeypatch.setattr(model_directory, "Corpus", lambda folder: folder)
-    monkeypatch.setattr(model_directory, "captions", lambda corpus: ["a frog croaks"])
+    monkeypatch.setattr(product, "Corpus", lambda folder: folder)
+    monkeypatch.setattr(product, "captions", lambda corpus: ["a frog croaks"])
     weights = before | {"words": words, "lora": drawn(init_lora(before["mmdit"], CFG, KEY))}
     run = flow_run(CONFIG, start=str(tmp_path / "start"), folder="frogs")
-    model_directory.write(run, weights, tmp_path / "tuned", step=3)
+    model_directory.write(product.product(run, weights), tmp_path / "tuned", step=3)
     size = lambda name: (tmp_path / name / "model.safetensors").stat().st_size
     assert size("tuned") == size("start")
     tuned = system.load(tmp_path / "tuned")

@@ -30,7 +30,7 @@ class FlowData:
       corpora: (folder of `kfjax extract`, weight) of each; examples are drawn in proportion to the weights.
       synthetic: train on random features, for speed alone.
       fingerprint: of the encoders that `corpora` must come from; "" = those of `start`, else of the first corpus.
-      joined: share of the examples of `corpora` that are two excerpts joined.
+      joined: share of the examples that are shorter excerpts joined: two to four of `corpora`, two of `folder`.
       validation: held-out features, as `corpora`.
       validation_batches: batches of a validation.
       batch_seconds: sound in a batch.

@@ -43,7 +43,7 @@ def material(run: FlowRun) -> TrainingData:
         tokenizer = tokenizer_from(corpus, system.text_tokens, Path(data.tokenizer))
     else:
         tokenizer = reading_tokenizer(run, captions(corpus))
-    options = {"duration_jitter": data.duration_jitter, "emphasis": dict(data.emphasis)}
+    options = {"duration_jitter": data.duration_jitter, "joined": data.joined, "emphasis": dict(data.emphasis)}
     told = not run.step.train_encoders  # by `reading_tokenizer`
     batches = scene_input(run, tokenizer, corpus, codec["vae"], make_buckets(run), told=told, **options)
     if not data.heldout:

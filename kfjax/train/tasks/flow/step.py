@@ -162,7 +162,7 @@ def draw(key: jax.Array, shape: tuple[int, ...], cfg: FlowStepConfig) -> Draws:
 
 def lacking(cfg: FlowStepConfig) -> list[str]:
     """The settings that need what extracted features do not have, in words."""
-    lacks = {"train_encoders": "frames", "stereo_weight": "mels of both ears", "caption_weight": "token ids"}
+    lacks = {"train_encoders": "frames", "caption_weight": "token ids"}
     return [f"step.{name} {getattr(cfg, name)} needs {what}" for name, what in lacks.items() if getattr(cfg, name)]
 
 
@@ -225,7 +225,7 @@ def loss_of(
     per_sample = matching.loss(predicted, velocity, known)
     flow = per_sample.mean()
     others = {
-        "stereo": (cfg.stereo_weight, lambda: batch_loss(params, _clips(batch), encoded, system)),
+        "stereo": (cfg.stereo_weight, lambda: batch_loss(params, batch, encoded, system)),
         "align": (cfg.align_weight, lambda: _align(params, conditions, posterior, kept)),
         "caption": (cfg.caption_weight, lambda: _caption(params, _clips(batch), encoded, system)),
         "sound": (cfg.sound_weight, lambda: _sound(params, batch, encoded)),

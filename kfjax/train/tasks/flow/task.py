@@ -46,7 +46,7 @@ def make_task(run: FlowRun) -> Task:
     def init(key: jax.Array) -> Params:
         parts = init_parts(system, names, key) | flow_step.init_readouts(system, step)
         if is_folder(data.start) or (data.start and data.extracted):  # it may hold the encoders too
-            start = read_parts(data.start, {name: parts[name] for name in names})
+            start = read_parts(data.start, {name: parts[name] for name in names}, optional=("stereo",))
         else:
             start = load_params(data.start, parts | frozen) if data.start else {}
         return parts | jax.tree.map(jnp.asarray, start | frozen)

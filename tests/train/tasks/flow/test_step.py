@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from kfjax import features
-from kfjax.codec.stereo import Mono2Stereo
+from kfjax.codec.stereo import Mono2Stereo, join, to_bytes
 from kfjax.flow import matching
 from kfjax.rates import lengths
-from kfjax.structs import Excerpt, FeatureBatch, Features, FlowBatch, Given, Posterior, TrainState
+from kfjax.structs import Excerpt, FeatureBatch, Features, FlowBatch, Given, Posterior, StereoMels, TrainState
 from kfjax.train.engine.optim import OptimConfig, make_optimizer
 from kfjax.train.tasks import stereo_step
 from kfjax.train.tasks.flow import step as flow_step
@@ -273,6 +273,36 @@ def extracted() -> FeatureBatch:
         given=excerpt.given._replace(has_video=np.arange(B) % 3 > 0, has_text=np.arange(B) % 2 > 0),
     )  # fmt: skip
     return FeatureBatch(encoded, BATCH.posterior)
+
+
+def of_features(batch: FlowBatch) -> FeatureBatch:
+    """A batch of clips as `kfjax extract` leaves it, but for the rounding of the features."""
+    mels = to_bytes(*join(batch.mel_left, batch.mel_right), CONFIG.codec.mel)
+    encoded = jax.jit(lambda: features.encode(PARAMS, CONFIG, batch.excerpt))()
+    return FeatureBatch(encoded, batch.posterior, StereoMels(*mels, np.ones(B, bool)))
+
+
+def test_the_stereo_loss_on_features_is_that_on_clips():
+    loss_of = jax.jit(stereo_step.make_loss(CONFIG))
+    want, batch = float(loss_of(PARAMS, BATCH)), of_features(BATCH)
+    assert float(loss_of(PARAMS, batch)) == pytest.approx(want, rel=2e-3)
+    there = np.arange(B) < 3  # the others' bytes don't matter
+    some, others = (jax.tree.map(lambda x, rows=rows: x[rows], batch) for rows in (there, ~there))
+    mixed = batch._replace(stereo=StereoMels(*(np.where(there[:, None, None], x, 3) for x in batch.stereo[:2]), there))
+    assert float(loss_of(PARAMS, mixed)) == pytest.approx(float(loss_of(PARAMS, some)), rel=1e-5)
+    mono = others._replace(stereo=others.stereo._replace(there=np.zeros(B - 3, bool)))
+    assert float(loss_of(PARAMS, mono)) == 0
+
+
+def test_mono2stereo_trains_along_on_features():
+    cfg = FlowStepConfig(stereo_weight=0.5, compute_dtype="bfloat16")
+    parts = {name: PARAMS[name] for name in ("mmdit", "stereo")}
+    compute = lambda batch: flow_step.gradients(parts, {}, batch, KEY, CONFIG, cfg)
+    (total, figures), grads = jax.jit(compute, compiler_options=QUICK)(of_features(BATCH))
+    assert float(total) == pytest.approx(float(figures["loss"] + 0.5 * figures["stereo"]), rel=1e-5)
+    for name in parts:
+        moved = [np.abs(np.asarray(x)).max() for x in jax.tree.leaves(grads[name])]
+        assert np.isfinite(moved).all() and max(moved) > 0
 
 
 @partial(jax.jit, static_argnames="cfg", compiler_options=QUICK)

@@ -12,13 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from kfjax.train.engine.lock import Lock
+from kfjax.storage import lock as lock_module
+from kfjax.storage.bucket import BucketPath
+from kfjax.storage.lock import BucketLock, Lock, hold
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 ELSEWHERE = {"host": "elsewhere", "pid": 17}
 HOLDER = """
 import sys, time
-from kfjax.train.engine.lock import Lock
+from kfjax.storage import lock as lock_module
+from kfjax.storage.bucket import BucketPath
+from kfjax.storage.lock import BucketLock, Lock, hold
 with Lock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
@@ -96,3 +100,49 @@ def test_the_holder_beats(tmp_path, monkeypatch):
         other = Lock(tmp_path, beat_seconds=0.2)
         with pytest.raises(ValueError, match=f"in use by process {os.getpid()} on one"), other:
             pass
+
+
+def left_by_another(path):
+    path.put(json.dumps(ELSEWHERE | {"run": "0", "beat": 3}).encode())
+
+
+def test_a_folder_in_a_bucket_has_one_holder_at_a_time(gs, monkeypatch):
+    monkeypatch.setattr(lock_module, "BEAT_SECONDS", 0.05)
+    folder = gs / "run"
+    here = f"{folder} is in use by process {os.getpid()} on {socket.gethostname()}; wait for that run, stop it, or"
+    with hold(folder) as first:
+        for _ in range(2):  # being refused has freed nothing
+            with pytest.raises(ValueError, match=here), hold(folder):
+                pass
+        first.check()
+    assert not (folder / "lock").exists()
+    with hold(folder):
+        pass
+
+
+def test_of_two_that_begin_together_one_gets_it(gs, monkeypatch):
+    """The store's precondition decides: both have seen that there is no lock."""
+    monkeypatch.setattr(BucketLock, "_read", lambda self, seen=[]: seen.append(1) or None if len(seen) < 2 else "{}")
+    with BucketLock(gs / "lock", "it", beat_seconds=10), pytest.raises(ValueError, match="it is in use by"):
+        BucketLock(gs / "lock", "it", beat_seconds=10).__enter__()
+
+
+def test_what_a_killed_run_left_in_a_bucket_is_taken_over(gs):
+    left_by_another(gs / "lock")
+    with BucketLock(gs / "lock", "it", beat_seconds=0.02):
+        assert json.loads((gs / "lock").read_text())["pid"] == os.getpid()
+    assert not (gs / "lock").exists()
+
+
+def test_a_holder_that_stood_still_finds_out(gs):
+    with BucketLock(gs / "lock", "it", beat_seconds=0.02) as lock:
+        left_by_another(gs / "lock")
+        lock._thread.join(10)
+        with pytest.raises(ValueError, match="it is in use by process 17 on elsewhere, since this one stood still"):
+            lock.check()
+    assert (gs / "lock").exists()  # it is the other's
+
+
+def test_no_lock_in_a_bucket_that_is_not_there(gs):
+    with pytest.raises(ValueError, match="there is no bucket no-such"), hold(BucketPath("gs://no-such/run")):
+        pass

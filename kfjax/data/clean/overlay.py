@@ -1,0 +1,108 @@
+"""What is laid over a picture: subtitles, logos and watermarks. Frames are u8 [n, h, w, 3] RGB of a whole excerpt.
+
+They should have about 512 lines and columns (`FRAMES`), whatever the picture's shape: text of a film's subtitles is
+then 10 to 40 lines high.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from kfjax.data.clean.picture import brightness
+from kfjax.media import FrameSpec
+
+#: Frames of the picture that are looked at.
+FRAMES = FrameSpec(rate_hz=2.0, size=512, resize="stretch")
+
+# Text: steps of brightness from column to column, of 255, that stand half a second, and their share of a neighbourhood.
+_STROKE_LEVELS, _STROKE_SHARE = 40.0, 0.2
+_NEIGHBOURHOOD = (5, 21)
+# A line of it: its height as a share of the picture's, at least so much wider, so much of its box full, and so many
+# times as many edges in it as above or below it.
+_LOWEST, _HIGHEST, _WIDER, _FULL, _APART = 0.012, 0.12, 2.5, 0.6, 2.0
+# A logo: mean gradient, its share of the mean of all gradients there, the smallest of them, and the share of a
+# neighbourhood that has such edges.
+_EDGE_LEVELS, _COHERENCE, _LEAST_LEVELS, _EDGE_SHARE, _LOGO_NEIGHBOURHOOD = 10.0, 0.8, 4.0, 0.1, 17
+# What is longer, as a share of the picture, is no logo.
+_CROSSING = 0.6
+# The camera stands still where less of the picture changes by so much (deviation), or more of it has standing edges.
+_CHANGE_LEVELS, _CHANGING_SHARE, _STANDING_SHARE = 5.0, 0.5, 0.1
+_LEAST_FRAMES = 4
+
+
+def subtitle_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float:
+    """Share of the picture's area in lines of text, 0 to 1: the mean over the steps from frame to frame.
+
+    A line of text is a long low box full of steep edges from left to right that stay where they are for a step, and
+    stand apart from what is above or below. Edges in several frames tell text from a picture as in M. R. Lyu, J. Song
+    and M. Cai, "A comprehensive method for multilingual video text detection, localization, and extraction", IEEE
+    TCSVT 2005. Text in the scene (signs, keyboards) counts too; text on a fine texture of as steep edges is not found.
+    """
+    gray = brightness(frames)
+    if len(gray) < 2:
+        return 0.0
+    strokes = np.abs(np.diff(gray, axis=2)) > _STROKE_LEVELS
+    return float(np.mean([_text_share(one & other) for one, other in pairwise(strokes)]))
+
+
+def _text_share(strokes: Bool[np.ndarray, "h w"]) -> float:
+    from scipy.ndimage import find_objects, label, uniform_filter
+
+    height, width = strokes.shape
+    share = uniform_filter(strokes.astype(np.float32), _NEIGHBOURHOOD)  # pyright: ignore[reportArgumentType]
+    numbers = np.zeros(strokes.shape, np.int32)
+    label(share > _STROKE_SHARE, output=numbers)
+    area = 0
+    for number, (rows, columns) in enumerate(find_objects(numbers), 1):
+        high, wide = rows.stop - rows.start, columns.stop - columns.start
+        if not (_LOWEST * height <= high <= _HIGHEST * height and wide >= _WIDER * high):
+            continue
+        above, below = (slice(max(0, rows.start - high), rows.start), slice(rows.stop, rows.stop + high))
+        beside = min(strokes[band, columns].mean() if strokes[band].size else 0.0 for band in (above, below))
+        full = (numbers[rows, columns] == number).mean() >= _FULL
+        area += high * wide * int(full and strokes[rows, columns].mean() >= _APART * beside)
+    return area / (height * width)
+
+
+def logo_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float | None:
+    """Share of the picture's area in logos and watermarks, 0 to 1: dense edges that stand still while all else moves.
+
+    None where nothing can be known: the camera stands still, or there are less than 4 frames.
+
+    A standing edge has a large mean gradient, most of the gradients' mean size, and a gradient in every frame (their
+    temporal minimum). T. Dekel, M. Rubinstein, C. Liu and W. T. Freeman, "On the effectiveness of visible watermarks",
+    CVPR 2017, find a watermark by the median of gradients. What crosses most of the picture is the edge of a black bar
+    (`picture.border_share`).
+    """
+    from scipy.ndimage import find_objects, label, uniform_filter
+
+    gray = brightness(frames)
+    if len(gray) < _LEAST_FRAMES or (gray.std(0) > _CHANGE_LEVELS).mean() < _CHANGING_SHARE:
+        return None
+    dense = uniform_filter(_standing_edges(gray).astype(np.float32), _LOGO_NEIGHBOURHOOD) > _EDGE_SHARE
+    if dense.mean() > _STANDING_SHARE:
+        return None
+    numbers = np.zeros(dense.shape, np.int32)
+    label(dense, output=numbers)
+    height, width = dense.shape
+    area = 0
+    for number, (rows, columns) in enumerate(find_objects(numbers), 1):
+        if max((rows.stop - rows.start) / height, (columns.stop - columns.start) / width) <= _CROSSING:
+            area += int((numbers[rows, columns] == number).sum())
+    return area / (height * width)
+
+
+def _standing_edges(gray: Float[np.ndarray, "n h w"]) -> Bool[np.ndarray, "h w"]:
+    zeros = lambda *shape: np.zeros((*shape, *gray.shape[1:]), np.float32)
+    down, right, size, least = zeros(), zeros(), zeros(), zeros() + np.inf
+    for frame in gray:  # central differences over two pixels
+        dy, dx = zeros(), zeros()
+        dy[1:-1], dx[:, 1:-1] = frame[2:] - frame[:-2], frame[:, 2:] - frame[:, :-2]
+        length = np.sqrt(dy**2 + dx**2) / 2
+        down, right, size, least = down + dy, right + dx, size + length, np.minimum(least, length)
+    standing = np.sqrt(down**2 + right**2) / 2
+    large = standing > _EDGE_LEVELS * len(gray)
+    return large & (standing > _COHERENCE * size) & (least > _LEAST_LEVELS)

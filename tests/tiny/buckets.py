@@ -1,0 +1,238 @@
+"""A Google Cloud Storage and an S3 on this machine: emulators in processes of their own, the first behind a proxy.
+
+The proxy keeps to conditions on an object's generation, which the emulator does not know, and can be told to fail.
+"""
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+NAME = "kfjax-test"
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextmanager
+def emulator(module: str, *arguments: str):
+    """The port of a server that `python -m module` runs."""
+    port = _free_port()
+    places = [argument.format(port=port) for argument in arguments]
+    with subprocess.Popen([sys.executable, "-m", module, *places], stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL) as process:  # fmt: skip
+        try:
+            while True:
+                assert process.poll() is None, f"{module} ended"
+                try:
+                    socket.create_connection(("127.0.0.1", port)).close()
+                    break
+                except OSError:
+                    time.sleep(0.02)
+            yield port
+        finally:
+            process.kill()
+
+
+class Store:
+    """What the proxy does to requests, besides passing them on.
+
+    Attributes:
+      fail_every: every so many-th request is answered 503; 0 = none.
+      status: answer every request with it; 0 = none.
+      cut: how many more bodies of objects lose their second half.
+      seen: "METHOD PATH" of every request.
+    """
+
+    def __init__(self, port: int):
+        self.upstream, self.seen = port, []
+        self.one = threading.Lock()  # the emulator shows an object before what it says of it
+        self.calm()
+
+    def calm(self) -> None:
+        """Fail no more."""
+        self.fail_every = self.status = self.cut = 0
+
+    @contextmanager
+    def serving(self):
+        """Answers on a port of its own while the block runs."""
+        handler = type("Handler", (_Handler,), {"store": self})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server.daemon_threads = True
+        server.handle_error = lambda *_: None  # whoever asked has gone
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+
+def impatient(monkeypatch) -> None:
+    """The library's waits between its tries take no time."""
+    import gcsfs.retry
+
+    async def at_once(_):
+        pass
+
+    monkeypatch.setattr(gcsfs.retry, "asyncio", SimpleNamespace(sleep=at_once))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    store: Store
+
+    def _pass(self) -> None:
+        store, body = self.store, self._body()
+        store.seen.append(f"{self.command} {self.path}")
+        if store.status:
+            said = b"Invalid Credentials" if store.status == 401 else b"not now"
+            return self._answer(store.status, b'{"error": {"message": "%s"}}' % said)
+        if store.fail_every and len(store.seen) % store.fail_every == 0:
+            return self._answer(503, b'{"error": {"message": "Service Unavailable"}}')
+        if self.command == "DELETE" and "upload_id=" in self.path:
+            return self._answer(499, b"{}")  # an upload in pieces is given up
+        path, headers = self.path, dict(self.headers)
+        named = path
+        if "uploadType=multipart" in path:
+            named, data = _single(path, body)
+            if data:  # the emulator reads such parts as mail; an empty object it takes only so, of JSON only the values
+                path, body, headers["Content-Type"] = named, data, "application/octet-stream"
+        generation = self._generation(named)
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(named).query)
+        if query.get("ifGenerationMatch", [generation]) != [generation]:
+            return self._answer(412, b'{"error": {"message": "conditionNotMet"}}')
+        if generation != "0" and query.get("ifGenerationNotMatch") == [generation]:
+            return self._answer(304, b"")
+        status, headers, data = self._ask(self.command, path, body, headers)
+        headers["x-goog-generation"] = generation
+        if store.cut and status in (200, 206) and ("alt=media" in self.path or "/download/" in self.path) and data:
+            store.cut -= 1
+            return self._answer(status, data, headers, short=True)
+        return self._answer(status, data, headers)
+
+    def _generation(self, path: str) -> str:
+        """Of the object that a request reads or writes: the emulator neither tells it nor heeds conditions on it."""
+        asked = urllib.parse.urlsplit(path)
+        query, (_, _, rest) = urllib.parse.parse_qs(asked.query), asked.path.partition("/b/")
+        bucket, _, name = rest.partition("/o")
+        name = name.removeprefix("/") or urllib.parse.quote(query.get("name", [""])[0], safe="")
+        if not name or not ("alt" in query or "name" in query):
+            return "0"
+        status, _, data = self._ask("GET", f"/storage/v1/b/{bucket}/o/{name}", b"", {})
+        return json.loads(data)["generation"] if status == 200 else "0"
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        pieces = []
+        while size := int(self.rfile.readline(), 16):
+            pieces.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(pieces)
+
+    def _ask(self, method: str, path: str, body: bytes, headers: dict[str, str]):
+        ours = ("content-length", "transfer-encoding", "connection", "accept-encoding")
+        kept = {name: value for name, value in headers.items() if name.lower() not in ours}
+        with self.store.one, closing(http.client.HTTPConnection("127.0.0.1", self.store.upstream, timeout=60)) as asked:
+            asked.request(method, path, body, kept)
+            answer = asked.getresponse()
+            return answer.status, dict(answer.getheaders()), answer.read()
+
+    def _answer(self, status: int, data: bytes, headers=None, *, short: bool = False) -> None:
+        self.send_response_only(status)
+        for name, value in (headers or {"Content-Type": "application/json"}).items():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data[: len(data) // 2] if short else data)
+        if short:
+            self.close_connection = True
+
+    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = _pass
+
+    def log_message(self, *_):
+        pass
+
+
+def _single(path: str, body: bytes) -> tuple[str, bytes]:
+    """The request that uploads the same object in one part, from gcsfs's in two: its description and its contents."""
+    boundary = body.partition(b"\n")[0]
+    _, description, contents = body.split(boundary, 2)
+    name = json.loads(description.partition(b"\n\n")[2])["name"]
+    data = contents.partition(b"\n\n")[2]
+    single = f"uploadType=media&name={urllib.parse.quote(name, safe='')}"
+    return path.replace("uploadType=multipart", single), data[: data.rindex(b"\n" + boundary)]
+
+
+@contextmanager
+def google():
+    """A `Store` with the bucket `gs://kfjax-test`, for this process and those that it starts."""
+    arguments = "start", "--host", "127.0.0.1", "--port", "{port}", "--in-memory", "--default-bucket", NAME
+    with emulator("gcp_storage_emulator", *arguments) as port:
+        store = Store(port)
+        with store.serving() as own:
+            address = f"http://127.0.0.1:{own}"
+            nobody = f"127.0.0.1:{_free_port()}"  # where Google's machines find credentials
+            with environment(
+                STORAGE_EMULATOR_HOST=address,
+                TENSORSTORE_GCS_HTTP_URL=address,
+                GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT="false",
+                GCE_METADATA_HOST=nobody,
+                GCE_METADATA_IP=nobody,
+                GCE_METADATA_ROOT=nobody,
+                NO_GCE_CHECK="true",
+            ):
+                yield store
+
+
+@contextmanager
+def amazon():
+    """The bucket `s3://kfjax-test`, for this process and those that it starts."""
+    with emulator("moto.server", "-H", "127.0.0.1", "-p", "{port}") as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("PUT", f"/{NAME}")
+        assert connection.getresponse().status == 200
+        connection.close()
+        keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+        with environment(AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}", **keys):
+            yield
+
+
+@contextmanager
+def environment(**variables: str):
+    """Variables for the block; clients made before it are forgotten, as are its own."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    _forget()
+    try:
+        yield
+    finally:
+        _forget()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _forget() -> None:
+    from kfjax.storage import bucket
+
+    bucket._store.cache_clear()
+    for module, name in (("gcsfs", "GCSFileSystem"), ("s3fs", "S3FileSystem")):
+        if loaded := sys.modules.get(module):
+            getattr(loaded, name).clear_instance_cache()
