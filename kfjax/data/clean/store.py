@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from kfjax import command
 from kfjax.data import remote
@@ -49,8 +49,12 @@ def to_text(row: Row) -> str:
 def from_text(text: str) -> Row:
     """The row."""
     name, video, audio, caption, start_seconds, seconds, problem = json.loads(text)
-    video, audio = (path and (remote.Address if remote.is_address(path) else Path)(path) for path in (video, audio))
+    video, audio = (path and _located(path) for path in (video, audio))
     return Row(name, video, audio, caption, start_seconds, math.inf if seconds is None else seconds, problem)
+
+
+def _located(path: str) -> Any:
+    return remote.Address(path) if remote.is_address(path) else Path(path)
 
 
 class Store:
