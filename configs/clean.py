@@ -22,6 +22,7 @@ def paper() -> dict:
     return {
         "seconds": 10.0,  # [paper]
         "shortest_seconds": 1.0,  # [ours] shorter ones are joined in training
+        "span_cuts": False,  # [ours] an excerpt ends at a scene cut
         "differing_share": 0.2,  # [ours] copies in other codecs differ in 0.16 at most, other excerpts in 0.3 at least
         "thresholds": {
             "shorter_side": {"least": 720.0},  # [paper]

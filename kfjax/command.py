@@ -22,8 +22,8 @@ PACKAGE = Path(__file__).parent
 LONGEST = 100_000
 #: Modules that the core installation does without -> the extra that brings them.
 EXTRAS = {
-    "array_record": "data", "cv2": "data", "gcsfs": "gcs", "gradio": "demo", "grain": "data", "pymunk": "data",
-    "s3fs": "s3", "tensorflow_datasets": "builders", "threadpoolctl": "data",
+    "apache_beam": "beam", "array_record": "data", "cv2": "data", "gcsfs": "gcs", "gradio": "demo", "grain": "data",
+    "pyarrow": "data", "pymunk": "data", "s3fs": "s3", "tensorflow_datasets": "builders", "threadpoolctl": "data",
 }  # fmt: skip
 #: `gs://bucket/a`, also as `Path` shortens it, to `gs:/bucket/a`. A single letter is a drive.
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)

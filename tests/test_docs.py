@@ -23,7 +23,14 @@ DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "experiments").rglob("*.md"))]
 LANGUAGES = {"python", "sh", "csv", "bibtex"}
 #: Why a block is not run -> how many such blocks there are. A new one is a decision.
-NOT_RUN = {"needs the network": 5, "needs a corpus": 2, "needs a bucket": 1, "needs a pod": 11, "takes long": 18}
+NOT_RUN = {
+    "needs the network": 5,
+    "needs a corpus": 2,
+    "needs a bucket": 1,
+    "needs a cluster": 1,
+    "needs a pod": 11,
+    "takes long": 18,
+}
 #: Programs of others that a page may call; what they are given is not looked at.
 FOREIGN = {
     ".",

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from kfjax import config, features, media, rates
 from kfjax.codec import codec_of, stereo
 from kfjax.codec.mel import log_mel
-from kfjax.data import sources
+from kfjax.data import remote, sources
 from kfjax.data.clean.sound import side_db
 from kfjax.data.records import Example
 from kfjax.data.sources import Cut
@@ -106,6 +106,10 @@ class FeatureEncoder:
         Raises:
           ValueError: files that don't decode, sound that is silent or ends early.
         """
+        with remote.fetched(cut.row) as row:
+            return self._load(cut._replace(row=row))
+
+    def _load(self, cut: Cut) -> Loaded:
         row, size = cut.row, rates.lengths(cut.seconds, self.cfg.rates)
         wave, side = self._sound(cut, size)
         video = None

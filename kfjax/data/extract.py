@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kfjax import command, rates
-from kfjax.data import records, sources, variants
+from kfjax.data import records, remote, sources, variants
 from kfjax.data.sources import Cut, Row
 from kfjax.data.variants import Variant, Variants
 from kfjax.storage import disk
@@ -41,7 +41,7 @@ ROWS_PER_SHARD = 256
 A = TypeVar("A", Row, Cut | Variant)
 B = TypeVar("B")
 #: Sizes and modification times of a clip's files; None for a missing one.
-Stamps = list[list[int] | None]
+Stamps = list[list | None]
 
 
 @dataclass
@@ -123,7 +123,7 @@ def extract(
     if disk.in_bucket(folder):
         folder.check_bucket()
     manual = None if manual_dir is None else command.local_path(manual_dir)
-    rows = source_rows(command.local(str(source)), manual)
+    rows = source_rows(str(source), manual)
 
     from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for
     from kfjax.data.encode import FeatureEncoder
@@ -153,11 +153,10 @@ def _parser() -> command.Parser:
     add = parser.add_argument
     add(
         "source",
-        type=command.local,
         metavar="SOURCE",
-        help="a folder of videos and sounds; a CSV file with the "
-        f"columns {', '.join(sources.COLUMNS)} (video or audio or both; the others may be missing); or a public "
-        "corpus, tfds:NAME[:SPLIT], e.g. tfds:vggsound:test (default: train)",
+        help="a folder of videos and sounds; a table (.csv, .parquet) with the "
+        f"columns {', '.join(sources.COLUMNS)} (video or audio or both; the others may be missing); a list "
+        "of paths (.txt); or a public corpus, tfds:NAME[:SPLIT], e.g. tfds:vggsound:test (default: train)",
     )
     add(
         "--manual-dir",
@@ -351,8 +350,7 @@ def _leave_out(item: Row | Cut | Variant, reason: str, tally: Tally) -> None:
 
 
 def _stamps(row: Row) -> Stamps:
-    found = [path.stat() if path.exists() else None for path in (row.video, row.audio) if path is not None]
-    return [stat and [stat.st_size, stat.st_mtime_ns] for stat in found]
+    return [remote.stamp(path) for path in (row.video, row.audio) if path is not None]
 
 
 def _mended(note: Mapping[str, Any], rows: Sequence[Row]) -> bool:

@@ -6,17 +6,18 @@ import codecs
 import csv
 import difflib
 import hashlib
-import io
 import math
+import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from kfjax import media
 from kfjax.command import AddressError, local_path
+from kfjax.data import remote
 
 SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac")
 COLUMNS = ("video", "audio", "caption", "start", "seconds")
@@ -24,14 +25,20 @@ COLUMNS = ("video", "audio", "caption", "start", "seconds")
 CAPTION_COLUMNS = ("audio_caption", "video_caption", "tags")
 #: Endings of tables, and what may separate their cells, the likeliest first.
 TABLES, DELIMITERS = (".csv", ".tsv"), (",", ";", "\t")
+PARQUET, LISTS = ".parquet", (".txt",)
 #: Columns of free text, which may have commas in it.
 TEXTS = ("caption", "prompt", "negative_prompt", "audio_caption", "video_caption", "tags")
 #: A recording of ten seconds often lasts 9.97: an excerpt may reach this far beyond its end.
 SHORT_SECONDS = 0.1
 
 
+#: Rows of a Parquet file that are held at a time.
+_PARQUET_ROWS = 4096
+
+
 class Row(NamedTuple):
-    """A clip with sound. `id` is unique in its source and stays when the source is read again."""
+    """A clip with sound. `id` is unique in its source (`read_rows`) and stays when the source is read again. A path may
+    be a `remote.Address`."""
 
     id: str
     video: Path | None  # where the pictures are; None: sound alone
@@ -61,22 +68,45 @@ class Cut(NamedTuple):
 
 
 def read_rows(source: str | Path) -> list[Row]:
-    """The rows of a folder (all videos and sounds in and below it, by name) or of a CSV file.
-
-    A table has the columns video or audio (paths, relative to the table) or both (pictures of one, sound of the
-    other), and optionally caption, start and seconds (the part of the clip to take). Empty cells are left out. Of a
-    table of `kfjax clean` (`path`, `start_seconds`, `kept` and measures), the rows that are kept.
+    """The rows of a source (`iter_rows`); of those of a table that have the same files, the later ones are numbered.
 
     Raises:
-      ValueError: no such source, nothing in it, no such table (`table_lines`). A bad value fails only its own row.
+      ValueError: as `iter_rows`.
     """
+    uses: Counter[str] = Counter()
+    rows = []
+    for row in iter_rows(source):
+        uses[row.id] += 1  # appended lines rename nothing
+        rows.append(row if uses[row.id] == 1 else row._replace(id=f"{row.id}#{uses[row.id]}"))
+    return rows
+
+
+def iter_rows(source: str | Path) -> Iterator[Row]:
+    """The rows of a folder (all videos and sounds in and below it, by name), a table or a list, one at a time.
+
+    A table, .csv, .tsv or .parquet, has the columns video or audio (paths, relative to the table) or both (pictures of
+    one, sound of the other), and optionally caption, start and seconds (the part of the clip to take). Empty cells are
+    left out. Of a table of `kfjax clean` (`path`, `start_seconds`, `kept` and measures), the rows that are kept. A
+    list, .txt, has a path on each line. Paths may be addresses of any file system of fsspec, and the list's own too.
+
+    Raises:
+      ValueError: no such source, nothing in it, no such table (`table_lines`), where it is found. A bad value fails
+        only its own row.
+    """
+    if remote.is_address(text := str(source)) and text.lower().endswith(LISTS):
+        yield from _from_list(text, remote.read_text(text), remote.Address(text).parent)
+        return
     source = local_path(source)
+    suffix = source.suffix.lower()
     if source.is_dir():
-        return _from_folder(source)
-    if not source.is_file() or source.suffix.lower() not in TABLES:
+        yield from _from_folder(source)
+    elif source.is_file() and suffix in (*TABLES, PARQUET):
+        yield from _from_table(source)
+    elif source.is_file() and suffix in LISTS:
+        yield from _from_list(str(source), _text(source), source.parent)
+    else:
         what = "no such file or folder" if not source.exists() else "is no folder and no table"
         raise ValueError(f"{source}: {what}; give a folder of videos and sounds, or a .csv with {', '.join(COLUMNS)}")
-    return _from_table(source)
 
 
 def digest(rows: Iterable[Row]) -> str:
@@ -107,7 +137,8 @@ def cuts(row: Row, buckets: Sequence[float]) -> tuple[list[Cut], float]:
 
 def available_seconds(row: Row) -> float:
     """Seconds of the row that have both what is seen and what is heard, according to the files' headers."""
-    infos = [media.probe(path) for path in (row.video, row.audio) if path is not None]
+    with remote.fetched(row) as here:
+        infos = [media.probe(path) for path in (here.video, here.audio) if path is not None]
     if row.video is not None and not infos[0].has_video:
         raise media.MediaError(f"{row.video}: has sound but no picture; name it in the column audio")
     if not infos[-1].has_audio:
@@ -115,27 +146,56 @@ def available_seconds(row: Row) -> float:
     return min(min(info.seconds for info in infos) - row.start_seconds, row.seconds)
 
 
-def _from_folder(folder: Path) -> list[Row]:
-    paths = sorted(path for path in folder.rglob("*") if media.is_clip(path, media.FILM_SUFFIXES + SOUND_SUFFIXES))
-    if not paths:
+def _from_folder(folder: Path) -> Iterator[Row]:
+    made = 0
+    for path in _files(folder):
+        if media.is_clip(path, media.FILM_SUFFIXES + SOUND_SUFFIXES):
+            made += 1
+            yield _of_file(path.relative_to(folder).as_posix(), path)
+    if not made:
         kinds = " ".join(media.FILM_SUFFIXES + SOUND_SUFFIXES)
         raise ValueError(f"{folder}: got a folder without a video or sound, expected files in {kinds}; give another")
-    is_sound = lambda path: path.suffix.lower() in SOUND_SUFFIXES
-    return [
-        Row(path.relative_to(folder).as_posix(), None if is_sound(path) else path, path if is_sound(path) else None, "")
-        for path in paths
-    ]
 
 
-def _from_table(table: Path) -> list[Row]:
-    uses: Counter[str] = Counter()
+def _files(folder: Path) -> Iterator[Path]:
+    """All files in and below a folder, in the order of their paths."""
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(folder / entry.name)
+        else:
+            yield folder / entry.name
+
+
+def _from_list(name: str, text: str, folder: Path | remote.Address) -> Iterator[Row]:
+    made = 0
+    for line in filter(None, map(str.strip, text.splitlines())):
+        made += 1
+        try:
+            yield _of_file(line, remote.located(line, folder))  # pyright: ignore[reportArgumentType]
+        except AddressError as error:
+            yield Row(line, None, Path(line), "", problem=str(error))
+    if not made:
+        raise ValueError(f"{name}: got a list without a path, expected one on each line; give another")
+
+
+def _of_file(name: str, path: Path) -> Row:
+    is_sound = path.suffix.lower() in SOUND_SUFFIXES
+    return Row(name, None if is_sound else path, path if is_sound else None, "")
+
+
+def _from_table(table: Path) -> Iterator[Row]:
     same = {"prompt": "caption", "start_seconds": "start"}
     columns, needed = (*COLUMNS, *CAPTION_COLUMNS, "path", "kept"), ("video", "audio", "path")
-    lines = table_lines(table, columns, needed=needed, same=same, more_beside="kept")
-    kept = [line for line in lines if line.cells["kept"] != "no"]
-    if not kept:
+    lines = _parquet_lines if table.suffix.lower() == PARQUET else _csv_lines
+    made = 0
+    for line in lines(table, columns, needed=needed, same=same, more_beside="kept"):
+        if line.cells["kept"] != "no":
+            made += 1
+            yield _from_line(line, table.parent)
+    if not made:
         raise ValueError(f"{table}: got no row that is kept, expected one at least; clean again with other thresholds")
-    return [_from_line(line, table.parent, uses) for line in kept]
 
 
 class Line(NamedTuple):
@@ -168,20 +228,73 @@ def table_lines(
       ValueError: not such a table, or an empty one; a row with more or fewer cells than the header, a quote that is
         not closed, a control character: the row is named.
     """
-    text = _text(table)
-    delimiter = _delimiter(text, {*columns, *(same or {})})
-    records = [(row, cells) for row, cells in _records(table, text, delimiter) if any(map(str.strip, cells))]
-    (_, header), *full = records or [(1, [])]
-    places = _places(table, header, full, columns, same or {}, more_beside)
-    if not full or not set(needed) & places.keys():
+    return list(_csv_lines(table, columns, needed=needed, same=same, more_beside=more_beside))
+
+
+def _csv_lines(
+    table: Path,
+    columns: Sequence[str],
+    *,
+    needed: tuple[str, ...],
+    same: Mapping[str, str] | None = None,
+    more_beside: str = "",
+) -> Iterator[Line]:
+    """`table_lines`, one at a time: of a table of any length one row is held."""
+    encoding = _encoding(table)
+    with table.open(encoding=encoding, newline="") as file:
+        delimiter = _delimiter(_first_line(table, file), {*columns, *(same or {})})
+        file.seek(0)
+        records = ((row, cells) for row, cells in _records(table, file, delimiter) if any(map(str.strip, cells)))
+        _, header = next(records, (1, []))
+        places, nameless = _places(table, header, columns, same or {}, more_beside)
+        seen: dict[int, set[bool]] = {}
+        blank, row = dict.fromkeys(columns, ""), 0
+        _check_needed(table, columns, needed, set(needed) & places.keys())
+        for row, cells in records:
+            _check_nameless(table, nameless, cells, seen)
+            _check_cells(f"{table}: row {row}", cells, len(header), delimiter)
+            _check_commas(f"{table}: row {row}", cells, header, places)
+            yield Line(row, blank | {name: cells[i].strip() for name, i in places.items()})
+        _check_needed(table, columns, needed, row)
+
+
+def _check_needed(table: Path, columns: Sequence[str], needed: Sequence[str], found: object) -> None:
+    if not found:
         first, second, *_ = needed
         listed = ", ".join(columns)
         raise ValueError(f"{table}: got no {first} and no {second}, expected rows under a header ({listed}); fill it")
-    for row, cells in full:
-        _check_cells(f"{table}: row {row}", cells, len(header), delimiter)
-        _check_commas(f"{table}: row {row}", cells, header, places)
-    blank = dict.fromkeys(columns, "")
-    return [Line(row, blank | {name: cells[i].strip() for name, i in places.items()}) for row, cells in full]
+
+
+def _parquet_lines(
+    table: Path, columns: Sequence[str], *, needed: tuple[str, ...], same: Mapping[str, str], more_beside: str
+) -> Iterator[Line]:
+    """The same of a Parquet file. Numbers become texts, true and false "yes" and "no"."""
+    import pyarrow as pa  # pyright: ignore[reportMissingImports]  # of the extra `data`
+    import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
+
+    try:
+        with pq.ParquetFile(table) as file:
+            places, _ = _places(table, file.schema_arrow.names, columns, same, more_beside)
+            _check_needed(table, columns, needed, set(needed) & places.keys() and file.metadata.num_rows)
+            names = {file.schema_arrow.names[i]: name for name, i in places.items()}
+            blank, row = dict.fromkeys(columns, ""), 0
+            for batch in file.iter_batches(_PARQUET_ROWS, columns=list(names)):
+                for values in batch.to_pylist():
+                    row += 1
+                    yield Line(row, blank | {names[key]: _as_text(value) for key, value in values.items()})
+    except pa.ArrowException as error:
+        raise ValueError(f"{table}: is no readable Parquet file ({error}); make it again") from error
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value).strip()
+
+
+def _encoding(table: Path) -> str:
+    with table.open("rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def whole_table(table: Path) -> tuple[list[str], list[list[str]]]:
@@ -192,11 +305,11 @@ def whole_table(table: Path) -> tuple[list[str], list[list[str]]]:
     """
     if not table.is_file() or table.suffix.lower() not in TABLES:
         raise ValueError(f"{table}: got no table, expected a file in {' or '.join(TABLES)}; give another")
-    text = _text(table)
-    delimiter = _delimiter(text, {*COLUMNS, *CAPTION_COLUMNS, "path", "kept", "prompt"})
-    (_, header), *rows = [line for line in _records(table, text, delimiter) if any(map(str.strip, line[1]))] or [
-        (1, [])
-    ]
+    with table.open(encoding=_encoding(table), newline="") as file:
+        delimiter = _delimiter(_first_line(table, file), {*COLUMNS, *CAPTION_COLUMNS, "path", "kept", "prompt"})
+        file.seek(0)
+        lines = [line for line in _records(table, file, delimiter) if any(map(str.strip, line[1]))]
+    (_, header), *rows = lines or [(1, [])]
     if not rows:
         raise ValueError(f"{table}: got no rows, expected some under a header; fill it")
     for row, cells in rows:
@@ -205,17 +318,24 @@ def whole_table(table: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _text(table: Path) -> str:
-    content = table.read_bytes()
-    encoding = "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    with table.open(encoding=_encoding(table)) as file:
+        return "".join(_decoded(table, file))
+
+
+def _first_line(table: Path, file: TextIO) -> str:
+    return next((line for line in _decoded(table, file) if line.strip()), "")
+
+
+def _decoded(table: Path, file: TextIO) -> Iterator[str]:
+    """The lines of a text file."""
     try:
-        return content.decode(encoding)
+        yield from map(str, file)  # without `map`, the file would be closed with this
     except UnicodeDecodeError as error:
         raise ValueError(f"{table}: is not a CSV file in UTF-8 ({error}); save it as CSV in UTF-8") from error
 
 
-def _delimiter(text: str, names: Iterable[str]) -> str:
+def _delimiter(first: str, names: Iterable[str]) -> str:
     """The delimiter: the one that finds most of the names in the first line."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
     known = lambda delimiter: len({_plain(cell) for cell in first.replace('"', "").split(delimiter)} & set(names))
     return max(DELIMITERS, key=known)
 
@@ -225,9 +345,9 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s-]+", "_", name.strip().lower())
 
 
-def _records(table: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _records(table: Path, file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """(row, cells) of a table's text, from row 1 on."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(_decoded(table, file), delimiter=delimiter, strict=True)
     row = 0
     try:
         for row, cells in enumerate(reader, 1):
@@ -239,22 +359,20 @@ def _records(table: Path, text: str, delimiter: str) -> Iterator[tuple[int, list
 def _places(
     table: Path,
     header: list[str],
-    records: Sequence[tuple[int, list[str]]],
     columns: Sequence[str],
     same: Mapping[str, str],
     more_beside: str,
-) -> dict[str, int]:
-    """Which column stands where. Raises ValueError for one that is unknown or there twice."""
+) -> tuple[dict[str, int], list[int]]:
+    """Which column stands where, and those without a name. Raises ValueError for one that is unknown or there twice."""
     places: dict[str, int] = {}
+    nameless = []
     more = bool(more_beside) and more_beside in map(_plain, header)
     for i, written in enumerate(header):
         name = _plain(written)
         name = name if name in columns else same.get(name, name)
         if not name or re.fullmatch(r"unnamed:_\d+", name):
-            cells = {cells[i].strip() for _, cells in records if len(cells) > i}
-            if cells <= {""} or (i == 0 and all(cell.isdecimal() for cell in cells)):
-                continue
-            raise ValueError(f"{table}: column {i + 1} has cells and no name in the first row; name it or delete it")
+            nameless.append(i)
+            continue
         if name not in columns and more:
             continue
         if name not in columns:
@@ -264,7 +382,22 @@ def _places(
         if name in places:
             raise ValueError(f"{table}: got the columns {header[places[name]]!r} and {written!r}, expected one {name}")
         places[name] = i
-    return places
+    return places, nameless
+
+
+def _check_nameless(table: Path, nameless: Iterable[int], cells: list[str], seen: dict[int, set[bool]]) -> None:
+    """Raises ValueError where a column without a name is not empty, nor the first one and numbers the rows.
+
+    `seen`: of each such column whether cells so far were numbers.
+    """
+    for i in nameless:
+        if len(cells) > i:
+            cell = cells[i].strip()
+            seen.setdefault(i, set()).add(bool(cell))
+            if (cell and (i > 0 or not cell.isdecimal())) or len(seen[i]) > 1:
+                raise ValueError(
+                    f"{table}: column {i + 1} has cells and no name in the first row; name it or delete it"
+                )
 
 
 def _check_cells(where: str, cells: list[str], columns: int, delimiter: str) -> None:
@@ -289,25 +422,18 @@ def _check_commas(where: str, cells: list[str], header: list[str], places: Mappi
             raise ValueError(f"{where}: got {shown!r} in two columns; put a text with commas in quotes")
 
 
-def _from_line(line: Line, folder: Path, uses: Counter[str]) -> Row:
+def _from_line(line: Line, folder: Path) -> Row:
     cells = line.cells
     if path := cells["path"]:
         cells = cells | {"audio" if Path(path).suffix.lower() in SOUND_SUFFIXES else "video": path}
     name = cells["video"] or cells["audio"] or "row without a file"
-    uses[name] += 1
-    row = Row(
-        id=name if uses[name] == 1 else f"{name}#{uses[name]}",  # appended lines rename nothing
-        video=folder / cells["video"] if cells["video"] else None,
-        audio=folder / cells["audio"] if cells["audio"] else None,
-        caption=cells["caption"],
-    )
+    try:
+        video, audio = (remote.located(cells[key], folder) if cells[key] else None for key in ("video", "audio"))
+    except AddressError as error:
+        return Row(name, None, folder / name, cells["caption"], problem=str(error))
+    row = Row(name, video, audio, cells["caption"])
     if row.video is None and row.audio is None:
         return row._replace(problem="got neither video nor audio, expected at least one; correct the table")
-    try:
-        for column in ("video", "audio"):
-            local_path(cells[column])
-    except AddressError as error:
-        return row._replace(problem=str(error))
     for column, key, least in (("start", "start_seconds", 0.0), ("seconds", "seconds", 1e-3)):
         if cells[column]:
             value = _number(cells[column])

@@ -4,7 +4,8 @@ import heapq
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -44,6 +45,18 @@ class FrameSpec(NamedTuple):
     rate_hz: float
     size: int
     resize: Literal["stretch", "crop", "crops"]
+
+
+class Shown(NamedTuple):
+    """A frame of a film, as it leaves the decoder.
+
+    `thumbnail` is u8 [n, n, 3], upright or not. `picture` brings the frame to a `FrameSpec`'s size (its rate does not
+    matter) as `read_frames` does, when it is called.
+    """
+
+    seconds: float  # since the first picture
+    thumbnail: np.ndarray
+    picture: Callable[[FrameSpec], np.ndarray]
 
 
 def read_frames(
@@ -114,6 +127,44 @@ def frames_in_windows(
     return _windows(path, track, specs, spans, 0.0)
 
 
+def every_frame(path: str | os.PathLike, thumbnail: int, start_seconds: float = 0.0) -> Iterator[Shown]:
+    """All frames of a film, in one decoding pass, from the last one at or before `start_seconds` on.
+
+    Args:
+      thumbnail: side of the small square picture that is made of each, by averaging areas.
+
+    Raises:
+      MediaError: as `read_frames`; of damage, where it is reached.
+    """
+    from av.video.reformatter import Interpolation, VideoReformatter
+
+    track = _film(path)
+    scaler, resizers = VideoReformatter(), {}
+
+    def picture(frame: "av.VideoFrame", spec: FrameSpec) -> np.ndarray:
+        if spec not in resizers:
+            resizers[spec] = _Resizer(spec.size, spec.resize, track.upright)
+        return resizers[spec](frame)
+
+    def shown(seconds: float, frame: "av.VideoFrame") -> Shown:
+        small = scaler.reformat(frame, thumbnail, thumbnail, "rgb24", interpolation=Interpolation.AREA, threads=1)
+        return Shown(seconds, small.to_ndarray(), partial(picture, frame))
+
+    seconds, last = 0.0, None
+    for seconds, frame in shown_frames(path, track, start_seconds):
+        if last is not None and seconds > start_seconds + TICK_SECONDS:
+            yield shown(*last)
+        last = seconds, frame
+    if last is None or seconds < float((track.last - track.start) * track.tick) - MISSING_SECONDS:
+        raise _damaged(path, seconds, track)
+    yield shown(*last)
+
+
+def _damaged(path: str | os.PathLike, seconds: float, track: Track) -> MediaError:
+    there = f"{seconds:.2f} of {track.seconds:.2f} seconds"
+    return MediaError(f"{path}: is damaged: its pictures decode up to {there}; copy or convert it again")
+
+
 def _span(start_seconds: float, count: int, spec: FrameSpec) -> range:
     """The window's outputs, numbered from the video's beginning."""
     first = round(start_seconds * spec.rate_hz)
@@ -177,8 +228,7 @@ def _outputs(
         if output is None:
             return
     if frame is None or time_seconds < float((track.last - track.start) * track.tick) - MISSING_SECONDS:
-        there = f"{time_seconds:.2f} of {track.seconds:.2f} seconds"
-        raise MediaError(f"{path}: is damaged: its pictures decode up to {there}; copy or convert it again")
+        raise _damaged(path, time_seconds, track)
     while output is not None:
         yield output[1], output[2], frame
         output = next(due, None)

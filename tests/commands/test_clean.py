@@ -1,6 +1,5 @@
 """The command: settings, what it says, and a real kill."""
 
-import csv
 import os
 import signal
 import subprocess
@@ -10,7 +9,7 @@ import time
 import pytest
 
 from kfjax import cli, media
-from kfjax.data.clean import speech
+from kfjax.data.clean import speech, store
 from tests.tiny.crawl import RATE_HZ, recording
 
 SETTINGS = ["--config", "configs/clean.py:loose", "--set", "seconds=1.0", "shortest_seconds=0.5"]
@@ -39,7 +38,7 @@ def test_a_dry_run_says_what_each_threshold_would_do(crawl, tmp_path, capsys, mo
     stay = {"loudness_lufs (least 0)": "1", "bandwidth_hz (least 10000)": "9", "unusable (can be read)": "8"}
     assert lines.items() >= (stay | {"all of them": "0"}).items()
     assert "not measured: mos, speech_share; pip install '.[clean]'" in said.err
-    assert not (tmp_path / "clips.csv").exists() and (tmp_path / "measures.csv").exists()
+    assert not (tmp_path / "clips.parquet").exists() and (tmp_path / "measures.parquet").exists()
 
 
 @pytest.mark.parametrize(
@@ -49,24 +48,26 @@ def test_a_dry_run_says_what_each_threshold_would_do(crawl, tmp_path, capsys, mo
         (["--set", "seconds=0.2"], "expected 0.1 <= shortest_seconds <= seconds"),
         (["--config", "clean.py:none"], "has no variant 'none'"),
         (["--workers", "0"], "--workers: got 0, expected at least 1"),
+        (["--", "--direct_num_workers=2"], "which are options of a Beam runner; give --runner too"),
     ],
 )
 def test_a_mistake_is_one_line(crawl, tmp_path, capsys, more, message):
     assert run(crawl, tmp_path / "out", *more) == 2
     said = capsys.readouterr().err.splitlines()
-    assert message in said[-1] and not (tmp_path / "out/measures.csv").exists()
+    assert message in said[-1] and not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
 def test_killed_again_and_again_it_ends_whole(crawl, tmp_path):
-    """SIGKILL as soon as the journal has grown, until it is through: the tables of a run that was left alone."""
+    """SIGKILL as soon as one file more is measured, ten times: the tables of a run that was left alone."""
     assert run(crawl, tmp_path / "whole") == 0
     arguments = ["clean", str(crawl), "--output", str(tmp_path / "killed"), "--workers", "2", *SETTINGS]
-    journal, kills = tmp_path / "killed/journal.jsonl", 0
+    log, kills = tmp_path / f"killed/{store.NAME}-wal", 0
+    size = lambda: log.stat().st_size if log.exists() else 0
     while True:
         process = subprocess.Popen([sys.executable, "-m", "kfjax", *arguments])
-        size = journal.stat().st_size if journal.exists() else 0
-        while process.poll() is None and not (journal.exists() and journal.stat().st_size > size):
+        before, noted = size(), time.monotonic()
+        while process.poll() is None and (size() <= before or time.monotonic() - noted < 0.2 * kills):
             time.sleep(0.002)
         if process.poll() is not None:
             break
@@ -74,7 +75,5 @@ def test_killed_again_and_again_it_ends_whole(crawl, tmp_path):
         process.wait()
         kills += 1
     assert process.returncode == 0 and kills >= 2
-    for table in ("clips.csv", "measures.csv"):
+    for table in ("clips.parquet", "measures.parquet"):
         assert (tmp_path / "killed" / table).read_bytes() == (tmp_path / "whole" / table).read_bytes()
-        with (tmp_path / "killed" / table).open(newline="") as file:
-            assert len(list(csv.reader(file))) == 10

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -12,7 +12,8 @@ from jaxtyping import Float, UInt8
 from kfjax import media
 from kfjax.command import reason
 from kfjax.data.clean import fingerprints, kinds, overlay, picture, sound, speech, wada
-from kfjax.data.sources import SHORT_SECONDS, Cut, Row, available_seconds
+from kfjax.data.clean.excerpts import pieces
+from kfjax.data.sources import SHORT_SECONDS, Cut, Row
 from kfjax.metrics import levels
 
 #: Frames of the picture that are looked at.
@@ -82,30 +83,13 @@ class Measured(NamedTuple):
     measures: dict[str, Value]
 
 
-def excerpts(row: Row, seconds: float, shortest_seconds: float) -> list[Cut]:
-    """The row cut into excerpts of `seconds`, one after the other; what is left is one too if it is not too short.
-
-    Raises:
-      ValueError: files that can't be read (`media.MediaError`), no sound, less than the shortest.
-    """
-    if row.problem:
-        raise ValueError(row.problem)
-    there = available_seconds(row)
-    made, start = [], 0.0
-    while (left := there - start) >= min(seconds, shortest_seconds) - SHORT_SECONDS and left > 0:
-        length = seconds if left >= seconds - SHORT_SECONDS else left
-        made.append(Cut(row, row.start_seconds + start, round(length, 3)))
-        start += length
-    if not made:
-        there = max(0.0, there)
-        raise ValueError(f"{row.sound}: {there:.2f} seconds are there, expected {shortest_seconds:g}; leave it out")
-    return made
-
-
-def measure(excerpt: Cut, *, networks: Networks = NO_NETWORKS) -> dict[str, Value]:
+def measure(excerpt: Cut, pictures: Sequence[np.ndarray] = (), *, networks: Networks = NO_NETWORKS) -> dict[str, Value]:
     """All measures of an excerpt, by name in the order of `MEASURES`: a pure function of its files.
 
     The sound is measured at its own rate, in stereo; the picture by `SPECS`.
+
+    Args:
+      pictures: the excerpt's frames by each of `SPECS`, where they have been decoded already.
 
     Raises:
       ValueError: files that don't decode (`media.MediaError`), sound that ends early or is not finite.
@@ -116,9 +100,10 @@ def measure(excerpt: Cut, *, networks: Networks = NO_NETWORKS) -> dict[str, Valu
     wave = _read_sound(excerpt, rate_hz)
     found |= _of_sound(wave, rate_hz)
     if excerpt.row.video is not None:
-        pictures, _ = media.read_frames(
-            excerpt.row.video, SPECS, start_seconds=excerpt.start_seconds, duration_seconds=excerpt.seconds
-        )
+        if not pictures:
+            pictures, _ = media.read_frames(
+                excerpt.row.video, SPECS, start_seconds=excerpt.start_seconds, duration_seconds=excerpt.seconds
+            )
         found |= _of_picture(*pictures)
     for name in speech.available():
         found[name] = getattr(speech, name)(wave, rate_hz)
@@ -155,22 +140,27 @@ def _of_picture(coarse: UInt8[np.ndarray, "n h w 3"], fine: UInt8[np.ndarray, "m
 
 
 def measure_row(
-    row: Row, seconds: float, shortest_seconds: float, networks: Networks = NO_NETWORKS
+    row: Row,
+    seconds: float,
+    shortest_seconds: float,
+    networks: Networks = NO_NETWORKS,
+    *,
+    span_cuts: bool = False,
 ) -> Iterator[Measured]:
-    """All excerpts of a row, measured; what can't be used has its reason, and no error stops the rest.
+    """All excerpts of a row (`excerpts.pieces`), measured. What can't be used has its reason and stops nothing else.
 
     Errors of any class are caught: ONNX Runtime's and FFmpeg's have none in common but `Exception`.
     """
+    at = row.start_seconds
     try:
-        cuts = excerpts(row, seconds, shortest_seconds)
+        for cut, pictures in pieces(row, seconds, shortest_seconds, SPECS, span_cuts=span_cuts):
+            at = cut.start_seconds + cut.seconds
+            try:
+                yield Measured(cut.start_seconds, cut.seconds, "", measure(cut, pictures, networks=networks))
+            except Exception as error:
+                yield Measured(cut.start_seconds, cut.seconds, _problem(row, error), {})
     except Exception as error:
-        yield Measured(row.start_seconds, 0.0, _problem(row, error), {})
-        return
-    for cut in cuts:
-        try:
-            yield Measured(cut.start_seconds, cut.seconds, "", measure(cut, networks=networks))
-        except Exception as error:
-            yield Measured(cut.start_seconds, cut.seconds, _problem(row, error), {})
+        yield Measured(at, 0.0, _problem(row, error), {})
 
 
 def _problem(row: Row, error: Exception) -> str:

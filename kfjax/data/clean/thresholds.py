@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from kfjax import config
-from kfjax.data.clean.fingerprints import differing_share
+from kfjax.data.clean.fingerprints import BITS
 from kfjax.data.clean.measure import MEASURES, NO_NETWORKS, TEXTS, Measured, Networks
 
 #: Fingerprints are looked up by pieces of this many hexadecimal digits: near ones share some, others hardly any.
@@ -37,6 +39,7 @@ class CleanConfig:
       differing_share: excerpts are near duplicates where at most this share of the bits of their fingerprints differs,
         of sound and of picture; 0 finds exact ones alone.
       thresholds: measure -> its limit.
+      span_cuts: let an excerpt go on over scene cuts.
       networks: measures by networks with weights; no setting of a config.
     """
 
@@ -44,6 +47,7 @@ class CleanConfig:
     shortest_seconds: float
     differing_share: float
     thresholds: Mapping[str, Limit] = field(default_factory=dict)
+    span_cuts: bool = False
     networks: Networks = NO_NETWORKS
 
 
@@ -97,30 +101,41 @@ def _beyond(row: Measured, thresholds: Mapping[str, Limit]) -> dict[str, str]:
 class Seen:
     """Fingerprints of the excerpts that are kept. Near are those whose sound is, and whose picture if they have one.
 
-    One without a fingerprint of its sound (silence, less than 1.1 s) is near none.
+    One without a fingerprint of its sound (silence, less than 1.1 s) is near none. Each that is kept takes some 0.7 KB.
     """
 
     def __init__(self, most: float):
         self.most = most
-        self._kept: list[tuple[str, ...]] = []
-        self._by_piece: defaultdict[tuple, list[int]] = defaultdict(list)
+        self._count = 0
+        self._marks = np.zeros((1024, len(FINGERPRINTS), BITS // 64), np.uint64)
+        self._there = np.zeros((1024, len(FINGERPRINTS)), bool)
+        #: Of every piece, those that have it, in order.
+        self._by_piece: dict[int, array[int]] = {}
 
     def has_or_adds(self, row: Measured) -> bool:
         """Whether one that is near is there; if not, this is added."""
-        marks = tuple(str(row.measures.get(name) or "") for name in FINGERPRINTS)
-        if not marks[0]:  # pictures alone are near from one excerpt of a still scene to the next
+        texts = [str(row.measures.get(name) or "") for name in FINGERPRINTS]
+        if not texts[0]:  # pictures alone are near from one excerpt of a still scene to the next
             return False
-        keys = [(kind, at, mark[at : at + _PIECE]) for kind, mark in enumerate(marks)
-                for at in range(0, len(mark) - _PIECE + 1, _PIECE)]  # fmt: skip
-        candidates = {number for key in keys for number in self._by_piece[key][-_COMPARED:]}
-        if any(self._near(marks, self._kept[number]) for number in candidates):
+        there = np.array([bool(text) for text in texts])
+        marks = np.array([np.frombuffer(bytes.fromhex(text or "0" * (BITS // 4)), np.uint64) for text in texts])
+        keys = [((kind << 8) + at << 4 * _PIECE) + int(text[at : at + _PIECE], 16) for kind, text in enumerate(texts)
+                for at in range(0, len(text) - _PIECE + 1, _PIECE)]  # fmt: skip
+        found = [np.frombuffer(same[-_COMPARED:], np.uint32) for key in keys if (same := self._by_piece.get(key))]
+        if found and self._near(marks, there, np.concatenate(found)):
             return True
+        self._add(marks, there)
         for key in keys:
-            self._by_piece[key].append(len(self._kept))
-        self._kept.append(marks)
+            self._by_piece.setdefault(key, array("I")).append(self._count - 1)
         return False
 
-    def _near(self, one: Sequence[str], other: Sequence[str]) -> bool:
-        if [bool(mark) for mark in one] != [bool(mark) for mark in other]:
-            return False
-        return all(differing_share(a, b) <= self.most for a, b in zip(one, other, strict=True) if a)
+    def _near(self, marks: np.ndarray, there: np.ndarray, others: np.ndarray) -> bool:
+        others = others[(self._there[others] == there).all(1)]
+        differing = np.bitwise_count(self._marks[others] ^ marks).sum(2, dtype=int) / BITS
+        return bool((differing <= self.most).all(1).any())
+
+    def _add(self, marks: np.ndarray, there: np.ndarray) -> None:
+        if self._count == len(self._marks):
+            self._marks, self._there = (np.concatenate([x, np.zeros_like(x)]) for x in (self._marks, self._there))
+        self._marks[self._count], self._there[self._count] = marks, there
+        self._count += 1

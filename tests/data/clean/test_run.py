@@ -1,10 +1,10 @@
 """A small crawl with every kind of bad file: measured once, filtered often, whole after every interruption."""
 
 import csv
-import json
+import functools
+import os
 import shutil
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
+import wave as wavefile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 
 from kfjax import media
 from kfjax.data import sources
-from kfjax.data.clean import run
+from kfjax.data.clean import processes, run, store, tables
 from kfjax.data.clean.measure import MEASURES
 from kfjax.data.clean.thresholds import CleanConfig, Limit
 from tests.tiny import media_files
@@ -25,6 +25,7 @@ LIMITS = {
     "bandwidth_hz": Limit(least=10000.0),
 }  # fmt: skip
 CFG = CleanConfig(2.0, 0.5, 0.2, LIMITS)
+clean = functools.partial(run.clean, form="csv")
 #: File -> what its excerpts are refused for, in order; "" is kept.
 EXPECTED = {
     "bars.mp4": ["border_share"],
@@ -92,7 +93,7 @@ def read(path: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def whole(crawl, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    return folder, run.clean(crawl, folder, CFG, workers=1)
+    return folder, clean(crawl, folder, CFG, workers=1)
 
 
 def test_every_fault_is_found_and_nothing_else(crawl, whole):
@@ -134,10 +135,10 @@ def test_extract_reads_what_is_kept(crawl, whole):
 
 def test_nothing_is_measured_twice(crawl, whole, tmp_path, monkeypatch):
     shutil.copytree(whole[0], tmp_path / "out")
-    monkeypatch.setattr(run, "measure_row", lambda *_: pytest.fail("measured again"))
-    again = run.clean(crawl, tmp_path / "out", CFG)
+    monkeypatch.setattr(processes, "measure_row", lambda *_, **__: pytest.fail("measured again"))
+    again = clean(crawl, tmp_path / "out", CFG)
     assert again == whole[1]
-    other = run.clean(crawl, tmp_path / "out", replace(CFG, thresholds={}), dry_run=True)
+    other = clean(crawl, tmp_path / "out", replace(CFG, thresholds={}), dry_run=True)
     assert other["kept"] > again["kept"]
     for table in ("clips.csv", "measures.csv"):  # a dry run changes none
         assert (tmp_path / "out" / table).read_bytes() == (whole[0] / table).read_bytes()
@@ -149,76 +150,52 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("when", [0, 3, 9])
 def test_an_interrupted_run_goes_on(crawl, whole, tmp_path, monkeypatch, when):
-    """Stopped before its `when`-th file, the last line of its journal cut in the middle: the same tables."""
+    """Stopped before its `when`-th file: what was measured is not measured again, and the tables are the same."""
     calls = []
 
-    def measure_row(row, *settings, real=run.measure_row):
+    def measure_row(row, *settings, real=processes.measure_row, **more):
         calls.append(row.id)
         if len(calls) == when + 1:
             raise Killed
-        return real(row, *settings)
+        return real(row, *settings, **more)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(run, "measure_row", measure_row)
-        run.clean(crawl, tmp_path, CFG, workers=1)
+        patch.setattr(processes, "measure_row", measure_row)
+        clean(crawl, tmp_path, CFG, workers=1)
     assert not (tmp_path / "measures.csv").exists()
-    journal = tmp_path / "journal.jsonl"
-    journal.write_bytes(journal.read_bytes()[:-7])
-    run.clean(crawl, tmp_path, CFG, workers=1)
+    count = []
+    again = lambda row, *settings, real=processes.measure_row, **more: count.append(row) or real(row, *settings, **more)
+    monkeypatch.setattr(processes, "measure_row", again)
+    clean(crawl, tmp_path, CFG, workers=1)
+    assert len(count) == len(EXPECTED) - when
     for table in ("clips.csv", "measures.csv"):
         assert (tmp_path / table).read_bytes() == (whole[0] / table).read_bytes()
 
 
 def test_a_file_that_changed_is_measured_again(crawl, whole, tmp_path, monkeypatch):
     shutil.copytree(crawl, tmp_path / "crawl")
-    run.clean(tmp_path / "crawl", tmp_path / "out", CFG, workers=1)
+    clean(tmp_path / "crawl", tmp_path / "out", CFG, workers=1)
     write(tmp_path / "crawl/empty.wav", 12)
     measured = []
-    monkeypatch.setattr(run, "_all_of", lambda row, cfg, real=run._all_of: measured.append(row.id) or real(row, cfg))
-    counts = run.clean(tmp_path / "crawl", tmp_path / "out", CFG, workers=1)
+    again = lambda row, *settings, real=processes.measure_row, **more: (
+        measured.append(row.id) or real(row, *settings, **more)
+    )
+    monkeypatch.setattr(processes, "measure_row", again)
+    counts = clean(tmp_path / "crawl", tmp_path / "out", CFG, workers=1)
     assert measured == ["empty.wav"] and counts["unusable"] == whole[1]["unusable"] - 1
 
 
 def test_processes_make_the_same_tables(crawl, whole, tmp_path):
-    run.clean(crawl, tmp_path, CFG, workers=2)
+    clean(crawl, tmp_path, CFG, workers=2)
     for table in ("clips.csv", "measures.csv"):
         assert (tmp_path / table).read_bytes() == (whole[0] / table).read_bytes()
-
-
-class Pool:
-    """Stands for a pool whose processes die of one file."""
-
-    def submit(self, function, row, cfg):
-        future: Future = Future()
-        if row.id == "good.mp4":
-            future.set_exception(BrokenProcessPool("dead"))
-        else:
-            future.set_result(function(row, cfg))
-        return future
-
-    def shutdown(self, **_):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-
-def test_a_file_that_ends_its_process_costs_itself_only(crawl, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "_pool", lambda _: Pool())
-    counts = run.clean(crawl, tmp_path, CFG, workers=2)
-    (dead,) = [row for row in read(tmp_path / "clips.csv") if row["path"].endswith("good.mp4")]
-    assert "the process that measured it ended" in dead["reasons"]
-    assert counts["unusable"] == whole[1]["unusable"] + 1 and counts["kept"] == whole[1]["kept"] - 3
 
 
 def test_a_table_is_a_source(crawl, tmp_path):
     table = tmp_path / "t.csv"
     film, sound = crawl / "good.mp4", crawl / "sound.wav"
     table.write_text(f'video,audio,caption,start,seconds\n{film},{sound},"a bell, far",0.5,1\n,gone.wav,,,\n')
-    run.clean(table, tmp_path / "out", CFG, workers=1)
+    clean(table, tmp_path / "out", CFG, workers=1)
     first, gone = read(tmp_path / "out/clips.csv")
     assert [first[key] for key in ("path", "audio", "caption", "start_seconds", "seconds", "kept")] == [
         str(film), str(sound), "a bell, far", "0.5", "1.0", "yes",
@@ -229,10 +206,103 @@ def test_a_table_is_a_source(crawl, tmp_path):
 
 
 def test_one_run_at_a_time(crawl, tmp_path):
-    with run._opened(tmp_path / "journal.jsonl"), pytest.raises(ValueError, match="another run is at work there"):
-        run.clean(crawl, tmp_path, CFG, workers=1)
+    with store.Store(tmp_path), pytest.raises(ValueError, match="another run is at work there"):
+        clean(crawl, tmp_path, CFG, workers=1)
 
 
-def test_the_journal_is_json(whole):
-    lines = (whole[0] / "journal.jsonl").read_text().splitlines()
-    assert len(lines) == len(EXPECTED) and all(json.loads(line).keys() == {"key", "excerpts"} for line in lines)
+def test_parquet_holds_the_same_as_csv(crawl, whole, tmp_path):
+    import pyarrow.parquet as pq
+
+    shutil.copy(whole[0] / store.NAME, tmp_path)
+    assert run.clean(crawl, tmp_path, CFG) == whole[1]
+    for name in ("measures", "clips"):
+        written = read(whole[0] / f"{name}.csv")
+        table = pq.read_table(tmp_path / f"{name}.parquet")
+        assert table.column_names == list(written[0])
+        for field in table.schema:
+            assert field.metadata[b"is"].decode() == tables.COLUMNS[name][field.name]
+        as_text = lambda value: {True: "yes", False: "no", None: ""}.get(value, value)
+        for row, expected in zip(table.to_pylist(), written, strict=True):
+            for key, value in row.items():
+                same = as_text(value) == expected[key] or float(value) == float(expected[key])
+                assert same, key
+    assert sources.read_rows(tmp_path / "clips.parquet") == sources.read_rows(whole[0] / "clips.csv")
+
+
+def test_a_list_is_a_source(crawl, whole, tmp_path):
+    """Local paths, relative ones, and addresses of another file system, which are fetched."""
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("memory://crawl/good.mp4", (crawl / "good.mp4").read_bytes())
+    shutil.copy(crawl / "sound.wav", tmp_path)
+    lines = ["sound.wav", str(crawl / "still.mp4"), "memory://crawl/good.mp4", "memory://crawl/gone.mp4", "https://a/b"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    memory.pipe_file("memory://lists/all.txt", b"good.mp4\n/crawl/good.mp4\nmemory://crawl/good.mp4\n")
+    clean(tmp_path / "list.txt", tmp_path / "out", CFG, workers=1)
+    rows = read(tmp_path / "out/clips.csv")
+    assert [Path(row["path"]).name for row in rows] == ["sound.wav"] * 2 + ["still.mp4"] + ["good.mp4"] * 3 + [
+        "gone.mp4",
+        "b",
+    ]
+    assert [row["kept"] for row in rows] == ["yes", "yes", "no", "yes", "yes", "yes", "no", "no"]
+    assert rows[3]["path"] == "memory://crawl/good.mp4" and "can't be fetched" in rows[6]["reasons"]
+    first = next(row for row in read(whole[0] / "clips.csv") if row["path"].endswith("good.mp4"))
+    assert {name: rows[3][name] for name in MEASURES} == {name: first[name] for name in MEASURES}
+    row = sources.read_rows(tmp_path / "out/clips.csv")[2]
+    assert sources.cuts(row, (2.0,))[0][0].row.sound.name == "good.mp4"
+    rows = list(sources.iter_rows("memory://lists/all.txt"))
+    assert [str(row.video) for row in rows] == ["memory://lists/good.mp4", "/crawl/good.mp4", "memory://crawl/good.mp4"]
+
+
+def test_a_file_that_changes_meanwhile_is_refused_and_measured_again(crawl, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    film = shutil.copy(crawl / "good.mp4", tmp_path / "in")
+
+    def grow(row, *settings, real=processes.measure_row, **more):
+        found = list(real(row, *settings, **more))
+        os.utime(film, ns=(1, 1))
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "measure_row", grow)
+        counts = clean(tmp_path / "in", tmp_path / "out", CFG, workers=1)
+    (row,) = read(tmp_path / "out/clips.csv")
+    assert counts["unusable"] == 1 and "changed while it was measured; run again" in row["reasons"]
+    assert clean(tmp_path / "in", tmp_path / "out", CFG, workers=1)["kept"] == 3
+
+
+def test_eight_channels_and_eight_kilohertz(tmp_path):
+    wave = recording(1)
+    many = np.repeat(wave[:, :1], 8, axis=1) * np.linspace(0.1, 0.9, 8)
+    for name, rate_hz, samples in (("7.1.wav", RATE_HZ, many), ("8k.wav", 8000, wave[:16000, :1])):
+        with wavefile.open(str(tmp_path / name), "wb") as file:
+            file.setnchannels(samples.shape[1])
+            file.setsampwidth(2)
+            file.setframerate(rate_hz)
+            file.writeframes((samples * 32767).astype("<i2").tobytes())
+    clean(tmp_path, tmp_path / "out", CFG, workers=1)
+    surround, old = read(tmp_path / "out/clips.csv")
+    assert surround["kept"] == "yes" and surround["audio_rate_hz"] == str(RATE_HZ)
+    assert old["audio_rate_hz"] == "8000" and old["side_db"] == "-120.0" and "bandwidth_hz" in old["reasons"]
+
+
+def test_a_public_corpus_is_a_source(crawl, tmp_path, monkeypatch):
+    from kfjax.data import builders
+
+    asked = lambda name, split, *, manual_dir: [
+        sources.Row(f"{name} {split} {manual_dir}", crawl / "good.mp4", None, "")
+    ]
+    monkeypatch.setattr(builders, "read_rows", asked)
+    (row,) = run._rows("tfds:vggsound", "there")
+    assert row.id == "vggsound train there"
+    assert clean("tfds:vggsound:test", tmp_path, CFG, workers=1)["kept"] == 3
+
+
+def test_no_room_for_a_table_is_one_line(crawl, whole, tmp_path, monkeypatch):
+    shutil.copy(whole[0] / store.NAME, tmp_path)
+    full = lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    monkeypatch.setattr(tables.disk, "replace", full)
+    with pytest.raises(ValueError, match=r"clips.csv: can't be written \(No space left on device\); make room"):
+        clean(crawl, tmp_path, CFG)
+    assert [path.name for path in tmp_path.iterdir()] == [store.NAME]

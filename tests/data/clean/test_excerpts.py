@@ -1,0 +1,70 @@
+"""Films cut at their scenes: where, into what, and which frames come with each piece."""
+
+import numpy as np
+import pytest
+
+from kfjax import media
+from kfjax.data.clean import excerpts
+from kfjax.data.sources import Row
+from tests.tiny.crawl import RATE_HZ, pictures, recording
+
+SPECS = (media.FrameSpec(4.0, 32, "stretch"),)
+FPS = 10
+
+
+def film(path, *scenes, fps=FPS):
+    frames = np.concatenate(scenes)
+    media.write_video(path, frames, fps, recording(1, len(frames) / fps), RATE_HZ)
+    return Row(path.name, path, None, "")
+
+
+def spans(row, seconds=2.0, shortest=0.5, **more):
+    return [(cut.start_seconds, cut.seconds) for cut, _ in excerpts.pieces(row, seconds, shortest, SPECS, **more)]
+
+
+def test_an_excerpt_ends_at_a_scene_cut(tmp_path):
+    row = film(tmp_path / "a.mp4", pictures(1, 13), pictures(2, 33), pictures(3, 4))
+    assert spans(row) == [(0, 1.3), (1.3, 2), (3.3, 1.3), (4.6, 0.4)]
+    assert spans(row, shortest=0.7) == [(0, 1.3), (1.3, 2), (3.3, 1.3)]
+    assert spans(row, span_cuts=True) == [(0, 2), (2, 2), (4, 1)]
+    assert spans(row._replace(start_seconds=0.5, seconds=3.0)) == [(0.5, 0.8), (1.3, 2)]
+
+
+def shaken(frames, seed):
+    rng = np.random.default_rng(seed)
+    return np.stack([np.roll(frame, tuple(rng.integers(-12, 13, 2)), (0, 1)) for frame in frames])
+
+
+def test_what_is_no_scene_cut(tmp_path):
+    flash = pictures(1, 30).copy()
+    flash[12] = 250
+    moving = np.stack([np.roll(pictures(2, 1)[0], 9 * i, 1) for i in range(30)])
+    darker = (pictures(3, 30) * np.linspace(1, 0.2, 30)[:, None, None, None]).astype(np.uint8)
+    for i, scene in enumerate((flash, moving, darker, shaken(pictures(4, 30), 4))):
+        assert spans(film(tmp_path / f"{i}.mp4", scene), 3.0) == [(0, 3)], i
+
+
+def test_black_divides_scenes(tmp_path):
+    fade = lambda frames, ends: (frames * np.linspace(*ends, len(frames))[:, None, None, None]).astype(np.uint8)
+    row = film(tmp_path / "a.mp4", fade(pictures(1, 20), (1, 0)), fade(pictures(2, 20), (0, 1)))
+    (first, second) = spans(row, 4.0)
+    assert first[0] == 0 and second[0] + second[1] == 4 and 2 <= second[0] <= 2.5
+
+
+@pytest.mark.parametrize("fps", [10, 24])
+def test_frames_are_those_that_are_read_alone(tmp_path, fps):
+    row = film(tmp_path / "a.mp4", pictures(1, 13), pictures(2, 33), fps=fps)
+    for cut, (frames,) in excerpts.pieces(row, 1.0, 0.2, SPECS):
+        (alone,), _ = media.read_frames(row.video, SPECS, start_seconds=cut.start_seconds, duration_seconds=cut.seconds)
+        np.testing.assert_array_equal(frames, alone)
+
+
+def test_damage_costs_what_comes_after_it(tmp_path):
+    row = film(tmp_path / "a.mp4", pictures(1, 60))
+    content = bytearray(row.video.read_bytes())
+    half = content.index(b"mdat") + 4 + (len(content) - content.index(b"mdat")) // 3
+    content[half:-2000] = bytes(len(content) - 2000 - half)
+    row.video.write_bytes(content)
+    found = []
+    with pytest.raises(media.MediaError):
+        found.extend(cut.start_seconds for cut, _ in excerpts.pieces(row, 1.0, 0.2, SPECS))
