@@ -4,7 +4,7 @@
 
 A part is downloaded with `huggingface_hub` (whose cache it stays in), checked, converted once and shared by all models
 that use it. File names and checksums: docs of the MMAudio repository; revisions and SHA-256: the hub's
-metadata. Where no checksum is published the file's SHA-256 is noted when it is first fetched, and is checked from then on.
+metadata. Where no checksum is known the file's SHA-256 is noted when it is first fetched, and checked from then on.
 """
 
 from __future__ import annotations

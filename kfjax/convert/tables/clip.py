@@ -4,8 +4,8 @@
     state_dict = FAMILY.to_torch(parts, CONFIGS["dfn5b-vit-h-14-384"])
 
 transformers' files of a whole CLIPModel are read too, by `from_transformers`; on the way back they become open_clip's,
-with every value as it was. A file always holds both towers. The text projection and the temperature of the contrastive loss belong to no encoder
-here; they are `unused`, and so is the text tower of the variants whose text no system reads.
+with every value as it was. A file always holds both towers. The text projection and the temperature of the contrastive
+loss belong to no encoder here; they are `unused`, and so is the text tower of the variants whose text no system reads.
 """
 
 from __future__ import annotations
