@@ -137,5 +137,3 @@ def test_an_error_or_an_early_end_stops_the_threads():
         list(ahead(endless, [0, 1, 2]))
     with films.ReadAhead(3) as ahead:
         assert next(ahead(endless, [2, 2, 2, 2])) == 2
-
-

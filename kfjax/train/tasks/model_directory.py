@@ -35,7 +35,7 @@ from kfjax.storage.checkpoint import save_params, unflatten
 from kfjax.system import CARD, CONFIG, TOKENIZER, UNUSED, WEIGHTS, SystemConfig
 from kfjax.train.engine.loop import LoopConfig
 from kfjax.train.engine.optim import OptimConfig
-from kfjax.train.tasks.weights import is_folder
+from kfjax.train.tasks.weights import is_folder, is_name
 
 #: Part -> makes its weights.
 Made = dict[str, Callable[[], Params]]
@@ -151,7 +151,7 @@ def _advice(product: Product) -> str:
 
 def is_model(path: str) -> bool:
     """Whether it names a model directory."""
-    return is_folder(path) and Path(path, CONFIG).is_file()
+    return is_name(path) or (is_folder(path) and Path(path, CONFIG).is_file())
 
 
 def folder_of(model: str | Path) -> Path | None:
