@@ -27,6 +27,15 @@ class Marks(NamedTuple):
             return [] if self.whole == other.whole else [*PARTS]
         return [name for name in PARTS if self.parts[name] != other.parts[name]]
 
+    def unlike(self, expected: Marks) -> str:
+        """What was got, what was expected, what to do."""
+        told = self.told(expected)
+        return (
+            f"{self.whole}, expected those of {expected.whole}"
+            + (f" ({self.system} and {expected.system}: {told})" if told else "")
+            + "; extract them with this model, or train with the model that made them"
+        )
+
     def told(self, other: Marks) -> str:
         """What differs and what does not, for people; empty where it is not known."""
         if not (self.parts and other.parts):

@@ -341,12 +341,7 @@ class Folder:
             raise ValueError(f"{self.path / INDEX}: is damaged ({error!r}); run kfjax extract again") from None
         expected = Marks(fingerprint) if isinstance(fingerprint, str) else fingerprint
         if expected is not None and expected.differing(self.marks):
-            told = self.marks.told(expected)
-            raise ValueError(
-                f"{self.path}: got features of encoders {self.fingerprint}, expected those of {expected.whole}"
-                + (f" ({self.marks.system} and {expected.system}: {told})" if told else "")
-                + "; extract them with this model, or train with the model that made them"
-            )
+            raise ValueError(f"{self.path}: got features of encoders {self.marks.unlike(expected)}")
         self._check_files()
         shards = self._shards()
         self.copied = disk.in_bucket(self.path) and cache.fits(str(self.path), sum(s.size_bytes for s in shards))
