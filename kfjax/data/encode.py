@@ -142,9 +142,9 @@ class FeatureEncoder:
           ValueError: files that don't decode, sound that is silent or ends early.
         """
         with remote.fetched(cut.row) as row:
-            return self._load(cut._replace(row=row))
+            return self._load(cut._replace(row=row), source)
 
-    def _load(self, cut: Cut) -> Loaded:
+    def _load(self, cut: Cut, source: Source) -> Loaded:
         row, size = cut.row, rates.lengths(cut.seconds, self.cfg.rates)
         wave, side = self._sound(cut, size, source)
         video = None
@@ -219,11 +219,11 @@ def _encode(
             given=excerpt.given._replace(text_mask=mask),
         )
     rounded = lambda x: x.astype(jnp.bfloat16) if x.ndim == 3 else x
-    mels = () if side is None else _stereo_mels(wave, side, cfg)
+    mels = () if side is None else stereo_mels(wave, side, cfg)
     return jax.tree.map(rounded, encoded), jax.tree.map(rounded, posterior), mels
 
 
-def _stereo_mels(wave: Float[Array, "b t"], side: Float[Array, "b t"], cfg: SystemConfig) -> tuple[Array, Array]:
+def stereo_mels(wave: Float[Array, "b t"], side: Float[Array, "b t"], cfg: SystemConfig) -> tuple[Array, Array]:
     """See `codec.stereo.to_bytes`."""
     left, right = (log_mel(ear, cfg.codec.mel) for ear in (wave + side, wave - side))
     return stereo.to_bytes(*stereo.join(left, right), cfg.codec.mel)

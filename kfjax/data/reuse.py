@@ -14,13 +14,14 @@ import numpy as np
 from kfjax import features, rates
 from kfjax.codec import codec_of
 from kfjax.data import records
-from kfjax.data.encode import FeatureEncoder, Loaded
+from kfjax.data.encode import FeatureEncoder, Loaded, stereo_mels
 from kfjax.data.films import Source
 from kfjax.data.marks import PARTS
 from kfjax.data.records import Example, Shard
 from kfjax.data.sources import Cut
 from kfjax.media import FrameSpec
 from kfjax.nn.module import Params, bind
+from kfjax.structs import StereoMels
 from kfjax.system import SystemConfig
 from kfjax.xla import sharding
 
@@ -36,7 +37,7 @@ class Reuse:
       digest: of the source's rows; where it has changed the captions may have too.
 
     Attributes:
-      stale: the parts that are made anew.
+      stale: the parts that are made anew; "stereo" for what Mono2Stereo learns from, which a folder need not have.
       of: the number of the folder's shards; excerpts are looked for in the shard of the same number.
 
     Raises:
@@ -45,13 +46,16 @@ class Reuse:
 
     def __init__(self, folder: Path, encoder: FeatureEncoder, digest: str):
         self._folder, self._encoder = records.Folder(folder), encoder
-        plan = folder / "extraction.json"
+        plan = folder / PLAN
         marks, self.of = self._folder.marks, self._folder.of
         if not marks.parts and marks.whole != encoder.fingerprint:
             raise ValueError(f"--from: {folder} does not say what made each of its parts; extract without --from")
         alike = plan.is_file() and records.read_json(plan).get("source") == digest
         differing = {*encoder.marks.differing(marks)} | (set() if alike else {"text"})
-        self.stale = tuple(name for name in PARTS if name in differing)
+        has_stereo = all(records.STEREO[0] in shapes for shapes in self._folder.shapes.values())
+        if encoder.stereo and ("vae" in differing or not has_stereo):
+            differing.add("stereo")
+        self.stale = tuple(name for name in (*PARTS, "stereo") if name in differing)
 
     def shard(self, number: int, of: int) -> Known:
         """The excerpts in one of the folder's shards."""
@@ -85,29 +89,47 @@ class Reuse:
             else:
                 inputs = [np.stack(rows) for rows in zip(*(_inputs(one, part) for one in whole), strict=True)]
                 placed = sharding.put_batch(tuple(inputs), encoder.mesh)
-                made |= jax.tree.map(np.asarray, _encode(encoder.part(part), cfg, part, *placed))
-        return [_renewed(one, {name: array[i] for name, array in made.items()}) for i, one in enumerate(loaded)]
+                params = {} if part == "stereo" else encoder.part(part)
+                made |= jax.tree.map(np.asarray, _encode(params, cfg, part, *placed))
+        rows = ({name: array[i] for name, array in made.items()} for i in range(len(loaded)))
+        return [self._renewed(one, row) for one, row in zip(loaded, rows, strict=True)]
+
+    def _renewed(self, one: Loaded, made: dict[str, np.ndarray]) -> Example:
+        """The example of before with what was made; `made` is emptied."""
+        assert one.before is not None
+        given, stereo = one.before.given, one.before.stereo if self._encoder.stereo else None
+        if "text" in self.stale:
+            fresh = jax.tree.map(lambda x: np.asarray(x)[0], one.excerpt.given)
+            given = fresh._replace(text_mask=made.pop("text_mask"))
+        if "stereo" in self.stale:
+            stereo = StereoMels(made.pop("mono"), made.pop("ratio"), np.asarray(one.side is not None))
+        return one.before._replace(given=given, stereo=stereo, **made)
 
 
 def _inputs(one: Loaded, part: str) -> tuple[np.ndarray, ...]:
     excerpt = one.excerpt
     if part == "text":
         return np.asarray(excerpt.text_ids)[0], np.asarray(excerpt.given.text_mask)[0]
+    if part == "stereo":
+        return one.wave, one.wave * 0 if one.side is None else one.side
     return ({"clip": excerpt.clip_frames, "sync": excerpt.sync_frames, "vae": one.wave[None]}[part][0],)
 
 
 @partial(jax.jit, static_argnames=("cfg", "part"))
 def _encode(
-    params: Params, cfg: SystemConfig, part: str, x: jax.Array, mask: jax.Array | None = None
+    params: Params, cfg: SystemConfig, part: str, x: jax.Array, other: jax.Array | None = None
 ) -> dict[str, jax.Array]:
-    """The arrays of an `Example` that one part makes."""
+    """The arrays of an `Example` that one part makes; `other`: the mask of token ids, the side of a mono wave."""
     from kfjax.encoders.clip import CLIPVision
     from kfjax.encoders.synchformer import Synchformer
 
     if part == "text":
-        assert mask is not None
-        text, mask = features.encode_text(params, cfg, x, mask)
+        assert other is not None
+        text, mask = features.encode_text(params, cfg, x, other)
         return {"text": text.astype(jnp.bfloat16), "text_mask": jnp.asarray(mask)}
+    if part == "stereo":
+        assert other is not None
+        return dict(zip(("mono", "ratio"), stereo_mels(x, other, cfg), strict=True))
     if part == "vae":
         made = codec_of(cfg.codec).encode({"vae": params}, cfg.codec, x)._asdict()
     elif part == "clip":
@@ -117,19 +139,11 @@ def _encode(
     return {name: array.astype(jnp.bfloat16) for name, array in made.items()}
 
 
-def _renewed(one: Loaded, made: dict[str, np.ndarray]) -> Example:
-    assert one.before is not None
-    if "text_mask" not in made:
-        return one.before._replace(**made)
-    given = jax.tree.map(lambda x: np.asarray(x)[0], one.excerpt.given)._replace(text_mask=made.pop("text_mask"))
-    return one.before._replace(given=given, **made)
-
-
 class _Needed:
     """Reads what the stale parts see and hear; a blank of the right shape takes the place of the rest."""
 
     def __init__(self, source: Source, stale: Sequence[str]):
-        self._source, self._sees, self._hears = source, {"clip", "sync"} & {*stale}, "vae" in stale
+        self._source, self._sees, self._hears = source, {"clip", "sync"} & {*stale}, bool({"vae", "stereo"} & {*stale})
 
     def read_frames(
         self, path: Any, specs: Sequence[FrameSpec], *, start_seconds: float = 0.0, counts: Sequence[int] | None = None
