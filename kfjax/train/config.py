@@ -30,7 +30,9 @@ MULTIPLE = "data.batch_multiple"
 #: Settings that earlier versions lacked, at what their runs did.
 ADDED = {"step.known": 0.0, "system.known_as": "renoised", "system.mmdit.sync_align": "uniform"}
 #: Settings that may name what is in a bucket: features, and model directories or weights files.
-IN_BUCKETS = {"data.corpora", "data.validation", "data.start", "data.encoders", "data.vae", "data.vocoder"}
+IN_BUCKETS = {f"data.{key}" for key in (
+    "corpora", "validation", "start", "encoders", "vae", "vocoder", "system", "codec",
+)}  # fmt: skip
 #: What every config has, whatever its task.
 SECTIONS = ("loop", "data")
 #: The configs: inside an installed package, beside the package in a clone.
