@@ -3,7 +3,7 @@
     python -m experiments 0018 [--seconds 2]
 
 Shapes are counted without weights. The encoders run once each with random bfloat16 weights, MetaCLIP's last; time is of
-the second run, and the memory is the process's peak so far. Needs 8 GB of memory.
+the second run, and the memory is the process's peak so far. Needs 16 GB of memory.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from kfjax import features, rates
 from kfjax.codec import codec_of
 from kfjax.data import records
 from kfjax.data.encode import FeatureEncoder, Loaded, stereo_mels
+from kfjax.data.extract import PLAN
 from kfjax.data.films import Source
 from kfjax.data.marks import PARTS
 from kfjax.data.records import Example, Shard
