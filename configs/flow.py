@@ -3,14 +3,18 @@
     kfjax train configs/flow.py --workdir runs/flow --set data.folder=runs/scenes data.vae=runs/vae/vae.safetensors
     kfjax train configs/flow.py:1.5b --workdir runs/1.5b --set "data.corpora=(('vggsound', 3.0), ('wavcaps', 1.0))"
     kfjax train configs/flow.py:1.5b --workdir runs/speed --set data.synthetic=True
+    kfjax train configs/flow.py:1.5b --workdir runs/other --set data.system=mmaudio-small-44k "data.corpora=…"
+    kfjax train configs/flow.py:finetune --workdir runs/tuned --set data.start=mmaudio-small-44k "data.corpora=…"
 
 It trains on scenes (data.folder), on folders of features that `kfjax extract` made, each with its share of the examples
-(data.corpora), or on random numbers (data.synthetic): no data, for the speed alone.
+(data.corpora), or on random numbers (data.synthetic): no data, for the speed alone. Features are of a system's encoders
+and codec (data.system, and data.codec where another stands in its slot); the network's inputs are as wide as these are.
 The built-in model is trained in two parts, experiments/0003-built-in-model/retrain.sh has them.
 Hardware: two CPU cores (the built-in model, 2.5 hours); a pod for the sizes of the paper. Metric: onset F1 on held-out
 scenes (metrics.jsonl, kind "panel"). Variants: "" (the built-in model), "stereo" (its Mono2Stereo alone, on the frozen
-encoders of a run), "1.5b", "3b", "6b" (the paper's sizes, on features), "lora" (LoRA on the network of the model
-directory data.start, whichever its size), "runlocal", "lora-runlocal", "features-runlocal" (under a minute, for tests).
+encoders of a run), "1.5b", "3b", "6b" (the paper's sizes, on features), "finetune" (all of the network of the model
+data.start, on features), "lora" (LoRA on the network of the model data.start, whichever its size), "runlocal",
+"lora-runlocal", "finetune-runlocal", "features-runlocal" (under a minute, for tests).
 """
 
 from importlib.resources import files
@@ -22,13 +26,16 @@ WIDTH = 128  # of every encoder of the built-in model
 
 def get_config(variant: str = "") -> ConfigDict:
     small = variant in ("", "stereo", "lora", "runlocal", "lora-runlocal")
-    config = built_in() if small else paper(variant.replace("features-runlocal", "1.5b"))
+    tuned, size = variant.startswith("finetune"), variant.replace("features-runlocal", "1.5b")
+    config = built_in() if small else paper("1.5b" if tuned else size)
     if variant == "stereo":
         config = stereo(config)
     if variant == "runlocal":
         config = runlocal(config)
     if variant.startswith("lora"):
         config = lora(config)
+    if tuned:
+        config = {"finetune": finetune, "finetune-runlocal": finetune_runlocal}[variant](config)
     if variant == "features-runlocal":
         config["system"]["mmdit"] |= {"width": 64, "heads": 1, "joint_depth": 1, "single_depth": 1}
         config["step"]["compute_dtype"] = "float32"
@@ -108,6 +115,9 @@ def built_in() -> dict:
         },
         "optim": {"learning_rate": 1e-3, "final_learning_rate": 1e-5, "decay_steps": 2000},
         "data": {
+            # Features: whose encoders and codec they are of, and whose codec stands in the slot ("": the same one's).
+            "system": "",
+            "codec": "",
             "folder": "runs/scenes",
             "heldout": "",
             "start": "",
@@ -163,7 +173,27 @@ def paper(variant: str) -> dict:
     config["loop"] |= {"steps": 300_000, "log_every": 50, "save_every": 1000, "validate_every": 1000, "mesh": ""}
     config["optim"] = {"learning_rate": 1e-4}
     config["data"] |= {"folder": "", "tokenizer": "runs/t5/tokenizer.json", "encoders": "runs/encoders.safetensors"}
+    config["data"] |= {"system": f"kling-foley-{variant}"}
     config["data"] |= {"batch_seconds": 2560.0, "batch_multiple": 256, "buckets": ((10.0, 1.0),)}
+    return config
+
+
+def finetune(config: dict) -> dict:
+    """Whatever of the system is not named is the model's."""
+    config["loop"] |= {"steps": 20_000}
+    config["system"] = {"mmdit": {"remat": True}}
+    config["optim"] = {"learning_rate": 1e-5}
+    config["data"] |= {"start": "mmaudio-large-44k-v2", "system": "", "buckets": ((8.0, 1.0),)}
+    config["data"] |= {"batch_seconds": 512.0, "batch_multiple": 0}
+    config["data"] |= dict.fromkeys(("tokenizer", "encoders", "vae", "vocoder"), "")
+    return config
+
+
+def finetune_runlocal(config: dict) -> dict:
+    config = finetune(config)
+    config["system"] = {"mmdit": {"remat": False, "unroll": False}}
+    config["step"]["compute_dtype"] = "float32"
+    config["data"]["start"] = str(files("kfjax") / "assets" / "model")
     return config
 
 

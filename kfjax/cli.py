@@ -5,9 +5,13 @@ from __future__ import annotations
 import sys
 from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from kfjax import __version__, command
 from kfjax.commands import generate as command_generate
+
+if TYPE_CHECKING:
+    from kfjax.system import SystemConfig
 
 CONVERT = """\
 Public PyTorch weights, numerically the same here: MMAudio, its VAEs, BigVGAN, CLIP, Synchformer, T5.
@@ -46,7 +50,7 @@ def _dispatch(argv: Sequence[str]) -> int:
     commands.add_parser("export", help="a training run's checkpoint to a model directory")
     commands.add_parser("evaluate", help="measure a model, or sounds that are there, on a benchmark")
     commands.add_parser("plan", help="what a training run needs on a machine that is not here")
-    commands.add_parser("models", help="list the models that --model takes by name")
+    commands.add_parser("models", help="list the names that --model and --system take")
     commands.add_parser("doctor", help="say what is installed and where")
     args = parser.parse_args(argv)
     return {"generate": command_generate.run, "convert": _convert, "models": _models, "doctor": _doctor}[args.command](
@@ -93,6 +97,8 @@ def _add_convert(commands) -> None:
         nargs="?",
         help="model directory, or (with --to torch) folder or file",
     )
+    system = "what the parts are for: its config.json is written, and its generator may be missing; `kfjax models`"
+    add("--system", metavar="NAME", help=system)
     add("--to", choices=("kfjax", "torch"), default="kfjax", help="direction (default kfjax)")
     add("--inside", metavar="KEY", help="key of the state dict in a file that holds several things")
     add("--format", choices=("pth", "safetensors"), default="pth", help="with --to torch into a folder (default pth)")
@@ -113,8 +119,18 @@ def _convert(args: Namespace) -> int:
     if args.to == "torch":
         directory.export(args.source, args.target, suffix=f".{args.format}")
     else:
-        directory.convert(args.source, args.target, inside=args.inside)
+        directory.convert(args.source, args.target, inside=args.inside, system=_system(args.system))
     return 0
+
+
+def _system(name: str | None) -> SystemConfig | None:
+    from kfjax.convert import hub, systems
+
+    if name is None:
+        return None
+    if (found := systems.named(name)) is None:
+        raise ValueError(f"--system: {hub.no_model(name)}")
+    return found
 
 
 def _models(args: Namespace) -> int:
@@ -122,11 +138,15 @@ def _models(args: Namespace) -> int:
     del args
     from kfjax.commands import catalogue
 
-    print(f"{'name':22}{'sound':18}{'size':>9}  {'on this disk':19}licences of the weights")
+    print(f"{'name':22}{'generator':15}{'sound':18}{'in all':>9}  {'on this disk':19}licences of the weights")
     for model in catalogue.models():
         sound = f"{model.sample_rate_hz / 1000:g} kHz {'mono' if model.channels == 1 else 'stereo'}"
         here = "yes" if model.here else "fetched when used"
-        print(f"{model.name:22}{sound:18}{model.megabytes / 1000:6.2f} GB  {here:19}{', '.join(model.licences)}")
+        network = f"{model.parameters:.3g} M" if model.parameters < 1000 else f"{model.parameters / 1000:.2f} B"
+        network += "" if model.generates else " *"
+        size = f"{model.megabytes / 1000:6.2f} GB"
+        print(f"{model.name:22}{network:15}{sound:18}{size}  {here:19}{', '.join(model.licences)}")
+    print("* without weights: for kfjax extract --system and kfjax train, until a training has made them")
     return 0
 
 

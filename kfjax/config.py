@@ -75,6 +75,27 @@ def to_dict(cfg: Any) -> dict[str, Any]:
     return dataclasses.asdict(cfg)
 
 
+def settings(cls: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a.b": its default} of every setting of a dataclass and of those within it; None where there is no default.
+
+    Where one of several dataclasses may stand, the settings of all of them; where none may stand too, its own name.
+    """
+    hints, found = typing.get_type_hints(cls), {}
+    for f in dataclasses.fields(cls):
+        hint = hints[f.name]
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        inner = [option for option in options if _is_dataclass(option)]
+        for option in reversed(inner):
+            found |= settings(option, f"{prefix}{f.name}.")
+        if not inner:
+            found[f"{prefix}{f.name}"] = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+            if found[f"{prefix}{f.name}"] is dataclasses.MISSING:
+                found[f"{prefix}{f.name}"] = None
+        elif type(None) in options:
+            found[f"{prefix}{f.name}"] = None
+    return found
+
+
 def _required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 

@@ -10,7 +10,7 @@ Compiled programs are kept for the next process, which then imports no network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Unpack
@@ -33,10 +33,10 @@ from kfjax.making.recording import Span
 from kfjax.making.request import Asked, Request, resolve
 from kfjax.making.sound import Sound, Stream, added
 from kfjax.nn.module import Params
-from kfjax.storage import disk
+from kfjax.storage import cache, disk
 from kfjax.storage.cache import cache_folder as cache_folder
 from kfjax.structs import Video
-from kfjax.system import System
+from kfjax.system import System, SystemConfig
 from kfjax.xla import memory, programs, sharding
 
 BUILT_IN = Path(__file__).parent / "assets" / "model"
@@ -303,24 +303,60 @@ def _mesh(devices: int) -> Mesh:
     return sharding.make_mesh({"data": devices}, here[:devices])
 
 
-def load_system(model: str | Path) -> System:
+def load_system(model: str | Path, parts: Collection[str] = (), codec: str | Path = "") -> System:
     """The configuration, weights and tokenizer of a model, by the names that `load` takes.
+
+    Args:
+      parts: that are needed; the others may be missing. Default: all.
+      codec: the model, by the same names, whose codec takes the place of this one's.
 
     Raises:
       ValueError: no such model, or one that does not fit together; parts that could not be fetched.
     """
+    found = system.load(folder_of(model), parts)
+    if not codec:
+        return found
+    own = [name for name in parts or found.cfg.codec.names if name in ("vae", "vocoder")]
+    other = system.load(folder_of(codec), own)
+    return system.with_weights_of_codec(found, other._replace(params={name: other.params[name] for name in own}))
+
+
+def folder_of(model: str | Path) -> Path:
+    """The model directory of a model, by the names that `load` takes; what has a name is fetched.
+
+    Raises:
+      ValueError: as `load_system`.
+    """
     if str(model) == "built-in":
         if not BUILT_IN.is_dir():
             raise ValueError(f"this installation has no built-in model (expected {BUILT_IN}); give another model")
-        return system.load(BUILT_IN)
+        return BUILT_IN
     folder, name = disk.path(model), str(model)
     if disk.in_bucket(folder) or folder.exists():
-        return system.load(folder)
+        return folder
     from kfjax.convert import hub  # every family of public weights, with its networks
 
     if name not in hub.MODELS:
         raise ValueError(hub.no_model(name))
-    return system.load(hub.fetch(name, cache_folder() / "models"))
+    return hub.fetch(name, cache_folder() / "models")
+
+
+def config_of(model: str | Path) -> SystemConfig:
+    """The configuration of a model, by the names that `load` takes. Nothing is fetched.
+
+    Raises:
+      ValueError: no such model, or a folder that is none.
+    """
+    folder = BUILT_IN if str(model) == "built-in" else disk.path(model)
+    if disk.in_bucket(folder) or folder.exists():
+        if not (folder / system.CONFIG).is_file():
+            raise ValueError(f"no {system.CONFIG} in {folder}; expected a model directory or a system's name")
+        return system.load_config(cache.local(folder / system.CONFIG))
+    from kfjax.convert import hub, systems
+
+    if (found := systems.named(str(model))) is None:
+        raise ValueError(hub.no_model(str(model)))
+    return found
 
 
 def start() -> None:

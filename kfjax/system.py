@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections import ChainMap
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,7 +44,7 @@ WHENCE = {
     CONFIG: f"{CONFIG} comes with the flow network: kfjax convert mmaudio_*.pth DIRECTORY",
     TOKENIZER: f"{TOKENIZER} is the vocabulary of CLIP's text encoder: put vocab.json and merges.txt of "
     "openai/clip-vit-large-patch14 (on the hub; all CLIP text encoders share them) into a folder and run: "
-    "kfjax convert FOLDER DIRECTORY",
+    f"kfjax convert FOLDER DIRECTORY; of T5 it is the {TOKENIZER} beside the weights",
 }
 #: For people; may be missing.
 CARD = "MODEL_CARD.md"
@@ -158,18 +159,23 @@ class System(NamedTuple):
 class PartFiles(Mapping[str, Params]):
     """Part -> its weights, read from `PART.safetensors` every time it is asked for: nothing is kept.
 
+    Args:
+      names: of the parts that are needed; all others are as if they were not there. Default: the system's.
+
     Raises:
       ValueError: files that are missing, all named at once.
     """
 
-    def __init__(self, directory: Path, cfg: SystemConfig):
+    def __init__(self, directory: Path, cfg: SystemConfig, names: Collection[str] = ()):
         self._cfg = cfg
-        self._files = {name: directory / f"{name}.safetensors" for name in cfg.names}
-        missing = [path.name for path in self._files.values() if not path.is_file()]
+        self._files = {name: directory / f"{name}.safetensors" for name in names or cfg.names}
+        missing = [name for name, path in self._files.items() if not path.is_file()]
         if missing:
-            raise ValueError(
-                f"{directory} is not a whole model: missing {', '.join(missing)}; convert these parts into it too"
-            )
+            advice = "convert these parts into it too"
+            if set(missing) <= {"mmdit", "stereo"}:
+                advice = "it serves to extract features and to train (kfjax extract --system, kfjax train)"
+            listed = ", ".join(self._files[name].name for name in missing)
+            raise ValueError(f"{directory} is not a whole model: missing {listed}; {advice}")
 
     def __getitem__(self, name: str) -> Params:
         return self.read(name)
@@ -183,6 +189,27 @@ class PartFiles(Mapping[str, Params]):
 
     def __len__(self) -> int:
         return len(self._files)
+
+
+def with_codec(cfg: SystemConfig, other: SystemConfig) -> SystemConfig:
+    """The system with another's codec in its slot: mel, VAE and vocoder, and their rates.
+
+    Mono2Stereo stays where the mel stays; to another the sound is mono.
+    """
+    stereo = cfg.codec.stereo if cfg.codec.mel == other.codec.mel else None
+    rates = other.rates
+    return replace(
+        cfg,
+        codec=replace(other.codec, stereo=stereo),
+        rates=replace(cfg.rates, sample_rate_hz=rates.sample_rate_hz, hop=rates.hop, downsample=rates.downsample),
+        mmdit=replace(cfg.mmdit, latent_dim=other.codec.vae.latent_dim),
+    )
+
+
+def with_weights_of_codec(system: System, other: System) -> System:
+    """The same of whole systems, of which `other` holds nothing but parts of its codec."""
+    params = ChainMap(other.params, system.params)  # pyright: ignore[reportArgumentType]  # read alone
+    return System(with_codec(system.cfg, other.cfg), params, system.tokenizer)
 
 
 def init_parts(cfg: SystemConfig, names: tuple[str, ...], key: jax.Array) -> Params:
@@ -257,8 +284,11 @@ def replacing(directory: str | Path, *, mark: str) -> Iterator[Path]:
         raise
 
 
-def load(directory: str | Path) -> System:
+def load(directory: str | Path, parts: Collection[str] = ()) -> System:
     """Read a model directory; of one in a bucket the copy in this machine's cache.
+
+    Args:
+      parts: that are needed; the others may be missing. Default: all.
 
     Raises:
       ValueError: missing files, a config with an unknown key or bad value, weights that do not fit it.
@@ -274,7 +304,7 @@ def load(directory: str | Path) -> System:
         advice = "; ".join(WHENCE[name] for name in missing) if in_parts else "make it again with kfjax export"
         raise ValueError(f"{directory} is not a model directory: missing {', '.join(missing)}; {advice}")
     cfg = load_config(directory / CONFIG)
-    params = PartFiles(directory, cfg) if in_parts else load_params(directory / WEIGHTS, stored_shapes(cfg))
+    params = PartFiles(directory, cfg, parts) if in_parts else load_params(directory / WEIGHTS, stored_shapes(cfg))
     return System(cfg, params, Tokenizer.load(directory / TOKENIZER, cfg.text_tokens))
 
 

@@ -25,7 +25,7 @@ LANGUAGES = {"python", "sh", "csv", "bibtex"}
 #: Why a block is not run -> how many such blocks there are. A new one is a decision.
 NOT_RUN = {
     "needs the network": 5,
-    "needs a corpus": 2,
+    "needs a corpus": 3,
     "needs a bucket": 1,
     "needs a cluster": 1,
     "needs a pod": 11,

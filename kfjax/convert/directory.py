@@ -30,7 +30,7 @@ from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.nn.module import Params, flatten
 from kfjax.storage import disk
 from kfjax.storage.checkpoint import save_params, unflatten
-from kfjax.system import CONFIG, TOKENIZER, UNUSED, WEIGHTS, WHENCE
+from kfjax.system import CONFIG, TOKENIZER, UNUSED, WEIGHTS, WHENCE, SystemConfig
 
 SOURCES = "sources.json"
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
@@ -45,13 +45,22 @@ class Found(NamedTuple):
     variant: str
 
 
-def convert(source: str | Path, target: str | Path, *, inside: str | None = None, say: Say = print) -> list[Found]:
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    inside: str | None = None,
+    system: SystemConfig | None = None,
+    say: Say = print,
+) -> list[Found]:
     """Convert a weights file, or all in a folder, into the model directory `target`, beside what it holds already.
 
     The target changes once everything has been converted; after an error it is unchanged.
 
     Args:
       inside: key or prefix of the state dict in a file that holds several things.
+      system: that the parts are for, whose `config.json` is written. A flow network of another gives the codec the
+        statistics of its latents, and is left out.
       say: called for every converted file, with what was chosen in it.
 
     Raises:
@@ -74,15 +83,24 @@ def convert(source: str | Path, target: str | Path, *, inside: str | None = None
             for part, params in parts.items():
                 save_params(stage / f"{part}.safetensors", params)
                 sources[part] = {"family": found.family.name, "variant": found.variant, "file": found.path.name}
-            if found.family.name == "mmaudio":
+            if found.family.name == "mmaudio" and system is None:
                 _write_json(stage / CONFIG, config.to_dict(SYSTEMS[found.variant]))
             say(f"{named(path)}: {found.family.name} {found.variant} -> {', '.join(parts)}")
-        _write_json(stage / SOURCES, sources)
         _complete_codec(stage, target)
-        if vocabulary:
+        if system is not None:
+            _write_json(stage / CONFIG, config.to_dict(system))
+            if "mmdit" in done and SYSTEMS[done["mmdit"].variant].mmdit != system.mmdit:
+                (stage / "mmdit.safetensors").unlink()
+                del sources["mmdit"]
+        _write_json(stage / SOURCES, sources)
+        reads = sources.get("text", {}).get("family")
+        if reads == "t5" and (words := _beside(source, TOKENIZER)):
+            Tokenizer.load(words).save(stage / TOKENIZER)
+            say(f"{named(words)} -> {TOKENIZER}")
+        elif vocabulary and reads != "t5":
             Tokenizer.clip(*vocabulary).save(stage / TOKENIZER)
             say(f"{VOCABULARY}, {MERGES} -> {TOKENIZER}")
-    if sources.get("text", {}).get("family") == "clip" and not (target / TOKENIZER).is_file():
+    if reads in ("clip", "t5") and not (target / TOKENIZER).is_file():
         say(f"{target}: still missing {TOKENIZER}; {WHENCE[TOKENIZER]}")
     return list({found.path: found for found in done.values()}.values())
 
@@ -110,7 +128,7 @@ def read_parts(path: Path, *, inside: str | None = None, say: Say = command.say)
     Raises:
       ValueError: as `convert`.
     """
-    state = files.read_state(path, inside, holding=families.TELLTALES, say=say)
+    state = families.in_table_layout(files.read_state(path, inside, holding=families.TELLTALES, say=say))
     found = Found(path, *_recognised(path, state))
     try:
         parts = found.family.from_torch(state, found.family.configs[found.variant])
@@ -161,6 +179,12 @@ def _vocabulary(source: Path) -> tuple[Path, Path] | None:
     """CLIP's vocabulary, where a folder has it."""
     both = ((folder / VOCABULARY, folder / MERGES) for folder in (_folders(source) if source.is_dir() else ()))
     return next((pair for pair in both if pair[0].is_file() and pair[1].is_file()), None)
+
+
+def _beside(source: Path, name: str) -> Path | None:
+    """The file of that name in a folder or its sub-folders."""
+    found = (folder / name for folder in (_folders(source) if source.is_dir() else ()))
+    return next((path for path in found if path.is_file()), None)
 
 
 def mapping(path: str | Path, *, inside: str | None = None) -> Iterator[str]:

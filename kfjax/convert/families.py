@@ -14,6 +14,7 @@ import numpy as np
 
 from kfjax.command import quoted
 from kfjax.convert.family import Family
+from kfjax.convert.rules import State
 from kfjax.convert.tables import bigvgan, clip, imagebind, mmaudio, panns, synchformer, synchformer_whole, t5, vae
 
 FAMILIES = (
@@ -27,7 +28,7 @@ FAMILIES = (
     imagebind.FAMILY,
     t5.FAMILY,
 )
-TELLTALES = frozenset(family.telltale for family in FAMILIES)
+TELLTALES = frozenset([*(family.telltale for family in FAMILIES), clip.TRANSFORMERS])
 
 
 def named(name: str) -> Family:
@@ -36,6 +37,11 @@ def named(name: str) -> Family:
         if family.name == name:
             return family
     raise ValueError(f"family: got {quoted(name)}, expected one of {', '.join(family.name for family in FAMILIES)}")
+
+
+def in_table_layout(state: State) -> State:
+    """A state dict in the layout of its family's table: files of one network are published in several."""
+    return clip.from_transformers(state) if clip.TRANSFORMERS in state else state
 
 
 def recognise(state: Mapping[str, np.ndarray]) -> tuple[Family, str]:

@@ -4,21 +4,22 @@
 
 A part is downloaded with `huggingface_hub` (whose cache it stays in), checked, converted once and shared by all models
 that use it. File names and checksums: docs of the MMAudio repository; revisions and SHA-256: the hub's
-metadata.
+metadata. Where no checksum is known the file's SHA-256 is noted when it is first fetched, and checked from then on.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from kfjax import command
-from kfjax.convert import directory
-from kfjax.convert.systems import SYSTEMS, rate_of
+from kfjax import command, config
+from kfjax.convert import directory, systems
+from kfjax.convert.systems import KLING, SYSTEMS, rate_of
 from kfjax.storage import disk
 
 
@@ -29,29 +30,39 @@ class Source(NamedTuple):
       repo, file: on the hub, at the repository's revision of `REVISIONS`.
       megabytes: size.
       licence: of the weights.
-      checksum: of the content, where one is published: MD5 or SHA-256, told apart by its length.
+      checksum: of the content: MD5 or SHA-256, told apart by its length. None: none is known; see `NOTED`.
     """
 
     repo: str
     file: str
     megabytes: int
     licence: str
-    checksum: str = ""
+    checksum: str | None = None
 
     @property
     def name(self) -> str:
         return Path(self.file).name
 
+    @property
+    def path(self) -> str:
+        return f"{self.repo}/{self.file}"
 
+
+#: In the folder of converted models: {"repository/file": {"revision", "sha256"}} of files without a known checksum.
+NOTED = "fetched.json"
 MMAUDIO, NC, MIT, APPLE = "hkchengrex/MMAudio", "CC-BY-NC-4.0", "MIT", "Apple AMLR"
 DFN5B = "apple/DFN5B-CLIP-ViT-H-14-384"  # since renamed to ...-378; the hub leads from one to the other
 CLIP_WORDS = "openai/clip-vit-large-patch14"  # the vocabulary that all CLIP text towers share
 BIGVGAN = "nvidia/bigvgan_v2_44khz_128band_512x"
+META_CLIP = "timm/vit_gigantic_patch14_clip_224.metaclip_2pt5b"  # in open_clip's layout, its tag `metaclip_fullcc`
+T5 = "google-t5/t5-base"
+#: Of a repository that is not here its newest revision is fetched, and noted.
 REVISIONS = {
     MMAUDIO: "eb13a1a98fdbec91753775c57b074ccdfc60587c",
     DFN5B: "01b771ed0d1395ca5ffdd279897d665ebe00dfd2",
     CLIP_WORDS: "32bd64288804d66eefd0ccbe215aa642df71cc41",
     BIGVGAN: "95a9d1dcb12906c03edd938d77b9333d6ded7dfb",
+    T5: "a9723ea7f1b39c1eae772870f3b547bf6ef7e6c1",
 }
 
 FLOWS = {
@@ -77,8 +88,11 @@ CODECS = {
         ),
     ),
 }
+SYNCHFORMER = Source(
+    MMAUDIO, "ext_weights/synchformer_state_dict.pth", 907, NC, "5b2f5594b0730f70e41e549b7c94390c"
+)  # fmt: skip
 ENCODERS = (
-    Source(MMAUDIO, "ext_weights/synchformer_state_dict.pth", 907, NC, "5b2f5594b0730f70e41e549b7c94390c"),
+    SYNCHFORMER,
     Source(
         DFN5B,
         "open_clip_pytorch_model.bin",
@@ -89,7 +103,17 @@ ENCODERS = (
     Source(CLIP_WORDS, "vocab.json", 1, MIT),
     Source(CLIP_WORDS, "merges.txt", 1, MIT),
 )
+KLING_ENCODERS = (
+    SYNCHFORMER,
+    Source(META_CLIP, "open_clip_model.safetensors", 10158, NC),  # 4 bytes a parameter
+    Source(
+        T5, "model.safetensors", 892, "Apache-2.0", "a90903540cc02cbeb7ff9f823f1a80eb778c7e22426a0e620b01c77a5ec8f5b4"
+    ),
+    Source(T5, "tokenizer.json", 1, "Apache-2.0"),
+)
 MODELS = {cfg.name: (FLOWS[variant], *CODECS[rate_of(variant)], *ENCODERS) for variant, cfg in SYSTEMS.items()}
+# The mean and deviation of the public VAE's latents lie in the file of a flow network.
+MODELS |= {cfg.name: (FLOWS["small_44k"], *CODECS["44k"], *KLING_ENCODERS) for cfg in KLING.values()}
 
 
 def fetch(name: str, cache: Path) -> Path:
@@ -111,15 +135,15 @@ def fetch(name: str, cache: Path) -> Path:
     licences = ", ".join(sorted({source.licence for source in sources}))
     size = sum(source.megabytes for source in sources) / 1000
     command.say(f"{name}: {len(sources)} files, {size:.1f} GB in all; licences of the weights: {licences}")
-    paths = download(name, sources)
     cache.mkdir(parents=True, exist_ok=True)
+    paths = download(name, sources, cache)
     making = Path(tempfile.mkdtemp(dir=cache, prefix=f".{name}-"))
     try:
         together = making / "sources"
         together.mkdir()
         for source, path in zip(sources, paths, strict=True):
             (together / source.name).symlink_to(path.resolve())
-        directory.convert(together, making / "model", say=command.say)
+        directory.convert(together, making / "model", system=systems.named(name), say=command.say)
         _share(making / "model", cache)
         try:
             disk.replace(making / "model", target)
@@ -138,8 +162,11 @@ def no_model(name: str) -> str:
     return f"no model directory at {name}, and no model of that name; {advice}`kfjax models` lists the names"
 
 
-def download(name: str, sources: tuple[Source, ...]) -> list[Path]:
+def download(name: str, sources: tuple[Source, ...], cache: Path) -> list[Path]:
     """Local paths of the files, from the hub or its cache.
+
+    Args:
+      cache: folder of converted models, which has `NOTED`.
 
     Raises:
       ValueError: names every file that could not be had, with what to do; or a file with another checksum.
@@ -147,22 +174,39 @@ def download(name: str, sources: tuple[Source, ...]) -> list[Path]:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+    noted = config.read_json(cache / NOTED) if (cache / NOTED).is_file() else {}
     paths, missing = [], []
     for source in sources:
+        revision = REVISIONS.get(source.repo) or noted.get(source.path, {}).get("revision")
         try:
-            paths.append(Path(hf_hub_download(source.repo, source.file, revision=REVISIONS.get(source.repo))))
+            paths.append(Path(hf_hub_download(source.repo, source.file, revision=revision)))
         except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
             missing.append(f"{source.repo} {source.file} ({type(error).__name__})")
     if missing:
+        for_system = f" --system {name}" if name in {cfg.name for cfg in KLING.values()} else ""
         raise ValueError(
             f"{name}: could not get {'; '.join(missing)}. Connect to the hub, or download these and the other files of "
-            f"the model into one folder by hand and run: kfjax convert FOLDER {name}; then give --model {name}"
+            f"the model into one folder by hand and run: kfjax convert FOLDER {name}{for_system}; then give "
+            f"{'--system' if for_system else '--model'} {name}"
         )
     for source, path in zip(sources, paths, strict=True):
-        kind = {0: "", 32: "md5", 64: "sha256"}[len(source.checksum)]
-        if kind and (got := disk.digest_of(path, kind)) != source.checksum:
-            raise ValueError(f"{path}: got {kind} {got}, expected {source.checksum}; delete the file and try again")
+        expected = source.checksum or noted.get(source.path, {}).get("sha256")
+        kind = "md5" if expected and len(expected) == 32 else "sha256"
+        got = disk.digest_of(path, kind)
+        if expected and got != expected:
+            raise ValueError(f"{path}: got {kind} {got}, expected {expected}; delete the file and try again")
+        if not expected:
+            noted[source.path] = {"revision": _revision(path, source), "sha256": got}
+            command.say(
+                f"{source.path}: no published checksum is known; its SHA-256 {got} is noted, and checked from now on"
+            )
+    disk.write_text(cache / NOTED, json.dumps(noted, indent=1) + "\n", noted=False)
     return paths
+
+
+def _revision(path: Path, source: Source) -> str:
+    """The commit that the hub's cache keeps the file under."""
+    return path.parents[len(Path(source.file).parts) - 1].name
 
 
 def _share(made: Path, cache: Path) -> None:

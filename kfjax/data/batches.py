@@ -18,6 +18,7 @@ import numpy as np
 
 from kfjax.data import records
 from kfjax.data.buckets import Buckets
+from kfjax.data.marks import Marks
 from kfjax.data.records import BFLOAT16, STEREO, Example, Folder, arrays_of
 from kfjax.encoders.configs import CLIPTextConfig
 from kfjax.rates import lengths
@@ -57,7 +58,7 @@ class FeatureInput:
 
     Attributes:
       buckets: the schedule of durations.
-      fingerprint: of the encoders that made the features.
+      fingerprint, marks: of the encoders that made the features.
 
     Raises:
       ValueError: bad shares; folders that `records.Folder` refuses, of different encoders, or without a duration that
@@ -71,7 +72,7 @@ class FeatureInput:
         buckets: Buckets,
         *,
         seed: int,
-        fingerprint: str = "",
+        fingerprint: str | Marks = "",
         joined: float = 0.0,
         stereo: bool = False,
         threads: int = min(8, os.cpu_count() or 1),
@@ -81,7 +82,8 @@ class FeatureInput:
         self._folders: list[Folder] = []
         for path, _ in corpora:
             self._folders.append(Folder(path, fingerprint=fingerprint or None))
-            fingerprint = self.fingerprint = self._folders[0].fingerprint
+            fingerprint = self.marks = self._folders[0].marks
+        self.fingerprint = self.marks.whole
         weights = [weight for _, weight in corpora]
         self._order = {s: _order(self._folders, weights, s, (seed, 0)) for s in buckets.seconds}
         there = sorted({s for folder in self._folders for s, bucket in folder.buckets.items() if len(bucket)})
@@ -90,7 +92,7 @@ class FeatureInput:
         self._parts = {s: _order(self._folders, weights, s, (seed, 1)) for s in sorted(parts)}
         self._shapes = {s: example_shapes(cfg, s) for s in (*self._order, *self._parts)}
         self._stereo = {s: stereo_shape(cfg, s) for s in self._order} if stereo else {}
-        self._check_folders()
+        self._check_folders(cfg.name)
         self._ahead = AHEAD if any(folder.copied for folder in self._folders) else 0
         self._begun = -1
         if any(disk.in_bucket(folder.path) and not folder.copied for folder in self._folders):
@@ -158,7 +160,7 @@ class FeatureInput:
             raise ValueError(f"{folder.path}, excerpt {place.record} of {place.seconds:g} s: {error}") from None
         return example
 
-    def _check_folders(self) -> None:
+    def _check_folders(self, name: str) -> None:
         """By their indices, before anything is read."""
         for folder in self._folders:
             if not folder.shapes.keys() & self._shapes.keys():
@@ -173,7 +175,11 @@ class FeatureInput:
             if shape and folder.shapes[seconds].get(name, shape) != shape
         ]
         if wrong:
-            raise ValueError(f"features of another system: {'; '.join(wrong[:4])}; extract them with this one's parts")
+            made_by = next((folder.marks.system for folder in self._folders if folder.marks.system), "NAME")
+            raise ValueError(
+                f"features of another system: {'; '.join(wrong[:4])}; extract them with kfjax extract --system "
+                f"{name}, or train on those of {made_by}: --set data.system={made_by}"
+            )
         has = lambda folder: any(STEREO[0] in folder.shapes.get(seconds, {}) for seconds in self._stereo)
         if self._stereo and not any(map(has, self._folders)):
             paths = ", ".join(str(folder.path) for folder in self._folders)

@@ -1,8 +1,9 @@
-"""`kfjax extract SOURCE --output FOLDER`: videos and sounds to features and latents, once, ahead of training.
+"""`kfjax extract SOURCE --system NAME --output FOLDER`: videos and sounds to features and latents, ahead of training.
 
-A source's rows are distributed over shards, the shards over processes. A shard is written atomically, with a note of
-the clips left out of it: after an interruption only the missing shards are made. The process that finds all of them
-writes the index (`data/records.py`). If the file of a clip that was left out has changed, its shard is made anew.
+A source's films are distributed over shards, the shards over processes; a film is decoded once (`data/films.py`). A
+shard is written atomically, with a note of the clips left out of it: after an interruption only the missing shards are
+made. The process that finds all of them writes the index (`data/records.py`). If the file of a clip that was left out
+has changed, its shard is made anew.
 
 An excerpt counts as a whole clip, as in generation: its start is 0 s, its total its own length.
 """
@@ -15,22 +16,23 @@ import math
 import os
 import sys
 from argparse import BooleanOptionalAction
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from kfjax import command, rates
-from kfjax.data import records, remote, sources, variants
+from kfjax.data import films, records, remote, sources, variants
+from kfjax.data.marks import PARTS, Marks
 from kfjax.data.sources import Cut, Row
 from kfjax.data.variants import Variant, Variants
 from kfjax.storage import disk
 
 if TYPE_CHECKING:
     from kfjax.data.encode import FeatureEncoder, Loaded
+    from kfjax.data.reuse import Known, Reuse
     from kfjax.encoders.tokenizer import Unread
 
 #: What is extracted into a folder, and from where.
@@ -38,8 +40,6 @@ PLAN = "extraction.json"
 BAD = "bad.csv"
 ROWS_PER_SHARD = 256
 
-A = TypeVar("A", Row, Cut | Variant)
-B = TypeVar("B")
 #: Sizes and modification times of a clip's files; None for a missing one.
 Stamps = list[list | None]
 
@@ -52,6 +52,7 @@ class Tally:
     files: dict[str, Stamps] = field(default_factory=dict)  # of the bad clips, by id
     tail_seconds: float = 0.0  # at the ends of clips
     full_captions: int = 0  # cut at the last token
+    taken_over: int = 0  # excerpts of an earlier extraction, with some parts made anew
     unread_captions: int = 0  # with words outside the vocabulary
     words: dict[str, int] = field(default_factory=dict)  # outside the vocabulary -> captions that have it
 
@@ -77,7 +78,10 @@ def extract(
     source: str | Path,
     output: str | Path,
     *,
-    model: str | Path = "built-in",
+    system: str | Path = "built-in",
+    codec: str | Path = "",
+    reuse: str | Path | None = None,
+    model: str | Path | None = None,
     seconds: float | Sequence[float] = 8.0,
     manual_dir: str | Path | None = None,
     stereo: bool | None = None,
@@ -93,7 +97,11 @@ def extract(
       source: a folder of videos and sounds; a CSV file with some of the columns of `kfjax.data.sources.COLUMNS`; or a
         public corpus, "tfds:NAME[:SPLIT]".
       output: folder for the features; what could not be used is listed in its bad.csv.
-      model: whose encoders and codec: a name or a model directory.
+      system: whose encoders and codec: a name or a model directory, which needs no generator.
+      codec: whose codec instead of the system's, likewise.
+      reuse: folder of an earlier extraction of the source; of excerpts that it has, only what other encoders or another
+        codec would make otherwise is made anew, and captions where they have changed.
+      model: the former name of `system`.
       seconds: length of excerpts, or several lengths; a clip is cut into the longest that fit.
       manual_dir: recordings and tables of a tfds corpus.
       stereo: also what Mono2Stereo learns from, of stereo recordings: 22 kB a second at 44.1 kHz. Default: as in the
@@ -127,24 +135,27 @@ def extract(
 
     from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for
     from kfjax.data.encode import FeatureEncoder
+    from kfjax.data.reuse import Reuse
 
     pipeline.start()
-    if stereo is None and (before := plan_of(folder)):
+    before = plan_of(folder)
+    if stereo is None and before:
         stereo = bool(before.get("stereo"))
-    encoder = FeatureEncoder(pipeline.load_system(model), batch, stereo)
-    of = shards or math.ceil(len(rows) / ROWS_PER_SHARD)
-    places = {"model": model, "from": source} | ({} if manual is None else {"manual_dir": manual})
-    whence = {name: _absolute(place) for name, place in places.items()}
+    encoder = FeatureEncoder(pipeline.load_system(model or system, PARTS, codec), batch, stereo)
+    earlier = Reuse(disk.path(reuse), encoder, sources.digest(rows)) if reuse else None
+    of = shards or (earlier.of if earlier else math.ceil(len(rows) / ROWS_PER_SHARD))
+    dealt = before.get("dealt", "rows") if before else "films"  # as earlier versions did
+    places = {"model": model or system, "codec": codec, "from": source, "manual_dir": manual}
+    whence = {name: _absolute(place) for name, place in places.items() if place}
     _agree(folder, {
         "schema": records.SCHEMA, "fingerprint": encoder.fingerprint, "seconds": list(buckets),
         "source": sources.digest(rows), "rows": len(rows), "shards": of,
-        "stereo": encoder.stereo, "augment": augmented.chosen,
-    }, whence)  # fmt: skip
-    threads = workers or os.cpu_count() or 1
-    extract_rows(
-        rows, buckets, folder, encoder, shards=range(number, of, processes), of=of, workers=threads,
-        copies=Variants(augmented, rows),
-    )  # fmt: skip
+        "stereo": encoder.stereo, "augment": augmented.chosen, "dealt": dealt,
+    }, whence, encoder.marks)  # fmt: skip
+    parts = films.deal(rows, of) if dealt == "films" else [rows[k::of] for k in range(of)]
+    mine = {k: parts[k] for k in range(number, of, processes)}
+    threads, copies = workers or os.cpu_count() or 1, Variants(augmented, rows)
+    extract_shards(mine, buckets, folder, encoder, of=of, workers=threads, copies=copies, earlier=earlier)
     return _close(folder, of)
 
 
@@ -165,13 +176,12 @@ def _parser() -> command.Parser:
         help="where the recordings and tables of a tfds corpus are",
     )
     add("--output", type=disk.path, required=True, metavar="FOLDER", help="where the features go; may be in a bucket")
-    add(
-        "--model",
-        type=command.local_or_bucket,
-        default="built-in",
-        metavar="NAME|FOLDER",
-        help="whose encoders and codec; `kfjax models` lists names (default: the built-in)",
-    )
+    named = {"type": command.local_or_bucket, "metavar": "NAME|FOLDER"}
+    system = "whose encoders and codec; `kfjax models` lists names (default: the built-in); it needs no generator"
+    add("--system", "--model", default="built-in", help=system, **named)
+    add("--codec", default="", help="whose codec instead of the system's", **named)
+    earlier = "an earlier extraction of SOURCE: only what another encoder, codec or caption changes is made anew"
+    add("--from", dest="reuse", type=disk.path, metavar="FOLDER", help=earlier)
     add(
         "--seconds",
         type=float,
@@ -233,7 +243,7 @@ def _absolute(path: str | Path) -> str:
     return str(Path(path).absolute()) if Path(path).exists() else str(path)
 
 
-def _agree(folder: Path, plan: dict[str, Any], whence: dict[str, str]) -> None:
+def _agree(folder: Path, plan: dict[str, Any], whence: dict[str, str], marks: Marks) -> None:
     """Note what is extracted into the folder. Raises ValueError if that is something else than what is there.
 
     Args:
@@ -242,28 +252,32 @@ def _agree(folder: Path, plan: dict[str, Any], whence: dict[str, str]) -> None:
     if not (folder / PLAN).exists():
         if folder.is_dir() and any(folder.iterdir()):
             raise ValueError(f"{folder}: is not empty and holds no extraction; give a new or empty folder")
-        records.write_json(folder / PLAN, plan | whence)
-    before = {"stereo": False, "augment": {}} | records.read_json(folder / PLAN)  # earlier versions had none
+        records.write_json(folder / PLAN, plan | whence | {"marks": marks._asdict()})
+    # Earlier versions had none of these.
+    before = {"stereo": False, "augment": {}, "dealt": plan["dealt"]} | records.read_json(folder / PLAN)
     differing = [f"{key} was {before.get(key, 'not set')}, is {value}" for key, value in plan.items()
                  if before.get(key, ...) != value]  # fmt: skip
     if differing:
         advice = "give the same arguments, or another --output"
+        if before.get("fingerprint") != plan["fingerprint"] and "marks" in before:
+            differing[0] += f" ({marks.told(Marks(**before['marks']))})"
+            advice += f"; with --from {folder} it takes over what stays the same"
         raise ValueError(f"{folder}: holds another extraction: {'; '.join(differing)}; {advice}")
 
 
-def extract_rows(
-    rows: Sequence[Row],
+def extract_shards(
+    dealt: Mapping[int, Sequence[Row]],
     buckets: Sequence[float],
     folder: Path,
     encoder: FeatureEncoder,
     *,
-    shards: Iterable[int],
     of: int,
     workers: int,
     copies: Variants = Variants(),  # noqa: B008  # none
+    earlier: Reuse | None = None,
 ) -> None:
-    """Make those of `shards` (numbers below `of`) that are not in the folder yet, or left out a clip that has been
-    mended since; shard k is every of-th row from k on.
+    """Make those of the shards `dealt` (number, below `of`, -> rows) that are not in the folder yet, or left out a clip
+    that has been mended since.
 
     Raises:
       ValueError: another process is at the same shard; no room to write.
@@ -271,18 +285,23 @@ def extract_rows(
     from tqdm import tqdm
 
     notes = {int(name.partition("-of-")[0]): note for name, note in records.notes(folder).items()}
-    todo = [k for k in shards if not records.is_done(folder, k, of) or _mended(notes[k], rows[k::of])]
-    bar = tqdm(total=sum(len(rows[k::of]) for k in todo), unit="clip", disable=None)
-    pool = ThreadPoolExecutor(workers)
-    try:
-        for k in todo:
+    todo = {k: rows for k, rows in dealt.items() if not records.is_done(folder, k, of) or _mended(notes[k], rows)}
+    with tqdm(total=sum(map(len, todo.values())), unit="clip", disable=None) as bar, films.ReadAhead(workers) as ahead:
+        for k, rows in todo.items():
             with records.ShardWriter(folder, k, of, encoder.fingerprint) as shard:
-                ahead = partial(_ahead, pool, 2 * workers)
-                tally = _fill(shard, _counted(bar, rows[k::of]), buckets, encoder, ahead, copies)
-                shard.remember = asdict(tally)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        bar.close()
+                known = earlier.shard(k, of) if earlier else {}
+                load = partial(_load, encoder, earlier, known)
+                read = partial(films.excerpts, buckets=buckets, load=load, windows=encoder.windows, copies=copies.of)
+                tally = _fill(shard, ahead(read, films.films(_counted(bar, rows))), encoder, earlier)
+                shard.remember = asdict(tally) | {"marks": encoder.marks._asdict()}
+
+
+def _load(
+    encoder: FeatureEncoder, earlier: Reuse | None, known: Known, item: Cut | Variant, source: films.Source
+) -> Loaded:
+    if isinstance(item, Variant):
+        return variants.load(encoder, item)
+    return earlier.load(known, item, source) if earlier else encoder.load(item, source)
 
 
 def _counted(bar: Any, rows: Sequence[Row]) -> Iterator[Row]:
@@ -291,54 +310,43 @@ def _counted(bar: Any, rows: Sequence[Row]) -> Iterator[Row]:
         bar.update()
 
 
-def _fill(shard: records.ShardWriter, rows: Iterable[Row], buckets, encoder: FeatureEncoder, ahead, copies) -> Tally:
-    """Write all excerpts of the rows."""
+def _fill(
+    shard: records.ShardWriter, found: Iterable[films.Found], encoder: FeatureEncoder, earlier: Reuse | None
+) -> Tally:
+    """Write all excerpts that are found."""
     tally = Tally()
-    waiting: dict[tuple[float, bool], list[Loaded]] = defaultdict(list)
-    counted = None
-    for loaded in _good(ahead, partial(variants.load, encoder), _cuts(ahead, rows, buckets, tally, copies), tally):
-        if loaded.cut.row.id != counted:  # a clip's excerpts come together, and share its caption
+    waiting: dict[tuple[float, bool, bool], list[Loaded]] = defaultdict(list)
+    counted = set()
+    for item, loaded, reason, tail_seconds in found:
+        tally.tail_seconds += tail_seconds
+        if reason:
+            _leave_out(item, reason, tally)
+        if loaded is None:
+            continue
+        if loaded.cut.row.id not in counted:  # a clip's excerpts share its caption
             tally.add_caption(loaded.unread)
-            counted = loaded.cut.row.id
-        batch = waiting[loaded.cut.seconds, loaded.cut.row.video is None]
+            counted.add(loaded.cut.row.id)
+        batch = waiting[loaded.cut.seconds, loaded.cut.row.video is None, loaded.before is not None]
         batch.append(loaded)
         if len(batch) == encoder.batch:
-            _write(shard, encoder, batch, tally)
+            _write(shard, encoder, batch, tally, earlier)
             batch.clear()
     for batch in filter(None, waiting.values()):
-        _write(shard, encoder, batch, tally)
+        _write(shard, encoder, batch, tally, earlier)
     return tally
 
 
-def _cuts(ahead, rows: Iterable[Row], buckets: Sequence[float], tally: Tally, copies) -> Iterator[Cut | Variant]:
-    for made, tail_seconds in _good(ahead, partial(sources.cuts, buckets=buckets), rows, tally):
-        tally.tail_seconds += tail_seconds
-        yield from copies.of(made)
-
-
-def _write(shard: records.ShardWriter, encoder: FeatureEncoder, batch: Sequence[Loaded], tally: Tally) -> None:
-    for loaded, example in zip(batch, encoder(batch), strict=True):
+def _write(
+    shard: records.ShardWriter, encoder: FeatureEncoder, batch: Sequence[Loaded], tally: Tally, earlier: Reuse | None
+) -> None:
+    encode = encoder if earlier is None or batch[0].before is None else earlier
+    for loaded, example in zip(batch, encode(batch), strict=True):
         if wrong := records.not_finite(example):
             reason = f"the encoders make NaN or infinite values of it ({', '.join(wrong)})"
             _leave_out(loaded.cut, reason, tally)
         else:
             shard.add(loaded.cut.seconds, example)
-
-
-def _good(ahead, function: Callable[[A], B], items: Iterable[A], tally: Tally) -> Iterator[B]:
-    """`function` of the items, in order; those for which it raises go to the tally."""
-
-    def attempt(item: A) -> tuple[A, B | None, str]:
-        try:
-            return item, function(item), ""
-        except (ValueError, OSError) as error:
-            return item, None, command.reason(error)
-
-    for item, made, reason in ahead(attempt, items):
-        if made is not None:
-            yield made
-            continue
-        _leave_out(item, reason, tally)
+            tally.taken_over += loaded.before is not None
 
 
 def _leave_out(item: Row | Cut | Variant, reason: str, tally: Tally) -> None:
@@ -359,17 +367,6 @@ def _mended(note: Mapping[str, Any], rows: Sequence[Row]) -> bool:
     return any(_stamps(row) != files[row.id] for row in rows if row.id in files)
 
 
-def _ahead(pool: ThreadPoolExecutor, depth: int, function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """`map`, in order, working at most `depth` items ahead."""
-    running: deque = deque()
-    for item in items:
-        running.append(pool.submit(function, item))
-        if len(running) > depth:
-            yield running.popleft().result()
-    while running:
-        yield running.popleft().result()
-
-
 def _close(folder: Path, of: int) -> dict[float, int]:
     """Say what there is, and return it, excerpts by seconds; with all shards there, write the index.
 
@@ -388,7 +385,9 @@ def _close(folder: Path, of: int) -> dict[float, int]:
             counts[bucket["seconds"]] += bucket["count"]
     made = ", ".join(f"{count} excerpts of {seconds:g} s" for seconds, count in sorted(counts.items())) or "no excerpts"
     tail_seconds = sum(note["tail_seconds"] for note in notes)
-    left = [f"{len(bad)} bad ({folder / BAD})"] if bad else []
+    taken_over = sum(note.get("taken_over", 0) for note in notes)
+    left = [f"{taken_over} of them from the earlier extraction"] if taken_over else []
+    left += [f"{len(bad)} bad ({folder / BAD})"] if bad else []
     left += [f"{tail_seconds:.0f} s at the ends of clips left out"] if tail_seconds >= 0.5 else []
     if unread := _unread(notes):
         left.append(unread)

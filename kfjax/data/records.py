@@ -35,6 +35,7 @@ import ml_dtypes
 import numpy as np
 
 from kfjax.data.json_files import read_json, write_json
+from kfjax.data.marks import Marks
 from kfjax.data.record_file import RecordFile, array_record, locked, noted_places, open_records, read_range
 from kfjax.storage import cache, disk
 from kfjax.storage.bucket import STREAMS
@@ -301,7 +302,9 @@ def write_index(folder: Path) -> None:
             shard = {"shard": k, "count": part["count"], "bytes": part["bytes"], "sha256": part.get("sha256", "")}
             bucket.setdefault("shards", []).append(shard)
     buckets = [merged[seconds] for seconds in sorted(merged)]
-    write_json(folder / INDEX, {"schema": schema, "fingerprint": fingerprint, "of": total, "buckets": buckets})
+    index = {"schema": schema, "fingerprint": fingerprint, "of": total, "buckets": buckets}
+    index |= {name: note[name] for note in found.values() for name in ("marks",) if name in note}
+    write_json(folder / INDEX, index)
 
 
 class Folder:
@@ -310,7 +313,8 @@ class Folder:
     Attributes:
       buckets: seconds -> `RecordBucket`.
       shapes: seconds -> name of an `Example`'s array -> its shape.
-      fingerprint: of the encoders that made the features.
+      fingerprint, marks: of the encoders that made the features; the latter of each part too.
+      of: the number of shards.
       copied: of a folder in a bucket, whether there is room for all shards here; else single records are fetched.
 
     Raises:
@@ -318,7 +322,7 @@ class Folder:
         shards that are missing or have another size than when they were written (all named).
     """
 
-    def __init__(self, path: str | Path, *, fingerprint: str | None = None):
+    def __init__(self, path: str | Path, *, fingerprint: str | Marks | None = None):
         self.path = disk.path(path)
         if disk.in_bucket(self.path):
             self.path.check_bucket()
@@ -329,15 +333,15 @@ class Folder:
         _check_schema(self.path, index.get("schema"))
         try:
             self.fingerprint = index["fingerprint"]
+            self.marks = Marks(**index["marks"]) if "marks" in index else Marks(self.fingerprint)
             self.shapes = {float(b["seconds"]): {k: tuple(v) for k, v in b["shapes"].items()} for b in index["buckets"]}
             self.buckets = {float(b["seconds"]): self._bucket(b, index["of"]) for b in index["buckets"]}
+            self.of = index["of"]
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{self.path / INDEX}: is damaged ({error!r}); run kfjax extract again") from None
-        if fingerprint not in (None, self.fingerprint):
-            raise ValueError(
-                f"{self.path}: got features of encoders {self.fingerprint}, expected those of {fingerprint}; extract "
-                "them with this model, or train with the model that made them"
-            )
+        expected = Marks(fingerprint) if isinstance(fingerprint, str) else fingerprint
+        if expected is not None and expected.differing(self.marks):
+            raise ValueError(f"{self.path}: got features of encoders {self.marks.unlike(expected)}")
         self._check_files()
         shards = self._shards()
         self.copied = disk.in_bucket(self.path) and cache.fits(str(self.path), sum(s.size_bytes for s in shards))

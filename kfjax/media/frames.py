@@ -96,18 +96,23 @@ def read_frames(
 
 
 def frames_in_windows(
-    path: str | os.PathLike, specs: Sequence[FrameSpec], windows: Iterable[tuple[float, Sequence[int]]]
+    path: str | os.PathLike,
+    specs: Sequence[FrameSpec],
+    windows: Iterable[tuple[float, Sequence[int]]],
+    *,
+    start_seconds: float = 0.0,
 ) -> Iterator[list[np.ndarray]]:
-    """Frames of a whole video window by window, in one decoding pass; each is yielded as soon as its frames are there.
+    """Frames of a video window by window, in one decoding pass; each is yielded as soon as its frames are there.
 
-    A window's frames are those that `read_frames` gives of the whole video at the same times, bit for bit; the last
-    picture is held beyond the video's end. Windows may overlap: what they share is resized once. The frames of those
-    that have begun are held, no more.
+    A window's frames are those that `read_frames` gives from `start_seconds` on at the same times, bit for bit; the
+    last picture is held beyond the video's end. Windows may overlap: what they share is resized once. The frames of
+    those that have begun are held, no more.
 
     Args:
       path, specs: as of `read_frames`.
       windows: (start in seconds, frames per spec) of each, in the order of their starts, which are whole multiples of
-        every spec's 1 / rate_hz.
+        every spec's 1 / rate_hz after `start_seconds`.
+      start_seconds: where the first may start, from the first shown picture.
 
     Yields:
       One u8 [n, size, size, 3] RGB array per spec ([n, size, 3 size, 3] of `crops`), upright, for each window.
@@ -117,14 +122,14 @@ def frames_in_windows(
       ValueError: windows out of order, or a start between two frames.
     """
     track = _film(path)
-    _excerpt_seconds(path, track.seconds, 0.0, None)
+    _excerpt_seconds(path, track.seconds, start_seconds, None)
     spans = [
         [_span(start, count, spec) for count, spec in zip(counts, specs, strict=True)] for start, counts in windows
     ]
     for earlier, later in pairwise(spans):
         if any(one.start > other.start for one, other in zip(earlier, later, strict=True)):
             raise ValueError("windows: got one that starts before its predecessor; give them in order of their starts")
-    return _windows(path, track, specs, spans, 0.0)
+    return _windows(path, track, specs, spans, start_seconds)
 
 
 def every_frame(path: str | os.PathLike, thumbnail: int, start_seconds: float = 0.0) -> Iterator[Shown]:

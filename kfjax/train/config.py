@@ -7,6 +7,7 @@ import difflib
 import importlib.util
 import json
 import os
+import typing
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kfjax import command
+from kfjax import config as strict
 from kfjax.storage import disk
 
 if TYPE_CHECKING:
@@ -28,7 +30,9 @@ MULTIPLE = "data.batch_multiple"
 #: Settings that earlier versions lacked, at what their runs did.
 ADDED = {"step.known": 0.0, "system.known_as": "renoised", "system.mmdit.sync_align": "uniform"}
 #: Settings that may name what is in a bucket: features, and model directories or weights files.
-IN_BUCKETS = {"data.corpora", "data.validation", "data.start", "data.encoders", "data.vae", "data.vocoder"}
+IN_BUCKETS = {f"data.{key}" for key in (
+    "corpora", "validation", "start", "encoders", "vae", "vocoder", "system", "codec",
+)}  # fmt: skip
 #: What every config has, whatever its task.
 SECTIONS = ("loop", "data")
 #: The configs: inside an installed package, beside the package in a clone.
@@ -101,10 +105,34 @@ def assign(config: ConfigDict, key: str, value: Any) -> None:
     """
     known = dict(flat(config.to_dict()))
     if key not in known:
+        known = defaults(config) | known
+    if key not in known:
         near = difflib.get_close_matches(key, known, n=1)
         advice = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
         raise ValueError(f"--set: unknown key {key}; {advice}")
-    config.update_from_flattened_dict({key: _typed(key, _plain(key, value), known[key])})
+    _put(config, key.split("."), _typed(key, _plain(key, value), known[key]))
+
+
+def _put(config: ConfigDict, path: list[str], value: Any) -> None:
+    """Set a leaf; the sections on the way to it come into being."""
+    from ml_collections import ConfigDict
+
+    with config.unlocked():
+        for name in path[:-1]:
+            if config.get(name) is None:
+                config[name] = ConfigDict()
+            config = config[name]
+        config[path[-1]] = value
+
+
+def defaults(config: ConfigDict) -> dict[str, Any]:
+    """{"a.b": its default} of all settings of the config's task, those too that the config leaves out."""
+    from kfjax.train.tasks.make import TASKS  # imports jax
+
+    if (kind := TASKS.get(config.get("task"))) is None:
+        return {}
+    run = next(iter(typing.get_type_hints(kind.make).values()))  # the dataclass that the task is made of
+    return strict.settings(run)
 
 
 def check_addresses(config: ConfigDict) -> None:
@@ -199,6 +227,12 @@ def check_workdir(workdir: Path, config: ConfigDict, own: Mapping[str, Any]) -> 
         before[MULTIPLE] = now.get(MULTIPLE)
     bound = [key for key in before.keys() | now.keys() if key not in FREE and _binds(key)]
     differing = sorted(key for key in bound if before.get(key, ...) != now.get(key, ...))
+    if any(key not in before or key not in now for key in differing):
+        # What one of them leaves out is at its default. Of `system` that is what the named system says.
+        left_out = {key: json.loads(json.dumps(value)) for key, value in defaults(config).items()
+                    if key in differing and not key.startswith("system.")}  # fmt: skip
+        before, now = left_out | before, left_out | now
+        differing = [key for key in differing if before.get(key, ...) != now.get(key, ...)]
     if differing:
         shown = [f"{key} was {before.get(key, 'not set')}, is {now.get(key, 'not set')}" for key in differing[:6]]
         advice = "give another --workdir, or the same settings"

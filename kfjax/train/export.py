@@ -66,6 +66,10 @@ def _config(workdir: Path, base: str) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({command.quoted(str(error))}); copy it again") from None
     start = data.get("start")
     if start and not disk.path(start).exists():
+        from kfjax.train.tasks.weights import is_name  # imports jax
+
+        if is_name(start):
+            return values
         if not base:
             raise ValueError(f"the run started from {start}, which has gone; give that model as --base MODEL")
         from kfjax.train.tasks.model_directory import folder_of

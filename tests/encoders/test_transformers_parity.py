@@ -19,6 +19,7 @@ from kfjax.encoders.clip import (
 )
 from kfjax.encoders.t5 import T5Config, T5Encoder, relative_buckets
 from kfjax.nn.module import bind
+from tests.reference.states import assert_same_bytes
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -124,7 +125,9 @@ def test_clip(activation):
         projection_dim=10,
     )
     model, w = randomised(transformers.CLIPModel(theirs))
-    parts = clip.FAMILY.from_torch(open_clip_file(w), cfg)
+    ours = clip.from_transformers(w)
+    assert_same_bytes(ours, open_clip_file(w))  # two ways to the one layout
+    parts = clip.FAMILY.from_torch(ours, cfg)
     del parts["text"]["unused"]
 
     frames = np.random.default_rng(0).integers(0, 256, (2, 3, 30, 30, 3), np.uint8)

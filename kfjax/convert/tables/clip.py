@@ -3,19 +3,22 @@
     parts = FAMILY.from_torch(state_dict, CONFIGS["dfn5b-vit-h-14-384"])     # {"clip": ..., "text": ...}
     state_dict = FAMILY.to_torch(parts, CONFIGS["dfn5b-vit-h-14-384"])
 
-A file always holds both towers. The text projection and the temperature of the contrastive loss belong to no encoder
-here; they are `unused`, and so is the text tower of the variants whose text no system reads.
+transformers' files of a whole CLIPModel are read too, by `from_transformers`; on the way back they become open_clip's,
+with every value as it was. A file always holds both towers. The text projection and the temperature of the contrastive
+loss belong to no encoder here; they are `unused`, and so is the text tower of the variants whose text no system reads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kfjax.convert.family import Family, without
-from kfjax.convert.rules import TRANSPOSE, How, Rule, dense, norm
+from kfjax.convert.rules import TRANSPOSE, How, Rule, State, dense, norm
 from kfjax.encoders.clip import CLIPText, CLIPTextConfig, CLIPVision, CLIPVisionConfig
 from kfjax.nn import module
 from kfjax.system import UNUSED
@@ -100,3 +103,51 @@ FAMILY = Family(
     "clip", "visual.conv1.weight", CONFIGS, table, shapes, files=lambda variant: "open_clip_model.safetensors",
     read=without("attn_mask"),  # the causal mask, a constant that some files carry
 )  # fmt: skip
+
+#: A key that all files of transformers' layout have, and open_clip's have not.
+TRANSFORMERS = "vision_model.embeddings.class_embedding"
+#: Beginnings of keys: transformers' tower (its spelling), open_clip's.
+_TOWERS = {"vision_model": "visual.", "text_model": ""}
+_NAMES = {
+    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
+    "vision_model.embeddings.class_embedding": "visual.class_embedding",
+    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "logit_scale": "logit_scale",
+}
+_NORMS = {
+    "vision_model.pre_layrnorm": "visual.ln_pre", "vision_model.post_layernorm": "visual.ln_post",
+    "text_model.final_layer_norm": "ln_final",
+}  # fmt: skip
+_LAYER = {
+    "layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+}  # fmt: skip
+
+
+def from_transformers(state: Mapping[str, np.ndarray]) -> State:
+    """A state dict of transformers' CLIPModel in open_clip's layout: projections turned, q, k and v in one matrix.
+
+    Keys that it does not know stay as they are, to be named as unused.
+    """
+    made: State = {}
+    for key, value in state.items():
+        stem, _, kind = key.rpartition(".")
+        tower, _, rest = key.partition(".encoder.layers.")
+        layer, _, name = rest.rpartition(".")[0].partition(".")
+        block = f"{_TOWERS.get(tower, '')}transformer.resblocks.{layer}"
+        if key in _NAMES:
+            made[_NAMES[key]] = value
+        elif stem in _NORMS:
+            made[f"{_NORMS[stem]}.{kind}"] = value
+        elif key in ("visual_projection.weight", "text_projection.weight"):
+            made["visual.proj" if key[0] == "v" else "text_projection"] = np.ascontiguousarray(value.T)
+        elif tower in _TOWERS and name in _LAYER:
+            made[f"{block}.{_LAYER[name]}.{kind}"] = value
+        elif tower in _TOWERS and name == "self_attn.q_proj":
+            rows = [state.get(key.replace("q_proj", f"{part}_proj")) for part in "qkv"]
+            made[f"{block}.attn.in_proj_{kind}"] = np.concatenate([row for row in rows if row is not None])
+        elif not (tower in _TOWERS and name in ("self_attn.k_proj", "self_attn.v_proj")) and kind != "position_ids":
+            made[key] = value  # position_ids: a constant that older files carry
+    return made

@@ -18,6 +18,7 @@ from kfjax.train.engine.loop import Task
 from kfjax.train.tasks.flow.config import FlowRun
 from kfjax.train.tasks.flow.step import merged, trained
 from kfjax.train.tasks.lora import init_lora
+from kfjax.train.tasks.weights import folder_of
 
 
 def lora_task(task: Task, frozen: Params, run: FlowRun) -> Task:
@@ -72,4 +73,4 @@ def free_rows(run: FlowRun) -> int:
 
 def known_tokenizer(run: FlowRun) -> Tokenizer:
     """The tokenizer that the run starts from."""
-    return Tokenizer.load(run.data.tokenizer or Path(run.data.start, TOKENIZER), run.system.text_tokens)
+    return Tokenizer.load(run.data.tokenizer or folder_of(run.data.start) / TOKENIZER, run.system.text_tokens)

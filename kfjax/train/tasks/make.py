@@ -89,7 +89,10 @@ def _here(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """With copies on this machine in place of models and weights in a bucket."""
     copied = lambda x: str(cache.local(disk.path(x))) if isinstance(x, str) and command.in_bucket(x) else x
     data = values.get("data")
-    return {**values, "data": {k: copied(x) for k, x in data.items()}} if isinstance(data, Mapping) else values
+    if not isinstance(data, Mapping):
+        return values
+    named = ("system", "codec")  # of these the configuration alone is read
+    return {**values, "data": {k: x if k in named else copied(x) for k, x in data.items()}}
 
 
 def _ending(task: Task, product: Callable[[Params], model_directory.Product]) -> Callable[[Params, Path], None]:

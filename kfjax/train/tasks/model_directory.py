@@ -28,6 +28,7 @@ from kfjax.convert import directory, hub
 from kfjax.data import records
 from kfjax.data.encode import encoders_fingerprint
 from kfjax.data.extract import made_by
+from kfjax.data.marks import PARTS
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.nn.module import Params, flatten
 from kfjax.storage import cache, disk
@@ -35,7 +36,7 @@ from kfjax.storage.checkpoint import save_params, unflatten
 from kfjax.system import CARD, CONFIG, TOKENIZER, UNUSED, WEIGHTS, SystemConfig
 from kfjax.train.engine.loop import LoopConfig
 from kfjax.train.engine.optim import OptimConfig
-from kfjax.train.tasks.weights import is_folder
+from kfjax.train.tasks.weights import is_folder, is_name
 
 #: Part -> makes its weights.
 Made = dict[str, Callable[[], Params]]
@@ -151,7 +152,7 @@ def _advice(product: Product) -> str:
 
 def is_model(path: str) -> bool:
     """Whether it names a model directory."""
-    return is_folder(path) and Path(path, CONFIG).is_file()
+    return is_name(path) or (is_folder(path) and Path(path, CONFIG).is_file())
 
 
 def folder_of(model: str | Path) -> Path | None:
@@ -172,17 +173,17 @@ def _parent(product: Product, base: str | Path) -> Path | None:
     marks = [records.read_json(path)["fingerprint"] for folder in product.features
              if (path := Path(folder, records.INDEX)).is_file()]  # fmt: skip
     if given := folder_of(base):
-        if marks and (mark := encoders_fingerprint(system.load(given))) != marks[0]:
+        if marks and (mark := encoders_fingerprint(system.load(given, PARTS))) != marks[0]:
             raise ValueError(f"base: got {base} with encoders {mark}, expected those of {marks[0]}, which made the "
                              f"features in {product.features[0]}; give that model")  # fmt: skip
         return given
     if is_model(product.start):
-        return Path(product.start)
+        return folder_of(product.start)
     if not marks or not (name := made_by(disk.path(product.features[0]))):
         return None
     near = pipeline.BUILT_IN if name == "built-in" else Path(name)
     near = near if is_model(str(near)) else pipeline.cache_folder() / "models" / name
-    same = is_model(str(near)) and encoders_fingerprint(system.load(near)) == marks[0]
+    same = is_model(str(near)) and encoders_fingerprint(system.load(near, PARTS)) == marks[0]
     return near if same else None
 
 

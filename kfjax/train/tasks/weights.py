@@ -5,14 +5,26 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from kfjax import pipeline
+from kfjax.convert import hub
 from kfjax.nn import module
 from kfjax.storage.checkpoint import load_params
 from kfjax.system import UNUSED, load
 
 
+def is_name(path: str) -> bool:
+    """Whether it is the name of a model, and nothing that is on this disk."""
+    return bool(path) and not Path(path).exists() and (path == "built-in" or path in hub.MODELS)
+
+
 def is_folder(path: str) -> bool:
-    """Whether it names a folder; "" does not, although for pathlib it is the current one."""
-    return bool(path) and Path(path).is_dir()
+    """Whether it names a folder, or a model; "" does not, although for pathlib it is the current folder."""
+    return bool(path) and (Path(path).is_dir() or is_name(path))
+
+
+def folder_of(path: str) -> Path:
+    """The folder, or that of a model by its name, which is fetched where it is not there yet."""
+    return pipeline.folder_of(path) if is_name(path) else Path(path)
 
 
 def read_parts(path: str, expected: module.Params, optional: Collection[str] = ()) -> module.Params:
@@ -24,7 +36,7 @@ def read_parts(path: str, expected: module.Params, optional: Collection[str] = (
     Raises:
       ValueError: no weights there, or weights of other shapes.
     """
-    stored = load(path).params if is_folder(path) else load_params(path)
+    stored = load(folder_of(path)).params if is_folder(path) else load_params(path)
     expected = {name: shapes for name, shapes in expected.items() if name in stored or name not in optional}
     missing = sorted(expected.keys() - stored.keys())
     if missing:

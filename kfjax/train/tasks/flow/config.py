@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ml_collections import ConfigDict
-
-from kfjax import config
-from kfjax.system import CONFIG, SystemConfig, load_config
+from kfjax import config, pipeline
+from kfjax.system import SystemConfig, with_codec
 from kfjax.train.engine.loop import LoopConfig
 from kfjax.train.engine.optim import OptimConfig
 from kfjax.train.tasks.flow.step import FlowStepConfig
@@ -22,8 +20,11 @@ class FlowData:
     """What a run reads. An empty path is none.
 
     Attributes:
+      system: name or model directory of the system whose encoders and codec the features are of. All of `system` but
+        the network (`mmdit`) is its, and the network's inputs are as wide as what these parts give.
+      codec: name or model directory whose codec stands in that system's slot, as of `kfjax extract --codec`.
       folder, heldout: rendered corpora of scenes, to train on and for panel and validation.
-      start: model directory, or weights file, that the run starts from.
+      start: name, model directory or weights file that the run starts from. All of `system` is the model's.
       tokenizer: of the captions of `folder`; trained on them and written there where it does not exist.
       encoders: weights file or model directory of encoders that are frozen; `start` where it is empty.
       vae, vocoder: weights files or model directories of the codec; `start` where they are empty.
@@ -40,6 +41,8 @@ class FlowData:
       buckets: (seconds, weight) of each duration; steps draw one in proportion to the weights.
     """
 
+    system: str = ""
+    codec: str = ""
     folder: str = ""
     heldout: str = ""
     start: str = ""
@@ -107,20 +110,66 @@ class FlowRun:
             )
 
 
+#: A width of the network -> the part that gives it, and its name there.
+WIDTHS = {
+    "clip_dim": ("clip", "out_dim"), "sync_dim": ("sync", "width"), "text_dim": ("text", "width"),
+    "latent_dim": ("codec", "vae", "latent_dim"),
+}  # fmt: skip
+
+
 def read(values: Mapping[str, Any]) -> FlowRun:
-    """The config as dataclasses. Settings of `system` override those of the model directory `data.start`.
+    """The config as dataclasses. Settings of `system` override those of the model `data.start`, or else of the system
+    `data.system`. Widths of the network's inputs that are not set follow from the parts that give them.
 
     Raises:
-      ValueError: nothing at `data.start`; an unknown or missing key; a bad value.
+      ValueError: nothing at `data.start`, no system `data.system`; an unknown or missing key; a bad value.
     """
     data = config.from_dict(FlowData, values.get("data", {}), where="config.data")
-    if data.start and not Path(data.start).exists():
-        raise ValueError(f"config.data.start: nothing at {data.start}; expected a model directory or a weights file")
+    run = config.from_dict(FlowRun, {**values, "system": _system(data, values.get("system", {}))}, where="config")
+    if data.codec:
+        run = replace(run, system=with_codec(run.system, _named(data.codec, "codec")))
+    return run
+
+
+def _system(data: FlowData, own: Any) -> Any:
+    """The settings of the system, nested; `own`: the config's."""
+    if data.start and not is_folder(data.start) and not Path(data.start).exists():
+        raise ValueError(f"config.data.start: nothing at {data.start}; expected a model's name, a model directory or "
+                         "a weights file")  # fmt: skip
+    base: dict[str, Any] = {}
     if is_folder(data.start):
-        path = Path(data.start, CONFIG)
-        if not path.is_file():
-            raise ValueError(f"config.data.start: no {CONFIG} in {data.start}; expected a model directory")
-        system = ConfigDict(config.to_dict(load_config(path)), type_safe=False)
-        system.update(values.get("system", {}))
-        values = {**values, "system": system.to_dict()}
-    return config.from_dict(FlowRun, values, where="config")
+        base = config.to_dict(_named(data.start, "start"))
+    elif data.system:
+        base = config.to_dict(_named(data.system, "system"))
+        del base["mmdit"]
+    made = _over(base, own)
+    if isinstance(made, dict) and isinstance(made.get("mmdit"), dict):
+        made["mmdit"] = _widths(made) | made["mmdit"]
+    return made
+
+
+def _over(base: Any, own: Any) -> Any:
+    """`own` over `base`, section by section; one of another kind takes its place whole."""
+    both = isinstance(base, Mapping) and isinstance(own, Mapping)
+    if not both or own.get("kind", base.get("kind")) != base.get("kind"):
+        return own
+    return {**base, **{key: _over(base.get(key), value) for key, value in own.items()}}
+
+
+def _widths(system: Mapping[str, Any]) -> dict[str, Any]:
+    """Of those that the settings of the parts say; the others are at their defaults, which fit each other."""
+    found = {}
+    for name, path in WIDTHS.items():
+        part: Any = system
+        for key in path:
+            part = part.get(key) if isinstance(part, Mapping) else None
+        if part is not None:
+            found[name] = part
+    return found
+
+
+def _named(model: str, key: str) -> SystemConfig:
+    try:
+        return pipeline.config_of(model)
+    except ValueError as error:
+        raise ValueError(f"config.data.{key}: {error}") from None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from kfjax import system
+from typing import Literal
+
+from kfjax import pipeline
 from kfjax.data.batches import FeatureInput, SyntheticInput
-from kfjax.data.encode import encoders_fingerprint
+from kfjax.data.encode import marks_of
+from kfjax.data.marks import PARTS, Marks
 from kfjax.train.engine.validation import Figures, Validation
-from kfjax.train.tasks.flow.config import FlowRun
+from kfjax.train.tasks.flow.config import FlowData, FlowRun
 from kfjax.train.tasks.flow.step import flow_figures, lacking
 from kfjax.train.tasks.inputs import TrainingData, make_buckets
 from kfjax.train.tasks.weights import is_folder
@@ -35,16 +38,16 @@ def material(run: FlowRun, figures: Figures | None = None) -> TrainingData:
         )
     if data.synthetic:
         return TrainingData(SyntheticInput(run.system, buckets, seed=run.loop.seed, stereo=stereo))
-    mark = data.fingerprint or _start_fingerprint(data.start)
+    mark = data.fingerprint or _start_marks(data)
     options = {"seed": run.loop.seed, "stereo": stereo}
     batches = FeatureInput(run.system, data.corpora, buckets, fingerprint=mark, joined=data.joined, **options)
     if not data.validation:
         return TrainingData(batches)
-    held = FeatureInput(run.system, data.validation, buckets, fingerprint=batches.fingerprint, **options)
+    held = FeatureInput(run.system, data.validation, buckets, fingerprint=batches.marks, **options)
     look = Validation(figures or flow_figures(run.system, run.step), held, data.validation_batches)
     return TrainingData(batches, validate=look)
 
 
-def _start_fingerprint(start: str) -> str:
-    """Of the encoders of the model directory `start`; "" where it is none."""
-    return encoders_fingerprint(system.load(start)) if is_folder(start) else ""
+def _start_marks(data: FlowData) -> Marks | Literal[""]:
+    """Of the encoders of the model `data.start`, and the codec in its slot; "" where it is none."""
+    return marks_of(pipeline.load_system(data.start, PARTS, data.codec)) if is_folder(data.start) else ""
