@@ -34,7 +34,7 @@ def run(line: str) -> None:
 
 @pytest.mark.slow
 def test_a_raw_folder_becomes_a_tuned_model(raw):
-    run("clean raw --output runs/clean --config configs/clean.py:loose --workers 1 --set seconds=2.0")
+    run("clean raw --output runs/clean --config configs/clean.py:loose --format csv --workers 1 --set seconds=2.0")
     with open("runs/clean/clips.csv", newline="") as table:
         kept = {row["path"].rpartition("/")[2]: row["kept"] for row in csv.DictReader(table)}
     assert kept == {f"{seed}.mp4": "yes" for seed in range(8)} | dict.fromkeys(
