@@ -119,7 +119,7 @@ def _inputs(one: Loaded, part: str) -> tuple[np.ndarray, ...]:
 @partial(jax.jit, static_argnames=("cfg", "part"))
 def _encode(
     params: Params, cfg: SystemConfig, part: str, x: jax.Array, other: jax.Array | None = None
-) -> dict[str, jax.Array]:
+) -> dict[str, Any]:
     """The arrays of an `Example` that one part makes; `other`: the mask of token ids, the side of a mono wave."""
     from kfjax.encoders.clip import CLIPVision
     from kfjax.encoders.synchformer import Synchformer

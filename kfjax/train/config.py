@@ -121,7 +121,8 @@ def _put(config: ConfigDict, path: list[str], value: Any) -> None:
         for name in path[:-1]:
             if config.get(name) is None:
                 config[name] = ConfigDict()
-            config = config[name]
+            section: Any = config[name]  # whatever it holds, it is a section: its keys were looked up
+            config = section
         config[path[-1]] = value
 
 
@@ -129,7 +130,8 @@ def defaults(config: ConfigDict) -> dict[str, Any]:
     """{"a.b": its default} of all settings of the config's task, those too that the config leaves out."""
     from kfjax.train.tasks.make import TASKS  # imports jax
 
-    if (kind := TASKS.get(config.get("task"))) is None:
+    task: Any = config.get("task")
+    if (kind := TASKS.get(task)) is None:
         return {}
     run = next(iter(typing.get_type_hints(kind.make).values()))  # the dataclass that the task is made of
     return strict.settings(run)
