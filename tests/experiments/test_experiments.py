@@ -56,7 +56,7 @@ def test_the_command_lists_and_runs_them(capsys, monkeypatch):
     assert "got 0015/none, expected ablations, NUMBER/SCRIPT or one of 0001, 0002" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", [])
     assert main(["0007", "--print"]) is None
-    assert "| 6b | v6e-64: 64 v6e | 76 (80 does not fit) |" in capsys.readouterr().out
+    assert "| 6b* | v6e-64: 64 v6e | 76 (80 does not fit) |" in capsys.readouterr().out
 
 
 def test_scripts_run_by_their_names_and_change_no_search_path():

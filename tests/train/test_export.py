@@ -304,7 +304,7 @@ def test_a_base_of_other_sizes_is_refused(folder, tmp_path, capsys):
     (["damaged", "mine"], "config.json is damaged"),
     (["run", "mine", "--base", "no-such-model"], "no model directory at no-such-model"),
     (["run", "mine", "--base", "features"], "base: got features, expected a model directory"),
-    (["run", "gs://bucket/mine"], "gs://bucket/mine"),
+    (["run", "https://host/mine"], "https://host/mine"),
 ])  # fmt: skip
 def test_bad_input_ends_in_one_line(folder, monkeypatch, capsys, words, message):
     monkeypatch.chdir(folder)
