@@ -1,0 +1,38 @@
+"""The configs of tests/test_whole_chain.py: kfjax's own small ones, at the sizes of `tests.tiny.public`.
+
+kfjax train tests/tiny/chain.py:flow --workdir DIR --set data.start=MODEL "data.corpora=(('FEATURES', 1.0),)"
+
+Variants: "flow" (the whole generator of a model goes on), "stereo" (a Mono2Stereo for it) and "vocoder" (its BigVGAN, on
+what its VAE makes of the recordings).
+"""
+
+from dataclasses import asdict
+
+from ml_collections import ConfigDict
+
+from kfjax.train.config import load_config
+from tests.tiny.public import VAE, VOCODER
+
+STEPS = 12
+#: Seconds of excerpts, each as likely.
+BUCKETS = ((1.0, 0.5), (2.0, 0.5))
+
+
+def get_config(variant: str = "flow") -> ConfigDict:
+    if variant == "vocoder":
+        return vocoder()
+    config = load_config("configs/flow.py:features-runlocal")
+    with config.unlocked():
+        config.task = variant
+        config.system = {}  # that of data.start
+        config.loop.update(steps=STEPS, log_every=1, save_every=2, validate_every=STEPS)
+        config.data.update(buckets=BUCKETS, batch_seconds=16.0)
+    return config
+
+
+def vocoder() -> ConfigDict:
+    config = load_config("configs/bigvgan.py:runlocal")
+    with config.unlocked():
+        config.vae = asdict(VAE)
+        config.training.vocoder = asdict(VOCODER)
+    return config
