@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 from kfjax.train.config import load_config
 from tests.tiny.public import VAE, VOCODER
 
-STEPS = 12
+STEPS = 8
 #: Seconds of excerpts, each as likely.
-BUCKETS = ((1.0, 0.5), (2.0, 0.5))
+BUCKETS = ((0.7, 0.5), (1.2, 0.5))
 
 
 def get_config(variant: str = "flow") -> ConfigDict:
@@ -26,7 +26,7 @@ def get_config(variant: str = "flow") -> ConfigDict:
         config.task = variant
         config.system = {}  # that of data.start
         config.loop.update(steps=STEPS, log_every=1, save_every=2, validate_every=STEPS)
-        config.data.update(buckets=BUCKETS, batch_seconds=16.0)
+        config.data.update(buckets=BUCKETS, batch_seconds=8.0)
     return config
 
 
