@@ -37,11 +37,11 @@ def kfjax(*words: object) -> None:
 
 
 def write_clips(folder: Path, count: int, first: int = 0) -> Path:
-    """A table of videos with stereo sound, of 0.8 and 1.3 seconds; a third of them has no caption."""
+    """A table of videos with stereo sound, of 0.8 and 1.28 seconds; a third of them has no caption."""
     folder.mkdir()
     lines = ["video,caption"]
     for k in range(first, first + count):
-        seconds = 0.8 + 0.5 * (k % 2)
+        seconds = 0.8 + 0.48 * (k % 2)
         frames = pictures(k, round(25 * seconds), 64, 64)
         media.write_video(folder / f"{k}.mp4", frames, 25, recording(k, seconds), RATE_HZ)
         lines.append(f"{k}.mp4,{CAPTIONS[k % 3]}")
@@ -131,7 +131,7 @@ def test_from_videos_to_a_model_and_back_to_torch(gs, tmp_path, monkeypatch):
     film = tmp_path / "out.mp4"
     kfjax("generate", held.with_name("25.mp4"), "--model", tmp_path / "mine", "--steps", 2, "--output", film)
     sound = media.read_audio(film, RATE_HZ)
-    assert sound.shape[1] == 2 and len(sound) >= 1.3 * RATE_HZ and np.abs(sound[:, 0] - sound[:, 1]).max() > 1e-3
+    assert sound.shape[1] == 2 and len(sound) >= 1.28 * RATE_HZ and np.abs(sound[:, 0] - sound[:, 1]).max() > 1e-3
     report = tmp_path / "report"
     kfjax("evaluate", tmp_path / "mine", "--benchmark", "folder", "--references", held, "--steps", 2,
           "--metrics", "onsets,stereo,levels", "--output", report)  # fmt: skip
