@@ -49,6 +49,7 @@ WIDER = {
     "test_corpus": "docs/tutorials/corpus.md",
     "test_docs": "README.md and docs/",
     "test_public": "`kfjax.__all__`",
+    "test_whole_chain": "all commands, one after the other",
     "test_x64": "all programs, in a process of 64 bits",
     "data/builders/test_builders": "all builders",
     "data/builders/test_builders_more": "the later ones, and their measures",

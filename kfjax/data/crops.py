@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from kfjax import media
 from kfjax.codec.mel import MelConfig
-from kfjax.data import records, sources
+from kfjax.data import records, remote, sources
 from kfjax.data.extract import plan_of, source_rows
 from kfjax.data.records import Folder
 from kfjax.data.sources import Cut, Row
@@ -123,7 +123,8 @@ class RecordingCrops:
         cut, skipped = self._clips[crop.corpus].cut(example.id), (crop.first + self._context) * self._hop
         end = skipped + self._samples
         # From the excerpt's start, as it was extracted: no other resampling, and no seeking to a place between samples.
-        wave = media.read_audio(cut.row.sound, self._hz, 1, end / self._hz, cut.start_seconds)[skipped:, 0]
+        with remote.fetched(cut.row) as row:
+            wave = media.read_audio(row.sound, self._hz, 1, end / self._hz, cut.start_seconds)[skipped:, 0]
         whole = np.pad(wave, (0, self._samples - len(wave)))  # silent beyond the end, as it was extracted
         return whole, example.mean[crop.first : crop.first + self._latents]
 

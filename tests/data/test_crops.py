@@ -1,8 +1,10 @@
 """Crops of recordings with their stored latents: of the same place to a sample, wherever the source is now."""
 
 import json
+import re
 import shutil
 
+import fsspec
 import jax
 import numpy as np
 import pytest
@@ -26,6 +28,15 @@ FIRST = {"a.wav": 0.0123456789, "a.wav#2": 0.5, "b.wav": 0.0}
 SIZES = {"latents": 8, "samples": 15 * 512, "context": HALO}
 
 
+def remote_table(folder):
+    """The same, of recordings that are not on this disk."""
+    for path in (folder / "sounds").glob("*.wav"):
+        fsspec.filesystem("memory").pipe_file(f"memory://crops/{path.name}", path.read_bytes())
+    table = (folder / "sounds" / "clips.csv").read_text()
+    (folder / "remote.csv").write_text(re.sub(r"\b(\w.wav)", r"memory://crops/\1", table))
+    return folder / "remote.csv"
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Two recordings at other rates, cut into excerpts of one and of half a second; a table names the places."""
@@ -39,6 +50,7 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encode, "FeatureEncoder", lambda *_: shared)
         extract(folder / "sounds" / "clips.csv", folder / "features", seconds=[1.0, 0.5])
+        extract(remote_table(folder), folder / "remote", seconds=[1.0, 0.5])
     return folder
 
 
@@ -63,6 +75,12 @@ def test_the_wave_is_that_of_the_latents(folder):
     for again in (made(folder).runs(0, (1, 3), 4), crops.runs(0, (1, 3), 4)):
         for name, x in again.items():
             np.testing.assert_array_equal(x, batch[name][[2, 3, 6, 7]])
+
+
+def test_recordings_are_fetched_from_where_they_are(folder):
+    remote = RecordingCrops([(folder / "remote", 1.0)], CONFIG.codec.mel, batch=8, seed=3, **SIZES)
+    for name, x in made(folder)(0).items():
+        np.testing.assert_array_equal(remote(0)[name], x)
 
 
 def test_the_decoded_crop_is_that_of_the_whole(folder):

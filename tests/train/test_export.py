@@ -250,6 +250,17 @@ def test_a_run_on_features_has_the_parts_that_made_them(start, tmp_path):
     assert said.startswith("# mine\n") and "| mmdit | this run | not stated |" in said and "| clip | tiny |" in said
 
 
+def test_features_in_a_bucket_say_which_model_made_them(gs, start, tmp_path):
+    run = features_run(tmp_path, model=str(start))
+    for name in ("index.json", "extraction.json"):
+        (gs / "features" / name).put((tmp_path / "features" / name).read_bytes())
+    settings = json.loads((run / "config.json").read_text())
+    settings["data"]["corpora"] = [[str(gs / "features"), 1.0]]
+    (run / "config.json").write_text(json.dumps(settings))
+    assert main(["export", str(run), str(tmp_path / "mine")]) == 0
+    assert system.load(tmp_path / "mine").cfg.clip == CONFIG.clip
+
+
 def test_without_mono2stereo_the_model_is_mono(tmp_path, capsys):
     folder, tiny = tmp_path / "parts", tiny_system()
     folder.mkdir()

@@ -171,7 +171,7 @@ def folder_of(model: str | Path) -> Path | None:
 def _parent(product: Product, base: str | Path) -> Path | None:
     """See `write`."""
     marks = [records.read_json(path)["fingerprint"] for folder in product.features
-             if (path := Path(folder, records.INDEX)).is_file()]  # fmt: skip
+             if (path := disk.path(folder) / records.INDEX).is_file()]  # fmt: skip
     if given := folder_of(base):
         if marks and (mark := encoders_fingerprint(system.load(given, PARTS))) != marks[0]:
             raise ValueError(f"base: got {base} with encoders {mark}, expected those of {marks[0]}, which made the "
