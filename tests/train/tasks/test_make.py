@@ -251,7 +251,7 @@ def test_held_out_scenes_are_seen_as_they_are(runs, untrained_vae):
     ({"data__folder": "nowhere"}, r"nowhere: no corpus\.json there"),
     ({"data__buckets": ((9.0, 1.0),)}, r"no scenes of \[9\.0\] s in the corpus"),
     ({"data__folder": ""}, r"config\.data: got neither corpora, folder nor synthetic"),
-    ({"data__corpora": (("a", 1.0),), "step__train_encoders": False}, r"got .* step\.caption_weight 0\.02 needs token ids"),
+    ({"data__corpora": (("a", 1.0),), "step__train_encoders": False}, r"step\.caption_weight 0\.02 needs token ids"),
     ({"data__synthetic": True}, r"got extracted features to train on, but step\.train_encoders True needs frames"),
     ({"step__known": 0.5, "system__known_as": "renoised"}, r"step\.known: got 0\.5 with system\.known_as 'renoised', "),
 ])  # fmt: skip
