@@ -130,6 +130,21 @@ def gs(google, tmp_path, monkeypatch):
     google.calm()
 
 
+@pytest.fixture(params=["gs", "s3"])
+def in_bucket(request, gs):
+    """An empty folder in a bucket, of either kind."""
+    if request.param == "gs":
+        yield gs
+        return
+    pytest.importorskip("s3fs")
+    pytest.importorskip("moto")
+    from kfjax.storage.bucket import BucketPath
+    from tests.tiny import buckets
+
+    with buckets.amazon():
+        yield BucketPath(str(gs).replace("gs://", "s3://"))
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """Connections leave this machine from no test; loopback and Unix sockets stay open."""

@@ -11,23 +11,10 @@ from kfjax.data import record_file, records
 from kfjax.data.batches import FeatureInput
 from kfjax.data.buckets import Buckets
 from kfjax.storage import cache, disk, lock
-from kfjax.storage.bucket import BucketPath
-from tests.tiny import buckets, features
+from tests.tiny import features
 from tests.tiny.system import CONFIG
 
 COUNTS = {1.0: 24}
-
-
-@pytest.fixture(params=["gs", "s3"])
-def folder(request, gs):
-    """An empty folder in a bucket, of either kind."""
-    if request.param == "gs":
-        yield gs
-        return
-    pytest.importorskip("s3fs")
-    pytest.importorskip("moto")
-    with buckets.amazon():
-        yield BucketPath(str(gs).replace("gs://", "s3://"))
 
 
 def batches(path) -> FeatureInput:
@@ -39,14 +26,14 @@ def same(one, two):
         np.testing.assert_array_equal(np.asarray(a, np.float32), np.asarray(b, np.float32))
 
 
-def test_batches_are_those_of_a_disk(folder, tmp_path):
-    here, there = (features.write(f / "x", CONFIG, COUNTS, shards=5) for f in (tmp_path, folder))
+def test_batches_are_those_of_a_disk(in_bucket, tmp_path):
+    here, there = (features.write(f / "x", CONFIG, COUNTS, shards=5) for f in (tmp_path, in_bucket))
     assert disk.sizes(here).keys() == disk.sizes(there).keys()
     assert records.is_done(there, 4, 5) and not records.is_done(there, 4, 6)
     one, two = batches(here), batches(str(there))
     for step in (0, 1, 7):
         same(one(step), two(step))
-    assert not list((folder / "x" / "shards").glob("*.lock"))
+    assert not list((in_bucket / "x" / "shards").glob("*.lock"))
 
 
 def test_a_host_fetches_what_it_reads_and_the_next_steps(gs, google, monkeypatch):

@@ -12,18 +12,6 @@ from kfjax.storage.bucket import BucketError, BucketPath
 from tests.tiny import buckets
 
 
-@pytest.fixture(params=["gs", "s3"])
-def folder(request, gs):
-    """An empty folder in a bucket, of either kind."""
-    if request.param == "gs":
-        yield gs
-        return
-    pytest.importorskip("s3fs")
-    pytest.importorskip("moto")
-    with buckets.amazon():
-        yield BucketPath(str(gs).replace("gs://", "s3://"))
-
-
 @pytest.mark.parametrize("text", ["gs://b/a/c", "GS://b/a/c", "gs:/b/a/c", Path("gs://b/a/c")])
 def test_one_place_decides_what_a_path_is(text, tmp_path):
     path = disk.path(text)
@@ -36,20 +24,22 @@ def test_one_place_decides_what_a_path_is(text, tmp_path):
         disk.path("https://b/a")
 
 
-def test_objects_by_the_methods_of_a_path(folder, tmp_path):
-    one, two = folder / "one", folder / "in" / "two.txt"
-    assert not folder.exists() and one.found() is None and not list(folder.iterdir()) and folder.below() == {}
+def test_objects_by_the_methods_of_a_path(in_bucket, tmp_path):
+    one, two = in_bucket / "one", in_bucket / "in" / "two.txt"
+    assert not in_bucket.exists() and one.found() is None and not list(in_bucket.iterdir()) and in_bucket.below() == {}
     one.put(b"1")
     disk.write_text(two, "zwei\n", noted=False)
-    assert folder.is_dir() and not folder.is_file() and one.is_file() and not one.is_dir() and folder.exists()
-    assert list(folder.iterdir()) == [folder / "in", one] and disk.sizes(folder) == {"in/two.txt": 5, "one": 1}
-    assert disk.glob(folder, "i*", "*.txt") == [two] and list(folder.glob("*.txt")) == [] == disk.glob(one, "*", "*")
-    assert list(folder.glob("o*")) == [one] and list((folder / "in").glob("two.t?t")) == [two]
+    assert in_bucket.is_dir() and not in_bucket.is_file() and one.is_file() and not one.is_dir() and in_bucket.exists()
+    assert list(in_bucket.iterdir()) == [in_bucket / "in", one] and disk.sizes(in_bucket) == {"in/two.txt": 5, "one": 1}
+    assert disk.glob(in_bucket, "i*", "*.txt") == [two] and list(in_bucket.glob("*.txt")) == [] == disk.glob(
+        one, "*", "*"
+    )
+    assert list(in_bucket.glob("o*")) == [one] and list((in_bucket / "in").glob("two.t?t")) == [two]
     assert one.read_bytes() == b"1" and two.read_text() == "zwei\n" and disk.size_of(two) == 5
     before = one.found()
     one.put(b"2")
     assert one.found() != before
-    assert not one.create(b"3") and one.read_bytes() == b"2" and (folder / "new").create(b"3")
+    assert not one.create(b"3") and one.read_bytes() == b"2" and (in_bucket / "new").create(b"3")
     (tmp_path / "file").write_bytes(b"4" * 300_000)
     one.upload(tmp_path / "file")
     one.download(tmp_path / "copy")
