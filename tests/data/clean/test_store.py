@@ -24,7 +24,7 @@ def test_rows_and_their_measures_come_back(tmp_path):
     given = [
         Row("a", tmp_path / "ü 1.mp4", None, "a bell", 1.5, 3.0),
         Row("b", None, odd, "", problem="bad"),
-        Row("c", remote.Address("gs://x/y.mp4"), None, ""),
+        Row("c", remote.Address("memory://x/y.mp4"), None, ""),
     ]
     assert [from_text(to_text(row)) for row in given] == given
     keys = [key_of(row, CFG) for row in given]
