@@ -14,6 +14,7 @@ import time
 import urllib.parse
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 NAME = "kfjax-test"
@@ -59,6 +60,11 @@ class Store:
         self.upstream, self.seen = port, []
         self.one = threading.Lock()  # the emulator shows an object before what it says of it
         self.calm()
+
+    def downloads(self, folder: Path, name: str = "") -> list[str]:
+        """Requests for what lies in `folder`, `name` in its name: what other tests read ahead may still be coming."""
+        asked = [line for line in self.seen if line.startswith("GET /download/") and f"/{folder.name}%2F" in line]
+        return [line for line in asked if name in line]
 
     def calm(self) -> None:
         """Fail no more."""
