@@ -11,10 +11,10 @@ from experiments import harness
 from kfjax import config as strict
 from kfjax import pipeline, rates, system
 from kfjax.codec.audio_codec import CodecConfig
-from kfjax.data import records
 from kfjax.data.batches import FeatureInput
 from kfjax.data.buckets import Buckets
 from kfjax.data.encode import FeatureEncoder, Loaded
+from kfjax.data.shards import records
 from kfjax.data.sources import Cut, Row
 from kfjax.encoders.tokenizer import Unread
 from kfjax.generators.mmdit.mmdit import MMDiTConfig

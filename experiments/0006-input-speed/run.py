@@ -24,8 +24,8 @@ def write(folder: Path, cfg, counts: dict[float, int]) -> None:
     """seconds -> how many excerpts. Each has other numbers: rolled out of one of its duration."""
     import numpy as np
 
-    from kfjax.data import records
     from kfjax.data.batches import example_shapes
+    from kfjax.data.shards import records
     from kfjax.structs import Given
 
     rng = np.random.default_rng(0)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from kfjax import media
 from kfjax.data import sources
-from kfjax.data.clean import excerpts, fingerprints, measure, picture, run, sound, speech, thresholds, wada
+from kfjax.data.clean import excerpts, measure, run, thresholds
+from kfjax.data.clean.measures import fingerprints, picture, sound, speech, wada
 from kfjax.metrics import levels
 from kfjax.train.config import load_config
 

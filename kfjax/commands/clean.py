@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from kfjax import command
-from kfjax.data.clean import run, speech, tables, thresholds
+from kfjax.data.clean import run, tables, thresholds
 from kfjax.data.clean.measure import Networks
+from kfjax.data.clean.measures import speech
 from kfjax.data.clean.report import said
 from kfjax.evals.networks import excerpts
 from kfjax.storage.cache import cache_folder

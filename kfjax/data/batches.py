@@ -16,10 +16,10 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from kfjax.data import records
 from kfjax.data.buckets import Buckets
-from kfjax.data.marks import Marks
-from kfjax.data.records import BFLOAT16, STEREO, Example, Folder, arrays_of
+from kfjax.data.shards import records
+from kfjax.data.shards.marks import Marks
+from kfjax.data.shards.records import BFLOAT16, STEREO, Example, Folder, arrays_of
 from kfjax.encoders.configs import CLIPTextConfig
 from kfjax.rates import lengths
 from kfjax.storage import disk

@@ -17,9 +17,10 @@ from jaxtyping import Float
 
 from kfjax import media
 from kfjax.codec.mel import MelConfig
-from kfjax.data import records, remote, sources
+from kfjax.data import remote, sources
 from kfjax.data.extract import plan_of, source_rows
-from kfjax.data.records import Folder
+from kfjax.data.shards import records
+from kfjax.data.shards.records import Folder
 from kfjax.data.sources import Cut, Row
 
 

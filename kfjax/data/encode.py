@@ -19,10 +19,10 @@ from kfjax import config, features, media, rates
 from kfjax.codec import codec_of, stereo
 from kfjax.codec.mel import log_mel
 from kfjax.data import remote, sources
-from kfjax.data.clean.sound import side_db
+from kfjax.data.clean.measures.sound import side_db
 from kfjax.data.films import Source, Windows
-from kfjax.data.marks import PARTS, Marks
-from kfjax.data.records import Example
+from kfjax.data.shards.marks import PARTS, Marks
+from kfjax.data.shards.records import Example
 from kfjax.data.sources import Cut
 from kfjax.encoders.tokenizer import Unread
 from kfjax.nn.module import Params

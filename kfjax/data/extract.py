@@ -2,8 +2,8 @@
 
 A source's films are distributed over shards, the shards over processes; a film is decoded once (`data/films.py`). A
 shard is written atomically, with a note of the clips left out of it: after an interruption only the missing shards are
-made. The process that finds all of them writes the index (`data/records.py`). If the file of a clip that was left out
-has changed, its shard is made anew.
+made. The process that finds all of them writes the index (`data/shards/records.py`). If the file of a clip that was
+left out has changed, its shard is made anew.
 
 An excerpt counts as a whole clip, as in generation: its start is 0 s, its total its own length.
 """
@@ -24,15 +24,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kfjax import command, rates
-from kfjax.data import films, records, remote, sources, variants
-from kfjax.data.marks import PARTS, Marks
+from kfjax.data import films, remote, sources, variants
+from kfjax.data.shards import records
+from kfjax.data.shards.marks import PARTS, Marks
 from kfjax.data.sources import Cut, Row
 from kfjax.data.variants import Variant, Variants
 from kfjax.storage import disk
 
 if TYPE_CHECKING:
     from kfjax.data.encode import FeatureEncoder, Loaded
-    from kfjax.data.reuse import Known, Reuse
+    from kfjax.data.shards.reuse import Known, Reuse
     from kfjax.encoders.tokenizer import Unread
 
 #: What is extracted into a folder, and from where.
@@ -135,7 +136,7 @@ def extract(
 
     from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for
     from kfjax.data.encode import FeatureEncoder
-    from kfjax.data.reuse import Reuse
+    from kfjax.data.shards.reuse import Reuse
 
     pipeline.start()
     before = plan_of(folder)

@@ -230,7 +230,7 @@ def _clip(encoder: FeatureEncoder, cut: Cut) -> Clip:
 def _prepared(encoder: FeatureEncoder, cut: Cut, clip: Clip) -> Loaded:
     """As `FeatureEncoder.load` hands over what it has read."""
     from kfjax import features, rates
-    from kfjax.data.clean.sound import side_db
+    from kfjax.data.clean.measures.sound import side_db
     from kfjax.data.encode import COPIED_DB, Loaded
     from kfjax.structs import Video
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from kfjax import __version__, command, media, pipeline, rates, system
 from kfjax.convert import hub
-from kfjax.data import records
 from kfjax.data.extract import share
+from kfjax.data.shards import records
 from kfjax.evals import benchmarks, generation, measures, report, shards
 from kfjax.evals.benchmarks import BENCHMARKS, Benchmark, BenchmarkExample, Matching, SceneExample
 from kfjax.evals.measures import SAMPLE_RATE_HZ, Pair, Score

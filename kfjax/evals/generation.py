@@ -17,7 +17,7 @@ from tqdm import tqdm
 from kfjax import features, media, pipeline
 from kfjax.command import say
 from kfjax.convert import hub
-from kfjax.data import records
+from kfjax.data.shards import records
 from kfjax.evals.benchmarks import BenchmarkExample, SceneExample
 from kfjax.scenes.sounds import SceneSounds
 from kfjax.structs import Video

@@ -9,7 +9,8 @@ import time
 import pytest
 
 from kfjax import cli, media
-from kfjax.data.clean import speech, store
+from kfjax.data.clean import store
+from kfjax.data.clean.measures import speech
 from tests.tiny.crawl import RATE_HZ, recording
 
 SETTINGS = ["--config", "configs/clean.py:loose", "--set", "seconds=1.0", "shortest_seconds=0.5"]

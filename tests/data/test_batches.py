@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from kfjax.data import records
 from kfjax.data.batches import FeatureInput, Place, SyntheticInput, example_shapes, fillings, join
 from kfjax.data.buckets import Buckets
+from kfjax.data.shards import records
 from kfjax.encoders.clip import CLIPTextConfig
 from tests.tiny import features as tiny_features
 from tests.tiny.system import CONFIG
@@ -236,6 +236,6 @@ def test_a_record_that_its_index_does_not_describe_is_named(folders, tmp_path):
 
 def test_reading_imports_no_accelerator():
     """What the reading threads run is numpy: nothing that they could start on a device."""
-    code = "import sys, kfjax.data.records; print([m for m in ('jax', 'flax') if m in sys.modules])"
+    code = "import sys, kfjax.data.shards.records; print([m for m in ('jax', 'flax') if m in sys.modules])"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "[]\n"

@@ -17,7 +17,7 @@ from kfjax.data import encode
 from kfjax.data.crops import RecordingCrops
 from kfjax.data.encode import FeatureEncoder
 from kfjax.data.extract import extract
-from kfjax.data.records import Folder, parse
+from kfjax.data.shards.records import Folder, parse
 from kfjax.nn import module
 from kfjax.train.tasks.vocoder_step import decoded_mel
 from tests.tiny.system import CONFIG, tiny_system

@@ -25,7 +25,7 @@ from kfjax.data import builders, sources
 from kfjax.data import encode as feature_encoder
 from kfjax.data.encode import FeatureEncoder, encoders_fingerprint
 from kfjax.data.extract import main
-from kfjax.data.records import Folder, parse
+from kfjax.data.shards.records import Folder, parse
 from kfjax.rates import lengths
 from kfjax.structs import Video
 from tests.tiny import media_files

@@ -8,7 +8,7 @@ from kfjax.data import encode as feature_encoder
 from kfjax.data.crops import _Clips
 from kfjax.data.encode import FeatureEncoder
 from kfjax.data.extract import main
-from kfjax.data.records import Folder, parse
+from kfjax.data.shards.records import Folder, parse
 from tests.tiny.system import tiny_system, write_model
 
 SHARES = ("mirrored=0.5", "during=1", "twins=1", "seed=3")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kfjax.data import records
 from kfjax.data.batches import example_shapes, stereo_shape
-from kfjax.data.records import Example
+from kfjax.data.shards import records
+from kfjax.data.shards.records import Example
 from kfjax.structs import Given, StereoMels
 
 MARK = "0123456789abcdef"

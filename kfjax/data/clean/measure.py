@@ -11,8 +11,8 @@ from jaxtyping import Float, UInt8
 
 from kfjax import media
 from kfjax.command import reason
-from kfjax.data.clean import fingerprints, kinds, overlay, picture, sound, speech, wada
 from kfjax.data.clean.excerpts import pieces
+from kfjax.data.clean.measures import fingerprints, kinds, overlay, picture, sound, speech, wada
 from kfjax.data.sources import SHORT_SECONDS, Cut, Row
 from kfjax.metrics import levels
 

@@ -18,8 +18,8 @@ from typing import Any, Self
 
 from kfjax import command
 from kfjax.data import remote
-from kfjax.data.clean import speech
 from kfjax.data.clean.measure import Measured
+from kfjax.data.clean.measures import speech
 from kfjax.data.clean.thresholds import CleanConfig
 from kfjax.data.sources import Row
 

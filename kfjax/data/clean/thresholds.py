@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kfjax import config
-from kfjax.data.clean.fingerprints import BITS
 from kfjax.data.clean.measure import MEASURES, NO_NETWORKS, TEXTS, Measured, Networks
+from kfjax.data.clean.measures.fingerprints import BITS
 
 #: Fingerprints are looked up by pieces of this many hexadecimal digits: near ones share some, others hardly any.
 _PIECE = 3

@@ -18,8 +18,8 @@ import numpy as np
 from scipy.special import expit
 
 from kfjax import media
-from kfjax.data.clean import kinds
 from kfjax.data.clean.measure import NO_NETWORKS, Networks, Value
+from kfjax.data.clean.measures import kinds
 from kfjax.data.sources import Cut
 from kfjax.evals.networks.base import AudioClassifier, TextAudioSpace, Unavailable
 from kfjax.evals.networks.synchrony import window_starts

@@ -25,10 +25,10 @@ from kfjax import command, config, pipeline, system
 from kfjax.codec.mel import MelConfig
 from kfjax.command import say
 from kfjax.convert import directory, hub
-from kfjax.data import records
 from kfjax.data.encode import encoders_fingerprint
 from kfjax.data.extract import made_by
-from kfjax.data.marks import PARTS
+from kfjax.data.shards import records
+from kfjax.data.shards.marks import PARTS
 from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.nn.module import Params, flatten
 from kfjax.storage import cache, disk

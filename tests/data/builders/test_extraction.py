@@ -9,7 +9,7 @@ import pytest
 from kfjax import media
 from kfjax.data import builders, sources
 from kfjax.data import extract as extract_videos
-from kfjax.data.records import Folder, parse
+from kfjax.data.shards.records import Folder, parse
 from tests.tiny import media_files
 from tests.tiny.system import write_model
 

@@ -12,8 +12,8 @@ from kfjax import config as strict
 from kfjax.cli import main
 from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.codec.vocoder import Vocoder, VocoderConfig
-from kfjax.data import records
 from kfjax.data.encode import encoders_fingerprint
+from kfjax.data.shards import records
 from kfjax.nn import module
 from kfjax.scenes import Corpus
 from kfjax.scenes.batches import tokenizer_from

@@ -7,7 +7,7 @@ from typing import Literal
 from kfjax import pipeline
 from kfjax.data.batches import FeatureInput, SyntheticInput
 from kfjax.data.encode import marks_of
-from kfjax.data.marks import PARTS, Marks
+from kfjax.data.shards.marks import PARTS, Marks
 from kfjax.train.engine.validation import Figures, Validation
 from kfjax.train.tasks.flow.config import FlowData, FlowRun
 from kfjax.train.tasks.flow.step import flow_figures, lacking

@@ -9,7 +9,7 @@ import pytest
 from kfjax.cli import main
 from kfjax.convert import systems
 from kfjax.data.encode import encoders_fingerprint, marks_of
-from kfjax.data.records import read_json, write_json
+from kfjax.data.shards.records import read_json, write_json
 from kfjax.generators.mmdit.sizes import SIZES
 from kfjax.train import config as command
 from kfjax.train.engine.loop import init_state

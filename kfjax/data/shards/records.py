@@ -34,9 +34,9 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from kfjax.data.json_files import read_json, write_json
-from kfjax.data.marks import Marks
-from kfjax.data.record_file import RecordFile, array_record, locked, noted_places, open_records, read_range
+from kfjax.data.shards.json_files import read_json, write_json
+from kfjax.data.shards.marks import Marks
+from kfjax.data.shards.record_file import RecordFile, array_record, locked, noted_places, open_records, read_range
 from kfjax.storage import cache, disk
 from kfjax.storage.bucket import STREAMS
 from kfjax.structs import Given, StereoMels

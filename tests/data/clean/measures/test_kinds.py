@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kfjax.data.clean import kinds
+from kfjax.data.clean.measures import kinds
 from kfjax.scenes import waves
 
 RATE_HZ, SECONDS = 44100, 4

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kfjax.data.clean import wada
+from kfjax.data.clean.measures import wada
 
 
 def mixture(ratio_db: float, seed: int = 0, count: int = 300_000) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from kfjax.data.clean import overlay
+from kfjax.data.clean.measures import overlay
 
 SIZE, FRAMES, CASES = 512, 6, range(24)
 TEXT = "I never thought that we would have to go back there again before the summer is over"

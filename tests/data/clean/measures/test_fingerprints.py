@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kfjax import media
-from kfjax.data.clean.fingerprints import differing_share, picture_fingerprint, sound_fingerprint
+from kfjax.data.clean.measures.fingerprints import differing_share, picture_fingerprint, sound_fingerprint
 from tests.tiny import media_files
 from tests.tiny.crawl import RATE_HZ, pictures, recording
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from kfjax import media, system
-from kfjax.data import records
 from kfjax.data.encode import marks_of
 from kfjax.data.extract import extract
-from kfjax.data.marks import Marks
-from kfjax.data.records import Folder, parse
+from kfjax.data.shards import records
+from kfjax.data.shards.marks import Marks
+from kfjax.data.shards.records import Folder, parse
 from tests.tiny import media_files
 from tests.tiny.system import tiny_system, write_model
 

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from kfjax.data import record_file, records
 from kfjax.data.batches import FeatureInput
 from kfjax.data.buckets import Buckets
+from kfjax.data.shards import record_file, records
 from kfjax.storage import cache, disk, lock
 from tests.tiny import features
 from tests.tiny.system import CONFIG

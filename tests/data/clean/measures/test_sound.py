@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kfjax import media
-from kfjax.data.clean import sound
+from kfjax.data.clean.measures import sound
 from tests.tiny import media_files
 from tests.tiny.crawl import recording
 

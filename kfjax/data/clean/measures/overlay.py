@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from kfjax.data.clean.picture import brightness
+from kfjax.data.clean.measures.picture import brightness
 from kfjax.media import FrameSpec
 
 #: Frames of the picture that are looked at.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kfjax.data.clean import picture
+from kfjax.data.clean.measures import picture
 from tests.tiny.crawl import pictures
 
 CASES = range(40)

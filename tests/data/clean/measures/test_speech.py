@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kfjax.data.clean import speech
+from kfjax.data.clean.measures import speech
 
 
 def test_without_the_extra_the_measures_are_skipped(monkeypatch):

@@ -13,8 +13,8 @@ import sys
 import numpy as np
 import pytest
 
-from kfjax.data import records
-from kfjax.data.records import BFLOAT16, Example, Folder, ShardWriter, pack, parse, write
+from kfjax.data.shards import records
+from kfjax.data.shards.records import BFLOAT16, Example, Folder, ShardWriter, pack, parse, write
 from kfjax.structs import Given, StereoMels
 
 MARK = "0123456789abcdef"
@@ -183,7 +183,7 @@ def test_a_bucket_goes_to_another_process(folder):
 
 def test_readers_touch_no_accelerator(folder):
     code = (
-        "import sys; from kfjax.data.records import Folder, parse; "
+        "import sys; from kfjax.data.shards.records import Folder, parse; "
         f"assert len(parse(Folder({str(folder)!r}).buckets[1.0][0]).id); assert 'jax' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from kfjax.command import install
-from kfjax.data.json_files import read_json
+from kfjax.data.shards.json_files import read_json
 from kfjax.storage import cache, disk
 from kfjax.storage.bucket import BucketPath
 from kfjax.storage.lock import BucketLock

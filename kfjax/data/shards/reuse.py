@@ -13,12 +13,12 @@ import numpy as np
 
 from kfjax import features, rates
 from kfjax.codec import codec_of
-from kfjax.data import records
 from kfjax.data.encode import FeatureEncoder, Loaded, stereo_mels
 from kfjax.data.extract import PLAN
 from kfjax.data.films import Source
-from kfjax.data.marks import PARTS
-from kfjax.data.records import Example, Shard
+from kfjax.data.shards import records
+from kfjax.data.shards.marks import PARTS
+from kfjax.data.shards.records import Example, Shard
 from kfjax.data.sources import Cut
 from kfjax.media import FrameSpec
 from kfjax.nn.module import Params, bind
