@@ -66,7 +66,7 @@ def overview(
     positions: Sequence[Sequence[tuple[float, float]]] = (),
     title: str = "",
 ) -> None:
-    """One sound: frames, waveform of both ears, mel and, in stereo, position over time.
+    """One sound: frames, waveform of both channels, mel and, in stereo, position over time.
 
     Args:
       waveform: f32 [t] or [t, 2] (left, right).
@@ -129,7 +129,7 @@ def versions(
       frames: u8 [k, height, width, 3], evenly spaced over that length.
       marks: times of events, seconds.
       onsets: rows of the raster, from the top.
-      positions: as for `overview`; measured where a sound has two ears.
+      positions: as for `overview`; measured where a sound has two channels.
     """
     waves = {name: _channels(sound) for name, sound in sounds.items()}
     lengths = {name: len(wave) / sample_rate_hz for name, wave in waves.items()}
@@ -240,7 +240,7 @@ def draw_onsets(ax: Axes, rows: Sequence[Onsets]) -> None:
 def draw_positions(
     ax: Axes, pans: dict[str, tuple[np.ndarray, np.ndarray]], positions: Sequence[Sequence[tuple[float, float]]] = ()
 ) -> None:
-    """Where a sound stands between the ears over time, and where its sources are.
+    """Where a sound stands between left and right over time, and where its sources are.
 
     Args:
       pans: name -> (seconds, position) of `pan_over_time`.
@@ -273,7 +273,7 @@ def mel_db(wave: np.ndarray, sample_rate_hz: int) -> np.ndarray:
 
 
 def pan_over_time(wave: np.ndarray, sample_rate_hz: int, window_seconds: float = 0.04) -> tuple[np.ndarray, np.ndarray]:
-    """(seconds, position) of [t, 2], a value each window: -1 left ear only, 0 both alike, 1 right ear only.
+    """(seconds, position) of [t, 2], a value each window: -1 left channel only, 0 both alike, 1 right channel only.
 
     From the level difference by the law of constant power. NaN where it is quiet, 50 dB below the loudest window.
     """

@@ -130,7 +130,7 @@ class Posterior(NamedTuple):
 
 
 class FlowBatch(NamedTuple):
-    """One bucket's examples. `mel_left` and `mel_right` are log-mels of the ears, for Mono2Stereo."""
+    """One bucket's examples. `mel_left` and `mel_right` are log-mels of the channels, for Mono2Stereo."""
 
     excerpt: Excerpt
     posterior: Posterior

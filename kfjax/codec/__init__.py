@@ -47,7 +47,7 @@ class Codec(Protocol):
           seen: the video's per-frame features, for codecs that place sources; others do not read them.
           has_video: where False, `seen` does not matter.
           overlap: what is known of a piece of a long sound, see `pieces`; None for a whole one.
-          coherent: both ears share one phase; see `audio_codec.decode`.
+          coherent: both channels share one phase; see `audio_codec.decode`.
         """
         ...
 

@@ -1,6 +1,6 @@
 """The codec of mels, a `kfjax.codec.Codec`: mono waveform -> latents, latents and the video's features -> stereo.
 
-Public systems have no Mono2Stereo (`stereo=None`): both ears then hear the mono. Their vocoder is BigVGAN.
+Public systems have no Mono2Stereo (`stereo=None`): both channels are then the mono sound. Their vocoder is BigVGAN.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def decode(
       seen: the video's per-frame features, which tell where the sources are; not read without Mono2Stereo.
       has_video: where False, `seen` does not matter.
       overlap: what is known of a piece of a long sound, see `pieces`; None with BigVGAN.
-      coherent: vocode once and pan; (left + right) / 2 is then exactly the mono waveform. Otherwise each ear's mel
+      coherent: vocode once and pan; (left + right) / 2 is then exactly the mono waveform. Otherwise each channel's mel
         is vocoded by itself, as in the paper.
     """
     mel = module.bind(MelVAE, cfg.vae, params["vae"]).decode(latents)

@@ -40,7 +40,7 @@ class Overlap(NamedTuple):
       weight: 1 where the sound is final, then falling to 0 over one latent; 0 everywhere in the first window.
     """
 
-    wave: Array  # [b t *ears]
+    wave: Array  # [b t *channels]
     weight: Array  # [t]
 
     def into(self, wave: Array) -> Any:

@@ -1,4 +1,4 @@
-"""Mono2Stereo: how much of every band belongs to the left ear, from the mono log-mel and what the camera sees.
+"""Mono2Stereo: how much of every band belongs to the left channel, from the mono log-mel and what the camera sees.
 
     left = 2σ(r) · mono,  right = 2(1 − σ(r)) · mono   in linear mel: their mean is the mono, r = log(left / right)
 
@@ -52,7 +52,7 @@ class Mono2Stereo(nnx.Module):
         clip: Float[AnyArray, "_b v i"],
         has_video: Bool[AnyArray, " _b"],
     ) -> Float[Array, "b f m"]:
-        """The logit r of the left ear's share.
+        """The logit r of the left channel's share.
 
         Args:
           log_mel: natural-log mel of the mono.
@@ -85,13 +85,13 @@ def at_mel_times(x: Float[AnyArray, "b v h"], frames: int, cfg: StereoConfig, fi
 def split(
     log_mel: Float[Array, "b f m"], r: Float[Array, "b f m"]
 ) -> tuple[Float[Array, "b f m"], Float[Array, "b f m"]]:
-    """Log-mels of the left and the right ear; in linear mel their mean is the mono's."""
+    """Log-mels of the left and the right channel; in linear mel their mean is the mono's."""
     twice = log_mel + math.log(2)
     return twice + jax.nn.log_sigmoid(r), twice + jax.nn.log_sigmoid(-r)
 
 
 def join(left: Float[AnyArray, "b f m"], right: Float[AnyArray, "b f m"]) -> tuple[Array, Array]:
-    """(log-mel of the mono, log-ratio of left and right, clipped) [b f m] of the ears' log-mels: `split` backwards."""
+    """(log-mel of the mono, log-ratio of left and right, clipped) [b f m] of both channels' log-mels: `split` backwards."""
     left, right = jnp.asarray(left), jnp.asarray(right)
     return jnp.logaddexp(left, right) - math.log(2), jnp.clip(left - right, -MAX_LOG_RATIO, MAX_LOG_RATIO)
 
@@ -127,7 +127,7 @@ def _levels(cfg: MelConfig) -> tuple[float, float]:
 def pan(wave: Float[Array, "b t"], r: Float[Array, "b f m"], cfg: MelConfig) -> Float[Array, "b t 2"]:
     """Coherent mode: the ratio as a gain on the short-time spectrum of one waveform.
 
-    The ears differ in level and never in phase, and (left + right) / 2 is the waveform itself.
+    The channels differ in level and never in phase, and (left + right) / 2 is the waveform itself.
     """
     share = jax.nn.sigmoid(r.astype(jnp.float32) @ dsp.mel_to_bins(cfg.bands, cfg.n_fft, cfg.sample_rate_hz))
     side = dsp.istft((2 * share - 1) * dsp.stft(wave, cfg.n_fft, cfg.hop), cfg.n_fft, cfg.hop)

@@ -82,7 +82,7 @@ class Sound:
         return paths
 
     def plot(self, path: str | Path) -> Path:
-        """Draw frames, waveform, mel and position between the ears over time, as .png.
+        """Draw frames, waveform, mel and position between left and right over time, as .png.
 
         Several samples are drawn below each other, the first six of them.
 

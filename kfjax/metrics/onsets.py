@@ -93,9 +93,9 @@ def onset_strength(wave: np.ndarray, sample_rate_hz: int, detector: OnsetDetecto
 
 
 def band_levels_db(wave: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    """Level of 40 mel bands every 5 ms, dB of full scale (a full sine is about 0), power averaged over the ears.
+    """Level of 40 mel bands every 5 ms, dB of full scale (a full sine is about 0), power averaged over the channels.
 
-    The common ground of the onset detector and the judge: [40, frames].
+    The common ground of the onset detector and the source classifier: [40, frames].
     """
     window = 1 << round(np.log2(0.023 * sample_rate_hz))
     magnitude = dsp.magnitudes(_channels(wave), window, round(_HOP_SECONDS * sample_rate_hz))

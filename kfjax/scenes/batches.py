@@ -26,7 +26,7 @@ class SceneInput:
 
     Args:
       fingerprint: of the codec that the latents must come from (`checkpoint.weights_fingerprint`).
-      flip: mirror half of the pictures, and with them the ears.
+      flip: mirror half of the pictures, and with them the channels.
       duration_jitter: largest relative error of the total duration that the model is told. Durations between the
         buckets have rows of their own in the discrete embedding, which would stay random without it.
       joined: share of the examples that are two scenes of half the duration, one after the other: pictures, sound and
