@@ -91,7 +91,7 @@ def split(
 
 
 def join(left: Float[AnyArray, "b f m"], right: Float[AnyArray, "b f m"]) -> tuple[Array, Array]:
-    """(log-mel of the mono, log-ratio of left and right, clipped) [b f m] of both channels' log-mels: `split` backwards."""
+    """(log-mel of the mono, log-ratio of left and right, clipped) [b f m] of two log-mels: `split` backwards."""
     left, right = jnp.asarray(left), jnp.asarray(right)
     return jnp.logaddexp(left, right) - math.log(2), jnp.clip(left - right, -MAX_LOG_RATIO, MAX_LOG_RATIO)
 

@@ -69,7 +69,7 @@ def silence_share(wave: np.ndarray, sample_rate_hz: int) -> float:
 
 
 def width_db(wave: np.ndarray, sample_rate_hz: int) -> float:
-    """How far apart the channels' levels are, dB: root mean square over the frames that sound; 0 for mono and silence."""
+    """How far apart the channels' levels are, dB: root mean square over frames that sound; 0 for mono and silence."""
     levels = _frame_levels_db(wave, sample_rate_hz)
     heard = levels.max(0) >= SILENT_DB
     if len(levels) != 2 or not heard.any():
@@ -79,7 +79,7 @@ def width_db(wave: np.ndarray, sample_rate_hz: int) -> float:
 
 
 def position_correlation(made: np.ndarray, true: np.ndarray, sample_rate_hz: int) -> float:
-    """Pearson correlation of both sounds' level difference of the channels, over the frames in which both sound, -1 to 1.
+    """Pearson correlation of both sounds' level difference of the channels, over frames in which both sound, -1 to 1.
 
     NaN where one is mono, stands still (0.1 dB) or shares less than half a second with the other.
     """
