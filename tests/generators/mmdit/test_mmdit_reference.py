@@ -29,6 +29,8 @@ from kfjax.structs import Features, Given, Schedule
 FIXTURES = Path(os.environ.get("KFJAX_SHARED", Path(__file__).parents[4] / "shared")) / "fixtures"
 #: Relative L2 on velocities. Version 2's timestep angles reach 1e4 rad: the last bit of a frequency shows.
 TOLERANCE = {"small_16k": 1e-5, "large_44k_v2": 2e-4}
+#: Where the work is more than the compiling: without, as all other tests, a gradient of this size takes half an hour.
+OPTIMISED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 #: The second network has a thousand million parameters.
 PRESENT = [
     pytest.param(name, marks=[pytest.mark.slow] if "large" in name else [])
@@ -222,7 +224,7 @@ def test_paths_and_loss(case):
     np.testing.assert_allclose(matching.loss(ref["out/flow"], target), ref["fm/min_sigma_0/loss"], rtol=1e-6)
 
 
-@pytest.mark.slow  # a gradient at full size; that of a small one is in test_mmdit_torch.py
+@pytest.mark.slow  # a gradient at full size, 14 GB; that of a small one is in test_mmdit_torch.py
 @pytest.mark.timeout(1800)
 def test_training_loss_and_gradients(case):
     """One sample without text, one without video; gradients of all tensors, some in full, the others by norm."""
@@ -231,7 +233,7 @@ def test_training_loss_and_gradients(case):
     features = case.features(**some, video=[True, False], text=[False, True])
     xt, target = matching.interpolate(ref["fm/x0"][:, :n], ref["fm/x1"][:, :n], ref["in/t"])
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=OPTIMISED)
     @partial(jax.grad, has_aux=True)
     def gradient(params):
         model = bind(MMDiT, cfg, params)
