@@ -25,6 +25,9 @@ QUICK = [
 if version("jaxlib").startswith("0.10."):
     QUICK.append("--xla_cpu_use_fusion_emitters=false")
 
+# A module is compiled once for all processes, also where the environment says otherwise.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # What the environment says comes last, and wins.
 flags = ["--xla_force_host_platform_device_count=8", *QUICK, os.environ.get("XLA_FLAGS", "")]
