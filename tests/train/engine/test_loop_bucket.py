@@ -49,7 +49,7 @@ def test_killed_it_goes_on_and_ends_as_if_it_had_not_been(gs, tmp_path, monkeypa
         assert process.wait() == -signal.SIGKILL, process.stderr.read().decode()
     assert (workdir / "lock").is_file()
     assert {step for step, _ in curve(workdir)} >= set(range(1, reached[-1] + 1))
-    steps = reached[-1] + 20
+    steps = reached[-1] + 7
     got, want = (run(make_task(), folder, settings(steps)) for folder in (workdir, tmp_path / "whole"))
     jax.tree.map(np.testing.assert_array_equal, got, want)
     assert curve(workdir) == curve(tmp_path / "whole") and not (workdir / "lock").exists()
