@@ -151,6 +151,7 @@ def test_kernel_of_the_blocks(kernel):
     assert len(made["audio_mlp"]["w1"]["kernel"].shape) == 3  # the ways in keep theirs
 
 
+@pytest.mark.slow  # fast: test_kernel_of_the_blocks, test_hidden_sync_features_do_not_matter
 def test_dense_blocks_without_sync_features_train():
     """A few steps of gradient descent on one batch."""
     cfg = dataclasses.replace(CFG, block_kernel=1, sync="hidden")
