@@ -30,7 +30,8 @@ from kfjax.demo import player as players
 from kfjax.demo.form import MAKE, MAKING, Form
 from kfjax.demo.gate import Gate
 from kfjax.demo.player import Change, Player
-from kfjax.demo.studio import Studio, Take
+from kfjax.demo.studio import Studio
+from kfjax.demo.take import Take
 from kfjax.demo.wish import MEGABYTE, Wish
 
 CSS = (Path(__file__).parent / "page.css").read_text()
