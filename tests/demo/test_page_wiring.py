@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from kfjax.cli import main
-from kfjax.demo.__main__ import _listener
+from kfjax.demo.__main__ import _about, _listener
 from kfjax.demo.studio import Studio
 from tests.tiny.studio import good, silent_studio
 
@@ -43,8 +43,8 @@ def in_a_loop(function):
     return asyncio.run(call())
 
 
-def build(pages, studio: Studio):
-    return in_a_loop(lambda: pages.build(studio, title="kfjax", knows="", card="", examples=[(None, "heavy rain")]))
+def build(pages, studio: Studio, examples=((None, "heavy rain"),)):
+    return in_a_loop(lambda: pages.build(studio, title="kfjax", knows="", card="", examples=examples))
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,24 @@ def test_whatever_happens_the_button_comes_back(page):
             make_sound, cancel, *changing = buttons.fn(visitor("anyone"))
             assert make_sound["interactive"] and make_sound["value"] == "Make sound" and not cancel["visible"]
             assert all(button["interactive"] for button in changing)
+
+
+def test_an_example_fills_in_the_form(pages, studio, tmp_path):
+    clip = good(tmp_path / "example.mp4")
+    events = build(pages, studio, [(clip, "a ball"), (None, "rain")]).fns.values()
+    [chosen] = [one for one in events if [block.elem_id for block in one.outputs] == ["clip", "prompt"]]
+    (lent, words), alone = chosen.fn(0), chosen.fn(1)
+    assert words == "a ball" and alone == [None, "rain"]
+    assert Path(lent).read_bytes() == clip.read_bytes() and Path(lent).is_relative_to(studio.folder)
+
+
+def test_the_page_says_what_its_model_knows(tmp_path):
+    knows, card = _about("small", SimpleNamespace(built_in=True))
+    assert "small world" in knows and "real footage is beyond it" in knows and card
+    (tmp_path / "mine").mkdir()
+    assert _about(str(tmp_path / "mine"), SimpleNamespace(built_in=False)) == ("The model is mine.", "")
+    (tmp_path / "mine" / "MODEL_CARD.md").write_text("of numbers")
+    assert _about(str(tmp_path / "mine"), SimpleNamespace(built_in=False))[1] == "of numbers"
 
 
 def test_a_defect_is_told_in_a_line_and_logged(page, monkeypatch, capsys):
