@@ -305,7 +305,7 @@ def test_recording(ann, tmp_path):
     with serving(tmp_path / "served", "--model", str(model)) as server, ann.second_window() as (_, window):
         ann.look_at(window)
         ann.visit(server)
-        ann.find("#clip button[aria-label='Capture from camera']")[0].click()
+        ann.wait(lambda: ann.find("#clip button[aria-label='Capture from camera']"), "the way to it")[0].click()
         ann.wait(lambda: ann.find("#clip [title='grant webcam access'] button"), "the camera")[0].click()
         seen = lambda: ann.driver.execute_script(
             "return document.querySelector(\"[data-testid='webcam-video']\")?.currentTime ?? 0"
