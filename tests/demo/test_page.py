@@ -362,7 +362,7 @@ def test_nothing_else_can_be_reached(server):
         secret.unlink()
 
 
-@pytest.mark.slow  # fast: its parts in test_page_wiring, the model itself in test_pipeline
+@pytest.mark.slow  # fast: its parts in test_page_wiring, the model in test_pipeline_built_in
 def test_the_built_in_model(ann, tmp_path):
     """An example of the page, on the model that the command starts with; SIGTERM ends it and leaves nothing."""
     with serving(tmp_path / "served", PICTURES="1") as server:
