@@ -107,6 +107,7 @@ def _folder() -> Iterator[Path]:
             "GRADIO_TEMP_DIR": folder,
             "GRADIO_EXAMPLES_CACHE": str(Path(folder) / "unused"),
             "GRADIO_ANALYTICS_ENABLED": "False",
+            "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",  # events between two summaries, which nobody reads
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
         yield Path(folder).resolve()

@@ -166,7 +166,7 @@ def test_cancel(server, ann):
 
 
 def test_two_takes_side_by_side(server, ann, clip, tmp_path):
-    """With the sound of each alone as a file; a seed by chance; a length of one's own; words that are not read."""
+    """With the sound of each alone as a file; a seed by chance; words that are not read."""
     ann.visit(server)
     ann.upload(clip)
     ann.wait(lambda: ann.find("#clip video"), "the clip")
@@ -174,8 +174,6 @@ def test_two_takes_side_by_side(server, ann, clip, tmp_path):
     unread = lambda place: [line for line in ann.texts(f"{place}.unread, {place} .unread") if "老虎" in line]
     ann.wait(lambda: "老虎" in "".join(ann.texts("#unread")), "the words that are not read, before anything is made")
     ann.find("#settings button")[0].click()
-    ann.wait(lambda: ann.find("#seconds input[type=number]"), "the settings")
-    ann.write("1.5", "#seconds")
     ann.press()
     ann.result("1. a bell and 老虎, seed 0")
     assert unread("#result") and not ann.texts("#pair")
@@ -193,7 +191,7 @@ def test_two_takes_side_by_side(server, ann, clip, tmp_path):
     assert sizes[0]["y"] == sizes[1]["y"] and sizes[0]["x"] + sizes[0]["width"] <= sizes[1]["x"]
     for side, name in names.items():
         ann.wait(lambda side=side, name=name: name in ann.texts(f"#{side} .film label"), name)
-        assert samples(ann.saved_by(f"#{side} .wav"), tmp_path / "a.wav") == round(1.5 * RATE_HZ)
+        assert samples(ann.saved_by(f"#{side} .wav"), tmp_path / "a.wav") == SECONDS * RATE_HZ
     assert ann.overflow() <= 0
 
 
@@ -274,6 +272,7 @@ def test_more(server, ann, tmp_path):
     ann.wait(lambda: server.files() == {"example.mp4"}, "all files to go")
 
 
+@pytest.mark.slow  # fast: test_one_after_the_other, test_a_shared_upload and test_history_belongs of test_studio
 def test_two_at_once(server, ann, clip, tmp_path):
     """Two people press at the same time, with the same clip: each gets what they asked for, and none the other's."""
     prompts = ("a bell", "footsteps")

@@ -150,7 +150,9 @@ def test_the_page_shows_takes_and_unread_words(page):
     assert function(page, "unread").fn("<b>tiger", None, "")["value"] == "prompt, not read: &lt;b&gt;tiger"
     beside = function(page, "beside").fn
     assert not beside(visitor("shown"))[0]["visible"]
-    make(page, "shown", *FORM)
+    make(page, "shown", *FORM[:7], 5, 1, 1.5, *FORM[10:])
+    asked = page.studio.model.asked[-1]
+    assert (asked.prompt, asked.steps, asked.seed, asked.samples, asked.duration) == ("a bell", 2, 5, 1, 1.5)
     box, left, *_, right, film, sound, unread, wav, effects, music, picture = beside(visitor("shown"))
     assert "open" not in box
     assert box["visible"] and (left["value"], right["value"], unread["visible"]) == (1, 2, False)

@@ -147,7 +147,7 @@ class Visitor:
         while time.monotonic() < until:
             if found := what():
                 return found
-            time.sleep(0.03)
+            time.sleep(0.05)
         why = why if isinstance(why, str) else why()
         pytest.fail(f"waited {PATIENCE_SECONDS} s for {why}; the page says: {self.texts('body')}")
 
