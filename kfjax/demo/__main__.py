@@ -32,6 +32,7 @@ Requests are made one after the other. Uploads and results are deleted when thei
 server ends. Page and server ask no other host for anything.
 """
 PORT = 7860
+SWEEP_SECONDS = 30.0
 #: Starting points that the page offers: a clip or none, and a prompt from the built-in model's world.
 EXAMPLES = [
     (EXAMPLE, "glass balls fall on the ground"),
@@ -75,7 +76,8 @@ def _serve(args: Namespace, folder: Path, listener: socket.socket) -> None:
     with pages.serving(page, studio, listener):
         host = f"[{args.host}]" if ":" in args.host else args.host
         print(f"http://{host}:{listener.getsockname()[1]}", flush=True)
-        ended.wait()
+        while not ended.wait(SWEEP_SECONDS):
+            studio.sweep()
         studio.close()
 
 
@@ -105,6 +107,7 @@ def _folder() -> Iterator[Path]:
             "GRADIO_TEMP_DIR": folder,
             "GRADIO_EXAMPLES_CACHE": str(Path(folder) / "unused"),
             "GRADIO_ANALYTICS_ENABLED": "False",
+            "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",  # events between two summaries, which nobody reads
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
         yield Path(folder).resolve()

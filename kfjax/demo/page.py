@@ -30,7 +30,8 @@ from kfjax.demo import player as players
 from kfjax.demo.form import MAKE, MAKING, Form
 from kfjax.demo.gate import Gate
 from kfjax.demo.player import Change, Player
-from kfjax.demo.studio import Studio, Take
+from kfjax.demo.studio import Studio
+from kfjax.demo.take import Take
 from kfjax.demo.wish import MEGABYTE, Wish
 
 CSS = (Path(__file__).parent / "page.css").read_text()
@@ -46,7 +47,7 @@ MESSAGE_SECONDS = 20
 #: Six digits are read and typed with ease.
 RANDOM_SEEDS = 1_000_000
 #: How long a server may take to start on a busy machine, and to end while pages are open.
-START_SECONDS, END_SECONDS = 120, 5
+START_SECONDS, END_SECONDS = 120, 1
 #: Of every event: no interface for programs, and none waits for another.
 PRIVATE = {"api_visibility": "private", "concurrency_limit": None}
 #: Of events with marks: another take's may still be on their way, which the framework would refuse.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from kfjax.demo.form import line
-from kfjax.demo.studio import OUTLINE_POINTS, Take
+from kfjax.demo.take import OUTLINE_POINTS, Take
 from kfjax.demo.wish import LEAST_STRENGTH
 
 #: Seconds between two places of the sliders that mark a span.

@@ -17,11 +17,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-from scipy.io import wavfile
-
 from kfjax import media, plot
 from kfjax.command import reason
+from kfjax.demo.take import Take, outline
 from kfjax.demo.wish import LEAST_SECONDS, MEGABYTE, MEGAPIXEL, Limits, Wish, file_stem, name_of, within
 from kfjax.making.recording import BORDER_LATENTS, read_reference
 from kfjax.making.sound import Sound
@@ -30,46 +28,9 @@ from kfjax.pipeline import TEXT_ONLY_SECONDS, Model
 
 #: How visitors' own folders begin; the rest of the name can't be guessed.
 _OWN = "visitor-"
-#: Of the picture on which seconds are marked.
-OUTLINE_POINTS = 240
+CLOSED = "The page was closed, and its files are deleted: reload it."
 #: A rest so short is made anew with the marked seconds: sliders do not reach every end.
 REST_SECONDS = 0.1
-
-
-@dataclass(frozen=True)
-class Take:
-    """A sound that was made, or a recording that was uploaded.
-
-    Attributes:
-      number: counts a visitor's takes.
-      words: its name in the visitor's list.
-      wish: what it was made for.
-      seconds: its length.
-      sound: a .wav.
-      film: an mp4 that browsers play, None where there was no clip.
-      picture: a png of the sound.
-      stems: with music a .wav of the sound without it, and one of the music.
-      outline: the peak in each of `OUTLINE_POINTS` equal parts, from 0 to 1.
-      unread: what the model did not read of the prompts, one line; empty: it read all.
-    """
-
-    number: int
-    words: str
-    wish: Wish
-    seconds: float
-    sound: Path
-    film: Path | None
-    picture: Path
-    stems: tuple[Path, ...]
-    outline: tuple[float, ...]
-    unread: str
-
-    def files(self) -> list[Path]:
-        return [path for path in (self.sound, self.film, self.picture, *self.stems) if path is not None]
-
-    def samples(self) -> np.ndarray:
-        """f32 [t, 2], scaled so that writing them again gives the same numbers."""
-        return np.asarray(wavfile.read(self.sound)[1], np.float32) / 2**15
 
 
 @dataclass
@@ -92,7 +53,7 @@ class _Request:
     def check(self) -> None:
         """Raises ValueError if the page was closed or the request cancelled."""
         if self.visitor.gone:
-            raise ValueError("The page was closed.")
+            raise ValueError(CLOSED)
         if self.cancelled:
             raise ValueError("Cancelled: nothing was made.")
 
@@ -108,6 +69,7 @@ class Studio:
         """`folder`: an existing, empty folder for all files."""
         self.model, self.folder, self.limits = model, folder.resolve(), limits or Limits()
         self._visitors: dict[str, _Visitor] = {}
+        self._closed: dict[str, float] = {}  # pages, and when; a request that came before may be handled after
         self._books = threading.RLock()
         self._queue: list[_Request] = []  # the first is being made
         self._queue_moved = threading.Condition(self._books)
@@ -123,20 +85,22 @@ class Studio:
 
     def admit(self, visitor: str, clip: Path, *, reference: bool = False) -> None:
         """Keeps an uploaded clip, or reference, for a visitor; one that can't be used is refused and deleted."""
-        clip = self._uploaded(clip)
-        with self._books:
-            known = self._known(visitor)
-            if clip not in known.clips:
-                known.clips.append(clip)
-            dropped = [known.clips.pop(0) for _ in range(len(known.clips) - self.limits.clips)]
-        self._delete_unused(dropped)
+        clip, dropped = self._uploaded(clip), []
         try:
+            with self._books:
+                known = self._known(visitor)
+                if clip not in known.clips:
+                    known.clips.append(clip)
+                dropped = [known.clips.pop(0) for _ in range(len(known.clips) - self.limits.clips)]
             (self._check_reference if reference else self._check_clip)(clip)
         except ValueError:
             with self._books:
-                known.clips = [other for other in known.clips if other != clip]
-            self._delete_unused([clip])
+                if known := self._visitors.get(visitor):
+                    known.clips = [other for other in known.clips if other != clip]
+            dropped.append(clip)
             raise
+        finally:
+            self._delete_unused(dropped)
 
     def check(self, visitor: str, wish: Wish) -> None:
         """Checks a request, and the visitor's number of requests, before anything is computed."""
@@ -228,10 +192,9 @@ class Studio:
                 seconds = longest
             if seconds < min(LEAST_SECONDS, longest):
                 raise ValueError(f"{upload.name} is too short: at least {LEAST_SECONDS:g} s of sound are needed.")
-            with self._books:
-                known = self._known(visitor)
             own = replace(wish, seconds=seconds, samples=1, loudness=None)
-            [take] = self._kept(known, own, Sound(wave[None], rate, seconds, wish.clip), upload.stem[:60])
+            with self._writing(visitor) as known:
+                [take] = self._kept(known, own, Sound(wave[None], rate, seconds, wish.clip), upload.stem[:60])
             return take
         except media.MediaError as error:
             raise ValueError(self._line(error)) from None
@@ -261,15 +224,24 @@ class Studio:
             return list(self._visitors[visitor].takes) if visitor in self._visitors else []
 
     def leave(self, visitor: str) -> None:
-        """The page was closed: delete its files and cancel its requests."""
+        """The page was closed: delete its files, cancel its requests, and refuse those that are handled only now."""
         with self._books:
-            known = self._visitors.pop(visitor, None)
-            if known is not None:
-                known.gone = True
-                self._queue_moved.notify_all()
-        if known is not None:
-            shutil.rmtree(known.folder, ignore_errors=True)
-            self._delete_unused(known.clips)
+            self._closed[visitor] = time.monotonic()
+            self._remove(visitor)
+
+    def sweep(self) -> None:
+        """Deletes what idle visitors have, and uploads that no page has asked about: closed at once, or broken off."""
+        with self._books:
+            over = time.monotonic() - self.limits.idle_seconds
+            idle = [v for v, known in self._visitors.items() if known.used < over and not self._asked_by(known)]
+            for visitor in idle:
+                self._remove(visitor)
+            self._closed = {page: when for page, when in self._closed.items() if when > over}
+        past = time.time() - self.limits.unnamed_seconds
+        with suppress(FileNotFoundError):  # deleted meanwhile; the next time sees the rest
+            for path in (*self.folder.glob("*"), *self.folder.glob("*/*")):
+                if path.is_file() and not path.parent.name.startswith(_OWN) and path.stat().st_mtime < past:
+                    self._delete_unused([path])
 
     def close(self, wait_seconds: float = 10.0) -> None:
         """The server ends: remove all visitors and wait for the running request to stop."""
@@ -286,23 +258,32 @@ class Studio:
     @contextmanager
     def _turn(self, visitor: str, progress: Callable[[str, float], None]) -> Iterator[_Request]:
         """Waits until the visitor's request is the first in the queue, where it stays until it is done."""
-        with self._books:
-            request = _Request(self._known(visitor))
-            self._check_room(request.visitor)
-            self._queue.append(request)
+        with self._writing(visitor) as known:
+            with self._books:
+                self._check_room(known)
+                request = _Request(known)
+                self._queue.append(request)
+            try:
+                with self._books:
+                    while before := self._queue.index(request):
+                        request.check()
+                        progress(f"waiting, {before} before you", 0.0)
+                        self._queue_moved.wait()
+                yield request
+            finally:
+                with self._books:
+                    self._queue.remove(request)
+                    self._queue_moved.notify_all()
+
+    @contextmanager
+    def _writing(self, visitor: str) -> Iterator[_Visitor]:
+        """The visitor's entry; what is written for it goes if the page is closed meanwhile."""
+        known = self._known(visitor)
         try:
-            with self._books:
-                while before := self._queue.index(request):
-                    request.check()
-                    progress(f"waiting, {before} before you", 0.0)
-                    self._queue_moved.wait()
-            yield request
+            yield known
         finally:
-            with self._books:
-                self._queue.remove(request)
-                self._queue_moved.notify_all()
-            if request.visitor.gone:  # closed while its files were being written
-                shutil.rmtree(request.visitor.folder, ignore_errors=True)
+            if known.gone:
+                shutil.rmtree(known.folder, ignore_errors=True)
 
     def _asked_by(self, known: _Visitor | None) -> int:
         return sum(request.visitor is known for request in self._queue)
@@ -339,20 +320,28 @@ class Studio:
                 raise ValueError(f"{rest:.2f} s {where} the marked seconds are too few to keep: mark them as well.")
 
     def _known(self, visitor: str) -> _Visitor:
-        """The visitor's entry, made at the first visit; removes visitors that have been idle too long."""
-        now = time.monotonic()
-        self._delete_abandoned()
-        over = now - self.limits.idle_seconds
-        idle = [v for v, known in self._visitors.items() if known.used < over and not self._asked_by(known)]
-        for other in idle:
-            self.leave(other)
-        if visitor not in self._visitors:
-            folder = self.folder / f"{_OWN}{secrets.token_hex(16)}"
-            folder.mkdir()
-            self._visitors[visitor] = _Visitor(folder)
-        known = self._visitors[visitor]
-        known.used = now
-        return known
+        """The visitor's entry, made at the first visit."""
+        with self._books:
+            if visitor in self._closed:
+                raise ValueError(CLOSED)
+            if visitor not in self._visitors:
+                folder = self.folder / f"{_OWN}{secrets.token_hex(16)}"
+                folder.mkdir()
+                self._visitors[visitor] = _Visitor(folder)
+            known = self._visitors[visitor]
+            known.used = time.monotonic()
+            return known
+
+    def _remove(self, visitor: str) -> None:
+        """Deletes what a visitor has; unknown ones have nothing."""
+        with self._books:
+            known = self._visitors.pop(visitor, None)
+            if known is None:
+                return
+            known.gone = True
+            self._queue_moved.notify_all()
+            shutil.rmtree(known.folder, ignore_errors=True)
+            self._delete_unused(known.clips)
 
     def _uploaded(self, clip: Path) -> Path:
         clip = Path(clip).resolve()
@@ -369,13 +358,6 @@ class Studio:
                 if clip.parent != self.folder:
                     with suppress(OSError):  # others' files are in it, or it has gone already
                         clip.parent.rmdir()
-
-    def _delete_abandoned(self) -> None:
-        """Deletes uploads without a request: of pages that were closed at once, or interrupted ones."""
-        there = [path for path in (*self.folder.glob("*"), *self.folder.glob("*/*")) if path.is_file()]
-        own = [path for path in there if path.parent.name.startswith(_OWN)]
-        past = time.time() - self.limits.idle_seconds
-        self._delete_unused([path for path in {*there} - {*own} if path.stat().st_mtime < past])
 
     def _line(self, error: ValueError) -> str:
         """The error's line with file names in place of paths, so that the server's folders stay private.
@@ -473,7 +455,7 @@ class Studio:
             picture = path.with_suffix(".png")
             plot.overview(picture, wave, result.sample_rate_hz, frames=strip)
             takes.append(Take(first + k, words, wish, result.seconds, sound, film, picture, tuple(parts),
-                              _outline(wave), result.unread))  # fmt: skip
+                              outline(wave), result.unread))  # fmt: skip
         if again is not None:
             again.unlink()
         with self._books:
@@ -484,8 +466,3 @@ class Studio:
                     file.unlink(missing_ok=True)
             del known.takes[: -self.limits.takes]
         return takes
-
-
-def _outline(wave: np.ndarray) -> tuple[float, ...]:
-    peaks = np.array([np.abs(part).max() for part in np.array_split(wave, OUTLINE_POINTS)])
-    return tuple((peaks / max(peaks.max(), 1e-3)).clip(0, 1).round(3).tolist())

@@ -32,6 +32,7 @@ class Limits:
       requests: of one visitor, being made or waiting.
       waiting: requests of all visitors, besides the one being made.
       idle_seconds: a visitor who asked for nothing for so long is taken to have left.
+      unnamed_seconds: an upload that no page asks anything about for so long is deleted.
       folder_megabytes: of all the files together; uploads are refused beyond that.
     """
 
@@ -46,6 +47,7 @@ class Limits:
     requests: int = 1
     waiting: int = 32
     idle_seconds: float = 3600.0
+    unnamed_seconds: float = 120.0
     folder_megabytes: float = 4000.0
 
     def __post_init__(self):

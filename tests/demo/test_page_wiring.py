@@ -1,16 +1,22 @@
 """The demo's page without a browser: what happens after what, and its server."""
 
 import asyncio
+import json
+import os
+import threading
+import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from kfjax.cli import main
-from kfjax.demo.__main__ import _listener
+from kfjax.demo.__main__ import _about, _listener
 from kfjax.demo.studio import Studio
-from tests.tiny.studio import silent_studio
+from tests.tiny.studio import good, silent_studio
 
 
 @pytest.fixture
@@ -37,8 +43,8 @@ def in_a_loop(function):
     return asyncio.run(call())
 
 
-def build(pages, studio: Studio):
-    return in_a_loop(lambda: pages.build(studio, title="kfjax", knows="", card="", examples=[(None, "heavy rain")]))
+def build(pages, studio: Studio, examples=((None, "heavy rain"),)):
+    return in_a_loop(lambda: pages.build(studio, title="kfjax", knows="", card="", examples=examples))
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +100,24 @@ def test_whatever_happens_the_button_comes_back(page):
             assert all(button["interactive"] for button in changing)
 
 
+def test_an_example_fills_in_the_form(pages, studio, tmp_path):
+    clip = good(tmp_path / "example.mp4")
+    events = build(pages, studio, [(clip, "a ball"), (None, "rain")]).fns.values()
+    [chosen] = [one for one in events if [block.elem_id for block in one.outputs] == ["clip", "prompt"]]
+    (lent, words), alone = chosen.fn(0), chosen.fn(1)
+    assert words == "a ball" and alone == [None, "rain"]
+    assert Path(lent).read_bytes() == clip.read_bytes() and Path(lent).is_relative_to(studio.folder)
+
+
+def test_the_page_says_what_its_model_knows(tmp_path):
+    knows, card = _about("small", SimpleNamespace(built_in=True))
+    assert "small world" in knows and "real footage is beyond it" in knows and card
+    (tmp_path / "mine").mkdir()
+    assert _about(str(tmp_path / "mine"), SimpleNamespace(built_in=False)) == ("The model is mine.", "")
+    (tmp_path / "mine" / "MODEL_CARD.md").write_text("of numbers")
+    assert _about(str(tmp_path / "mine"), SimpleNamespace(built_in=False))[1] == "of numbers"
+
+
 def test_a_defect_is_told_in_a_line_and_logged(page, monkeypatch, capsys):
     """It changes nothing in the page: no failure in the framework's eyes, which would cover the takes."""
     make(page, "defect", *FORM)
@@ -126,7 +150,9 @@ def test_the_page_shows_takes_and_unread_words(page):
     assert function(page, "unread").fn("<b>tiger", None, "")["value"] == "prompt, not read: &lt;b&gt;tiger"
     beside = function(page, "beside").fn
     assert not beside(visitor("shown"))[0]["visible"]
-    make(page, "shown", *FORM)
+    make(page, "shown", *FORM[:7], 5, 1, 1.5, *FORM[10:])
+    asked = page.studio.model.asked[-1]
+    assert (asked.prompt, asked.steps, asked.seed, asked.samples, asked.duration) == ("a bell", 2, 5, 1, 1.5)
     box, left, *_, right, film, sound, unread, wav, effects, music, picture = beside(visitor("shown"))
     assert "open" not in box
     assert box["visible"] and (left["value"], right["value"], unread["visible"]) == (1, 2, False)
@@ -180,19 +206,61 @@ def test_the_port_is_ours_before_the_model_is_loaded(capsys):
     listening(port).close()
 
 
-def answers(pages, studio: Studio) -> None:
-    """The page is served, and no more when the block ends."""
+@contextmanager
+def served(pages, studio: Studio):
+    """The address of a studio's page, and the page."""
     with listening() as listener:
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         page = pages.build(studio, title="kfjax", knows="", card="", examples=[])
         with pages.serving(page, studio, listener):
-            with urllib.request.urlopen(address, timeout=60) as answer:
-                assert b"kfjax" in answer.read() and "default-src 'self'" in answer.headers["content-security-policy"]
-            with pytest.raises(urllib.error.HTTPError, match="404") as closed:
-                urllib.request.urlopen(f"{address}/docs", timeout=60)
-            closed.value.close()
-        with pytest.raises(urllib.error.URLError, match="refused"):
-            urllib.request.urlopen(address, timeout=60)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", page
+
+
+def answers(pages, studio: Studio) -> None:
+    """The page is served, and no more when the block ends."""
+    with served(pages, studio) as (address, _):
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            assert b"kfjax" in answer.read() and "default-src 'self'" in answer.headers["content-security-policy"]
+        with pytest.raises(urllib.error.HTTPError, match="404") as closed:
+            urllib.request.urlopen(f"{address}/docs", timeout=60)
+        closed.value.close()
+    with pytest.raises(urllib.error.URLError, match="refused"):
+        urllib.request.urlopen(address, timeout=60)
+
+
+def sent(address: str, body: bytes, kind: str):
+    """The JSON that is answered to a request with a body."""
+    with urllib.request.urlopen(urllib.request.Request(address, body, {"content-type": kind}), timeout=60) as answer:
+        return json.loads(answer.read())
+
+
+def closes_early(pages, studio: Studio, clip: bytes) -> None:
+    """Opens a page, uploads a clip, closes the page, and has the server come to the clip only then."""
+    left, came = threading.Event(), threading.Event()
+    studio.leave = lambda page, real=studio.leave: (real(page), left.set())
+    studio.admit = lambda *given, real=studio.admit: (came.set(), real(*given))
+    with served(pages, studio) as (address, page):
+        [admit] = [one for one in page.fns.values() if one.fn is not None and one.fn.__name__ == "admit"]
+        with urllib.request.urlopen(f"{address}/gradio_api/heartbeat/abc", timeout=60) as heartbeat:
+            assert heartbeat.readline()
+            part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="clip.mp4"\r\n\r\n'
+            form = part + clip + b"\r\n--x--\r\n"
+            [path] = sent(f"{address}/gradio_api/upload", form, "multipart/form-data; boundary=x")
+            assert Path(path).read_bytes() == clip and Path(path).is_relative_to(studio.folder)
+        assert left.wait(60)
+        file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        body = {"fn_index": admit._id, "session_hash": "abc", "data": [file]}
+        sent(f"{address}/gradio_api/queue/join", json.dumps(body).encode(), "application/json")
+        assert came.wait(60)
+        until = time.monotonic() + 60
+        while Path(path).exists():
+            assert time.monotonic() < until, "the upload stays"
+            time.sleep(0.01)
+
+
+def test_an_upload_goes_with_its_page(pages, monkeypatch, tmp_path):
+    studio = silent_studio(Path(os.environ["GRADIO_TEMP_DIR"]), monkeypatch)
+    clip = good(tmp_path / "clip.mp4").read_bytes()
+    in_a_loop(lambda: closes_early(pages, studio, clip))
 
 
 def slow_to_start(monkeypatch, seconds: float) -> None:

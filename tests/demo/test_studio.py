@@ -228,9 +228,9 @@ def test_a_visitors_old_clips_make_room(studio):
 
 def test_examples_outlast_their_visitors(studio, tmp_path):
     example = studio.lend(good(tmp_path / "example.mp4"))
-    for clip in (example, uploaded(studio)):
-        studio.admit("a", clip)
-        studio.leave("a")
+    for visitor, clip in (("a", example), ("c", uploaded(studio))):
+        studio.admit(visitor, clip)
+        studio.leave(visitor)
     assert studio.make("b", wish(example), quiet)
     studio.leave("b")
     assert names(studio.folder) == {"example.mp4"}
@@ -356,23 +356,68 @@ def test_leaving_ends_the_work_and_leaves_nothing(studio):
     assert list(studio.folder.iterdir()) == []
 
 
+def test_what_is_handled_after_the_page_was_closed_leaves_nothing(studio):
+    """A page names its upload, and is closed before the server comes to it."""
+    clip = uploaded(studio)
+    studio.leave("a")
+    for ask in (
+        lambda: studio.admit("a", clip), lambda: studio.admit("a", uploaded(studio), reference=True),
+        lambda: studio.record("a", wish(), uploaded(studio, sound_alone, "a.m4a")), lambda: studio.undo("a"),
+        lambda: studio.check("a", wish()), lambda: studio.make("a", wish(), quiet),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="page was closed, and its files are deleted: reload it"):
+            ask()
+    assert list(studio.folder.iterdir()) == [] and not studio.model.asked
+    studio.admit("b", uploaded(studio))
+    with pytest.raises(ValueError, match="page was closed"):
+        studio.admit("a", clip)
+    assert names(studio.folder) == {"clip.mp4"}, "the other visitor's"
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda studio: studio.make("a", wish(), quiet),
+        lambda studio: studio.record("a", wish(), uploaded(studio, sound_alone, "a.m4a")),
+    ],
+)
+def test_a_take_of_a_page_that_is_closed_while_it_is_written_goes(studio, monkeypatch, ask):
+    def picture(path: Path, *_, **__) -> None:
+        studio.leave("a")
+        path.parent.mkdir()  # the folder's deletion and this file cross
+        path.touch()
+
+    monkeypatch.setattr("kfjax.plot.overview", picture)
+    ask(studio)
+    assert names(studio.folder) == set() and not list(studio.folder.glob("visitor-*"))
+
+
 def test_idle_visitors_are_sent_off(studio, monkeypatch):
+    """One that comes back begins anew; what is known of closed pages does not grow."""
     studio.make("a", wish(), quiet)
+    studio.leave("closed")
     later = time.monotonic() + LIMITS.idle_seconds + 1
     monkeypatch.setattr("kfjax.demo.studio.time.monotonic", lambda: later)
     studio.make("b", wish(), quiet)
+    studio.sweep()
     assert studio.takes("a") == [] and len(names(studio.folder)) == 2
+    assert [studio.make(page, wish(), quiet)[0].number for page in ("a", "closed")] == [1, 1]
 
 
-def test_abandoned_uploads_are_swept(studio, monkeypatch):
+def test_abandoned_uploads_are_swept(studio, tmp_path, monkeypatch):
     """Files that came and were never asked about, whole or broken off."""
+    studio.lend(good(tmp_path / "example.mp4"))
     studio.admit("a", uploaded(studio))
+    studio.make("a", wish(), quiet)
+    kept = names(studio.folder)
     uploaded(studio, name="abandoned.mp4")
     (studio.folder / "broken-off").touch()
-    later = time.time() + LIMITS.idle_seconds + 1
+    studio.sweep()
+    assert names(studio.folder) == kept | {"abandoned.mp4", "broken-off"}, "a page may be about to ask"
+    later = time.time() + LIMITS.unnamed_seconds + 1
     monkeypatch.setattr("kfjax.demo.studio.time.time", lambda: later)
-    studio.make("a", wish(), quiet)
-    assert names(studio.folder) == {"clip.mp4", "kfjax-1-a-bell-seed-0.wav", "kfjax-1-a-bell-seed-0.png"}
+    studio.sweep()
+    assert names(studio.folder) == kept and "clip.mp4" in kept
 
 
 def test_a_full_disk_is_told_without_the_servers_folders(studio, monkeypatch):

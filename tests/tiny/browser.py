@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PATIENCE_SECONDS = 200
 #: The command, in a process where looking for or reaching another machine is an error that its log shows. While a file
-#: `hold` is in its folder the model waits, while there is one called `fail` it runs out of memory.
+#: `hold` is in its folder the model waits, while there is one called `fail` it runs out of memory. Takes get a blank
+#: picture, unless PICTURES is set: drawing one takes longer than all else.
 SERVER = """
 import os, socket, sys, time
 def guarded(real, place):
@@ -41,6 +42,10 @@ def encoded(*args, real=Maker._encoded):
         raise MemoryError
     return real(*args)
 Maker._encoded = encoded
+if "PICTURES" not in os.environ:
+    from PIL import Image
+    from kfjax import plot
+    plot.overview = lambda path, *_, **__: Image.new("RGB", (800, 300)).save(path)
 from kfjax.cli import main
 sys.exit(main(["demo", *sys.argv[1:]]))
 """
@@ -92,7 +97,7 @@ def serving(temporary: Path, *arguments: str, **variables: str) -> Iterator[Serv
             yield Server(process, url, temporary, log)
         finally:
             if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGINT)  # as Ctrl-C does
             process.wait(timeout=30)
 
 
@@ -142,9 +147,31 @@ class Visitor:
         while time.monotonic() < until:
             if found := what():
                 return found
-            time.sleep(0.1)
+            time.sleep(0.05)
         why = why if isinstance(why, str) else why()
         pytest.fail(f"waited {PATIENCE_SECONDS} s for {why}; the page says: {self.texts('body')}")
+
+    @contextmanager
+    def second_window(self) -> Iterator[tuple[str, str]]:
+        """Handles of the window there is and of another, which is closed at the end."""
+        first = self.driver.current_window_handle
+        self.driver.switch_to.new_window("window")
+        second = self.driver.current_window_handle
+        try:
+            yield first, second
+        finally:
+            if second in self.driver.window_handles:
+                self.look_at(second)
+                self.close()
+            self.look_at(first)
+
+    def look_at(self, window: str) -> None:
+        self.driver.switch_to.window(window)
+
+    def close(self) -> None:
+        """Closes the window that is looked at, and looks at the one that is left."""
+        self.driver.close()
+        self.look_at(self.driver.window_handles[0])
 
     def visit(self, server: Server) -> None:
         self.driver.get(server.url)
