@@ -229,11 +229,6 @@ def share(text: str) -> tuple[int, int]:
     return int(process), int(processes)
 
 
-def made_by(folder: Path) -> str:
-    """The model whose encoders made the features in a folder, as it was named; "" where that is not known."""
-    return str(plan_of(folder).get("model", ""))
-
-
 def plan_of(folder: Path) -> dict[str, Any]:
     """What was extracted into a folder, and from where; empty where that is not known."""
     return records.read_json(folder / PLAN) if (folder / PLAN).is_file() else {}
