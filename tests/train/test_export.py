@@ -269,7 +269,11 @@ def test_another_codec_in_the_slot_is_the_models(start, other, tmp_path, way):
     settings, trained = json.loads((run / "config.json").read_text()), "mmdit"
     if way == "vocoder":
         trained, corpora = "vocoder", settings["data"]["corpora"]
-        settings = {"task": "vocoder", "data": {"folder": "runs/waves", "corpora": corpora}, "training": {"vocoder": VOCODER}}
+        settings = {
+            "task": "vocoder",
+            "data": {"folder": "runs/waves", "corpora": corpora},
+            "training": {"vocoder": VOCODER},
+        }
         run = made_run(tmp_path / "vocoder", settings, {"vocoder": drawn("vocoder")})
     else:
         settings["data"] |= {"codec": str(other), "start": str(start) if way == "start" else ""}

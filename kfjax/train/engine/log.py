@@ -21,7 +21,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +72,9 @@ class Log:
 
     What metrics.jsonl has beyond `first` is cut: the run writes it again. So is an incomplete last line.
 
+    Args:
+      guard: called before an upload to a bucket; raises where this run may not write there any more.
+
     Attributes:
       folder: where files for the working folder are written: itself, or for a bucket one on this machine.
 
@@ -79,9 +82,11 @@ class Log:
       ValueError: TensorBoard or wandb is asked for and not installed.
     """
 
-    def __init__(self, workdir: str | Path, cfg: LogConfig, *, first: int, last: int):
+    def __init__(
+        self, workdir: str | Path, cfg: LogConfig, *, first: int, last: int, guard: Callable[[], None] = lambda: None
+    ):
         self._first, self._last = first, last
-        self._staged = disk.Staged(disk.path(workdir))
+        self._staged = disk.Staged(disk.path(workdir), guard)
         self.folder = self._workdir = self._staged.folder
         self._pushed = time.monotonic()
         self._path = self._workdir / METRICS

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from kfjax import command, config, pipeline, system
+from kfjax import config, pipeline, system
 from kfjax.codec.mel import MelConfig
 from kfjax.command import say
 from kfjax.convert import directory, hub
