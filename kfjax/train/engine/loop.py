@@ -199,7 +199,8 @@ def _start(task: Task, store: StateStore, mesh: Mesh, cfg: LoopConfig) -> TrainS
 
 
 def _train(
-    task: Task, state: TrainState, store: StateStore, stop: _Stop, mesh: Mesh, open_log: Callable[..., Log], cfg: LoopConfig
+    task: Task, state: TrainState, store: StateStore, stop: _Stop, mesh: Mesh, open_log: Callable[..., Log],
+    cfg: LoopConfig,
 ) -> TrainState:  # fmt: skip
     """The state after `cfg.steps`, or after the step at which the processes agreed to stop."""
     first, step_fn = int(state.step), _compiled(task, state, mesh, cfg)
