@@ -168,7 +168,8 @@ def _parser() -> command.Parser:
         metavar="SOURCE",
         help="a folder of videos and sounds; a table (.csv, .parquet) with the "
         f"columns {', '.join(sources.COLUMNS)} (video or audio or both; the others may be missing); a list "
-        "of paths (.txt), which may be addresses, as may be the table or list; or a public corpus, tfds:NAME[:SPLIT], e.g. tfds:vggsound:test (default: train)",
+        "of paths (.txt); paths, table and list may be addresses; or a public corpus, tfds:NAME[:SPLIT], e.g. "
+        "tfds:vggsound:test (default: train)",
     )
     add(
         "--manual-dir",

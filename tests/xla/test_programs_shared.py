@@ -26,10 +26,9 @@ def test_a_second_process_compiles_nothing(gs, tmp_path, where):
     folder = tmp_path / "programs" if where == "disk" else gs / "programs"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(folder)}
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    run = lambda: subprocess.run(
-        [sys.executable, "-c", PROCESS], env=environment, capture_output=True, text=True, check=True
-    )
-    (sound, first), (again, second) = (run().stdout.split("\n")[:2] for _ in range(2))
+    options = {"env": environment, "capture_output": True, "text": True, "check": True}
+    run = lambda: subprocess.run([sys.executable, "-c", PROCESS], **options).stdout
+    (value, first), (again, second) = (run().split("\n")[:2] for _ in range(2))
     first, second = json.loads(first), json.loads(second)
     asked = second["compile_requests_use_cache"]
     assert value == again == "512.0" and first["cache_misses"] == asked > 0 and "cache_hits" not in first
