@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 _KEPT = 4
 
 
-class Address(PurePosixPath):
+class Address(Path if TYPE_CHECKING else PurePosixPath):
     """`scheme://place/name` of a source's file, on any file system of fsspec.
 
-    It has the names of a path, and `str` gives the address; it is nothing to open, `fetched` brings it here for a
-    while. What kfjax itself keeps in a bucket is a `kfjax.storage.bucket.BucketPath`.
+    It has the names of a path, as which it is declared, and `str` gives the address; it is nothing to open, `fetched`
+    brings it here for a while. What kfjax itself keeps in a bucket is a `kfjax.storage.bucket.BucketPath`.
     """
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ def located(text: str, folder: Path) -> Path:
       AddressError: an address on the web.
     """
     if is_address(text):
-        return Address(text)  # pyright: ignore[reportReturnType]  # stands where a Path does until it is fetched
+        return Address(text)
     path = command.local_path(text)
     return path if path.is_absolute() else folder / path
 
@@ -116,7 +116,7 @@ class _Cache:
         with self._lock:
             if self._folder is None:
                 self._folder = tempfile.TemporaryDirectory(prefix="kfjax-")
-            key = (str(address), str(stamp(address)))  # pyright: ignore[reportArgumentType]
+            key = (str(address), str(stamp(address)))
             new = Path(self._folder.name) / f"{os.urandom(8).hex()}{address.suffix}"
             path, fetching = self._files.setdefault(key, (new, threading.Lock()))
             self._files.move_to_end(key)

@@ -169,12 +169,12 @@ def _files(folder: Path) -> Iterator[Path]:
             yield folder / entry.name
 
 
-def _from_list(name: str, text: str, folder: Path | remote.Address) -> Iterator[Row]:
+def _from_list(name: str, text: str, folder: Path) -> Iterator[Row]:
     made = 0
     for line in filter(None, map(str.strip, text.splitlines())):
         made += 1
         try:
-            yield _of_file(line, remote.located(line, folder))  # pyright: ignore[reportArgumentType]
+            yield _of_file(line, remote.located(line, folder))
         except AddressError as error:
             yield Row(line, None, Path(line), "", problem=str(error))
     if not made:
@@ -199,7 +199,7 @@ def _from_address(text: str) -> Iterator[Row]:
             raise ValueError(str(error).replace(str(table), text)) from error
 
 
-def _from_table(table: Path, folder: Path | remote.Address) -> Iterator[Row]:
+def _from_table(table: Path, folder: Path) -> Iterator[Row]:
     same = {"prompt": "caption", "start_seconds": "start"}
     columns, needed = (*COLUMNS, *CAPTION_COLUMNS, "path", "kept"), ("video", "audio", "path")
     lines = _parquet_lines if table.suffix.lower() == PARQUET else _csv_lines
@@ -436,7 +436,7 @@ def _check_commas(where: str, cells: list[str], header: list[str], places: Mappi
             raise ValueError(f"{where}: got {shown!r} in two columns; put a text with commas in quotes")
 
 
-def _from_line(line: Line, folder: Path | remote.Address) -> Row:
+def _from_line(line: Line, folder: Path) -> Row:
     cells = line.cells
     if path := cells["path"]:
         cells = cells | {"audio" if Path(path).suffix.lower() in SOUND_SUFFIXES else "video": path}
