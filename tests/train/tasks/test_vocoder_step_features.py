@@ -12,7 +12,7 @@ from kfjax import config, media, system
 from kfjax.cli import main
 from kfjax.convert import hub
 from kfjax.storage.checkpoint import load_params
-from kfjax.train.config import load_config
+from kfjax.train.config import apply, check_addresses, load_config
 from kfjax.train.tasks import vocoder_step
 from tests.tiny.system import CONFIG, tiny_system, write_model
 
@@ -99,6 +99,18 @@ def test_the_vae_of_a_system_without_a_generator(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("KFJAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     assert crops_of(folder, Path("mine"), folder / "features").crops(0)
+
+
+def test_recordings_that_have_moved_into_a_bucket(folder, gs):
+    """They were in a folder; a table there names them now."""
+    (gs / "a.wav").put((folder / "sounds" / "a.wav").read_bytes())
+    (gs / "clips.csv").put(b"audio\na.wav\n")
+    settings = load_config(config_of(folder, folder / "model"))
+    apply(settings, f"data.sources=('{gs}/clips.csv',)")
+    check_addresses(settings)
+    moved = vocoder_step.feature_crops(vocoder_step.read(settings.to_dict()))(0)
+    here = crops_of(folder, folder / "model", folder / "features")(0)
+    jax.tree.map(np.testing.assert_array_equal, moved, here)
 
 
 def test_the_vae_that_stood_in_the_slot(folder, tmp_path):
