@@ -194,6 +194,14 @@ def test_a_vocoder_alone_needs_a_model_around_it(start, tmp_path, capsys):
     assert_equal(made.params["vae"], tiny_system().params["vae"])
 
 
+def test_a_part_that_has_gone_from_its_bucket_is_the_bases(gs, start, tmp_path):
+    data = {"folder": "runs/waves", "vae": str(gs / "gone")}
+    made_run(tmp_path / "run", {"task": "vocoder", "data": data, "training": {"vocoder": VOCODER}},
+             {"vocoder": drawn("vocoder")})  # fmt: skip
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "mine"), "--base", str(start)]) == 0
+    assert_equal(system.load(tmp_path / "mine").params["vae"], tiny_system().params["vae"])
+
+
 def test_every_part_of_a_codec_in_a_model(start, tmp_path, monkeypatch):
     """BigVGAN in place of the light vocoder, another Mono2Stereo, and a Mel-VAE with the statistics of its latents."""
     monkeypatch.setattr(codec_step, "with_statistics", lambda run, gen: gen)
