@@ -124,6 +124,8 @@ def check_command(words: list[str], parse) -> None:
     is one."""
     if words[0] == "srun":
         words = words[1:]
+    if words[:2] == ["bash", "-c"]:
+        words = shlex.split(words[2])
     for inner in words[1:] if words[0] == "gcloud" else ():
         if inner.startswith("kfjax "):
             check_command(shlex.split(inner), parse)

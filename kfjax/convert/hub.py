@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -214,8 +215,10 @@ def _share(made: Path, cache: Path) -> None:
     for path in made.glob("*.safetensors"):
         for other in cache.glob(f"*/{path.name}"):
             if _same(path, other):
-                path.unlink()
-                os.link(other, path)
+                link = path.with_name(f".{path.name}")
+                with suppress(OSError):  # a disk without links
+                    os.link(other, link)
+                    os.replace(link, path)
                 break
 
 

@@ -47,7 +47,7 @@ class RecordingCrops:
       mel: of the codec; two of its frames are a latent.
 
     Attributes:
-      fingerprint: of the encoders and the codec that made the features.
+      marks: of the encoders and the codec that made the features.
 
     Raises:
       ValueError: folders that `records.Folder` refuses, or of different encoders; a source that is not there or has
@@ -73,7 +73,7 @@ class RecordingCrops:
         self._batch, self._samples, self._seed = batch, samples, seed
         self._context, self._latents = context, latents + 2 * context
         first = Folder(corpora[0][0])
-        self.fingerprint = first.fingerprint
+        self.marks = first.marks
         self._folders = [first, *(Folder(path, fingerprint=first.fingerprint) for path, _ in corpora[1:])]
         self._clips = [_Clips(folder.path, place) for folder, place in
                        zip(self._folders, places or [""] * len(corpora), strict=True)]  # fmt: skip

@@ -168,7 +168,8 @@ def _parser() -> command.Parser:
         metavar="SOURCE",
         help="a folder of videos and sounds; a table (.csv, .parquet) with the "
         f"columns {', '.join(sources.COLUMNS)} (video or audio or both; the others may be missing); a list "
-        "of paths (.txt); or a public corpus, tfds:NAME[:SPLIT], e.g. tfds:vggsound:test (default: train)",
+        "of paths (.txt); paths, table and list may be addresses; or a public corpus, tfds:NAME[:SPLIT], e.g. "
+        "tfds:vggsound:test (default: train)",
     )
     add(
         "--manual-dir",
@@ -227,11 +228,6 @@ def share(text: str) -> tuple[int, int]:
     if not (process.isdecimal() and processes.isdecimal() and int(process) < int(processes)):
         raise ValueError(f"--process: got {text}, expected I/N with I from 0 to N - 1, e.g. 0/4")
     return int(process), int(processes)
-
-
-def made_by(folder: Path) -> str:
-    """The model whose encoders made the features in a folder, as it was named; "" where that is not known."""
-    return str(plan_of(folder).get("model", ""))
 
 
 def plan_of(folder: Path) -> dict[str, Any]:

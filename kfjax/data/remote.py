@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 _KEPT = 4
 
 
-class Address(PurePosixPath):
-    """`scheme://place/name`. It has the names of a path, and `str` gives the address; it is nothing to open."""
+class Address(Path if TYPE_CHECKING else PurePosixPath):
+    """`scheme://place/name` of a source's file, on any file system of fsspec.
+
+    It has the names of a path, as which it is declared, and `str` gives the address; it is nothing to open, `fetched`
+    brings it here for a while. What kfjax itself keeps in a bucket is a `kfjax.storage.bucket.BucketPath`.
+    """
 
     def __str__(self) -> str:
         return re.sub(r"^([A-Za-z][\w+.-]+):/+", r"\1://", super().__str__())
@@ -47,7 +51,7 @@ def located(text: str, folder: Path) -> Path:
       AddressError: an address on the web.
     """
     if is_address(text):
-        return Address(text)  # pyright: ignore[reportReturnType]  # stands where a Path does until it is fetched
+        return Address(text)
     path = command.local_path(text)
     return path if path.is_absolute() else folder / path
 
@@ -88,11 +92,16 @@ def fetched(row: Row) -> Iterator[Row]:
     """
     with ExitStack() as stack:
         here = {
-            name: stack.enter_context(_CACHE.file(path))
+            name: stack.enter_context(fetched_file(path))
             for name, path in (("video", row.video), ("audio", row.audio))
             if isinstance(path, Address)
         }
         yield row._replace(**here) if here else row
+
+
+def fetched_file(address: Address) -> AbstractContextManager[Path]:
+    """The same of one file."""
+    return _CACHE.file(address)
 
 
 class _Cache:
@@ -107,7 +116,7 @@ class _Cache:
         with self._lock:
             if self._folder is None:
                 self._folder = tempfile.TemporaryDirectory(prefix="kfjax-")
-            key = (str(address), str(stamp(address)))  # pyright: ignore[reportArgumentType]
+            key = (str(address), str(stamp(address)))
             new = Path(self._folder.name) / f"{os.urandom(8).hex()}{address.suffix}"
             path, fetching = self._files.setdefault(key, (new, threading.Lock()))
             self._files.move_to_end(key)

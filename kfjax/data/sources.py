@@ -87,21 +87,22 @@ def iter_rows(source: str | Path) -> Iterator[Row]:
     A table, .csv, .tsv or .parquet, has the columns video or audio (paths, relative to the table) or both (pictures of
     one, sound of the other), and optionally caption, start and seconds (the part of the clip to take). Empty cells are
     left out. Of a table of `kfjax clean` (`path`, `start_seconds`, `kept` and measures), the rows that are kept. A
-    list, .txt, has a path on each line. Paths may be addresses of any file system of fsspec, and the list's own too.
+    list, .txt, has a path on each line. Paths may be addresses of any file system of fsspec, and the table's or list's
+    own too.
 
     Raises:
       ValueError: no such source, nothing in it, no such table (`table_lines`), where it is found. A bad value fails
         only its own row.
     """
-    if remote.is_address(text := str(source)) and text.lower().endswith(LISTS):
-        yield from _from_list(text, remote.read_text(text), remote.Address(text).parent)
+    if remote.is_address(text := str(source)) and text.lower().endswith((*TABLES, PARQUET, *LISTS)):
+        yield from _from_address(text)
         return
     source = local_path(source)
     suffix = source.suffix.lower()
     if source.is_dir():
         yield from _from_folder(source)
     elif source.is_file() and suffix in (*TABLES, PARQUET):
-        yield from _from_table(source)
+        yield from _from_table(source, source.parent)
     elif source.is_file() and suffix in LISTS:
         yield from _from_list(str(source), _text(source), source.parent)
     else:
@@ -168,12 +169,12 @@ def _files(folder: Path) -> Iterator[Path]:
             yield folder / entry.name
 
 
-def _from_list(name: str, text: str, folder: Path | remote.Address) -> Iterator[Row]:
+def _from_list(name: str, text: str, folder: Path) -> Iterator[Row]:
     made = 0
     for line in filter(None, map(str.strip, text.splitlines())):
         made += 1
         try:
-            yield _of_file(line, remote.located(line, folder))  # pyright: ignore[reportArgumentType]
+            yield _of_file(line, remote.located(line, folder))
         except AddressError as error:
             yield Row(line, None, Path(line), "", problem=str(error))
     if not made:
@@ -185,7 +186,20 @@ def _of_file(name: str, path: Path) -> Row:
     return Row(name, None if is_sound else path, path if is_sound else None, "")
 
 
-def _from_table(table: Path) -> Iterator[Row]:
+def _from_address(text: str) -> Iterator[Row]:
+    """Of a list or a table on another file system."""
+    address = remote.Address(text)
+    if text.lower().endswith(LISTS):
+        yield from _from_list(text, remote.read_text(text), address.parent)
+        return
+    with remote.fetched_file(address) as table:
+        try:
+            yield from _from_table(table, address.parent)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(table), text)) from error
+
+
+def _from_table(table: Path, folder: Path) -> Iterator[Row]:
     same = {"prompt": "caption", "start_seconds": "start"}
     columns, needed = (*COLUMNS, *CAPTION_COLUMNS, "path", "kept"), ("video", "audio", "path")
     lines = _parquet_lines if table.suffix.lower() == PARQUET else _csv_lines
@@ -193,7 +207,7 @@ def _from_table(table: Path) -> Iterator[Row]:
     for line in lines(table, columns, needed=needed, same=same, more_beside="kept"):
         if line.cells["kept"] != "no":
             made += 1
-            yield _from_line(line, table.parent)
+            yield _from_line(line, folder)
     if not made:
         raise ValueError(f"{table}: got no row that is kept, expected one at least; clean again with other thresholds")
 

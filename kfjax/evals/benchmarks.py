@@ -18,13 +18,14 @@ import numpy as np
 from scipy.signal import resample_poly
 
 from kfjax import media
-from kfjax.data import sources
+from kfjax.data import remote, sources
 from kfjax.data.sources import SOUND_SUFFIXES, Row
 from kfjax.media import FILM_SUFFIXES, VIDEO_SUFFIXES, FrameSpec, is_clip
 from kfjax.scenes import Bucket, Scene, make_scene, render_corpus
 from kfjax.scenes.corpus import SAMPLE_RATE_HZ
 from kfjax.scenes.evaluation import CORPUS_SEED, SceneProtocol
 from kfjax.scenes.scores import struck_times
+from kfjax.storage import disk
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,15 @@ class FileExample:
 
     def sound(self, sample_rate_hz: int) -> np.ndarray:
         seconds = min(self.seconds, self.row.seconds)
-        return media.read_audio(self.row.sound, sample_rate_hz, 2, seconds, self.row.start_seconds)
+        with remote.fetched(self.row) as row:
+            return media.read_audio(row.sound, sample_rate_hz, 2, seconds, row.start_seconds)
 
     def frames(self, specs: Sequence[FrameSpec]) -> list[np.ndarray]:
-        assert self.row.video is not None  # nobody asks for the frames of a clip without video
         counts = [max(1, int(spec.rate_hz * self.seconds + 1e-6)) for spec in specs]
-        return media.read_frames(self.row.video, specs, start_seconds=self.row.start_seconds,
-                                 duration_seconds=self.seconds, counts=counts)[0]  # fmt: skip
+        with remote.fetched(self.row) as row:
+            assert row.video is not None  # nobody asks for the frames of a clip without video
+            return media.read_frames(row.video, specs, start_seconds=row.start_seconds, duration_seconds=self.seconds,
+                                     counts=counts)[0]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -203,7 +206,7 @@ def file_examples(rows: Sequence[Row], seconds: float) -> list[FileExample]:
 def references(source: Path) -> list[Row]:
     """The clips of a folder or a table; of a video and a sound of one name in a folder, the sound is the video's."""
     rows = sources.read_rows(source)
-    if not source.is_dir():
+    if disk.in_bucket(source) or not source.is_dir():
         return rows
     joined: dict[str, Row] = {}
     for row in rows:

@@ -9,6 +9,7 @@ from typing import Any
 
 from kfjax import command
 from kfjax.making import limits
+from kfjax.storage import disk
 
 TEXT = """\
 Measure a model, or sounds that are there already, on a benchmark.
@@ -68,9 +69,10 @@ def evaluate(
     """Measure a model, or sounds that are there already, on a benchmark.
 
     Args:
-      target: a model's name or directory; or a folder of generated sounds or videos.
+      target: a model's name, or its directory, which may be in a bucket; or a folder of generated sounds or videos.
       benchmark: "scenes", "vggsound", "audiocaps", "kling-audio-eval" or "folder" (clips of one's own).
-      references: folder or table of the clips with their true sound; for scenes where they are rendered.
+      references: folder or table of the clips with their true sound; the table may be in a bucket, and its clips on
+        any file system of fsspec. For scenes where they are rendered.
       manual_dir: recordings and tables of a public corpus.
       metrics: names of groups of measures, ("onsets", "panns"); a text with commas between them is read too.
         Default: all that the benchmark has.
@@ -94,7 +96,8 @@ def evaluate(
         raise ValueError(f"--limit: got {limit}, expected at least 1")
     limits.check(seed=seed, steps=steps, guidance=guidance)
     path = lambda given: None if given is None else command.local_path(given)
-    target, paths = command.local(str(target)), {"references": path(references), "manual_dir": path(manual_dir)}
+    there = None if references is None else disk.path(references)
+    target, paths = command.local_or_bucket(str(target)), {"references": there, "manual_dir": path(manual_dir)}
     from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for
     from kfjax.evals import evaluation
 
@@ -124,7 +127,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     add = parser.add_argument
     add(
         "target",
-        type=command.local,
+        type=command.local_or_bucket,
         metavar="MODEL|FOLDER",
         help="a model's name (`kfjax models` lists them) or a "
         "model directory; or a folder of generated sounds or videos",
@@ -137,7 +140,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     )
     add(
         "--references",
-        type=command.local_path,
+        type=disk.path,
         metavar="FOLDER|CSV",
         help="the clips with their true sound, as "
         "`kfjax extract` reads them (columns video, audio, caption, start, seconds); for scenes where they are "

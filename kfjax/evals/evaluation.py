@@ -24,6 +24,7 @@ from kfjax.scenes.evaluation import SceneProtocol, classifier_file, classifier_f
 from kfjax.scenes.scores import Synchrony, correlations, listen, meanings, struck_times, synchronies
 from kfjax.scenes.sounds import SceneSounds
 from kfjax.scenes.source_classifier import SourceClassifier
+from kfjax.storage import disk
 from kfjax.system import SystemConfig
 
 #: Groups of measures that need the scenes' ground truth.
@@ -185,9 +186,14 @@ def _benchmark(request: Request) -> Benchmark:
 
 def _is_model(target: str) -> bool:
     """Whether sounds are to be generated. Raises ValueError for what is neither a model nor a folder of sounds."""
-    if target == "built-in" or (Path(target) / "config.json").is_file():
+    folder = disk.path(target)
+    if target == "built-in" or (folder / system.CONFIG).is_file():
         return True
-    if Path(target).is_dir():
+    if disk.in_bucket(folder):
+        raise ValueError(
+            f"got {target}, expected a model directory there (with {system.CONFIG}); sounds belong on a disk"
+        )
+    if folder.is_dir():
         return False
     if target in hub.MODELS:
         return True
@@ -202,9 +208,10 @@ def _examples(
         count, size = request.limit or benchmark.clips, _SCENE_SIZE
         assert count is not None  # this benchmark has a default
         if modelled:
-            size = pipeline.load_system(request.target).cfg.sync.size
+            size = pipeline.config_of(request.target).sync.size
         own = pipeline.cache_folder() / "scenes" / f"heldout-{count}x{benchmark.seconds:g}-{size}"
-        return benchmarks.scene_examples(request.references or own, count, benchmark.seconds, size), []
+        place = command.local_path(request.references or own)
+        return benchmarks.scene_examples(place, count, benchmark.seconds, size), []
     if request.references is not None:
         if request.manual_dir is not None:
             raise ValueError("got --references and --manual-dir, expected one of them; leave one out")

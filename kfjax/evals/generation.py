@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from kfjax import features, media, pipeline
 from kfjax.command import say
-from kfjax.convert import hub
 from kfjax.data.shards import records
 from kfjax.evals.benchmarks import BenchmarkExample, SceneExample
 from kfjax.scenes.sounds import SceneSounds
+from kfjax.storage import cache
 from kfjax.structs import Video
 from kfjax.system import System, SystemConfig
 
@@ -76,9 +76,7 @@ def generate(settings: Settings, examples: Sequence[BenchmarkExample], folder: P
 
 def model_fingerprint(model: str) -> str:
     """Short hash of a model directory's files: it tells models of one name apart."""
-    folder = pipeline.BUILT_IN if model == "built-in" else Path(model)
-    if model in hub.MODELS and not folder.exists():
-        folder = Path(hub.fetch(model, pipeline.cache_folder() / "models"))
+    folder = cache.local(pipeline.folder_of(model))
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
         with path.open("rb") as file:

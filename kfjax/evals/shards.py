@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from kfjax import media
+from kfjax.data import remote
 from kfjax.evals import measures
 from kfjax.evals.benchmarks import BenchmarkExample, FileExample
 from kfjax.evals.measures import NETWORKS, OWN, Figures, Observed, Pair, Score
@@ -225,7 +226,17 @@ def _heard(pairs: Sequence[Pair], groups: Sequence[str], failed: Sequence[str]) 
 def _sizes(example: BenchmarkExample) -> list[int]:
     """Of a clip's own files, bytes; -1: it is gone. Copies on other hosts have the same."""
     files = [example.row.video, example.row.audio] if isinstance(example, FileExample) else []
-    return [path.stat().st_size if path.exists() else -1 for path in files if path is not None]
+    return [_size(path) for path in files if path is not None]
+
+
+def _size(path: Path) -> int:
+    return _size_there(path) if isinstance(path, remote.Address) else (remote.stamp(path) or [-1])[0]
+
+
+@cache
+def _size_there(address: remote.Address) -> int:
+    """Asked for once: a benchmark has thousands of clips."""
+    return (remote.stamp(address) or [-1])[0]
 
 
 def _version(sound: Path) -> tuple[int, int]:

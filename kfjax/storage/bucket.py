@@ -51,8 +51,9 @@ class Object(NamedTuple):
 
 
 class BucketPath(Path if TYPE_CHECKING else PurePosixPath):
-    """`gs://bucket/name` or `s3://bucket/name`.
+    """`gs://bucket/name` or `s3://bucket/name`: what kfjax itself keeps there, features, runs and models.
 
+    A source's files, which are only read and may be on any file system of fsspec, are `kfjax.data.remote.Address`es.
     Every method that asks the store raises BucketError where it refuses or does not answer, and FileNotFoundError where
     an object is missing that should be read.
     """

@@ -11,6 +11,7 @@ KFJAX_BUCKET_GB gigabytes; without that variable they may fill four fifths of wh
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -36,7 +37,8 @@ _LEFT_NS = 86400 * 10**9
 _guard = threading.Lock()
 _fetching: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 _promised: dict[str, int] = {}
-_kept: set[str] = set()
+#: Entry -> the open file by which this process holds it.
+_kept: dict[Path, int] = {}
 _gone: dict[str, Callable[[], None]] = {}
 _pool = ThreadPoolExecutor(STREAMS, thread_name_prefix="bucket")
 
@@ -56,13 +58,16 @@ def fetch(
     Args:
       size: of the object, in bytes.
       digest: its SHA-256, where it was noted.
-      version: what tells it from one that was written before or later, where there is no digest.
+      version: what tells it from one that was written before or later, where there is no digest; default: what the
+        store says now.
       gone: called when the copy is about to be deleted; to close it, since only then its room is free.
 
     Raises:
       BucketError: the store does not answer or refuses; the disk has no room for the copy.
       CheckpointError: the object is not what it was when it was written.
     """
+    if not (digest or version) and (found := path.found()):
+        version = found.version
     key = _key(str(path), size, digest or version)
     with _fetching[key]:
         if gone is not None:
@@ -99,7 +104,7 @@ def ahead(wanted: Iterable[tuple[BucketPath, int, str]]) -> None:
 
 
 def fetch_folder(folder: BucketPath) -> Path:
-    """A folder with copies of all objects below `folder`, as they are now. It stays while this process lives.
+    """A folder with copies of all objects below `folder`, as they are now. No process deletes it while this one lives.
 
     Raises:
       ValueError: there is nothing.
@@ -112,8 +117,7 @@ def fetch_folder(folder: BucketPath) -> Path:
     key = _key(str(folder), *(f"{name} {object.version}" for name, object in found.items()))
     place = _folder() / key / (folder.name or "bucket")
     with _fetching[key]:
-        _kept.add(key)
-        if not _touched(place.parent):
+        while not _held(place.parent):
             with _Room(folder, sum(object.size for object in found.values())) as temporary:
                 get = lambda name: _download(folder / name, temporary / place.name / name, found[name].size, "")
                 with ThreadPoolExecutor(STREAMS) as pool:
@@ -148,19 +152,71 @@ def _touched(entry: Path) -> bool:
     return True
 
 
+def _held(entry: Path) -> bool:
+    """Whether it is there; it now counts as used, and is held until this process ends."""
+    if entry in _kept:
+        return _touched(entry)
+    try:
+        opened = os.open(entry, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(opened, fcntl.LOCK_SH)  # waits while it is being deleted
+    if there := _touched(entry):
+        _kept[entry] = opened
+    else:
+        os.close(opened)
+    return there
+
+
+def _deleted(entry: Path) -> bool:
+    """Delete an entry, unless this process or another holds it."""
+    if entry in _kept:
+        return False
+    try:
+        opened = os.open(entry, os.O_RDONLY)
+    except FileNotFoundError:  # another process has deleted it
+        return True
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(opened)
+        return False
+    except OSError:
+        pass  # a file system without locks
+    _gone.pop(entry.name, lambda: None)()
+    shutil.rmtree(entry, ignore_errors=True)
+    os.close(opened)
+    return True
+
+
 def _entries(folder: Path) -> dict[Path, int]:
-    """Bytes of each, the one that was not used for longest first."""
-    there = sorted((path.stat().st_mtime_ns, path) for path in folder.iterdir())
+    """Bytes of each, the one that was not used for longest first. Other processes add and delete some meanwhile."""
+    there = sorted((stat.st_mtime_ns, path) for path in folder.iterdir() if (stat := _stat(path)))
     for changed, path in there:
         if path.name[0] == "." and time.time_ns() - changed > _LEFT_NS:  # by a process that was killed
             shutil.rmtree(path, ignore_errors=True)
-    entries = [path for _, path in there if path.name[0] != "."]
-    return {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in entries}
+    return {path: _bytes(path) for _, path in there if path.name[0] != "."}
+
+
+def _bytes(entry: Path) -> int:
+    files = (Path(folder, name) for folder, _, names in os.walk(entry) for name in names)
+    return sum(stat.st_size for file in files if (stat := _stat(file)))
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
 
 
 def _place(temporary: Path, entry: Path) -> None:
-    with suppress(OSError):  # another process was faster
+    try:
         os.rename(temporary, entry)
+    except OSError:
+        if not entry.is_dir():  # else another process was faster
+            raise
 
 
 class _Room:
@@ -198,9 +254,7 @@ class _Room:
         for path, size in entries.items():
             if self._fits():
                 return
-            if path.name not in _kept:
-                _gone.pop(path.name, lambda: None)()
-                shutil.rmtree(path, ignore_errors=True)
+            if _deleted(path):
                 held = self.held[self._folder] = held - size
         if not self._fits():
             limit = _limit(self._folder, held)

@@ -198,7 +198,7 @@ class StateStore:
         *,
         keep: int = 2,
         keep_every: int = 0,
-        guard: Callable[[], None] | None = None,
+        guard: Callable[[], None] = lambda: None,
     ):
         import orbax.checkpoint as ocp
         from orbax.checkpoint._src import asyncio_utils
@@ -238,8 +238,7 @@ class StateStore:
         Raises:
           CheckpointError: this state, or the one before, could not be written; earlier ones are as they were.
         """
-        if self._guard is not None:
-            self._guard()
+        self._guard()
         with self._writing():
             if step != self.latest():
                 self._manager.save(step, args=self._ocp.args.StandardSave(state))

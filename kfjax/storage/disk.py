@@ -21,7 +21,7 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from os import PathLike
@@ -148,10 +148,13 @@ class Staged:
 
     `push` uploads what changed there since the last time, every file whole. A context manager: the end of the block
     does too, and deletes a temporary folder; if the block has failed, what it raised counts, not what the store says.
+
+    Args:
+      guard: called before an upload; raises where this process may not write there any more.
     """
 
-    def __init__(self, target: Path):
-        self._target, self._seen = target, dict[Path, tuple[int, int]]()
+    def __init__(self, target: Path, guard: Callable[[], None] = lambda: None):
+        self._target, self._guard, self._seen = target, guard, dict[Path, tuple[int, int]]()
         self.folder = Path(tempfile.mkdtemp(prefix="kfjax-")) if in_bucket(target) else target
 
     def pull(self, name: str) -> None:
@@ -160,9 +163,10 @@ class Staged:
             (self._target / name).download(self.folder / name)
 
     def push(self) -> None:
-        """Raises BucketError if the store refuses or does not answer."""
+        """Raises BucketError if the store refuses or does not answer, and what `guard` raises."""
         if not in_bucket(self._target):
             return
+        self._guard()
         for file in sorted(file for file in self.folder.rglob("*") if file.is_file()):
             stat = file.stat()
             if self._seen.get(file) != (now := (stat.st_size, stat.st_mtime_ns)):

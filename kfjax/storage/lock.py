@@ -137,12 +137,14 @@ class BucketLock:
 
     def __enter__(self) -> BucketLock:
         self._path.check_bucket()
-        if (left := self._read()) is None:
+        left = self._read()
+        now = None if left is None else self._later(left)
+        if now is None:  # there was none, or its holder has ended since
             if not self._path.create(self._text(0)) and not self._mine(self._read()):  # its answer may have been lost
                 raise BucketError(self._taken(self._read()))
+        elif now != left:
+            raise BucketError(self._taken(now))
         else:
-            if self._changes(left):
-                raise BucketError(self._taken(self._read()))
             self._path.put(self._text(0))
             time.sleep(self._beat_seconds)
             if not self._mine(now := self._read()):
@@ -159,13 +161,12 @@ class BucketLock:
     def _taken(self, now: str | None) -> str:
         return f"{self._held} is in use by {_who(now or '')}; {self._advice}"
 
-    def _changes(self, left: str) -> bool:
+    def _later(self, left: str) -> str | None:
+        """What is there once it is no longer `left`; after three beats without a change, `left`."""
         end = time.monotonic() + BEATS * self._beat_seconds
-        while time.monotonic() < end:
+        while (now := self._read()) == left and time.monotonic() < end:
             time.sleep(self._beat_seconds / 2)
-            if self._read() != left:
-                return True
-        return False
+        return now
 
     def _read(self) -> str | None:
         try:

@@ -29,9 +29,9 @@ FREE = {"data.buckets", "optim.decay_steps"}
 MULTIPLE = "data.batch_multiple"
 #: Settings that earlier versions lacked, at what their runs did.
 ADDED = {"step.known": 0.0, "system.known_as": "renoised", "system.mmdit.sync_align": "uniform"}
-#: Settings that may name what is in a bucket: features, and model directories or weights files.
+#: Settings that may name what is in a bucket: features, tables of their sources, model directories and weights files.
 IN_BUCKETS = {f"data.{key}" for key in (
-    "corpora", "validation", "start", "encoders", "vae", "vocoder", "system", "codec",
+    "corpora", "validation", "sources", "start", "encoders", "vae", "vocoder", "system", "codec",
 )}  # fmt: skip
 #: What every config has, whatever its task.
 SECTIONS = ("loop", "data")

@@ -53,7 +53,7 @@ def export(
 
 
 def _config(workdir: Path, base: str) -> dict[str, Any]:
-    """The settings of the run; of a start that has gone the base takes the place."""
+    """The settings of the run; the base takes the place of a start, and of parts in a bucket, that have gone."""
     path = workdir / "config.json"
     if disk.in_bucket(workdir):
         workdir.check_bucket()
@@ -64,6 +64,9 @@ def _config(workdir: Path, base: str) -> dict[str, Any]:
         data = values["data"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({command.quoted(str(error))}); copy it again") from None
+    for key in ("encoders", "vae", "vocoder"):
+        if disk.in_bucket(place := disk.path(str(data.get(key) or ""))) and not place.exists():
+            data[key] = ""
     start = data.get("start")
     if start and not disk.path(start).exists():
         from kfjax.train.tasks.weights import is_name  # imports jax

@@ -1,6 +1,8 @@
 """From public files to a model that makes sound, and back to the files."""
 
+import errno
 import json
+import os
 import re
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
@@ -171,6 +173,20 @@ def test_models_share_their_parts_on_disk(model, tmp_path):
     kfjax.convert.from_torch(tmp_path / "downloads", tmp_path / "two")
     hub._share(tmp_path / "two", cache)
     assert (tmp_path / "two" / "clip.safetensors").samefile(cache / "one" / "clip.safetensors")
+
+
+def test_on_a_disk_without_links_each_has_its_own(tmp_path, monkeypatch):
+    for name in ("cache/one", "two"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "clip.safetensors").write_bytes(b"weights")
+
+    def link(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    hub._share(tmp_path / "two", tmp_path / "cache")
+    assert [path.name for path in (tmp_path / "two").iterdir()] == ["clip.safetensors"]
+    assert (tmp_path / "two" / "clip.safetensors").read_bytes() == b"weights"
 
 
 def test_an_unfinished_model_says_which_parts_it_lacks(folder, tmp_path):

@@ -8,7 +8,11 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import fsspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
 import pytest
 
 from kfjax import command, media
@@ -238,3 +242,23 @@ def test_the_digest_is_of_rows_not_places(tmp_path):
     assert digest(rows) == digest([row._replace(video=tmp_path / "moved" / row.id) for row in rows])
     assert len({digest(rows), digest(rows[:1]), digest(rows[::-1]), digest([rows[0]._replace(caption="wind"), rows[1]]),
                 digest([rows[0]._replace(start_seconds=1.0), rows[1]])}) == 5  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_table_on_another_file_system(tmp_path, ending):
+    """Relative paths are relative to it there; its name stands in messages."""
+    memory, text = fsspec.filesystem("memory"), "audio,caption\na.wav,one\n/there/b.wav,two\ns3://c/d.wav,three\n"
+    here = tmp_path / f"clips.{ending}"
+    if ending == "csv":
+        here.write_text(text)
+    else:
+        pq.write_table(pa.csv.read_csv(io.BytesIO(text.encode())), here)
+    memory.pipe_file(f"memory://tables/clips.{ending}", here.read_bytes())
+    rows = read_rows(f"memory://tables/clips.{ending}")
+    assert [str(row.audio) for row in rows] == ["memory://tables/a.wav", "/there/b.wav", "s3://c/d.wav"]
+    assert digest(rows) == digest(read_rows(here))
+    memory.pipe_file(f"memory://tables/bad.{ending}", b"sound\na.wav\n")
+    with pytest.raises(ValueError, match=f"^memory://tables/bad.{ending}: "):
+        read_rows(f"memory://tables/bad.{ending}")
+    with pytest.raises(ValueError, match=f"memory://tables/gone.{ending}: can't be fetched"):
+        read_rows(f"memory://tables/gone.{ending}")

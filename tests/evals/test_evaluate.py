@@ -54,6 +54,31 @@ def request_of(target, output, **changes) -> Request:
     return Request(str(target), changes.pop("benchmark", "folder"), output, **{"pictures": 0} | changes)
 
 
+def test_references_in_a_bucket(gs, folders, tmp_path):
+    """A table there, and its clips beside it: the figures are those of the same clips on a disk."""
+    true, made = folders
+    for path in true.iterdir():
+        (gs / path.name).put(path.read_bytes())
+    table = "audio,caption\n" + "".join(f"{name}.wav,\n" for name in "abc")
+    (true / "clips.csv").write_text(table)
+    (gs / "clips.csv").put(table.encode())
+    words = ["evaluate", str(made), "--benchmark", "folder", "--metrics", "onsets,codec", "--pictures", "1"]
+    for place, output in ((true / "clips.csv", "disk"), (gs / "clips.csv", "bucket"), (gs / "clips.csv", "bucket")):
+        assert cli.main([*words, "--references", str(place), "--output", str(tmp_path / output)]) == 0
+    one, two = (json.loads((tmp_path / output / "results.json").read_text()) for output in ("disk", "bucket"))
+    assert one == two and one["matching"]["measured"] == 2
+
+
+def test_a_model_in_a_bucket(gs, tmp_path, capsys):
+    for path in write_model(tmp_path / "model").iterdir():
+        (gs / "model" / path.name).put(path.read_bytes())
+    assert evaluation._is_model(str(gs / "model"))
+    assert generation.model_fingerprint(str(gs / "model")) == generation.model_fingerprint(str(tmp_path / "model"))
+    words = ["evaluate", str(gs), "--benchmark", "folder", "--references", str(tmp_path)]
+    assert cli.main(words) == 2
+    assert f"got {gs}, expected a model directory there (with config.json)" in capsys.readouterr().err
+
+
 def names(rows, seconds=1.0):
     return benchmarks.file_examples(rows, seconds)
 

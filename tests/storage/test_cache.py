@@ -3,13 +3,25 @@
 import errno
 import hashlib
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from kfjax.storage import cache
 from kfjax.storage.bucket import BucketError
 from kfjax.storage.disk import CheckpointError
+
+ROOT = Path(__file__).parents[2]
+HOLDER = """
+import sys, time
+from kfjax.storage import cache
+from kfjax.storage.bucket import BucketPath
+print(cache.fetch_folder(BucketPath(sys.argv[1])), flush=True)
+time.sleep(60)
+"""
 
 
 def made(path, data):
@@ -38,6 +50,35 @@ def test_a_damaged_object_is_named(gs):
     assert not list((cache.cache_folder() / "buckets").iterdir())  # nothing half is left
 
 
+def test_without_a_digest_the_store_tells_which_one_it_is(gs):
+    made(gs / "a", b"one")
+    assert cache.fetch(gs / "a", size=3).read_bytes() == b"one"
+    made(gs / "a", b"two")
+    assert cache.fetch(gs / "a", size=3).read_bytes() == b"two"
+
+
+def test_a_folder_stays_while_a_process_has_it(gs, monkeypatch):
+    """Its own process and any other."""
+    monkeypatch.setenv(cache.LIMIT, "2.5e-6")
+    made(gs / "model" / "a", bytes(1000))
+    words = [sys.executable, "-c", HOLDER, str(gs / "model")]
+    with subprocess.Popen(
+        words, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
+    ) as other:
+        folder = Path(other.stdout.readline().strip())
+        os.utime(folder.parent, ns=(0, 0))
+        for name in "bc":  # there is room for one of them beside it
+            cache.fetch(gs / name, **made(gs / name, name.encode() * 1000))
+        assert folder.is_dir()
+        other.kill()
+    cache.fetch(gs / "d", **made(gs / "d", b"d" * 1000))
+    assert not folder.is_dir()
+    folder = cache.fetch_folder(gs / "model")
+    os.utime(folder.parent, ns=(0, 0))
+    cache.fetch(gs / "e", **made(gs / "e", b"e" * 1000))
+    assert folder.is_dir()
+
+
 def test_what_was_not_used_for_longest_makes_room(gs, monkeypatch):
     monkeypatch.setenv(cache.LIMIT, "2.5e-6")  # of 1000 bytes each: two
     asked, gone = {name: made(gs / name, name.encode() * 1000) for name in "abc"}, []
@@ -48,6 +89,15 @@ def test_what_was_not_used_for_longest_makes_room(gs, monkeypatch):
     assert gone == ["b"] and there.is_file() and file.is_file()
     with pytest.raises(BucketError, match=rf"{gs}/d: no copy can be kept in .* \(.* of 2500 at most\); make room"):
         cache.fetch(gs / "d", **made(gs / "d", bytes(3000)))
+
+
+def test_another_process_takes_its_own_away_meanwhile(gs):
+    """It was listed, and is gone when it is looked at; here a link to nothing."""
+    folder = cache.cache_folder() / "buckets"
+    folder.mkdir(parents=True)
+    for name in (".being-fetched", "deleted"):
+        (folder / name).symlink_to("nowhere")
+    assert cache.fetch(gs / "a", **made(gs / "a", b"one")).read_bytes() == b"one"
 
 
 def test_a_disk_that_fills_is_told_in_one_line(gs, monkeypatch):

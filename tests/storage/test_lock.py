@@ -134,6 +134,13 @@ def test_what_a_killed_run_left_in_a_bucket_is_taken_over(gs):
     assert not (gs / "lock").exists()
 
 
+def test_a_lock_that_is_released_meanwhile_is_free(gs):
+    left_by_another(gs / "lock")
+    threading.Timer(0.2, (gs / "lock").unlink).start()
+    with BucketLock(gs / "lock", "it", beat_seconds=0.2):
+        assert json.loads((gs / "lock").read_text())["pid"] == os.getpid()
+
+
 def test_a_holder_that_stood_still_finds_out(gs):
     with BucketLock(gs / "lock", "it", beat_seconds=0.02) as lock:
         left_by_another(gs / "lock")

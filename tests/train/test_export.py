@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jax
@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 import kfjax
-from kfjax import config, system
+from kfjax import config, pipeline, system
 from kfjax.cli import main
 from kfjax.codec.bigvgan import BigVGAN, BigVGANConfig
 from kfjax.codec.vae import MelVAE
 from kfjax.data.encode import encoders_fingerprint
+from kfjax.data.shards.marks import PARTS
 from kfjax.generators.mmdit.config import MMDiTConfig
 from kfjax.generators.mmdit.mmdit import MMDiT
 from kfjax.nn import module
@@ -193,6 +194,14 @@ def test_a_vocoder_alone_needs_a_model_around_it(start, tmp_path, capsys):
     assert_equal(made.params["vae"], tiny_system().params["vae"])
 
 
+def test_a_part_that_has_gone_from_its_bucket_is_the_bases(gs, start, tmp_path):
+    data = {"folder": "runs/waves", "vae": str(gs / "gone")}
+    made_run(tmp_path / "run", {"task": "vocoder", "data": data, "training": {"vocoder": VOCODER}},
+             {"vocoder": drawn("vocoder")})  # fmt: skip
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "mine"), "--base", str(start)]) == 0
+    assert_equal(system.load(tmp_path / "mine").params["vae"], tiny_system().params["vae"])
+
+
 def test_every_part_of_a_codec_in_a_model(start, tmp_path, monkeypatch):
     """BigVGAN in place of the light vocoder, another Mono2Stereo, and a Mel-VAE with the statistics of its latents."""
     monkeypatch.setattr(codec_step, "with_statistics", lambda run, gen: gen)
@@ -248,6 +257,40 @@ def test_a_run_on_features_has_the_parts_that_made_them(start, tmp_path):
     assert all((leaf == 0.5).all() for leaf in jax.tree.leaves(made.params["mmdit"]))
     said = (tmp_path / "mine" / system.CARD).read_text()
     assert said.startswith("# mine\n") and "| mmdit | this run | not stated |" in said and "| clip | tiny |" in said
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A model whose codec has other weights, and as mel and latents those of the tiny one."""
+    tiny, folder = tiny_system(), tmp_path_factory.mktemp("models") / "other"
+    codec = {name: jax.tree.map(lambda x: x + np.float32(0.25), tiny.params[name]) for name in ("vae", "vocoder")}
+    system.save(folder, tiny._replace(cfg=replace(CONFIG, name="other"), params={**tiny.params, **codec}))
+    return folder
+
+
+@pytest.mark.parametrize("way", ["noted", "base", "start", "vocoder"])
+def test_another_codec_in_the_slot_is_the_models(start, other, tmp_path, way):
+    """However the rest of the model is found: latents are decoded by the codec that made them."""
+    run = features_run(tmp_path, fingerprint=encoders_fingerprint(pipeline.load_system(start, PARTS, other)))
+    noted = {"codec": str(other)} | ({} if way == "base" else {"model": str(start)})
+    (tmp_path / "features" / "extraction.json").write_text(json.dumps(noted))
+    settings, trained = json.loads((run / "config.json").read_text()), "mmdit"
+    if way == "vocoder":
+        trained, corpora = "vocoder", settings["data"]["corpora"]
+        settings = {
+            "task": "vocoder",
+            "data": {"folder": "runs/waves", "corpora": corpora},
+            "training": {"vocoder": VOCODER},
+        }
+        run = made_run(tmp_path / "vocoder", settings, {"vocoder": drawn("vocoder")})
+    else:
+        settings["data"] |= {"codec": str(other), "start": str(start) if way == "start" else ""}
+    (run / "config.json").write_text(json.dumps(settings))
+    given = ["--base", str(start)] if way == "base" else []
+    assert main(["export", str(run), str(tmp_path / "mine"), *given]) == 0
+    made, models = system.load(tmp_path / "mine"), {folder: system.load(folder).params for folder in (start, other)}
+    for name in set(CONFIG.names) - {trained}:
+        assert_equal(made.params[name], models[other if name in ("vae", "vocoder") else start][name])
 
 
 def test_features_in_a_bucket_say_which_model_made_them(gs, start, tmp_path):

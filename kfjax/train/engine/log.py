@@ -21,7 +21,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +72,9 @@ class Log:
 
     What metrics.jsonl has beyond `first` is cut: the run writes it again. So is an incomplete last line.
 
+    Args:
+      guard: called before an upload to a bucket; raises where this run may not write there any more.
+
     Attributes:
       folder: where files for the working folder are written: itself, or for a bucket one on this machine.
 
@@ -79,31 +82,33 @@ class Log:
       ValueError: TensorBoard or wandb is asked for and not installed.
     """
 
-    def __init__(self, workdir: str | Path, cfg: LogConfig, *, first: int, last: int):
+    def __init__(
+        self, workdir: str | Path, cfg: LogConfig, *, first: int, last: int, guard: Callable[[], None] = lambda: None
+    ):
         self._first, self._last = first, last
-        self._staged = disk.Staged(disk.path(workdir))
-        self.folder = self._workdir = self._staged.folder
+        self._staged = disk.Staged(disk.path(workdir), guard)
+        self.folder = self._staged.folder
         self._pushed = time.monotonic()
-        self._path = self._workdir / METRICS
+        self._path = self.folder / METRICS
         self._writes = jax.process_index() == 0
         self._start = time.monotonic()
         self._throughput = Throughput()
         self._since: list[dict[str, jax.Array]] = []
         self._compiled: set[Any] = set()
-        self._profile = _Profile(self._workdir / "profile", cfg.profile if self._writes else (0, 0))
+        self._profile = _Profile(self.folder / "profile", cfg.profile if self._writes else (0, 0))
         self._trackers: list[TensorBoard | Wandb] = []
         self._open = ExitStack()
         if self._writes and cfg.tensorboard:
-            self._trackers.append(TensorBoard(self._workdir / "tensorboard", first))
+            self._trackers.append(TensorBoard(self.folder / "tensorboard", first))
         if self._writes and cfg.wandb:
-            self._trackers.append(Wandb(self._workdir, cfg.wandb))
+            self._trackers.append(Wandb(self.folder, cfg.wandb))
 
     def __enter__(self) -> Log:
         self._open.enter_context(self._staged)
         if self._writes:
             from tqdm import tqdm
 
-            self._workdir.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._staged.pull(METRICS)
             cut(self._path, self._first)
             self._bar = tqdm(total=self._last, initial=self._first, unit="step", dynamic_ncols=True, mininterval=5.0)

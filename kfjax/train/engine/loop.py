@@ -168,10 +168,11 @@ def run(task: Task, workdir: str | Path, cfg: LoopConfig, *, claim: Callable[[],
         before = entries(workdir) if jax.process_index() == 0 else {}
         if jax.process_index() == 0 and claim is not None:
             claim()
-        guard = lock.check if lock else None
+        guard = lock.check if lock else lambda: None
         checkpoints = StateStore(workdir / "checkpoints", keep=cfg.keep, keep_every=cfg.keep_every, guard=guard)
         with checkpoints as store, together():  # before the store waits for a save that can't end
-            state = _train(task, _start(task, store, mesh, cfg), store, stop, mesh, workdir, cfg)
+            open_log = partial(Log, workdir, cfg.log, last=cfg.steps, guard=guard)
+            state = _train(task, _start(task, store, mesh, cfg), store, stop, mesh, open_log, cfg)
             store.save(int(state.step), state)
         _on_first_process(task.export or export_average, state.ema, workdir)
     if jax.process_index() == 0:
@@ -197,13 +198,16 @@ def _start(task: Task, store: StateStore, mesh: Mesh, cfg: LoopConfig) -> TrainS
         return store.restore(latest, jax.tree.map(place, shapes, param_shardings(shapes, mesh)))
 
 
-def _train(task: Task, state: TrainState, store: StateStore, stop: _Stop, mesh: Mesh, workdir: Path, cfg: LoopConfig):
+def _train(
+    task: Task, state: TrainState, store: StateStore, stop: _Stop, mesh: Mesh, open_log: Callable[..., Log],
+    cfg: LoopConfig,
+) -> TrainState:  # fmt: skip
     """The state after `cfg.steps`, or after the step at which the processes agreed to stop."""
     first, step_fn = int(state.step), _compiled(task, state, mesh, cfg)
     unread: deque[tuple[int, jax.Array]] = deque()
     with (
         Feed(task.batch, mesh, first, cfg.steps, ahead=cfg.prefetch) as feed,
-        Log(workdir, cfg.log, first=first, last=cfg.steps) as log,
+        open_log(first=first) as log,
     ):
         for done in range(first + 1, cfg.steps + 1):
             with log.waiting("data"):

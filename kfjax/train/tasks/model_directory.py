@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from kfjax import command, config, pipeline, system
+from kfjax import config, pipeline, system
 from kfjax.codec.mel import MelConfig
 from kfjax.command import say
 from kfjax.convert import directory, hub
 from kfjax.data.encode import encoders_fingerprint
-from kfjax.data.extract import made_by
+from kfjax.data.extract import plan_of
 from kfjax.data.shards import records
 from kfjax.data.shards.marks import PARTS
 from kfjax.encoders.tokenizer import Tokenizer
@@ -36,7 +36,7 @@ from kfjax.storage.checkpoint import save_params, unflatten
 from kfjax.system import CARD, CONFIG, TOKENIZER, UNUSED, WEIGHTS, SystemConfig
 from kfjax.train.engine.loop import LoopConfig
 from kfjax.train.engine.optim import OptimConfig
-from kfjax.train.tasks.weights import is_folder, is_name
+from kfjax.train.tasks import weights
 
 #: Part -> makes its weights.
 Made = dict[str, Callable[[], Params]]
@@ -58,6 +58,7 @@ class Product(NamedTuple):
       start: what the run started from; the parent, if it is a model directory.
       places: part -> model directory or weights file that the run's config names.
       features: folders of `kfjax extract` that it was trained on.
+      codec: model whose codec stands in the slot of the system that made them; "" where none was named.
       tokenizer: -> the run's own, or None: the parent's.
       first_word: words of the tokenizer from this one on are new.
       as_parent: the weights take the dtypes of the parent's.
@@ -70,6 +71,7 @@ class Product(NamedTuple):
     start: str = ""
     places: Mapping[str, str] = {}
     features: Sequence[str] = ()
+    codec: str = ""
     tokenizer: Callable[[], Tokenizer | None] = lambda: None
     first_word: int | None = None
     as_parent: bool = False
@@ -85,8 +87,9 @@ def write(
     """Write the model directory `target`. One part is in memory at a time, but for a parent in a single file.
 
     A part comes from the run, else from the paths in its config, else from the parent: `base`, the model that the run
-    started from, or the one whose encoders made its features, if that is on this disk. Weights files are shared by
-    hard links where the disk has them. What a converted part's file holds besides is kept, so that `kfjax convert
+    started from, or the one whose encoders made its features, if that is on this disk or in its bucket. Where the
+    features are of another codec in the parent's slot, VAE and vocoder are that one's. Weights files are shared by hard
+    links where the disk has them. What a converted part's file holds besides is kept, so that `kfjax convert
     TARGET --to torch` writes the public files. Where Mono2Stereo alone is missing, the model is mono.
 
     Args:
@@ -100,11 +103,14 @@ def write(
         something else.
       CheckpointError: a file is not as it was written.
     """
-    parent = _parent(product, base)
-    cfg = product.system(system.load_config(parent / CONFIG) if parent else None)
-    if cfg is None:
+    codec = _codec(product)
+    parent = _parent(product, base, codec)
+    before = system.load_config(parent / CONFIG) if parent else None
+    if before and codec:
+        before = system.with_codec(before, system.load_config(codec / CONFIG))
+    if (cfg := product.system(before)) is None:
         raise IncompleteModel(f"{', '.join(product.made)} alone is no model; {_advice(product)}")
-    places, words = _places(product, cfg, parent), _tokenizer(product, parent)
+    places, words = _places(product, cfg, parent, codec), _tokenizer(product, parent)
     made = {name: make for name, make in product.made.items() if name in product.trained or name not in places}
     missing = [name for name in cfg.names if name not in made and name not in places]
     if needed := [name for name in missing if name != "stereo"] + ([TOKENIZER] if words is None else []):
@@ -145,53 +151,70 @@ def in_codec(before: SystemConfig | None, mel: MelConfig, **parts: Any) -> Syste
 
 
 def _advice(product: Product) -> str:
-    names = [model for folder in product.features if (model := made_by(disk.path(folder)))]
     advice = "kfjax export WORKDIR OUTPUT --base MODEL takes the other parts from MODEL"
-    return advice + (f"; the features are those of {names[0]}" if names else "")
+    return advice + (f"; the features are those of {model}" if (model := _noted(product, "model")) else "")
+
+
+def _noted(product: Product, key: str) -> str:
+    """What the extraction of the features says of itself; "" where that is not known."""
+    plans = (plan_of(disk.path(folder)) for folder in product.features)
+    return next((str(plan[key]) for plan in plans if plan.get(key)), "")
 
 
 def is_model(path: str) -> bool:
     """Whether it names a model directory."""
-    return is_name(path) or (is_folder(path) and Path(path, CONFIG).is_file())
+    return weights.is_name(path) or (weights.is_folder(path) and Path(path, CONFIG).is_file())
 
 
 def folder_of(model: str | Path) -> Path | None:
-    """Of a model, by the names that `pipeline.load` takes; None for ""."""
-    if str(model) == "built-in":
-        return pipeline.BUILT_IN
+    """Of a model, by the names that `pipeline.load` takes; None for "".
+
+    Raises:
+      ValueError: no such model.
+    """
     if str(model) == "":
         return None
-    if command.in_bucket(str(model)):
-        model = cache.local(disk.path(model))
-    if Path(model).exists() and not is_model(str(model)):
+    folder = cache.local(pipeline.folder_of(model))
+    if not (folder / CONFIG).is_file():
         raise ValueError(f"base: got {model}, expected a model directory (with {CONFIG}) or a model's name")
-    return Path(model) if Path(model).exists() else hub.fetch(str(model), pipeline.cache_folder() / "models")
+    return folder
 
 
-def _parent(product: Product, base: str | Path) -> Path | None:
+def _here(model: str) -> Path | None:
+    """The folder of a model that was named once, as `folder_of`; None where it is gone. Nothing is fetched by name."""
+    if model in hub.MODELS and not Path(model).exists():
+        model = str(pipeline.cache_folder() / "models" / model)
+    there = model == "built-in" or (model and (disk.path(model) / CONFIG).is_file())
+    return folder_of(model) if there else None
+
+
+def _codec(product: Product) -> Path | None:
+    """The model whose codec stands in the slot, as the run's config or the extraction of its features names it."""
+    return folder_of(product.codec) or _here(_noted(product, "codec"))
+
+
+def _parent(product: Product, base: str | Path, codec: Path | None) -> Path | None:
     """See `write`."""
     marks = [records.read_json(path)["fingerprint"] for folder in product.features
              if (path := disk.path(folder) / records.INDEX).is_file()]  # fmt: skip
+    mark_of = lambda model: encoders_fingerprint(pipeline.load_system(model, PARTS, codec or ""))
     if given := folder_of(base):
-        if marks and (mark := encoders_fingerprint(system.load(given, PARTS))) != marks[0]:
+        if marks and (mark := mark_of(given)) != marks[0]:
             raise ValueError(f"base: got {base} with encoders {mark}, expected those of {marks[0]}, which made the "
                              f"features in {product.features[0]}; give that model")  # fmt: skip
         return given
     if is_model(product.start):
         return folder_of(product.start)
-    if not marks or not (name := made_by(disk.path(product.features[0]))):
-        return None
-    near = pipeline.BUILT_IN if name == "built-in" else Path(name)
-    near = near if is_model(str(near)) else pipeline.cache_folder() / "models" / name
-    same = is_model(str(near)) and encoders_fingerprint(system.load(near, PARTS)) == marks[0]
-    return near if same else None
+    near = _here(_noted(product, "model")) if marks else None
+    return near if near and mark_of(near) == marks[0] else None
 
 
-def _places(product: Product, cfg: SystemConfig, parent: Path | None) -> dict[str, Path]:
+def _places(product: Product, cfg: SystemConfig, parent: Path | None, codec: Path | None) -> dict[str, Path]:
     """Part -> the model directory or weights file that has it: what the config names comes before the parent."""
-    own = {name: Path(path) for name, path in product.places.items() if path and _has(Path(path), name)}
+    own = {name: weights.folder_of(path) for name, path in product.places.items() if path}
     inherited = {name: parent for name in cfg.names if parent and _has(parent, name)}
-    return inherited | own
+    slot = {name: codec for name in ("vae", "vocoder") if codec}
+    return inherited | slot | {name: place for name, place in own.items() if _has(place, name)}
 
 
 def _has(path: Path, name: str) -> bool:

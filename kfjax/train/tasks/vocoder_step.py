@@ -14,13 +14,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kfjax import config as strict
-from kfjax import system
+from kfjax import pipeline
 from kfjax.codec.mel import MelConfig, log_mel
 from kfjax.codec.pieces import vae_halo
 from kfjax.codec.vae import MelVAE, VAEConfig
 from kfjax.codec.vocoder import Vocoder, VocoderConfig
 from kfjax.data.crops import RecordingCrops
-from kfjax.data.encode import encoders_fingerprint
+from kfjax.data.encode import marks_of
+from kfjax.data.shards.marks import PARTS
 from kfjax.dsp import stft
 from kfjax.nn import module
 from kfjax.scenes import Corpus
@@ -230,8 +231,8 @@ def feature_crops(run: VocoderRun | BigVGANRun) -> RecordingCrops | None:
         raise ValueError("config.data.vae: got none with data.corpora, expected the model whose VAE made the latents")
     sizes = {"latents": -(-cfg.frames // 2), "samples": cfg.frames * cfg.mel.hop, "context": vae_halo(run.vae)}
     made = RecordingCrops(data.corpora, cfg.mel, batch=cfg.batch, seed=cfg.seed, places=data.sources, **sizes)
-    if is_model(data.vae) and (mark := encoders_fingerprint(system.load(data.vae))) != made.fingerprint:
-        raise ValueError(f"config.data.vae: got {data.vae} with encoders {mark}, expected those of {made.fingerprint}, "
+    if is_model(data.vae) and "vae" in (marks := marks_of(pipeline.load_system(data.vae, PARTS))).differing(made.marks):
+        raise ValueError(f"config.data.vae: got {data.vae} of {marks.whole}, expected the VAE of {made.marks.whole}, "
                          "which made the features; give that model")  # fmt: skip
     return made
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from kfjax import pipeline
 from kfjax.convert import hub
 from kfjax.nn import module
 from kfjax.storage.checkpoint import load_params
-from kfjax.system import UNUSED, load
+from kfjax.system import UNUSED, WEIGHTS, load
 
 
 def is_name(path: str) -> bool:
@@ -36,7 +36,7 @@ def read_parts(path: str, expected: module.Params, optional: Collection[str] = (
     Raises:
       ValueError: no weights there, or weights of other shapes.
     """
-    stored = load(folder_of(path)).params if is_folder(path) else load_params(path)
+    stored = _of_folder(folder_of(path), expected, optional) if is_folder(path) else load_params(path)
     expected = {name: shapes for name, shapes in expected.items() if name in stored or name not in optional}
     missing = sorted(expected.keys() - stored.keys())
     if missing:
@@ -47,6 +47,14 @@ def read_parts(path: str, expected: module.Params, optional: Collection[str] = (
     if wrong:
         raise ValueError(f"{path} does not fit config.system: they differ in {', '.join(wrong[:6])}; give its system")
     return found
+
+
+def _of_folder(folder: Path, names: Collection[str], optional: Collection[str]) -> Mapping[str, module.Params]:
+    """These parts of a model directory, which may lack all others."""
+    if (folder / WEIGHTS).is_file():
+        return load(folder).params
+    there = [name for name in names if name not in optional or (folder / f"{name}.safetensors").is_file()]
+    return load(folder, there).params if there else {}
 
 
 def read_part(path: str, name: str, expected: module.Params) -> module.Params:

@@ -94,6 +94,24 @@ def test_credentials_that_expire_midway(gs, google, tmp_path, monkeypatch):
     assert curve(gs) == curve(tmp_path)
 
 
+def test_a_run_that_has_lost_its_lock_writes_nothing_more(gs, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
+
+    def batch(step: int):
+        if step == 4:
+            while not stored_state.steps(gs / "checkpoints"):
+                time.sleep(0.01)
+            for _ in range(5):  # its holder may just be writing its own
+                (gs / "lock").put(b'{"host": "elsewhere", "pid": 17}')
+                time.sleep(0.1)
+            (gs / "metrics.jsonl").put(b"theirs")
+        return make_batch(step)
+
+    with pytest.raises(ValueError, match="is in use by process 17 on elsewhere, since this one stood still"):
+        run(make_task(batch), gs, settings(9, prefetch=1))
+    assert (gs / "metrics.jsonl").read_bytes() == b"theirs" and stored_state.steps(gs / "checkpoints") == [3]
+
+
 def test_two_runs_on_one_folder(gs, monkeypatch):
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
     with lock.hold(gs), pytest.raises(ValueError, match=f"{gs} is in use by process {os.getpid()} on "):

@@ -2,14 +2,18 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from kfjax import media, system
+from kfjax import config, media, system
 from kfjax.cli import main
+from kfjax.convert import hub
 from kfjax.storage.checkpoint import load_params
+from kfjax.train.config import apply, check_addresses, load_config
+from kfjax.train.tasks import vocoder_step
 from tests.tiny.system import CONFIG, tiny_system, write_model
 
 TRAIN = """
@@ -68,3 +72,53 @@ def test_another_vae_than_the_one_of_the_features_is_refused(folder, capsys):
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "config.data.vae: got" in said and "which made the features; give that" in said
     assert "sounds" in json.loads((folder / "features" / "extraction.json").read_text())["from"]
+
+
+def in_parts(folder, params, names):
+    """A system in a file a part, of which some are not there."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config.to_dict(CONFIG)))
+    tiny_system().tokenizer.save(folder / "tokenizer.json")
+    for name in names:
+        system.save_params(folder / f"{name}.safetensors", params[name])
+    return folder
+
+
+def crops_of(folder, model, features):
+    values = load_config(config_of(folder, model)).to_dict()
+    values["data"]["corpora"] = ((str(features), 1.0),)
+    return vocoder_step.feature_crops(vocoder_step.read(values))
+
+
+def test_the_vae_of_a_system_without_a_generator(folder, tmp_path, monkeypatch):
+    model = in_parts(tmp_path / "system", tiny_system().params, set(CONFIG.names) - {"mmdit", "stereo"})
+    assert crops_of(folder, model, folder / "features").crops(0)
+    monkeypatch.setitem(hub.MODELS, "mine", ())
+    (tmp_path / "cache" / "models").mkdir(parents=True)
+    model.rename(tmp_path / "cache" / "models" / "mine")
+    monkeypatch.setenv("KFJAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    assert crops_of(folder, Path("mine"), folder / "features").crops(0)
+
+
+def test_recordings_that_have_moved_into_a_bucket(folder, gs):
+    """They were in a folder; a table there names them now."""
+    (gs / "a.wav").put((folder / "sounds" / "a.wav").read_bytes())
+    (gs / "clips.csv").put(b"audio\na.wav\n")
+    settings = load_config(config_of(folder, folder / "model"))
+    apply(settings, f"data.sources=('{gs}/clips.csv',)")
+    check_addresses(settings)
+    moved = vocoder_step.feature_crops(vocoder_step.read(settings.to_dict()))(0)
+    here = crops_of(folder, folder / "model", folder / "features")(0)
+    jax.tree.map(np.testing.assert_array_equal, moved, here)
+
+
+def test_the_vae_that_stood_in_the_slot(folder, tmp_path):
+    tiny, codec, features = tiny_system(), tmp_path / "codec", tmp_path / "features"
+    others = {name: jax.tree.map(lambda x: x + np.float32(1), tiny.params[name]) for name in ("clip", "vae")}
+    system.save(codec, tiny._replace(params={**tiny.params, **others}))
+    words = ["extract", folder / "sounds", "--output", features, "--model", folder / "model", "--codec", codec]
+    assert main([*map(str, words), "--seconds", "1", "--no-stereo"]) == 0
+    assert crops_of(tmp_path, codec, features).crops(0)
+    with pytest.raises(ValueError, match="which made the features; give that"):
+        crops_of(tmp_path, folder / "model", features)

@@ -34,6 +34,7 @@ def product(run: FlowRun, weights: Mapping[str, Params]) -> Product:
         start=data.start,
         places={} if data.extracted else named,
         features=[str(folder) for folder, _ in data.corpora],
+        codec=data.codec,
         tokenizer=partial(_tokenizer, run, free),
     )
     if stereo or not lora.rank:
