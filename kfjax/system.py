@@ -242,7 +242,7 @@ def save(directory: str | Path, system: System, *, card: str = "", dtype: str | 
     Raises:
       ValueError: the directory holds something else.
     """
-    with replacing(directory, mark=FILES[0]) as temporary:
+    with replacing(directory) as temporary:
         disk.write_text(temporary / CONFIG, json.dumps(config.to_dict(system.cfg), indent=1) + "\n")
         save_params(temporary / WEIGHTS, dict(system.params), dtype=dtype)
         system.tokenizer.save(temporary / TOKENIZER)
@@ -251,25 +251,22 @@ def save(directory: str | Path, system: System, *, card: str = "", dtype: str | 
 
 
 @contextmanager
-def replacing(directory: str | Path, *, mark: str) -> Iterator[Path]:
-    """A new folder to write into; it takes the place of `directory` once the block has ended well.
+def replacing(directory: str | Path) -> Iterator[Path]:
+    """A new folder for a model; it takes the place of the model directory once the block has ended well.
 
-    Of a directory in a bucket it lies among this machine's temporary files, and is uploaded then, `mark` last.
-
-    Args:
-      mark: a file that is in what may be replaced.
+    Of a directory in a bucket it lies among this machine's temporary files, and is uploaded then, the config last.
 
     Raises:
-      ValueError: the directory holds something else.
+      ValueError: the directory holds something else, such as a training run, which has a config of its own.
     """
     directory = disk.path(directory)
-    taken = directory.is_dir() and any(directory.iterdir()) and not (directory / mark).is_file()
-    if taken and not disk.unfinished(directory):
+    whole = all((directory / name).is_file() for name in (CONFIG, TOKENIZER))
+    if directory.is_dir() and any(directory.iterdir()) and not whole and not disk.unfinished(directory):
         raise ValueError(f"{directory} is not empty and holds no model; expected a new, empty or model directory")
     if disk.in_bucket(directory):
         with tempfile.TemporaryDirectory() as temporary:
             yield Path(temporary)
-            upload_folder(Path(temporary), directory, last=mark)
+            upload_folder(Path(temporary), directory, last=CONFIG)
         return
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))

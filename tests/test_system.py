@@ -55,11 +55,12 @@ def test_a_model_is_replaced_only_by_a_whole_one(directory, monkeypatch):
     assert system.load(directory).cfg.name == "second"
 
 
-def test_a_directory_of_something_else_is_not_touched(tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
+@pytest.mark.parametrize("name", ["thesis.tex", "config.json"])  # a training run has a config.json too
+def test_a_directory_of_something_else_is_not_touched(tmp_path, name):
+    (tmp_path / name).write_text("years of work")
     with pytest.raises(ValueError, match="is not empty and holds no model"):
         system.save(tmp_path, tiny_system())
-    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+    assert (tmp_path / name).read_text() == "years of work"
 
 
 def edit(directory, **values):

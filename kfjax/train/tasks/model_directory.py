@@ -120,7 +120,7 @@ def write(
         cfg = replace(cfg, codec=replace(cfg.codec, stereo=None))
         say("there is no Mono2Stereo: the model is mono; task=stereo trains one for it")
     made = {name: partial(_made, cfg, make, parent, name, product.as_parent) for name, make in made.items()}
-    with system.replacing(target, mark=CONFIG) as folder:
+    with system.replacing(target) as folder:
         disk.write_text(folder / CONFIG, json.dumps(config.to_dict(cfg), indent=1) + "\n")
         _save_parts(cfg, made, places, parent, folder)
         words.save(folder / TOKENIZER)
