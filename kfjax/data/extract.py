@@ -95,8 +95,8 @@ def extract(
     """Encode clips to features and latents, ahead of training; called again, it resumes.
 
     Args:
-      source: a folder of videos and sounds; a CSV file with some of the columns of `kfjax.data.sources.COLUMNS`; or a
-        public corpus, "tfds:NAME[:SPLIT]".
+      source: a folder of videos and sounds, a table or a list (`kfjax.data.sources.iter_rows`), or a public corpus,
+        "tfds:NAME[:SPLIT]".
       output: folder for the features; what could not be used is listed in its bad.csv.
       system: whose encoders and codec: a name or a model directory, which needs no generator.
       codec: whose codec instead of the system's, likewise.

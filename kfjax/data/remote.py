@@ -78,7 +78,7 @@ def read_text(address: str) -> str:
       ValueError: it can't be read, or is no UTF-8.
     """
     try:
-        return _system(Address(address)).cat_file(address).decode()
+        return _system(Address(address)).cat_file(address).decode("utf-8-sig")
     except Exception as error:
         raise ValueError(f"{address}: can't be read ({_said(error)}); check the address and its permissions") from error
 
