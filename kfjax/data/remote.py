@@ -113,10 +113,10 @@ class _Cache:
 
     @contextmanager
     def file(self, address: Address) -> Iterator[Path]:
+        key = (str(address), str(stamp(address)))
         with self._lock:
             if self._folder is None:
                 self._folder = tempfile.TemporaryDirectory(prefix="kfjax-")
-            key = (str(address), str(stamp(address)))
             new = Path(self._folder.name) / f"{os.urandom(8).hex()}{address.suffix}"
             path, fetching = self._files.setdefault(key, (new, threading.Lock()))
             self._files.move_to_end(key)

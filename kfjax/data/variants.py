@@ -1,7 +1,8 @@
 """Changed copies of excerpts, extracted beside them: which there are, and how one is made of files.
 
     plan = Variants(AugmentConfig(during=0.2, mirrored=0.5), rows)
-    for item in plan.of(cuts): loaded = load(encoder, item)
+    copies = [item for item in plan.of(cuts) if isinstance(item, Variant)]
+    loaded = load(encoder, copies[0])
 
 Everything follows from the seed and the excerpt's id: the same however the extraction was split or interrupted.
 """
@@ -65,10 +66,14 @@ class AugmentConfig:
         return tuple(field.name for field in fields(cls) if field.name != "seed")
 
     @property
+    def shares(self) -> dict[str, float]:
+        """Those that are not 0, by kind."""
+        return {name: getattr(self, name) for name in self.kinds() if getattr(self, name)}
+
+    @property
     def chosen(self) -> dict[str, float]:
-        """What is not 0, with the seed; empty for nothing."""
-        shares = {name: getattr(self, name) for name in self.kinds() if getattr(self, name)}
-        return {"seed": self.seed, **shares} if shares else {}
+        """`shares`, with the seed; empty for none."""
+        return {"seed": self.seed, **self.shares} if self.shares else {}
 
 
 def parse(values: Mapping[str, Any] | Iterable[str]) -> AugmentConfig:
@@ -119,11 +124,14 @@ class Variants:
     def of(self, cuts: Sequence[Cut]) -> Iterator[Cut | Variant]:
         """The excerpts of a row, then their changed copies."""
         yield from cuts
-        for kind, share in self.cfg.chosen.items():
-            for cut in cuts if kind != "seed" else ():
+        for kind, share in self.cfg.shares.items():
+            made: set[str] = set()
+            for cut in cuts:
                 seed = _seed(self.cfg.seed, cut.id, kind)
                 if np.random.default_rng((seed, 0)).random() < share:
-                    yield from self._of(cut, kind, seed)
+                    new = [copy for copy in self._of(cut, kind, seed) if copy.id not in made]  # the same crop twice
+                    made.update(copy.id for copy in new)
+                    yield from new
 
     def _of(self, cut: Cut, kind: str, seed: int) -> Iterator[Variant]:
         make = lambda kind, *partners: Variant(cut.row, cut.start_seconds, cut.seconds, kind, seed, *partners)
@@ -150,14 +158,12 @@ class Variants:
         return {alone: [row for row in single if (row.video is None) == alone] for alone in (False, True)}
 
 
-def load(encoder: FeatureEncoder, item: Cut | Variant) -> Loaded:
-    """`FeatureEncoder.load`, of changed copies too.
+def load(encoder: FeatureEncoder, item: Variant) -> Loaded:
+    """As `FeatureEncoder.load` of an excerpt.
 
     Raises:
       ValueError: as there; nothing there that the copy could be made of.
     """
-    if isinstance(item, Cut):
-        return encoder.load(item)
     rng = np.random.default_rng((item.seed, 2))
     own = _clip(encoder, Cut(item.row, item.start_seconds, item.seconds))
     if item.kind in _COMPOSED:
