@@ -247,7 +247,8 @@ def _agree(folder: Path, plan: dict[str, Any], whence: dict[str, str], marks: Ma
       whence: where things are, which may have moved since.
     """
     if not (folder / PLAN).exists():
-        if folder.is_dir() and any(folder.iterdir()):
+        others = folder.is_dir() and any(not path.name.startswith(PLAN) for path in folder.iterdir())
+        if others and not (folder / PLAN).exists():  # another process may have begun meanwhile
             raise ValueError(f"{folder}: is not empty and holds no extraction; give a new or empty folder")
         records.write_json(folder / PLAN, plan | whence | {"marks": marks._asdict()})
     # Earlier versions had none of these.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 #: Of how many other clips the first that can be read is taken.
 _PARTNERS = 4
-#: A film must be so much longer than an excerpt for a crop out of its middle.
+#: A clip must be so much longer than an excerpt for a crop out of its middle.
 _LONGER_SECONDS = 1.0
 
 
@@ -40,7 +40,7 @@ class AugmentConfig:
 
     Attributes:
       seed: of all that is left to chance.
-      crops: an excerpt of the same length that begins anywhere in its film.
+      crops: an excerpt of the same length that begins anywhere in its clip.
       mirrored: picture, channels and the words left and right; another level and polarity.
       before, after, during: composed with another clip; both captions must name one event.
       repeated: an event that lasts less than half of the excerpt, twice to four times.
@@ -200,7 +200,7 @@ def _seed(*parts: Any) -> int:
 
 
 def _crop(cut: Cut, rng: np.random.Generator) -> float | None:
-    """Where else in its film an excerpt may begin, to 10 ms; None where the film is hardly longer."""
+    """Where else in its clip an excerpt may begin, to 10 ms; None where the clip is hardly longer."""
     row = cut.row
     room = sources.available_seconds(row) - cut.seconds
     if room < _LONGER_SECONDS:

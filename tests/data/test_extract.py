@@ -24,7 +24,8 @@ from kfjax.codec.stereo import from_bytes
 from kfjax.data import builders, sources
 from kfjax.data import encode as feature_encoder
 from kfjax.data.encode import FeatureEncoder, encoders_fingerprint
-from kfjax.data.extract import main
+from kfjax.data.extract import _agree, main
+from kfjax.data.shards.marks import Marks
 from kfjax.data.shards.records import Folder, parse
 from kfjax.rates import lengths
 from kfjax.structs import Video
@@ -369,6 +370,16 @@ def test_a_folder_holds_one_extraction(clips, model, encoder, whole, tmp_path):
     (tmp_path / "letter.txt").touch()
     with pytest.raises(ValueError, match="is not empty and holds no extraction"):
         run(clips, tmp_path, model)
+
+
+def test_processes_may_begin_together(tmp_path):
+    """One that is writing down what is extracted makes the folder no stranger's; nor does one that was killed then."""
+    (tmp_path / "extraction.json.7-8.tmp").touch()
+    plan, marks = {"fingerprint": "f", "dealt": "films"}, Marks("f")
+    _agree(tmp_path, plan, {}, marks)
+    _agree(tmp_path, plan, {}, marks)
+    with pytest.raises(ValueError, match="holds another extraction: fingerprint was f, is g"):
+        _agree(tmp_path, plan | {"fingerprint": "g"}, {}, marks)
 
 
 def test_an_excerpt_that_is_not_finite_is_left_out(model, encoder, tmp_path, monkeypatch):
