@@ -413,7 +413,9 @@ def bad_files(folder, plain):
     with av.open(str(none), "w") as target:
         target.add_stream("libx264", rate=25, width=64, height=64)
         target.start_encoding()
+    os.mkfifo(folder / "pipe.mp4")
     return {
+        "pipe": (folder / "pipe.mp4", "is a pipe or a device"),
         "no such file": (folder / "absent.mp4", "no such file"),
         "folder": (folder, "is a folder"),
         "text": (folder / "words.txt", "text file|not a readable video"),

@@ -414,7 +414,8 @@ def _unread(notes: Iterable[Mapping[str, Any]]) -> str:
 def _write_bad(path: Path, bad: Sequence[Sequence[str]]) -> None:
     table = io.StringIO(newline="")
     csv.writer(table).writerows([("id", "reason"), *bad])
-    disk.write_text(path, table.getvalue(), noted=False)
+    text = table.getvalue().encode("utf-8", "backslashreplace").decode()  # a file's name may be no text
+    disk.write_text(path, text, noted=False)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,8 @@ def write_column(output: Path, table: Whole, name: str, cells: Sequence[str]) ->
     From Parquet to Parquet all other columns keep their types; CSV has the cells as `whole` reads them. Atomic.
 
     Raises:
-      ValueError: another ending than `SUFFIXES`; no room on the disk.
+      ValueError: another ending than `SUFFIXES`.
+      OSError: no such folder, no room on the disk.
     """
     check_suffix(output)
     place = table.header.index(name) if name in table.header else len(table.header)
@@ -213,12 +214,12 @@ def _write_parquet(output: Path, table: Whole, header: Sequence[str], place: int
         made = made.append_column(header[place], column)
     temporary = disk.beside(output)
     try:
-        pq.write_table(made, temporary, compression="zstd")
+        with temporary.open("wb") as file:
+            pq.write_table(made, file, compression="zstd")
         disk.replace(temporary, output)
     except OSError as error:
-        if error.filename is not None:
-            raise
-        raise ValueError(f"{output}: can't be written ({error}); make room and run again") from error
+        error.filename = str(output)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

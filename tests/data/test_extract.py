@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import random
 import re
 import shutil
@@ -65,6 +66,7 @@ def clips(tmp_path_factory):
     media_files.copy_start(folder / "two.mp4", folder / "cut.mp4", 0.5)
     media_files.copy_damaged(folder / "two.mp4", folder / "damaged.mp4")
     (folder / "empty.wav").touch()
+    (folder / os.fsdecode(b"n\xffme.wav")).touch()
     (folder / "notes.txt").write_text("no clip")
     return folder
 
@@ -80,6 +82,7 @@ REASONS = {
     "damaged.mp4@0+1": "doesn't decode",
     "damaged.mp4@1+1": "doesn't decode",
     "empty.wav": "is an empty file",
+    "n\\udcffme.wav": "is an empty file",
 }
 
 
@@ -290,7 +293,7 @@ def test_a_public_corpus_is_a_source(clips, model, encoder, tmp_path, monkeypatc
 def test_the_sum_is_said(clips, model, encoder, whole, capsys):
     run(clips, whole, model)
     said = capsys.readouterr().err
-    assert f"9 excerpts of 1 s; 8 bad ({whole / 'bad.csv'}); 1 s at the ends of clips left out" in said
+    assert f"9 excerpts of 1 s; 9 bad ({whole / 'bad.csv'}); 1 s at the ends of clips left out" in said
 
 
 def test_what_is_done_is_not_done_again(clips, model, encoder, whole, monkeypatch):

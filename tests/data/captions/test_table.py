@@ -1,12 +1,15 @@
 """Captions of tables: all other columns stay, and what was made is read by `kfjax extract`."""
 
 import csv
+import errno
 
 import pytest
 
+from kfjax import command
 from kfjax.data import sources
 from kfjax.data.captions.rules import RuleFuser, Texts
 from kfjax.data.captions.table import caption_table
+from kfjax.storage import disk
 
 
 def write(path, *rows):
@@ -62,6 +65,24 @@ def test_a_table_of_clean_in_parquet(tmp_path):
     made = parquet.read_table(tmp_path / "out.parquet").to_pydict()
     assert made == columns | {"caption": ["rain", "Wind."]}
     assert [row.caption for row in sources.read_rows(tmp_path / "out.parquet")] == ["rain"]
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
+def test_what_can_not_be_written_is_named(tmp_path, monkeypatch, name):
+    pytest.importorskip("pyarrow")
+    table = write(tmp_path / "in.csv", ("audio", "caption"), ("a.wav", "rain"))
+    with pytest.raises(OSError) as missing:
+        caption_table(table, tmp_path / "none" / name, RuleFuser())
+    assert command.reason(missing.value).startswith(f"{tmp_path / 'none' / name}: No such file or directory; check")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(disk, "replace", full)
+    with pytest.raises(OSError) as refused:
+        caption_table(table, tmp_path / name, RuleFuser())
+    assert command.reason(refused.value) == f"{tmp_path / name}: No space left on device; make room and run again"
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
 @pytest.mark.parametrize("cell, caption", [
