@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import sys
 from contextlib import suppress
@@ -119,8 +118,11 @@ def _read(log: Path, samples: int) -> dict[str, int]:
     done: dict[str, int] = {}
     whole = 0
     for line in log.read_bytes().splitlines(keepends=True):
-        entry = json.loads(line) if line.endswith(b"\n") else {"samples": math.inf}
-        if sum(done.values()) + entry["samples"] > samples:
+        if not line.endswith(b"\n"):
+            break
+        entry = json.loads(line)
+        samples -= entry["samples"]
+        if samples < 0:
             break
         whole += len(line)
         if entry["samples"]:
