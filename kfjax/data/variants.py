@@ -10,6 +10,7 @@ Everything follows from the seed and the excerpt's id: the same however the extr
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -22,7 +23,7 @@ from kfjax import config
 from kfjax.data import augment, sources
 from kfjax.data.augment import Clip
 from kfjax.data.captions import phrases
-from kfjax.data.captions.keywords import is_countable, is_single, tidy
+from kfjax.data.captions.keywords import is_countable, is_single, names_side, tidy
 from kfjax.data.sources import Cut, Row
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class AugmentConfig:
       seed: of all that is left to chance.
       crops: an excerpt of the same length that begins anywhere in its clip.
       mirrored: picture, channels and the words left and right; another level and polarity.
-      before, after, during: composed with another clip; both captions must name one event.
+      before, after, during: composed with another clip; both captions must name one event, those of `during` no side.
       repeated: an event that lasts less than half of the excerpt, twice to four times.
       twins: two copies, one degraded and tagged "low quality", one tagged "high quality".
     """
@@ -145,10 +146,11 @@ class Variants:
             kind == "repeated" and is_single(cut.row.caption) and is_countable(cut.row.caption)
         ):
             yield make(kind)
-        elif kind in _COMPOSED and is_single(cut.row.caption):
+        elif kind in _COMPOSED and _composes(cut.row, kind):
             others = self._single[cut.row.video is None]
             drawn = [others[int(k)] for k in rng.integers(len(others), size=4 * _PARTNERS)]
-            if partners := tuple(row for row in drawn if row.caption != cut.row.caption)[:_PARTNERS]:
+            fitting = (row for row in drawn if row.caption != cut.row.caption and _composes(row, kind))
+            if partners := tuple(itertools.islice(fitting, _PARTNERS)):
                 yield make(kind, partners)
 
     @cached_property
@@ -156,6 +158,11 @@ class Variants:
         """Rows that name one event: with a picture (False) and without (True)."""
         single = [row for row in self._rows if not row.problem and is_single(row.caption)]
         return {alone: [row for row in single if (row.video is None) == alone] for alone in (False, True)}
+
+
+def _composes(row: Row, kind: str) -> bool:
+    """Whether what its caption says stays true of a part: side by side, left and right are elsewhere."""
+    return is_single(row.caption) and not (kind == "during" and names_side(row.caption))
 
 
 def load(encoder: FeatureEncoder, item: Variant) -> Loaded:

@@ -75,6 +75,18 @@ def test_copies_follow_from_the_seed_and_the_excerpt(rows):
     assert 60 < len(made) - 400 < 140
 
 
+def test_what_says_left_or_right_is_not_put_on_a_side(rows):
+    sided = [rows[0]._replace(caption="a dog barks on the left"), rows[1]]
+    kinds = lambda rows: {
+        item.kind for item in items(rows, AugmentConfig(before=1, during=1)) if isinstance(item, Variant)
+    }
+    assert kinds(sided) == {"before"}
+    third = rows[1]._replace(id="third", caption="rain")
+    during = [item for item in items([*sided, third], AugmentConfig(during=1)) if isinstance(item, Variant)]
+    assert {item.row.id for item in during} == {"car.mp4", "third"}
+    assert {row.caption for item in during for row in item.partners} == {"A car horn.", "rain"}
+
+
 def test_two_excerpts_with_the_same_crop_have_one(rows, monkeypatch):
     monkeypatch.setattr(variants, "_crop", lambda cut, rng: 0.25)
     found = [item.id for item in items(rows[:1], AugmentConfig(crops=1))]

@@ -91,3 +91,8 @@ def is_single(text: str) -> bool:
 def is_countable(text: str) -> bool:
     """Whether the caption does not say yet how often."""
     return not COUNTS & set(words(text)) and not re.search(r"\d", text)
+
+
+def names_side(text: str) -> bool:
+    """Whether the caption says left or right."""
+    return any({"left", "right"} & set(word.split("-")) for word in words(text))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kfjax.data.captions import phrases
-from kfjax.data.captions.keywords import is_clause, is_countable, is_single, keywords, tidy
+from kfjax.data.captions.keywords import is_clause, is_countable, is_single, keywords, names_side, tidy
 
 CLAUSE, NAME = "a dog barks", "heavy rain"
 
@@ -67,6 +67,7 @@ def test_single_events():
                "Dog. Bark", "music/speech", "Bang! Silence"]  # fmt: skip
     assert [is_single(text) for text in single + several] == [True] * len(single) + [False] * len(several)
     assert is_countable("a dog barks")
+    assert all(map(names_side, ["a dog on the left", "the right-hand door"])) and not names_side("leftovers, bright")
     assert not any(map(is_countable, ["two dogs bark", "a dog barks repeatedly", "4 knocks"]))
 
 
