@@ -6,6 +6,7 @@ import argparse
 import atexit
 import difflib
 import dis
+import errno
 import gc
 import os
 import re
@@ -198,6 +199,8 @@ _SHORT = _ShortRepr()
 
 def reason(error: ValueError | OSError) -> str:
     """What to tell the user. Raises the error again if it is no mistake of theirs."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.filename or 'writing'}: {error.strerror}; make room and run again"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the name, its folder and the permissions"
     if isinstance(error, ValueError) and _foreseen(error):

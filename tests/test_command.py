@@ -1,5 +1,6 @@
 """What every command's parser and messages keep to."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -149,6 +150,16 @@ def test_models_are_listed(tmp_path, monkeypatch, capsys):
 def test_messages_reach_the_terminal_as_text(capsys):
     command.say("a\nb \x1b[2J\x07 é 喝")
     assert capsys.readouterr().err == "kfjax: a b \\x1b[2J\\x07 é 喝\n"
+
+
+def test_a_full_disk_is_one_line(capsys):
+    for name, where in ((None, "writing"), ("a.csv", "a.csv")):
+        full = lambda _, name=name: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device", name))
+        assert command.run(full, []) == 2
+        line = f"kfjax: error: {where}: No space left on device; make room and run again\n"
+        assert capsys.readouterr().err == line
+    with pytest.raises(OSError, match="Bad address"):  # a defect
+        command.run(lambda _: (_ for _ in ()).throw(OSError(errno.EFAULT, "Bad address")), [])
 
 
 def test_a_failed_command_does_not_wait_for_its_threads():

@@ -1,9 +1,8 @@
 """From a raw folder to a tuned model that makes sound: docs/tutorials/corpus.md at small size, by its commands."""
 
-import csv
-
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from kfjax import cli, media
 from tests.tiny.crawl import RATE_HZ, recording
@@ -34,13 +33,13 @@ def run(line: str) -> None:
 
 @pytest.mark.slow
 def test_a_raw_folder_becomes_a_tuned_model(raw):
-    run("clean raw --output runs/clean --config configs/clean.py:loose --format csv --workers 1 --set seconds=2.0")
-    with open("runs/clean/clips.csv", newline="") as table:
-        kept = {row["path"].rpartition("/")[2]: row["kept"] for row in csv.DictReader(table)}
-    assert kept == {f"{seed}.mp4": "yes" for seed in range(8)} | dict.fromkeys(
-        ("copy.mp4", "silent.mp4", "broken.mp4"), "no"
+    run("clean raw --output runs/clean --config configs/clean.py:loose --workers 1 --set seconds=2.0")
+    rows = parquet.read_table("runs/clean/clips.parquet").to_pylist()
+    kept = {row["path"].rpartition("/")[2]: row["kept"] for row in rows}
+    assert kept == {f"{seed}.mp4": True for seed in range(8)} | dict.fromkeys(
+        ("copy.mp4", "silent.mp4", "broken.mp4"), False
     )
-    run("extract runs/clean/clips.csv --model tiny --output runs/features --seconds 2")
+    run("extract runs/clean/clips.parquet --model tiny --output runs/features --seconds 2")
     run(
         "train configs/flow.py:lora-runlocal --workdir runs/lora "
         "--set data.start=tiny data.corpora=(('runs/features',1.0),) data.buckets=((2.0,1.0),)"

@@ -403,17 +403,17 @@ def bad_files(folder, plain):
     (folder / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
     (folder / "empty.mp4").touch()
     long = files.write_numbered(folder / "long.mkv", files.steady(100, 25))
-    front = folder / "front.mp4"
-    media.write_video(front, (files.numbered(i) for i in range(100)), 25)
+    media.write_video(front := folder / "front.mp4", (files.numbered(i) for i in range(100)), 25)
     index = folder / "index.mp4"
     index.write_bytes(front.read_bytes()[: front.read_bytes().index(b"mdat") + 4])
     one = files.write_numbered(folder / "one.mp4", files.steady(1, 25))
     two = files.write_numbered(folder / "two.mp4", files.steady(2, 60), rate=60, tick=Fraction(1, 60))
-    none = folder / "none.mp4"
-    with av.open(str(none), "w") as target:
+    with av.open(str(none := folder / "none.mp4"), "w") as target:
         target.add_stream("libx264", rate=25, width=64, height=64)
         target.start_encoding()
+    os.mkfifo(folder / "pipe.mp4")
     return {
+        "pipe": (folder / "pipe.mp4", "is a pipe or a device"),
         "no such file": (folder / "absent.mp4", "no such file"),
         "folder": (folder, "is a folder"),
         "text": (folder / "words.txt", "text file|not a readable video"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kfjax.data import augment
-from kfjax.data.augment import Clip, Piece
+from kfjax.data.augment import Clip
 from kfjax.scenes import RECIPES, Scene, make_scene
 from kfjax.scenes.world.event import Event
 from kfjax.scenes.world.recipes import random_stream
@@ -63,10 +63,10 @@ def in_a_row(seed: int, *, duration_seconds: float, split: str) -> Film:
     sources = tuple(dict.fromkeys(scenes[0].sources + scenes[1].sources))
     scene = replace(scenes[0], seed=seed, duration_seconds=duration_seconds, caption=caption, events=events,
                     sources=sources, stage=None)  # fmt: skip
-    return Film(scene, augment.montage([Piece(clip, 0.0, half) for clip in clips], caption)._replace(
-        wave=np.concatenate([clip.wave for clip in clips]),
-        frames=(np.concatenate([clip.frames[0] for clip in clips]),),
-    ))  # fmt: skip
+    wave, frames = (
+        np.concatenate(parts) for parts in zip(*((clip.wave, clip.frames[0]) for clip in clips), strict=True)
+    )
+    return Film(scene, clips[0]._replace(wave=wave, frames=(frames,), caption=caption, seconds=duration_seconds))
 
 
 def composed(seed: int, *, duration_seconds: float, split: str) -> Film:

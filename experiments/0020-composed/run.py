@@ -6,7 +6,7 @@
 plain: scenes of one recipe, of 4 and 8 s. joined: a quarter of the examples are two to four of them, latents one after
 the other, without picture. composed: a quarter are two scenes one after the other or side by side, or one event
 repeated, composed before encoding, with picture. both: a quarter of each. No film of several events is ever trained on
-as such. Films: see FILMS. Every way has the same scenes, seeds and noise.
+as such. Films: see FILMS. Every way has the same scenes of 4 and 8 s, seeds and noise; those of 2 s are joined alone.
 """
 
 from __future__ import annotations

@@ -63,8 +63,8 @@ def _parser() -> command.Parser:
         prog="kfjax caption", description="Captions of a table; run again to go on where an endpoint stopped."
     )
     add = parser.add_argument
-    add("table", type=command.local_path, metavar="TABLE", help="a CSV file with some of the columns "
-        f"{', '.join(FIELDS)}, as `kfjax extract` and `kfjax clean` read and write them")  # fmt: skip
+    add("table", type=command.local_path, metavar="TABLE", help="a table (.csv, .tsv, .parquet) with some of the "
+        f"columns {', '.join(FIELDS)}, as `kfjax extract` and `kfjax clean` read and write them")  # fmt: skip
     add("--output", type=command.local_path, required=True, metavar="TABLE2", help="the same table with captions")
     add(
         "--endpoint",

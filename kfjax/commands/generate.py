@@ -48,7 +48,7 @@ def add(commands) -> None:
     parser.surplus = "put the words of --prompt in quotes; for several clips give their folder, or a table of them"
     path, spans = command.local_path, "SPANS"
     add = parser.add_argument
-    add("video", nargs="?", type=path, metavar="VIDEO|FOLDER|CSV")
+    add("video", nargs="?", type=path, metavar="VIDEO|FOLDER|TABLE")
     add("--example", action="store_true", help="use the small clip that comes with the package")
     add("--prompt", metavar="TEXT", help="describes the sound")
     add("--negative-prompt", metavar="TEXT", default="", help="describes what must not be heard")
@@ -142,7 +142,7 @@ def _jobs(args: Namespace) -> tuple[list[Job], bool]:
     """What to make, and whether it is a list. Raises ValueError for arguments that don't go together."""
     from kfjax import rates
     from kfjax.commands import jobs
-    from kfjax.data.sources import TABLES
+    from kfjax.data import tables
     from kfjax.making import limits
 
     if args.example and args.video is not None:
@@ -169,7 +169,7 @@ def _jobs(args: Namespace) -> tuple[list[Job], bool]:
         keep=args.keep or "", redo=args.redo or "", strength=args.strength, reference=args.reference,
         music_prompt=args.music_prompt, music_seed=args.music_seed, audio_only=args.audio_only,
     )  # fmt: skip
-    if video is not None and (video.is_dir() or video.suffix.lower() in TABLES):
+    if video is not None and (video.is_dir() or video.suffix.lower() in tables.SUFFIXES):
         if args.output is None or args.output.is_file():
             raise ValueError(f"{video}: got many clips, expected a folder to write to; give --output FOLDER")
         if args.plot:

@@ -12,7 +12,7 @@ from typing import Any
 
 from kfjax import media, rates
 from kfjax.command import local_path, reason, say
-from kfjax.data.sources import Line, table_lines
+from kfjax.data.tables import Line, lines
 from kfjax.making import limits
 from kfjax.making.limits import TEXT_ONLY_SECONDS
 from kfjax.making.recording import Span, checked_spans, parse_spans
@@ -128,17 +128,17 @@ def from_folder(folder: Path, template: Job, output: Path, *, audio_only: bool) 
 
 
 def from_table(table: Path, template: Job, output: Path, *, audio_only: bool) -> list[Job]:
-    """A job for every row of a CSV file with a header.
+    """A job for every row of a table.
 
     Columns: video (a path, relative to the table) and prompt, at least one of them; negative_prompt, duration, seed;
     audio and reference (paths), keep, redo and strength, music_prompt and music_seed.
     An empty cell takes the template's value.
 
     Raises:
-      ValueError: not such a table (`data.sources.table_lines`). A bad value fails only its own row.
+      ValueError: not such a table (`data.tables.lines`). A bad value fails only its own row.
     """
-    lines = table_lines(table, COLUMNS, needed=("video", "prompt"), same={"caption": "prompt"})
-    return _placed([_from_line(line, table, template) for line in lines], output, audio_only)
+    rows = lines(table, COLUMNS, needed=("video", "prompt"), same={"caption": "prompt"})
+    return _placed([_from_line(line, table, template) for line in rows], output, audio_only)
 
 
 def _from_line(line: Line, table: Path, template: Job) -> Job:

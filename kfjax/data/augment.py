@@ -1,7 +1,7 @@
 """Clips made of clips: pure functions of waveform, frames and caption; what is left to chance is drawn by `rng`.
 
     montage([Piece(dog, 1.0, 4.0), Piece(car, 0.5, 6.0)], "a dog barks, then a car passes")
-    during(dog, car, "a dog barks while a car passes")
+    during(dog, car, rng, caption="a dog barks while a car passes")
     wave, kinds = degraded(wave, 44100, np.random.default_rng(3))
 
 All are of pictures and samples, before any encoder: of latents no mixture, no damage and no mirror image can be made.
@@ -84,7 +84,7 @@ def before(first: Clip, second: Clip, rng: np.random.Generator, *, caption: str 
 
 def after(first: Clip, second: Clip, rng: np.random.Generator) -> Clip:
     """`first` comes after `second`, and is named before it."""
-    return before(second, first, rng)._replace(caption=phrases.after(second.caption, first.caption, rng))
+    return before(second, first, rng, caption=phrases.after(second.caption, first.caption, rng))
 
 
 def during(one: Clip, other: Clip, rng: np.random.Generator, *, caption: str | None = None) -> Clip:
@@ -92,10 +92,10 @@ def during(one: Clip, other: Clip, rng: np.random.Generator, *, caption: str | N
 
     The other's level is within 6 dB of the first's. Mono is added. Without a picture if one of them has none.
     """
-    sides = (one, other) if rng.random() < 0.5 else (other, one)
+    turn = 1 if rng.random() < 0.5 else -1
     gain = _rms(one.wave) / max(_rms(other.wave), 1e-9) * 10 ** (rng.uniform(-6, 6) / 20)
-    level = {id(one): 1.0, id(other): gain}
-    left, right = (_narrowed(clip.wave * np.float32(level[id(clip)]), k) for k, clip in enumerate(sides))
+    sides = (one, other._replace(wave=other.wave * np.float32(gain)))[::turn]
+    left, right = (_narrowed(clip.wave, k) for k, clip in enumerate(sides))
     frames = ()
     if one.frames and other.frames:
         pairs = zip(sides[0].frames, sides[1].frames, strict=True)
@@ -142,12 +142,15 @@ def sounding(clip: Clip) -> tuple[float, float]:
 
 
 def degraded(wave: Wave, rate_hz: int, rng: np.random.Generator) -> tuple[Wave, tuple[str, ...]]:
-    """The wave with one to three of `FAULTS`, and which; onsets stay where they are."""
+    """The wave with one to three of `FAULTS`, and which; onsets stay where they are, and copied mono stays mono."""
     kinds = sorted(rng.choice(len(FAULTS), int(rng.integers(1, 4)), replace=False))
     names = tuple(list(FAULTS)[k] for k in kinds)
+    copied = wave.ndim == 2 and np.array_equal(wave[:, 0], wave[:, 1])
+    made = wave[:, 0] if copied else wave
     for name in names:
-        wave = FAULTS[name](wave, rate_hz, rng)
-    return _bounded(wave), names
+        made = FAULTS[name](made, rate_hz, rng)
+    made = _bounded(made)
+    return (np.stack([made, made], 1) if copied else made), names
 
 
 def narrow_band(wave: Wave, rate_hz: int, rng: np.random.Generator) -> Wave:
@@ -262,7 +265,8 @@ def _bounded(wave: Wave) -> Wave:
 def _energies(clip: Clip) -> np.ndarray:
     """Mean square of every 20 ms within the seconds."""
     size = max(1, round(_FRAME_SECONDS * clip.wave_hz))
-    whole = clip.wave[: len(clip.wave) // size * size].reshape(-1, size * clip.wave[0].size)
+    wave = clip.wave[: round(clip.seconds * clip.wave_hz)]
+    whole = wave[: len(wave) // size * size].reshape(-1, size * wave[0].size)
     return np.mean(np.square(whole, dtype=np.float64), 1)
 
 

@@ -7,6 +7,7 @@ process reads only its own rows. Threads read by numpy: no other process is star
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -357,4 +358,4 @@ def _is_share(pair: object) -> bool:
     if not (isinstance(pair, tuple | list) and len(pair) == 2):
         return False
     path, weight = pair
-    return isinstance(path, str | os.PathLike) and isinstance(weight, int | float) and weight > 0
+    return isinstance(path, str | os.PathLike) and isinstance(weight, int | float) and 0 < weight < math.inf

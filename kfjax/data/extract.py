@@ -95,8 +95,8 @@ def extract(
     """Encode clips to features and latents, ahead of training; called again, it resumes.
 
     Args:
-      source: a folder of videos and sounds; a CSV file with some of the columns of `kfjax.data.sources.COLUMNS`; or a
-        public corpus, "tfds:NAME[:SPLIT]".
+      source: a folder of videos and sounds, a table or a list (`kfjax.data.sources.iter_rows`), or a public corpus,
+        "tfds:NAME[:SPLIT]".
       output: folder for the features; what could not be used is listed in its bad.csv.
       system: whose encoders and codec: a name or a model directory, which needs no generator.
       codec: whose codec instead of the system's, likewise.
@@ -247,7 +247,8 @@ def _agree(folder: Path, plan: dict[str, Any], whence: dict[str, str], marks: Ma
       whence: where things are, which may have moved since.
     """
     if not (folder / PLAN).exists():
-        if folder.is_dir() and any(folder.iterdir()):
+        others = folder.is_dir() and any(not path.name.startswith(PLAN) for path in folder.iterdir())
+        if others and not (folder / PLAN).exists():  # another process may have begun meanwhile
             raise ValueError(f"{folder}: is not empty and holds no extraction; give a new or empty folder")
         records.write_json(folder / PLAN, plan | whence | {"marks": marks._asdict()})
     # Earlier versions had none of these.
@@ -413,7 +414,8 @@ def _unread(notes: Iterable[Mapping[str, Any]]) -> str:
 def _write_bad(path: Path, bad: Sequence[Sequence[str]]) -> None:
     table = io.StringIO(newline="")
     csv.writer(table).writerows([("id", "reason"), *bad])
-    disk.write_text(path, table.getvalue(), noted=False)
+    text = table.getvalue().encode("utf-8", "backslashreplace").decode()  # a file's name may be no text
+    disk.write_text(path, text, noted=False)
 
 
 if __name__ == "__main__":

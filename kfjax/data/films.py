@@ -139,7 +139,7 @@ class Pass:
         self._seconds = max(cut.start_seconds + cut.seconds for cut in cuts) - self._first + BEYOND_SECONDS
         self._windows = [(cut.start_seconds, windows.counts(cut)) for cut in cuts]
         self._frames: Iterator[tuple[Any, list[np.ndarray]]] | None = None
-        self._waves: dict[tuple[int, int], np.ndarray] = {}
+        self._waves: dict[tuple[int, int], np.ndarray | None] = {}  # (rate, channels) -> the pass's; None: damaged
         self._alone = False
 
     def read_frames(
@@ -166,14 +166,15 @@ class Pass:
     ) -> np.ndarray:  # fmt: skip
         """As `media.read_audio`, of an excerpt of the pass."""
         key = sample_rate_hz, channels
-        try:
-            if key not in self._waves:
+        if key not in self._waves:
+            self._waves[key] = None
+            with suppress(media.MediaError):
                 self._waves[key] = media.read_audio(path, sample_rate_hz, channels, self._seconds, self._first)
-        except media.MediaError:
+        if (wave := self._waves[key]) is None:
             return media.read_audio(path, sample_rate_hz, channels, duration_seconds, start_seconds)
         at = round(start_seconds * sample_rate_hz) - round(self._first * sample_rate_hz)
         stop = None if duration_seconds is None else at + round(duration_seconds * sample_rate_hz)
-        return self._waves[key][at:stop]
+        return wave[at:stop]
 
 
 class ReadAhead:

@@ -1,14 +1,17 @@
 """Random crops of a folder of recordings, decoded once.
 
 Cache: `recordings_{rate}.pcm` (int16, one file after the other, mono) and `recordings_{rate}.jsonl`, a line of name and
-samples for each complete file: an interrupted decoding resumes after the last complete line.
+samples for each complete file: an interrupted decoding resumes after the last complete line. Of several processes one
+decodes, and the others wait for it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +27,7 @@ FULL_SCALE = 32767.0
 class Recordings:
     """step -> {"wave": f32 [b, samples]}: random mono crops at random levels down to -`gain_db`.
 
-    Every possible crop is equally likely. A file that does not decode is named and left out; new files in the
+    Every possible crop is equally likely. A file that does not decode is named and left out; it and new files in the
     folder are decoded when it is opened again.
 
     Args:
@@ -52,7 +55,7 @@ class Recordings:
         self._crops = np.where(wanted, np.maximum(0, np.array(lengths) - samples + 1), 0)
         if not self._crops.sum():
             raise ValueError(
-                f"{folder}: got {wanted.sum()} sounds, none as long as {samples} samples at "
+                f"{folder}: got {len(paths)} sounds, none as long as {samples} samples at "
                 f"{sample_rate_hz} Hz; give longer ones"
             )
         self._starts = np.cumsum([0, *lengths[:-1]])
@@ -81,11 +84,14 @@ def _decode_all(paths: list[Path], stem: Path, sample_rate_hz: int) -> tuple[lis
     """Names and samples of the files in the cache, in its order, after those that were missing have been added."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     log, pcm = stem.with_suffix(".jsonl"), stem.with_suffix(".pcm")
-    done = {line["name"]: line["samples"] for line in _read(log)}
     with pcm.open("ab") as sound, log.open("a", encoding="utf-8") as lines:
+        with suppress(OSError):  # a network file system without locks
+            fcntl.flock(sound, fcntl.LOCK_EX)
+        done = _read(log, pcm.stat().st_size // 2)
         os.truncate(pcm, 2 * sum(done.values()))
         for name in [str(path) for path in paths if str(path) not in done]:
-            wave = _mono(name, sample_rate_hz)
+            if not len(wave := _mono(name, sample_rate_hz)):
+                continue
             sound.write(wave.tobytes())
             sound.flush()
             done[name] = len(wave)
@@ -104,10 +110,22 @@ def _mono(path: str, sample_rate_hz: int) -> np.ndarray:
     return np.round(np.clip(wave, -1, 1) * FULL_SCALE).astype(np.int16)
 
 
-def _read(log: Path) -> list[dict]:
-    """Complete lines of the log; an incomplete last line, left by a killed run, is cut off."""
-    text = log.read_bytes() if log.exists() else b""
-    whole = text[: text.rfind(b"\n") + 1]
-    if len(whole) < len(text):
-        os.truncate(log, len(whole))
-    return [json.loads(line) for line in whole.splitlines()]
+def _read(log: Path, samples: int) -> dict[str, int]:
+    """Name -> samples of the complete lines of the log, as far as there are so many samples; the rest is cut off.
+
+    A killed run leaves an incomplete last line. Earlier versions noted files without sound, too.
+    """
+    done: dict[str, int] = {}
+    whole = 0
+    for line in log.read_bytes().splitlines(keepends=True):
+        if not line.endswith(b"\n"):
+            break
+        entry = json.loads(line)
+        samples -= entry["samples"]
+        if samples < 0:
+            break
+        whole += len(line)
+        if entry["samples"]:
+            done[entry["name"]] = entry["samples"]
+    os.truncate(log, whole)
+    return done

@@ -78,7 +78,7 @@ def read_text(address: str) -> str:
       ValueError: it can't be read, or is no UTF-8.
     """
     try:
-        return _system(Address(address)).cat_file(address).decode()
+        return _system(Address(address)).cat_file(address).decode("utf-8-sig")
     except Exception as error:
         raise ValueError(f"{address}: can't be read ({_said(error)}); check the address and its permissions") from error
 
@@ -113,10 +113,10 @@ class _Cache:
 
     @contextmanager
     def file(self, address: Address) -> Iterator[Path]:
+        key = (str(address), str(stamp(address)))
         with self._lock:
             if self._folder is None:
                 self._folder = tempfile.TemporaryDirectory(prefix="kfjax-")
-            key = (str(address), str(stamp(address)))
             new = Path(self._folder.name) / f"{os.urandom(8).hex()}{address.suffix}"
             path, fetching = self._files.setdefault(key, (new, threading.Lock()))
             self._files.move_to_end(key)

@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
-import difflib
 import hashlib
 import math
 import os
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 from kfjax import media
 from kfjax.command import AddressError, local_path
-from kfjax.data import remote
+from kfjax.data import remote, tables
+from kfjax.data.tables import Line
 
 SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac")
 COLUMNS = ("video", "audio", "caption", "start", "seconds")
 #: What `kfjax caption` makes captions of; passed over elsewhere.
 CAPTION_COLUMNS = ("audio_caption", "video_caption", "tags")
-#: Endings of tables, and what may separate their cells, the likeliest first.
-TABLES, DELIMITERS = (".csv", ".tsv"), (",", ";", "\t")
-PARQUET, LISTS = ".parquet", (".txt",)
-#: Columns of free text, which may have commas in it.
-TEXTS = ("caption", "prompt", "negative_prompt", "audio_caption", "video_caption", "tags")
+LIST = ".txt"
 #: A recording of ten seconds often lasts 9.97: an excerpt may reach this far beyond its end.
 SHORT_SECONDS = 0.1
-
-
-#: Rows of a Parquet file that are held at a time.
-_PARQUET_ROWS = 4096
 
 
 class Row(NamedTuple):
@@ -91,23 +79,24 @@ def iter_rows(source: str | Path) -> Iterator[Row]:
     own too.
 
     Raises:
-      ValueError: no such source, nothing in it, no such table (`table_lines`), where it is found. A bad value fails
+      ValueError: no such source, nothing in it, no such table (`tables.lines`), where it is found. A bad value fails
         only its own row.
     """
-    if remote.is_address(text := str(source)) and text.lower().endswith((*TABLES, PARQUET, *LISTS)):
+    if remote.is_address(text := str(source)) and text.lower().endswith((*tables.SUFFIXES, LIST)):
         yield from _from_address(text)
         return
     source = local_path(source)
     suffix = source.suffix.lower()
     if source.is_dir():
         yield from _from_folder(source)
-    elif source.is_file() and suffix in (*TABLES, PARQUET):
+    elif source.is_file() and suffix in tables.SUFFIXES:
         yield from _from_table(source, source.parent)
-    elif source.is_file() and suffix in LISTS:
-        yield from _from_list(str(source), _text(source), source.parent)
+    elif source.is_file() and suffix == LIST:
+        yield from _from_list(str(source), _list_text(source), source.parent)
     else:
         what = "no such file or folder" if not source.exists() else "is no folder and no table"
-        raise ValueError(f"{source}: {what}; give a folder of videos and sounds, or a .csv with {', '.join(COLUMNS)}")
+        kinds = f"a table ({', '.join(tables.SUFFIXES)}) with {', '.join(COLUMNS)}, or a list of paths ({LIST})"
+        raise ValueError(f"{source}: {what}; give a folder of videos and sounds, {kinds}")
 
 
 def digest(rows: Iterable[Row]) -> str:
@@ -173,12 +162,21 @@ def _from_list(name: str, text: str, folder: Path) -> Iterator[Row]:
     made = 0
     for line in filter(None, map(str.strip, text.splitlines())):
         made += 1
+        if tables.has_control(line):
+            raise ValueError(f"{name}: path {made} has a control character; write the list again")
         try:
             yield _of_file(line, remote.located(line, folder))
         except AddressError as error:
             yield Row(line, None, Path(line), "", problem=str(error))
     if not made:
         raise ValueError(f"{name}: got a list without a path, expected one on each line; give another")
+
+
+def _list_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding=tables.encoding_of(path))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is no list in UTF-8 ({error}); save it in UTF-8") from error
 
 
 def _of_file(name: str, path: Path) -> Row:
@@ -189,7 +187,7 @@ def _of_file(name: str, path: Path) -> Row:
 def _from_address(text: str) -> Iterator[Row]:
     """Of a list or a table on another file system."""
     address = remote.Address(text)
-    if text.lower().endswith(LISTS):
+    if text.lower().endswith(LIST):
         yield from _from_list(text, remote.read_text(text), address.parent)
         return
     with remote.fetched_file(address) as table:
@@ -202,238 +200,13 @@ def _from_address(text: str) -> Iterator[Row]:
 def _from_table(table: Path, folder: Path) -> Iterator[Row]:
     same = {"prompt": "caption", "start_seconds": "start"}
     columns, needed = (*COLUMNS, *CAPTION_COLUMNS, "path", "kept"), ("video", "audio", "path")
-    lines = _parquet_lines if table.suffix.lower() == PARQUET else _csv_lines
     made = 0
-    for line in lines(table, columns, needed=needed, same=same, more_beside="kept"):
-        if line.cells["kept"] != "no":
+    for line in tables.lines(table, columns, needed=needed, same=same, more_beside="kept"):
+        if tables.is_kept(line.cells["kept"]):
             made += 1
             yield _from_line(line, folder)
     if not made:
         raise ValueError(f"{table}: got no row that is kept, expected one at least; clean again with other thresholds")
-
-
-class Line(NamedTuple):
-    """A row of a table: its number, the header being row 1, and its cells by column, stripped."""
-
-    row: int
-    cells: dict[str, str]
-
-
-def table_lines(
-    table: Path,
-    columns: Sequence[str],
-    *,
-    needed: tuple[str, ...],
-    same: Mapping[str, str] | None = None,
-    more_beside: str = "",
-) -> list[Line]:
-    """The rows of a table with a header; every one has a cell for each of its columns.
-
-    Accepted: UTF-8 and UTF-16 (with a byte order mark), commas, semicolons and tabs, capitals and spaces in names
-    of columns, columns without a name that are empty or number the rows (pandas writes these), rows that are empty.
-
-    Args:
-      columns: all that it may have; those that it lacks are empty.
-      needed: it has one of these at least.
-      same: another name of a column -> the column.
-      more_beside: in a table with this column, others may stand too, and are passed over.
-
-    Raises:
-      ValueError: not such a table, or an empty one; a row with more or fewer cells than the header, a quote that is
-        not closed, a control character: the row is named.
-    """
-    return list(_csv_lines(table, columns, needed=needed, same=same, more_beside=more_beside))
-
-
-def _csv_lines(
-    table: Path,
-    columns: Sequence[str],
-    *,
-    needed: tuple[str, ...],
-    same: Mapping[str, str] | None = None,
-    more_beside: str = "",
-) -> Iterator[Line]:
-    """`table_lines`, one at a time: of a table of any length one row is held."""
-    encoding = _encoding(table)
-    with table.open(encoding=encoding, newline="") as file:
-        delimiter = _delimiter(_first_line(table, file), {*columns, *(same or {})})
-        file.seek(0)
-        records = ((row, cells) for row, cells in _records(table, file, delimiter) if any(map(str.strip, cells)))
-        _, header = next(records, (1, []))
-        places, nameless = _places(table, header, columns, same or {}, more_beside)
-        seen: dict[int, set[bool]] = {}
-        blank, row = dict.fromkeys(columns, ""), 0
-        _check_needed(table, columns, needed, set(needed) & places.keys())
-        for row, cells in records:
-            _check_nameless(table, nameless, cells, seen)
-            _check_cells(f"{table}: row {row}", cells, len(header), delimiter)
-            _check_commas(f"{table}: row {row}", cells, header, places)
-            yield Line(row, blank | {name: cells[i].strip() for name, i in places.items()})
-        _check_needed(table, columns, needed, row)
-
-
-def _check_needed(table: Path, columns: Sequence[str], needed: Sequence[str], found: object) -> None:
-    if not found:
-        first, second, *_ = needed
-        listed = ", ".join(columns)
-        raise ValueError(f"{table}: got no {first} and no {second}, expected rows under a header ({listed}); fill it")
-
-
-def _parquet_lines(
-    table: Path, columns: Sequence[str], *, needed: tuple[str, ...], same: Mapping[str, str], more_beside: str
-) -> Iterator[Line]:
-    """The same of a Parquet file. Numbers become texts, true and false "yes" and "no"."""
-    import pyarrow as pa  # pyright: ignore[reportMissingImports]  # of the extra `data`
-    import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
-
-    try:
-        with pq.ParquetFile(table) as file:
-            places, _ = _places(table, file.schema_arrow.names, columns, same, more_beside)
-            _check_needed(table, columns, needed, set(needed) & places.keys() and file.metadata.num_rows)
-            names = {file.schema_arrow.names[i]: name for name, i in places.items()}
-            blank, row = dict.fromkeys(columns, ""), 0
-            for batch in file.iter_batches(_PARQUET_ROWS, columns=list(names)):
-                for values in batch.to_pylist():
-                    row += 1
-                    yield Line(row, blank | {names[key]: _as_text(value) for key, value in values.items()})
-    except pa.ArrowException as error:
-        raise ValueError(f"{table}: is no readable Parquet file ({error}); make it again") from error
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "" if value is None else str(value).strip()
-
-
-def _encoding(table: Path) -> str:
-    with table.open("rb") as file:
-        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-
-
-def whole_table(table: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a table as they stand, whatever its columns are; rows that are empty are left out.
-
-    Raises:
-      ValueError: no table, no rows; a row as `table_lines` refuses it.
-    """
-    if not table.is_file() or table.suffix.lower() not in TABLES:
-        raise ValueError(f"{table}: got no table, expected a file in {' or '.join(TABLES)}; give another")
-    with table.open(encoding=_encoding(table), newline="") as file:
-        delimiter = _delimiter(_first_line(table, file), {*COLUMNS, *CAPTION_COLUMNS, "path", "kept", "prompt"})
-        file.seek(0)
-        lines = [line for line in _records(table, file, delimiter) if any(map(str.strip, line[1]))]
-    (_, header), *rows = lines or [(1, [])]
-    if not rows:
-        raise ValueError(f"{table}: got no rows, expected some under a header; fill it")
-    for row, cells in rows:
-        _check_cells(f"{table}: row {row}", cells, len(header), delimiter)
-    return header, [cells for _, cells in rows]
-
-
-def _text(table: Path) -> str:
-    with table.open(encoding=_encoding(table)) as file:
-        return "".join(_decoded(table, file))
-
-
-def _first_line(table: Path, file: TextIO) -> str:
-    return next((line for line in _decoded(table, file) if line.strip()), "")
-
-
-def _decoded(table: Path, file: TextIO) -> Iterator[str]:
-    """The lines of a text file."""
-    try:
-        yield from map(str, file)  # without `map`, the file would be closed with this
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{table}: is not a CSV file in UTF-8 ({error}); save it as CSV in UTF-8") from error
-
-
-def _delimiter(first: str, names: Iterable[str]) -> str:
-    """The delimiter: the one that finds most of the names in the first line."""
-    known = lambda delimiter: len({_plain(cell) for cell in first.replace('"', "").split(delimiter)} & set(names))
-    return max(DELIMITERS, key=known)
-
-
-def _plain(name: str) -> str:
-    """The name of a column, without capitals and with underscores for spaces."""
-    return re.sub(r"[\s-]+", "_", name.strip().lower())
-
-
-def _records(table: Path, file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(row, cells) of a table's text, from row 1 on."""
-    reader = csv.reader(_decoded(table, file), delimiter=delimiter, strict=True)
-    row = 0
-    try:
-        for row, cells in enumerate(reader, 1):
-            yield row, cells
-    except csv.Error as error:
-        raise ValueError(f"{table}: row {row + 1}: {error}; close its quotes, and double those within a text") from None
-
-
-def _places(
-    table: Path,
-    header: list[str],
-    columns: Sequence[str],
-    same: Mapping[str, str],
-    more_beside: str,
-) -> tuple[dict[str, int], list[int]]:
-    """Which column stands where, and those without a name. Raises ValueError for one that is unknown or there twice."""
-    places: dict[str, int] = {}
-    nameless = []
-    more = bool(more_beside) and more_beside in map(_plain, header)
-    for i, written in enumerate(header):
-        name = _plain(written)
-        name = name if name in columns else same.get(name, name)
-        if not name or re.fullmatch(r"unnamed:_\d+", name):
-            nameless.append(i)
-            continue
-        if name not in columns and more:
-            continue
-        if name not in columns:
-            near = difflib.get_close_matches(name, columns, n=1)
-            advice = f"did you mean {near[0]}?" if near else f"expected {', '.join(columns)} in the first row"
-            raise ValueError(f"{table}: got a column {written.strip()[:60]!r}; {advice}")
-        if name in places:
-            raise ValueError(f"{table}: got the columns {header[places[name]]!r} and {written!r}, expected one {name}")
-        places[name] = i
-    return places, nameless
-
-
-def _check_nameless(table: Path, nameless: Iterable[int], cells: list[str], seen: dict[int, set[bool]]) -> None:
-    """Raises ValueError where a column without a name is not empty, nor the first one and numbers the rows.
-
-    `seen`: of each such column whether cells so far were numbers.
-    """
-    for i in nameless:
-        if len(cells) > i:
-            cell = cells[i].strip()
-            seen.setdefault(i, set()).add(bool(cell))
-            if (cell and (i > 0 or not cell.isdecimal())) or len(seen[i]) > 1:
-                raise ValueError(
-                    f"{table}: column {i + 1} has cells and no name in the first row; name it or delete it"
-                )
-
-
-def _check_cells(where: str, cells: list[str], columns: int, delimiter: str) -> None:
-    """Raises ValueError for what is no row of a table of so many columns."""
-    if any(unicodedata.category(c) == "Cc" and c not in "\t\r\n" for cell in cells for c in cell):
-        raise ValueError(f"{where}: has a control character; export the table again")
-    for cell in cells:
-        first, *later = cell.splitlines() or [""]
-        if any(line.count(delimiter) >= columns - 1 for line in later):
-            raise ValueError(f"{where}: the quote before {first[:60]!r} closes rows later; close it, or take it out")
-    if len(cells) != columns:
-        advice = "put texts with commas in quotes" if len(cells) > columns else "keep the commas of empty cells"
-        raise ValueError(f"{where}: got {len(cells)} cells for {columns} columns, last {cells[-1][:60]!r}; {advice}")
-
-
-def _check_commas(where: str, cells: list[str], header: list[str], places: Mapping[str, int]) -> None:
-    """Raises ValueError for an unquoted text with a comma, which runs on into the next column."""
-    texts = {places[name] for name in TEXTS if name in places}
-    for i in texts & {i + 1 for i in texts}:
-        if cells[i - 1] and cells[i][:1] == " " != header[i][:1]:
-            shown = f"{cells[i - 1][-30:]},{cells[i][:30]}"
-            raise ValueError(f"{where}: got {shown!r} in two columns; put a text with commas in quotes")
 
 
 def _from_line(line: Line, folder: Path) -> Row:

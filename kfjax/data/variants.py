@@ -1,7 +1,8 @@
 """Changed copies of excerpts, extracted beside them: which there are, and how one is made of files.
 
     plan = Variants(AugmentConfig(during=0.2, mirrored=0.5), rows)
-    for item in plan.of(cuts): loaded = load(encoder, item)
+    copies = [item for item in plan.of(cuts) if isinstance(item, Variant)]
+    loaded = load(encoder, copies[0])
 
 Everything follows from the seed and the excerpt's id: the same however the extraction was split or interrupted.
 """
@@ -9,6 +10,7 @@ Everything follows from the seed and the excerpt's id: the same however the extr
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -21,7 +23,7 @@ from kfjax import config
 from kfjax.data import augment, sources
 from kfjax.data.augment import Clip
 from kfjax.data.captions import phrases
-from kfjax.data.captions.keywords import is_countable, is_single, tidy
+from kfjax.data.captions.keywords import is_countable, is_single, names_side, tidy
 from kfjax.data.sources import Cut, Row
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 #: Of how many other clips the first that can be read is taken.
 _PARTNERS = 4
-#: A film must be so much longer than an excerpt for a crop out of its middle.
+#: A clip must be so much longer than an excerpt for a crop out of its middle.
 _LONGER_SECONDS = 1.0
 
 
@@ -39,9 +41,9 @@ class AugmentConfig:
 
     Attributes:
       seed: of all that is left to chance.
-      crops: an excerpt of the same length that begins anywhere in its film.
+      crops: an excerpt of the same length that begins anywhere in its clip.
       mirrored: picture, channels and the words left and right; another level and polarity.
-      before, after, during: composed with another clip; both captions must name one event.
+      before, after, during: composed with another clip; both captions must name one event, those of `during` no side.
       repeated: an event that lasts less than half of the excerpt, twice to four times.
       twins: two copies, one degraded and tagged "low quality", one tagged "high quality".
     """
@@ -65,10 +67,14 @@ class AugmentConfig:
         return tuple(field.name for field in fields(cls) if field.name != "seed")
 
     @property
+    def shares(self) -> dict[str, float]:
+        """Those that are not 0, by kind."""
+        return {name: getattr(self, name) for name in self.kinds() if getattr(self, name)}
+
+    @property
     def chosen(self) -> dict[str, float]:
-        """What is not 0, with the seed; empty for nothing."""
-        shares = {name: getattr(self, name) for name in self.kinds() if getattr(self, name)}
-        return {"seed": self.seed, **shares} if shares else {}
+        """`shares`, with the seed; empty for none."""
+        return {"seed": self.seed, **self.shares} if self.shares else {}
 
 
 def parse(values: Mapping[str, Any] | Iterable[str]) -> AugmentConfig:
@@ -119,11 +125,14 @@ class Variants:
     def of(self, cuts: Sequence[Cut]) -> Iterator[Cut | Variant]:
         """The excerpts of a row, then their changed copies."""
         yield from cuts
-        for kind, share in self.cfg.chosen.items():
-            for cut in cuts if kind != "seed" else ():
+        for kind, share in self.cfg.shares.items():
+            made: set[str] = set()
+            for cut in cuts:
                 seed = _seed(self.cfg.seed, cut.id, kind)
                 if np.random.default_rng((seed, 0)).random() < share:
-                    yield from self._of(cut, kind, seed)
+                    new = [copy for copy in self._of(cut, kind, seed) if copy.id not in made]  # the same crop twice
+                    made.update(copy.id for copy in new)
+                    yield from new
 
     def _of(self, cut: Cut, kind: str, seed: int) -> Iterator[Variant]:
         make = lambda kind, *partners: Variant(cut.row, cut.start_seconds, cut.seconds, kind, seed, *partners)
@@ -137,10 +146,11 @@ class Variants:
             kind == "repeated" and is_single(cut.row.caption) and is_countable(cut.row.caption)
         ):
             yield make(kind)
-        elif kind in _COMPOSED and is_single(cut.row.caption):
+        elif kind in _COMPOSED and _composes(cut.row, kind):
             others = self._single[cut.row.video is None]
             drawn = [others[int(k)] for k in rng.integers(len(others), size=4 * _PARTNERS)]
-            if partners := tuple(row for row in drawn if row.caption != cut.row.caption)[:_PARTNERS]:
+            fitting = (row for row in drawn if row.caption != cut.row.caption and _composes(row, kind))
+            if partners := tuple(itertools.islice(fitting, _PARTNERS)):
                 yield make(kind, partners)
 
     @cached_property
@@ -150,14 +160,17 @@ class Variants:
         return {alone: [row for row in single if (row.video is None) == alone] for alone in (False, True)}
 
 
-def load(encoder: FeatureEncoder, item: Cut | Variant) -> Loaded:
-    """`FeatureEncoder.load`, of changed copies too.
+def _composes(row: Row, kind: str) -> bool:
+    """Whether what its caption says stays true of a part: side by side, left and right are elsewhere."""
+    return is_single(row.caption) and not (kind == "during" and names_side(row.caption))
+
+
+def load(encoder: FeatureEncoder, item: Variant) -> Loaded:
+    """As `FeatureEncoder.load` of an excerpt.
 
     Raises:
       ValueError: as there; nothing there that the copy could be made of.
     """
-    if isinstance(item, Cut):
-        return encoder.load(item)
     rng = np.random.default_rng((item.seed, 2))
     own = _clip(encoder, Cut(item.row, item.start_seconds, item.seconds))
     if item.kind in _COMPOSED:
@@ -194,7 +207,7 @@ def _seed(*parts: Any) -> int:
 
 
 def _crop(cut: Cut, rng: np.random.Generator) -> float | None:
-    """Where else in its film an excerpt may begin, to 10 ms; None where the film is hardly longer."""
+    """Where else in its clip an excerpt may begin, to 10 ms; None where the clip is hardly longer."""
     row = cut.row
     room = sources.available_seconds(row) - cut.seconds
     if room < _LONGER_SECONDS:

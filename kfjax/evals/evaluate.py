@@ -141,7 +141,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     add(
         "--references",
         type=disk.path,
-        metavar="FOLDER|CSV",
+        metavar="FOLDER|TABLE",
         help="the clips with their true sound, as "
         "`kfjax extract` reads them (columns video, audio, caption, start, seconds); for scenes where they are "
         "rendered",

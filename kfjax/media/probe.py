@@ -132,6 +132,8 @@ def _check_readable(path: Path) -> None:
             raise MediaError(f"{path}: no such file; give the path of a video file")
         if path.is_dir():
             raise MediaError(f"{path}: is a folder; give the path of one video file")
+        if not path.is_file():  # reading would wait for whoever writes into a pipe
+            raise MediaError(f"{path}: is a pipe or a device; give the path of a file")
         with path.open("rb") as file:
             head = file.read(12)
             size = path.stat().st_size

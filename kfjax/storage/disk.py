@@ -139,6 +139,10 @@ def write_text(path: Path, text: str, *, noted: bool = True) -> None:
     try:
         temporary.write_text(text, encoding="utf-8")
         (commit if noted else replace)(temporary, path)
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = str(path)  # not the temporary one
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

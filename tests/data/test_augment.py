@@ -117,6 +117,16 @@ def test_what_is_long_is_not_repeated(rng):
     assert augment.repeated(clip(), rng) is None
 
 
+def test_what_lies_beyond_the_seconds_is_no_event(rng):
+    """A codec reads up to a whole latent: what is heard there belongs to no excerpt."""
+    one = clip(1.0)
+    one.wave[-TAIL:] = 0.9
+    assert augment.sounding(one) == pytest.approx((1.0, 1.2))
+    beyond = clip()
+    beyond.wave[-TAIL:] = 0.9
+    assert augment.sounding(beyond) == (0.0, SECONDS) and augment.repeated(beyond, rng) is None
+
+
 def test_mirrored(rng):
     one = clip(1.0, caption="a car from the left")
     ramp = np.arange(6, dtype=np.uint8)[None, None, :, None]
@@ -162,6 +172,10 @@ def test_twins_are_one_to_three_faults_and_reproducible():
     assert {len(kinds) for _, kinds in found} == {1, 2, 3}
     assert {kind for _, kinds in found for kind in kinds} == set(FAULTS)
     assert all(np.abs(made).max() <= 1 for made, _ in found)
+    for seed in range(10):  # copied mono is what mono is
+        mono, _ = augment.degraded(wave[:, 0], RATE_HZ * 5, np.random.default_rng(seed))
+        made, _ = augment.degraded(wave[:, [0, 0]], RATE_HZ * 5, np.random.default_rng(seed))
+        np.testing.assert_array_equal(made, np.stack([mono, mono], 1))
     again, kinds = augment.degraded(wave, RATE_HZ * 5, np.random.default_rng(7))
     np.testing.assert_array_equal(again, found[7][0])
     assert kinds == found[7][1]

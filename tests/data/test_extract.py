@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import random
 import re
 import shutil
@@ -24,7 +25,8 @@ from kfjax.codec.stereo import from_bytes
 from kfjax.data import builders, sources
 from kfjax.data import encode as feature_encoder
 from kfjax.data.encode import FeatureEncoder, encoders_fingerprint
-from kfjax.data.extract import main
+from kfjax.data.extract import _agree, main
+from kfjax.data.shards.marks import Marks
 from kfjax.data.shards.records import Folder, parse
 from kfjax.rates import lengths
 from kfjax.structs import Video
@@ -64,6 +66,7 @@ def clips(tmp_path_factory):
     media_files.copy_start(folder / "two.mp4", folder / "cut.mp4", 0.5)
     media_files.copy_damaged(folder / "two.mp4", folder / "damaged.mp4")
     (folder / "empty.wav").touch()
+    (folder / os.fsdecode(b"n\xffme.wav")).touch()
     (folder / "notes.txt").write_text("no clip")
     return folder
 
@@ -79,6 +82,7 @@ REASONS = {
     "damaged.mp4@0+1": "doesn't decode",
     "damaged.mp4@1+1": "doesn't decode",
     "empty.wav": "is an empty file",
+    "n\\udcffme.wav": "is an empty file",
 }
 
 
@@ -289,7 +293,7 @@ def test_a_public_corpus_is_a_source(clips, model, encoder, tmp_path, monkeypatc
 def test_the_sum_is_said(clips, model, encoder, whole, capsys):
     run(clips, whole, model)
     said = capsys.readouterr().err
-    assert f"9 excerpts of 1 s; 8 bad ({whole / 'bad.csv'}); 1 s at the ends of clips left out" in said
+    assert f"9 excerpts of 1 s; 9 bad ({whole / 'bad.csv'}); 1 s at the ends of clips left out" in said
 
 
 def test_what_is_done_is_not_done_again(clips, model, encoder, whole, monkeypatch):
@@ -369,6 +373,16 @@ def test_a_folder_holds_one_extraction(clips, model, encoder, whole, tmp_path):
     (tmp_path / "letter.txt").touch()
     with pytest.raises(ValueError, match="is not empty and holds no extraction"):
         run(clips, tmp_path, model)
+
+
+def test_processes_may_begin_together(tmp_path):
+    """One that is writing down what is extracted makes the folder no stranger's; nor does one that was killed then."""
+    (tmp_path / "extraction.json.7-8.tmp").touch()
+    plan, marks = {"fingerprint": "f", "dealt": "films"}, Marks("f")
+    _agree(tmp_path, plan, {}, marks)
+    _agree(tmp_path, plan, {}, marks)
+    with pytest.raises(ValueError, match="holds another extraction: fingerprint was f, is g"):
+        _agree(tmp_path, plan | {"fingerprint": "g"}, {}, marks)
 
 
 def test_an_excerpt_that_is_not_finite_is_left_out(model, encoder, tmp_path, monkeypatch):

@@ -91,6 +91,20 @@ def test_damage_costs_no_other_excerpt_than_one_by_one(film, monkeypatch):
         assert np.array_equal(seen[1], load(cut)[0][1])
 
 
+def test_damaged_sound_is_decoded_for_the_whole_pass_once(film, monkeypatch):
+    read = []
+
+    def damaged(path, rate_hz, channels=2, duration_seconds=None, start_seconds=0.0, real=media.read_audio):
+        read.append(duration_seconds)
+        if duration_seconds > 3:
+            raise media.MediaError("is damaged")
+        return real(path, rate_hz, channels, duration_seconds, start_seconds)
+
+    monkeypatch.setattr(media, "read_audio", damaged)
+    found = [one for one in films.excerpts(rows(film, 0.0, 2.0, 4.0), (2.0,), load, WINDOWS) if one.value]
+    assert len(found) == 3 and read == [pytest.approx(6 + films.BEYOND_SECONDS), 2.0, 2.0, 2.0]
+
+
 def test_a_row_that_is_bad_is_said_with_its_reason(film, tmp_path):
     (tmp_path / "empty.wav").touch()
     given = [Row("a", None, tmp_path / "empty.wav", ""), Row("b", film, None, "", problem="got no number")]

@@ -1,11 +1,15 @@
 """Crops of recordings: decoded once, gone on with after a stop, no crop across two files."""
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from kfjax import media
+from kfjax.data import recordings
 from kfjax.data.recordings import Recordings
 
 RATE = 16000
@@ -51,6 +55,12 @@ def test_what_is_decoded_is_kept_and_half_a_file_is_not(folder):
     log, pcm = (folder / "cache" / f"recordings_{RATE}{suffix}" for suffix in (".jsonl", ".pcm"))
     whole = log.read_text(), pcm.read_bytes()
     assert [json.loads(line)["samples"] for line in whole[0].splitlines()] == [500, 900, 300]
+    pcm.unlink()  # its log alone tells of nothing
+    opened(folder)
+    assert (log.read_text(), pcm.read_bytes()) == whole
+    pcm.write_bytes(whole[1][:1800])
+    opened(folder)
+    assert (log.read_text(), pcm.read_bytes()) == whole
     lines = whole[0].splitlines(keepends=True)
     log.write_text(lines[0] + lines[1][:10])
     pcm.write_bytes(whole[1][:1600])
@@ -59,6 +69,38 @@ def test_what_is_decoded_is_kept_and_half_a_file_is_not(folder):
     (folder / "sounds" / "a.wav").write_bytes(b"")  # is not read again
     opened(folder)
     assert pcm.read_bytes() == whole[1]
+
+
+def test_a_file_that_is_mended_is_decoded(folder, capsys):
+    (folder / "sounds" / "c.wav").write_bytes(b"nothing")
+    opened(folder)
+    log = folder / "cache" / f"recordings_{RATE}.jsonl"
+    log.write_text('{"name": "%s", "samples": 0}\n' % (folder / "sounds" / "c.wav") + log.read_text())  # as once noted
+    assert "left out: " in capsys.readouterr().err
+    write(folder / "sounds" / "c.wav", 0.875, 4000)
+    levels = opened(folder)(0)["wave"].mean(1)
+    assert {0.25, 0.5, 0.875} == {round(float(level), 3) for level in levels} and not capsys.readouterr().err
+
+
+def test_of_two_processes_one_decodes(folder, monkeypatch):
+    inside, leave, decoded = threading.Event(), threading.Event(), []
+
+    def mono(path, rate, real=recordings._mono):
+        decoded.append(path)
+        inside.set()
+        assert leave.wait(20)
+        return real(path, rate)
+
+    monkeypatch.setattr(recordings, "_mono", mono)
+    with ThreadPoolExecutor(2) as pool:
+        made = [pool.submit(opened, folder)]
+        assert inside.wait(20)
+        made.append(pool.submit(opened, folder))
+        time.sleep(0.2)
+        leave.set()
+        first, other = (one.result()(0)["wave"] for one in made)
+    np.testing.assert_array_equal(first, other)
+    assert len(decoded) == 3
 
 
 def test_the_cache_may_know_other_folders(folder):

@@ -18,7 +18,8 @@ import pytest
 from kfjax import command, media
 from kfjax.commands import jobs
 from kfjax.commands.jobs import Job
-from kfjax.data.sources import Row, cuts, digest, read_rows, table_lines
+from kfjax.data import tables
+from kfjax.data.sources import Row, cuts, digest, read_rows
 
 
 @pytest.fixture
@@ -142,7 +143,8 @@ def test_a_row_that_is_none_is_named(tmp_path, text, problem):
 
 
 def test_a_text_that_runs_into_the_next_column_is_named(tmp_path):
-    lines = lambda text: table_lines(table(tmp_path, text), ("prompt", "negative_prompt"), needed=("prompt", "video"))
+    columns = ("prompt", "negative_prompt")
+    lines = lambda text: list(tables.lines(table(tmp_path, text), columns, needed=("prompt", "video")))
     with pytest.raises(ValueError, match=r"row 2: got 'rain, wind' in two columns; put a text with commas in quotes"):
         lines("prompt,negative_prompt\nrain, wind\n")
     for text in ("prompt,negative_prompt\nrain,wind\n", "prompt, negative_prompt\nrain, wind\n"):
@@ -175,7 +177,7 @@ def test_what_is_meant_is_read(tmp_path, content):
 
 def test_rows_have_the_numbers_of_a_spreadsheet(tmp_path):
     path = table(tmp_path, "video\n\na.mp4\n \nb.mp4\n")
-    lines = table_lines(path, ("video",), needed=("video", "audio"))
+    lines = list(tables.lines(path, ("video",), needed=("video", "audio")))
     assert [(line.row, line.cells["video"]) for line in lines] == [(3, "a.mp4"), (5, "b.mp4")]
 
 
@@ -232,9 +234,38 @@ def test_what_is_no_source(tmp_path):
     (tmp_path / "a.mp4").touch()
     with pytest.raises(ValueError, match=r"a.mp4: is no folder and no table"):
         read_rows(tmp_path / "a.mp4")
+    with pytest.raises(
+        ValueError, match=r"a.mp4: .* a table \(.csv, .tsv, .parquet\) with video, .* a list .*\(.txt\)"
+    ):
+        read_rows(tmp_path / "a.mp4")
     (tmp_path / "b.csv").write_bytes(b"video\n\xff\xfe\n")
     with pytest.raises(ValueError, match="is not a CSV file in UTF-8"):
         read_rows(tmp_path / "b.csv")
+
+
+@pytest.mark.parametrize("content, message", [
+    (b"a.mp4\n\xff.mp4\n", r"l.txt: is no list in UTF-8 \(.*\); save it in UTF-8"),
+    (b"a.mp4\n\nb\x00.mp4\n", "l.txt: path 2 has a control character"),
+    (b" \n", "l.txt: got a list without a path"),
+])  # fmt: skip
+def test_a_list_that_is_none(tmp_path, content, message):
+    (tmp_path / "l.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_rows(tmp_path / "l.txt")
+
+
+def test_a_list_may_begin_with_a_mark_wherever_it_lies(tmp_path):
+    content = "\ufeffa.mp4\nsub/b.wav\n".encode()
+    (tmp_path / "l.txt").write_bytes(content)
+    fsspec.filesystem("memory").pipe_file("memory://lists/l.txt", content)
+    for source in (tmp_path / "l.txt", "memory://lists/l.txt"):
+        assert [row.id for row in read_rows(source)] == ["a.mp4", "sub/b.wav"]
+
+
+@pytest.mark.parametrize("kept, refused", [("yes", "no"), ("True", "False"), ("1", "0")])
+def test_rows_that_are_not_kept_are_passed_over_whoever_wrote_the_table(tmp_path, kept, refused):
+    path = table(tmp_path, f"path,start_seconds,kept,mos\na.wav,0,{refused},3\nb.wav,10,{kept},\n")
+    assert [row.id for row in read_rows(path)] == ["b.wav"]
 
 
 def test_the_digest_is_of_rows_not_places(tmp_path):

@@ -9,7 +9,7 @@ from kfjax import media
 from kfjax.data import variants
 from kfjax.data.encode import FeatureEncoder
 from kfjax.data.sources import Cut, Row, cuts, read_rows
-from kfjax.data.variants import AugmentConfig, Variants, parse
+from kfjax.data.variants import AugmentConfig, Variant, Variants, parse
 from tests.tiny.system import tiny_system
 
 RATE_HZ = 44100
@@ -75,8 +75,27 @@ def test_copies_follow_from_the_seed_and_the_excerpt(rows):
     assert 60 < len(made) - 400 < 140
 
 
+def test_what_says_left_or_right_is_not_put_on_a_side(rows):
+    sided = [rows[0]._replace(caption="a dog barks on the left"), rows[1]]
+    kinds = lambda rows: {
+        item.kind for item in items(rows, AugmentConfig(before=1, during=1)) if isinstance(item, Variant)
+    }
+    assert kinds(sided) == {"before"}
+    third = rows[1]._replace(id="third", caption="rain")
+    during = [item for item in items([*sided, third], AugmentConfig(during=1)) if isinstance(item, Variant)]
+    assert {item.row.id for item in during} == {"car.mp4", "third"}
+    assert {row.caption for item in during for row in item.partners} == {"A car horn.", "rain"}
+
+
+def test_two_excerpts_with_the_same_crop_have_one(rows, monkeypatch):
+    monkeypatch.setattr(variants, "_crop", lambda cut, rng: 0.25)
+    found = [item.id for item in items(rows[:1], AugmentConfig(crops=1))]
+    assert found == ["dog.mp4@0+1", "dog.mp4@1+1", "dog.mp4~crop@0.25+1"]
+
+
 def test_copies_are_made(rows, encoder):
-    made = {item.id: variants.load(encoder, item) for item in items(rows)}
+    load = lambda item: variants.load(encoder, item) if isinstance(item, Variant) else encoder.load(item)
+    made = {item.id: load(item) for item in items(rows)}
     plain = made["dog.mp4@0+1"]
     assert all(name == loaded.cut.id for name, loaded in made.items())
     for loaded in made.values():
@@ -92,7 +111,9 @@ def test_copies_are_made(rows, encoder):
     assert made["dog.mp4~repeated@0+1"].cut.row.caption.startswith("a dog barks ")
     low, high = (made[f"dog.mp4~{kind}@0+1"] for kind in ("low", "high"))
     np.testing.assert_allclose(high.wave, plain.wave, atol=1e-6)
-    assert plain.side is None and made["dog.mp4~during@0+1"].side is not None  # each clip on its side
+    assert (
+        plain.side is None and low.side is None and made["dog.mp4~during@0+1"].side is not None
+    )  # each clip on its side
     assert not np.array_equal(low.wave, plain.wave)
     assert low.cut.row.caption.endswith("low quality") and high.cut.row.caption.endswith("high quality")
     crops = [loaded for name, loaded in made.items() if "~crop" in name]

@@ -7,9 +7,10 @@
 
 Nothing is downloaded: recordings and tables lie in a folder of the reader's (tfds's manual directory), as each
 builder's docstring says. A dataset holds text and the paths of the recordings, not the recordings: extraction reads
-each of them once, and a second copy of several hundred gigabytes would be read as often. A corpus that was moved or
-has got more recordings is made again, which takes as long as listing its files. Where `kfjax clean` has measured its
-recordings (`kfjax clean CORPUS --output CORPUS/clean`), the dataset has the measures too (`measured`).
+each of them once, and a second copy of several hundred gigabytes would be read as often. Where `kfjax clean` has
+measured its recordings (`kfjax clean CORPUS --output CORPUS/clean`), the dataset has the measures too (`measured`).
+Delete the dataset of a corpus that was moved, measured or has got more recordings: it is made anew when it is asked
+for, which takes as long as listing its files.
 
 The only place for tensorflow_datasets, which comes with the extra `builders`. Reading and writing ArrayRecord needs no
 tensorflow.

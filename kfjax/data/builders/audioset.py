@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -51,20 +52,15 @@ class AudioSet(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        clip_record.manual_folder(self, dl_manager, NAMES)
-        folder = clip_record.manual_folder(self, dl_manager, *TABLES.values())
-        names = {row["mid"]: row["display_name"] for row in _names(folder)}
-        media = YouTubeFolder(folder)
-        there = {split: folder / name for split, name in TABLES.items() if (folder / name).is_file()}
-        clips = {split: _clips(path, media, names) for split, path in there.items()}
-        return clip_record.split_generators(self, folder, clips)
+        names = _names(clip_record.manual_folder(self, dl_manager, NAMES) / NAMES)
+        return clip_record.splits_of_tables(self, dl_manager, TABLES, YouTubeFolder, partial(_clips, names=names))
 
     def _generate_examples(self, split, clips):
         return clip_record.examples(self, split, clips)
 
 
-def _names(folder: Path) -> Iterator[dict[str, str]]:
-    return read_table(folder / NAMES, ("mid", "display_name"), header=True)
+def _names(table: Path) -> dict[str, str]:
+    return {row["mid"]: row["display_name"] for row in read_table(table, ("mid", "display_name"), header=True)}
 
 
 def _clips(table: Path, media: YouTubeFolder, names: Mapping[str, str]) -> Iterator[ClipRecord]:

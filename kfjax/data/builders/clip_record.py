@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from kfjax import command
+
+M = TypeVar("M")
 
 
 class ClipRecord(NamedTuple):
@@ -92,6 +94,25 @@ def split_generators(builder, folder: Path, splits: Mapping[str, Iterable[ClipRe
     return made
 
 
+def splits_of_tables(
+    builder, dl_manager, tables: Mapping[str, str], media: Callable[[Path], M], clips: Callable[[Path, M], Iterable]
+) -> dict[str, Iterator]:
+    """`split_generators` of a corpus that has a table for each split, of those that are there.
+
+    Args:
+      tables: split -> its table in the manual folder.
+      media: the folder -> what finds its recordings.
+      clips: a table, and that -> its clips.
+
+    Raises:
+      ValueError: as `manual_folder` and `split_generators`.
+    """
+    folder = manual_folder(builder, dl_manager, *tables.values())
+    found, there = media(folder), {split: folder / name for split, name in tables.items()}
+    made = {split: clips(path, found) for split, path in there.items() if path.is_file()}
+    return split_generators(builder, folder, made)
+
+
 def examples(builder, split: str, clips: Iterable[ClipRecord]) -> Iterator[tuple[str, dict[str, Any]]]:
     """What a builder's `_generate_examples` yields: clips that have a recording of their own, each once.
 
@@ -100,7 +121,7 @@ def examples(builder, split: str, clips: Iterable[ClipRecord]) -> Iterator[tuple
     count, left_out, owners = 0, [], {}
     ids: set[str] = set()
     for clip in clips:
-        recording = (clip.video or clip.audio, clip.start_seconds)
+        recording = (clip.video or clip.audio, clip.start_seconds, clip.seconds)
         if not recording[0]:
             left_out.append((clip.id, "no recording"))
         elif clip.id in ids:

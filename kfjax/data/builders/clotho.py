@@ -46,10 +46,7 @@ class Clotho(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        folder = clip_record.manual_folder(self, dl_manager, *TABLES.values())
-        media = MediaFolder(folder)
-        there = {split: folder / name for split, name in TABLES.items() if (folder / name).is_file()}
-        return clip_record.split_generators(self, folder, {split: _clips(path, media) for split, path in there.items()})
+        return clip_record.splits_of_tables(self, dl_manager, TABLES, MediaFolder, _clips)
 
     def _generate_examples(self, split, clips):
         return clip_record.examples(self, split, clips)

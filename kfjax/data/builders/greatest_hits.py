@@ -65,12 +65,13 @@ class GreatestHits(tfds.core.GeneratorBasedBuilder):
 def _clip(name: str, times: dict[str, Path], media: MediaFolder) -> ClipRecord:
     name = Path(name).name.removesuffix(".mp4").removesuffix("_denoised").removesuffix("_mic")
     video, sound = media.find(f"{name}_denoised", f"{name}_mic", name)
-    silent = sound and not video.endswith("_denoised.mp4")  # what is in the film is as it was recorded
+    if video.endswith("_denoised.mp4"):  # its own sound is denoised; that of others is as it was recorded
+        sound = ""
     strokes: dict[str, int] = {}
     for stroke in _strokes(times[name]) if name in times else ():
         strokes[stroke] = strokes.get(stroke, 0) + 1
     labels = sorted(strokes, key=strokes.__getitem__, reverse=True)
-    return ClipRecord(name, video=video, audio=sound if silent else "", labels=tuple(labels))
+    return ClipRecord(name, video=video, audio=sound, labels=tuple(labels))
 
 
 def _strokes(path: Path) -> Iterator[str]:

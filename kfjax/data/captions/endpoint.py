@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, TypeVar
@@ -163,15 +163,15 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _read(journal: IO[bytes]) -> dict[str, str]:
-    """Key -> caption of all complete lines; what follows them is cut off."""
+    """Key -> caption of all complete lines that have them; an incomplete last one is cut off."""
     journal.seek(0)
     known, whole = {}, 0
     for line in journal:
-        try:
-            entry = json.loads(line) if line.endswith(b"\n") else {}
-            known[str(entry["key"])] = str(entry["caption"])
-        except (ValueError, KeyError, TypeError):
+        if not line.endswith(b"\n"):
             break
         whole += len(line)
+        with suppress(ValueError, KeyError, TypeError):  # one that is damaged is asked again, and costs no other
+            entry = json.loads(line)
+            known[str(entry["key"])] = str(entry["caption"])
     journal.truncate(whole)
     return known

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from kfjax.data.captions.words import COUNTS, JOINTS, KINDS, bases
 
+#: What a caption does not end in.
+_ENDS = ".;,:!? "
 #: Characters of a caption at most; text encoders read 77 tokens or 512.
 LONGEST = 400
 
@@ -42,17 +44,20 @@ def words(text: str) -> list[str]:
 def tidy(text: str) -> str:
     """A text as captions are written here: one line without a full stop, its first word in lower case.
 
-    A first word that is no ordinary one ("TV", "I") stays. At most `LONGEST` characters, cut between words.
+    Quotes around the whole go, those of what somebody says stay. A first word that is no ordinary one ("TV", "I")
+    stays. At most `LONGEST` characters, cut between words.
     """
     plain = "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp", "Cf", "Cs") else c for c in text)
-    plain = re.sub(r"\s+", " ", plain).strip().strip('"“”').strip().rstrip(".;,: ")
+    plain = re.sub(r"\s+", " ", plain).strip().rstrip(_ENDS)
+    if whole := re.fullmatch('["“”]*([^"“”]*)["“”]*', plain):
+        plain = whole[1].strip().rstrip(_ENDS)
     first, _, rest = plain.partition(" ")
     if first[1:].islower() or first == "A":
         first = first[:1].lower() + first[1:]
     plain = f"{first} {rest}" if rest else first
-    return (
-        plain if len(plain) <= LONGEST else plain[: LONGEST + 1].rpartition(" ")[0].rstrip(".;,: ") or plain[:LONGEST]
-    )
+    if len(plain) <= LONGEST:
+        return plain
+    return plain[: LONGEST + 1].rpartition(" ")[0].rstrip(_ENDS) or plain[:LONGEST]
 
 
 def is_clause(text: str) -> bool:
@@ -80,9 +85,14 @@ def _acts(word: str) -> bool:
 def is_single(text: str) -> bool:
     """Whether the caption seems to name one event: there is one, and no word or comma joins two."""
     said = words(text)
-    return bool(said) and not JOINTS & set(said) and not re.search(r"[,;:&/+.]\s*\S", text.strip())
+    return bool(said) and not JOINTS & set(said) and not re.search(r"[,;:&/+.]\s*\S|[!?]\s+\S", text.strip())
 
 
 def is_countable(text: str) -> bool:
     """Whether the caption does not say yet how often."""
     return not COUNTS & set(words(text)) and not re.search(r"\d", text)
+
+
+def names_side(text: str) -> bool:
+    """Whether the caption says left or right."""
+    return any({"left", "right"} & set(word.split("-")) for word in words(text))

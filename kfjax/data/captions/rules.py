@@ -9,6 +9,9 @@ from typing import NamedTuple, Protocol
 from kfjax.data.captions.keywords import Keywords, is_clause, keywords, tidy, words
 from kfjax.data.captions.words import KINDS, bases
 
+#: Tags that are added to a caption at most.
+_MOST_TAGS = 2
+
 
 class Texts(NamedTuple):
     """What is said of one clip; each may be empty.
@@ -38,11 +41,8 @@ class RuleFuser:
     1. The audio caption, else the caption, else the video caption.
     2. If it names no source and begins with what is done, the video caption's subject goes before it.
     3. If it names no scene, the video caption's place goes behind it.
-    4. Tags of which it has no word: "with" the first `most_tags` of them.
+    4. Tags of which it has no word: "with" the first two of them.
     """
-
-    def __init__(self, most_tags: int = 2):
-        self.most_tags = most_tags
 
     def __call__(self, clips: Sequence[Texts]) -> list[str]:
         return [self._fused(clip) for clip in clips]
@@ -56,7 +56,7 @@ class RuleFuser:
                 text = f"{subject} {audio}"
             if not heard.scenes and seen.scenes and (place := _place(video, seen)):
                 text = f"{text} {place}"
-        new = _new_tags(clip.tags, text)[: self.most_tags]
+        new = _new_tags(clip.tags, text)[:_MOST_TAGS]
         if not text:
             return " and ".join(new)
         return f"{text}, with {' and '.join(new)}" if new else text
@@ -67,7 +67,7 @@ def _subject(text: str) -> str:
     found = []
     for word in text.split():
         plain = word.strip(",;").lower()
-        verb = any(base in KINDS["actions"] for base in bases(plain)[1:]) and plain not in KINDS["sources"]
+        verb = any(base in KINDS["actions"] for base in bases(plain)) and plain not in KINDS["sources"]
         if found and (verb or plain in ("is", "are", "in", "on", "at", "with", "and", "who", "that", "near")):
             break
         found.append(word.strip(",;"))

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import Counter
 from pathlib import Path
 
-from kfjax.data import sources
+from kfjax.data import tables
 from kfjax.data.captions.rules import Fuser, Texts
-from kfjax.storage import disk
 
 #: Column -> the field of `Texts` that it is. One of them at least must be there.
 FIELDS = {"caption": "caption", "prompt": "caption", "audio_caption": "audio", "video_caption": "video", "tags": "tags"}
-#: What tags in a cell are separated by.
-_SEPARATORS = re.compile(r"[;|,/\n]")
 
 
 def caption_table(table: Path, output: Path, fuse: Fuser) -> Counter[str]:
     """Write `table` to `output` with captions fused from its columns `FIELDS`.
 
-    The column `caption` is filled, and added where there is none; nothing else changes. A clip of which nothing is
-    said keeps an empty caption. A table of `kfjax clean` is asked for the rows that are kept alone.
+    The column `caption` is filled, and added where there is none; nothing else changes (`tables.write_column`). A clip
+    of which nothing is said has an empty caption. Of a table of `kfjax clean` only the rows that are kept get one. Tags
+    are separated by semicolons, bars or line breaks; by commas where there are none of these.
 
     Returns:
       "rows", "captions" (how many have one now) and "changed" (how many another than before).
@@ -30,31 +26,27 @@ def caption_table(table: Path, output: Path, fuse: Fuser) -> Counter[str]:
     Raises:
       ValueError: no such table, none of the columns; what the fuser raises.
     """
-    if output.suffix.lower() not in sources.TABLES:
-        raise ValueError(f"--output: got {output}, expected a file in {' or '.join(sources.TABLES)}; rename it")
-    header, rows = sources.whole_table(table)
-    names = [re.sub(r"[\s-]+", "_", name.strip().lower()) for name in header]
+    tables.check_suffix(output)
+    whole = tables.whole(table)
+    names = [tables.plain(name) for name in whole.header]
     if not FIELDS.keys() & set(names):
         raise ValueError(f"{table}: got the columns {', '.join(names)}, expected one of {', '.join(FIELDS)}; add it")
     place = next((names.index(name) for name in ("caption", "prompt") if name in names), None)
-    if place is None:
-        header, rows, place = [*header, "caption"], [[*cells, ""] for cells in rows], len(header)
-    asked = [k for k, cells in enumerate(rows) if "kept" not in names or cells[names.index("kept")].strip() != "no"]
-    before = [rows[k][place] for k in asked]
-    made = fuse([_texts(names, rows[k]) for k in asked])
-    for k, caption in zip(asked, made, strict=True):
-        rows[k][place] = caption
-    text = io.StringIO(newline="")
-    csv.writer(text, delimiter="\t" if output.suffix.lower() == ".tsv" else ",").writerows([header, *rows])
-    disk.write_text(output, text.getvalue(), noted=False)
+    before = ["" if place is None else cells[place] for cells in whole.rows]
+    kept = names.index("kept") if "kept" in names else None
+    asked = [k for k, cells in enumerate(whole.rows) if kept is None or tables.is_kept(cells[kept])]
+    captions = dict(zip(asked, fuse([_texts(names, whole.rows[k]) for k in asked]), strict=True))
+    made = [captions.get(k, own) for k, own in enumerate(before)]
+    tables.write_column(output, whole, "caption" if place is None else whole.header[place], made)
     changed = sum(old != new for old, new in zip(before, made, strict=True))
-    return Counter(rows=len(rows), captions=sum(map(bool, made)), changed=changed)
+    return Counter(rows=len(whole.rows), captions=sum(map(bool, captions.values())), changed=changed)
 
 
 def _texts(names: list[str], cells: list[str]) -> Texts:
     found: dict[str, str] = {}
-    for name, cell in zip(names, cells, strict=False):
+    for name, cell in zip(names, cells, strict=True):
         if name in FIELDS and cell.strip():
             found.setdefault(FIELDS[name], cell.strip())
-    tags = tuple(filter(None, map(str.strip, _SEPARATORS.split(found.pop("tags", "")))))
-    return Texts(**found, tags=tags)
+    tags = found.pop("tags", "")
+    parted = re.split(r"[;|\n]" if re.search(r"[;|\n]", tags) else ",", tags)  # names of labels have commas in them
+    return Texts(**found, tags=tuple(filter(None, map(str.strip, parted))))

@@ -3,7 +3,7 @@
 What is to be measured goes to a file of tasks, some rows a line, and what comes back goes into the store. A task's
 measures are a file that is named by the task's digest: a bundle that is retried, or done twice, writes the same, and
 what a stopped run has left behind is not measured again. Workers need kfjax, and the source's files and this folder at
-the same paths; Beam's own option `--temp_location` puts the folder anywhere that Beam can write.
+the same paths; Beam's own option `--temp_location` puts the folder anywhere that Beam can write, one for each output.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def fill(store: Store, cfg: CleanConfig, runner: str, words: Sequence[str] = ())
       ValueError: no such runner or option, the pipeline failed.
     """
     options = _options(runner, words)
-    folder = FileSystems.join(options.view_as(GoogleCloudOptions).temp_location or str(store.path.parent), FOLDER)
+    folder = _folder(store, options.view_as(GoogleCloudOptions).temp_location)
     if not FileSystems.exists(folder):
         FileSystems.mkdirs(folder)
     _take(store, folder)
@@ -62,6 +62,14 @@ def fill(store: Store, cfg: CleanConfig, runner: str, words: Sequence[str] = ())
     command.say(f"{runner}: {said}")
     if missing := store.missing():
         raise ValueError(f"{runner}: {missing} rows came back without measures; run again, or see its own log")
+
+
+def _folder(store: Store, elsewhere: str | None) -> str:
+    """Where tasks and measures go. Runs with other outputs may have the same folder `elsewhere`."""
+    if not elsewhere:
+        return FileSystems.join(str(store.path.parent), FOLDER)
+    output = hashlib.sha256(str(store.path.absolute()).encode()).hexdigest()[:16]
+    return FileSystems.join(elsewhere, f"{FOLDER}-{output}")
 
 
 def _options(runner: str, words: Sequence[str]) -> PipelineOptions:

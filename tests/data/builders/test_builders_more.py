@@ -71,6 +71,15 @@ def test_epic_sounds(make):
     assert two.captions == () and two.labels == ("metal / wood collision",)
 
 
+def test_epic_sounds_that_begin_together_are_two(make):
+    def add(folder):
+        with (folder / "EPIC_Sounds_train.csv").open("a") as table:
+            table.write("P01_01_1,P01,P01_01,00:00:02.466,00:00:09.000,water,water,2\n")
+            table.write("P01_01_2,P01,P01_01,00:00:02.466,00:00:09.000,tap,water,2\n")
+
+    assert make("epic_sounds", add)("train").keys() == {"P01_01_0", "P01_01_1"}
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_measures_of_a_cleaned_corpus(make, suffix):
     def clean(folder):

@@ -191,6 +191,15 @@ def test_a_stop_keeps_what_was_answered(serve, tmp_path):
     assert again(CLIPS) == WANTED and (again.known, again.asked) == (4, 2) and len(down.seen) == asked + 1
 
 
+def test_a_damaged_line_costs_itself_alone(serve, tmp_path):
+    server, journal = serve(answer), tmp_path / "answers.jsonl"
+    fuser(server, tmp_path)(CLIPS)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([lines[0], b'\xff{"key"\n', b"[1]\n", *lines[2:]]))
+    again = fuser(server, tmp_path)
+    assert again(CLIPS) == WANTED and (again.known, again.asked) == (5, 1)
+
+
 def test_one_run_at_a_time(serve, tmp_path):
     inside, leave = threading.Event(), threading.Event()
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kfjax.data.captions import phrases
-from kfjax.data.captions.keywords import is_clause, is_countable, is_single, keywords, tidy
+from kfjax.data.captions.keywords import is_clause, is_countable, is_single, keywords, names_side, tidy
 
 CLAUSE, NAME = "a dog barks", "heavy rain"
 
@@ -64,9 +64,10 @@ def test_clauses_and_names():
 def test_single_events():
     single = ["a dog barks", "a car passes by", "the sound of a bell"]
     several = ["a dog barks and a bird sings", "rain, wind", "a bell rings while it rains", "rain with thunder", "",
-               "Dog. Bark", "music/speech"]  # fmt: skip
+               "Dog. Bark", "music/speech", "Bang! Silence"]  # fmt: skip
     assert [is_single(text) for text in single + several] == [True] * len(single) + [False] * len(several)
     assert is_countable("a dog barks")
+    assert all(map(names_side, ["a dog on the left", "the right-hand door"])) and not names_side("leftovers, bright")
     assert not any(map(is_countable, ["two dogs bark", "a dog barks repeatedly", "4 knocks"]))
 
 
@@ -80,5 +81,7 @@ def test_keywords_are_of_kinds():
 
 def test_captions_are_tidy():
     assert tidy('  "A dog barks\n\tloudly."  ') == "a dog barks loudly"
+    assert tidy('A man shouts "stop!"') == 'a man shouts "stop!"' and tidy('"A dog barks".') == "a dog barks"
+    assert tidy("“Rain!”") == tidy('"Rain') == "rain" and tidy("Glass breaks!") == "glass breaks"
     assert tidy("TV noise.") == "TV noise" and tidy("\u202e\x00") == "" and tidy("Dog") == "dog"
     assert len(tidy("word " * 500)) <= 400 and tidy("x" * 999) == "x" * 400

@@ -16,6 +16,7 @@ PARK = "A brown dog runs in a park."
     (Texts(caption="rain", audio="heavy rain on a roof"), "heavy rain on a roof"),
     (Texts(video=PARK), "a brown dog runs in a park"),
     (Texts(audio="barking", video=PARK), "a brown dog barking in a park"),
+    (Texts(audio="laughing", video="two men talk in a park"), "two men laughing in a park"),
     (Texts(audio="A dog barks.", video="a man and a dog on a street"), "a dog barks on a street"),
     (Texts(audio="a dog barks indoors", video=PARK), "a dog barks indoors"),
     (Texts(audio="a dog barks", tags=("Dog", "Bark", "Traffic_noise", "Wind", "Music")),

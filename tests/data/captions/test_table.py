@@ -1,12 +1,15 @@
 """Captions of tables: all other columns stay, and what was made is read by `kfjax extract`."""
 
 import csv
+import errno
 
 import pytest
 
+from kfjax import command
 from kfjax.data import sources
 from kfjax.data.captions.rules import RuleFuser, Texts
 from kfjax.data.captions.table import caption_table
+from kfjax.storage import disk
 
 
 def write(path, *rows):
@@ -50,6 +53,48 @@ def test_a_table_of_clean(tmp_path):
     assert [row.caption for row in sources.read_rows(tmp_path / "out.tsv")] == ["heavy rain"]
 
 
+def test_a_table_of_clean_in_parquet(tmp_path):
+    """Its kept rows are read, with their new captions, by what reads the table that it was."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    columns = {"path": ["a.wav", "b.wav"], "caption": ["Rain.", "Wind."], "kept": [True, False], "mos": [3.1, None]}
+    parquet.write_table(pa.table(columns), tmp_path / "clips.parquet")
+    counts = caption_table(tmp_path / "clips.parquet", tmp_path / "out.parquet", RuleFuser())
+    assert counts == {"rows": 2, "captions": 1, "changed": 1}
+    made = parquet.read_table(tmp_path / "out.parquet").to_pydict()
+    assert made == columns | {"caption": ["rain", "Wind."]}
+    assert [row.caption for row in sources.read_rows(tmp_path / "out.parquet")] == ["rain"]
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
+def test_what_can_not_be_written_is_named(tmp_path, monkeypatch, name):
+    pytest.importorskip("pyarrow")
+    table = write(tmp_path / "in.csv", ("audio", "caption"), ("a.wav", "rain"))
+    with pytest.raises(OSError) as missing:
+        caption_table(table, tmp_path / "none" / name, RuleFuser())
+    assert command.reason(missing.value).startswith(f"{tmp_path / 'none' / name}: No such file or directory; check")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(disk, "replace", full)
+    with pytest.raises(OSError) as refused:
+        caption_table(table, tmp_path / name, RuleFuser())
+    assert command.reason(refused.value) == f"{tmp_path / name}: No space left on device; make room and run again"
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+@pytest.mark.parametrize("cell, caption", [
+    ("Dog; Wind", "dog and wind"), ("Bell|Church_bell\nWind", "bell and wind"), ("Dog, Wind", "dog and wind"),
+    ("Domestic animals, pets; Gush", "domestic animals, pets and gush"), ("clang / clatter", "clang / clatter"),
+])  # fmt: skip
+def test_tags_are_parted_by_commas_only_where_nothing_else_does(tmp_path, cell, caption):
+    table = write(tmp_path / "t.csv", ("audio", "tags"), ("a.wav", cell))
+    caption_table(table, tmp_path / "out.csv", RuleFuser())
+    assert read(tmp_path / "out.csv")[1][2] == caption
+
+
 def test_in_place(tmp_path):
     table = write(tmp_path / "t.csv", ("audio", "prompt"), ("a.wav", "A Bell rings. "))
     caption_table(table, table, RuleFuser())
@@ -70,5 +115,5 @@ def test_bad_tables(tmp_path, rows, message):
 def test_bad_names(tmp_path):
     with pytest.raises(ValueError, match=r"none\.csv: got no table"):
         caption_table(tmp_path / "none.csv", tmp_path / "out.csv", RuleFuser())
-    with pytest.raises(ValueError, match=r"--output: got .*out\.txt, expected a file in \.csv or \.tsv"):
+    with pytest.raises(ValueError, match=r"--output: got .*out\.txt, expected a file in \.csv, \.tsv, \.parquet"):
         caption_table(tmp_path / "none.csv", tmp_path / "out.txt", RuleFuser())

@@ -56,6 +56,23 @@ def test_what_a_stopped_run_left_is_taken(crawl, tmp_path, capsys):
     assert (tmp_path / "clips.parquet").read_bytes() == (tmp_path / "whole/clips.parquet").read_bytes()
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_runs_with_other_outputs_share_a_place_for_temporary_files(crawl, tmp_path):
+    """What another has measured there is neither taken nor deleted."""
+    from kfjax.data.clean import beam
+
+    place = str(tmp_path / "temporary")
+    with store.Store(tmp_path) as opened:
+        other = beam._folder(opened, place)
+    assert beam.FileSystems.mkdirs(other) is None
+    (tmp_path / "temporary").joinpath(other, "measured-0.jsonl").write_text('["00", []]\n')
+    options = [f"--temp_location={place}"]
+    counts = run.clean(crawl, tmp_path / "there", CFG, runner="DirectRunner", runner_options=options)
+    assert counts["excerpts"] == 21 and [path.name for path in (tmp_path / "temporary").rglob("*.jsonl")] == [
+        "measured-0.jsonl"
+    ]
+
+
 def test_a_wrong_runner_is_one_line(crawl, tmp_path):
     with pytest.raises(ValueError, match="--runner: got NoRunner"):
         run.clean(crawl, tmp_path, CFG, runner="NoRunner")
