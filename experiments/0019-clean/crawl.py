@@ -18,8 +18,13 @@ sounds = import_module("experiments.0019-clean.sounds")
 
 #: Faults of pictures, of sounds, of files, and of the corpus; each is the filter that should find it.
 FAULTS = (*pictures.FAULTS, *sounds.FAULTS, "shorter_side", "audio_rate_hz", "duplicate", "unusable")
-#: Fault -> what it brings with it, which is no mistake to find: what is faint is silent in parts.
-BROUGHT = {"loudness_lufs": {"silence_share"}, "audio_rate_hz": {"bandwidth_hz"}}
+#: Fault -> what it brings with it, which is no mistake to find: what is faint is silent in parts, a logo may be text.
+BROUGHT = {
+    "loudness_lufs": {"silence_share"},
+    "audio_rate_hz": {"bandwidth_hz"},
+    "logo_share": {"subtitle_share"},
+    "subtitle_share": {"logo_share"},
+}
 _QUALITY = {"flags": "+qscale", "global_quality": "590"}
 #: Ending, codec of the picture, its options.
 VIDEO = (

@@ -25,7 +25,7 @@ from kfjax.data.sources import Row
 
 NAME = "measured.sqlite"
 #: Raised when a measure changes: what was measured before does not count.
-VERSION = 3
+VERSION = 4
 #: Rows that are noted at once.
 _AT_ONCE = 10_000
 
