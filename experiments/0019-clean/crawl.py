@@ -18,7 +18,7 @@ sounds = import_module("experiments.0019-clean.sounds")
 
 #: Faults of pictures, of sounds, of files, and of the corpus; each is the filter that should find it.
 FAULTS = (*pictures.FAULTS, *sounds.FAULTS, "shorter_side", "audio_rate_hz", "duplicate", "unusable")
-#: Fault -> what it brings with it, which is no mistake to find: what is faint is silent in parts, and its treble is below
+#: Fault -> what it brings with it, which is no mistake to find: what is faint is silent in parts, and its treble below
 #: what codecs leave; a logo may be text.
 BROUGHT = {
     "loudness_lufs": {"silence_share", "bandwidth_hz"},

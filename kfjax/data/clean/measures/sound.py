@@ -81,8 +81,11 @@ def undrawn(wave: Float[np.ndarray, "t c"], sample_rate_hz: int) -> Float[np.nda
         return wave
     size = next_fast_len(len(wave), real=True)
     kept = int(DRAWN_HZ / sample_rate_hz * size)
+    if not kept:
+        return wave
     spectrum = rfft(np.asarray(wave, np.float32), size, axis=0)
-    return irfft(spectrum[: kept + 1], 2 * kept, axis=0) * np.float32(2 * kept / size) if kept else wave
+    low = irfft(spectrum[: kept + 1], 2 * kept, axis=0) * np.float32(2 * kept / size)
+    return low[: round(len(low) * len(wave) / size)]
 
 
 def side_db(wave: Float[np.ndarray, "t c"]) -> float:
