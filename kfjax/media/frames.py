@@ -156,7 +156,7 @@ def every_frame(path: str | os.PathLike, thumbnail: int, start_seconds: float = 
         return Shown(seconds, small.to_ndarray(), partial(picture, frame))
 
     seconds, last = 0.0, None
-    for seconds, frame in shown_frames(path, track, start_seconds):
+    for seconds, frame in shown_frames(path, track, start_seconds, threads=1):  # `kfjax clean` has a process a core
         if last is not None and seconds > start_seconds + TICK_SECONDS:
             yield shown(*last)
         last = seconds, frame
@@ -266,12 +266,16 @@ def _early_seconds(track: Track) -> float:
 
 
 def shown_frames(
-    path: str | os.PathLike, track: Track, start_seconds: float = 0.0
+    path: str | os.PathLike, track: Track, start_seconds: float = 0.0, *, threads: int = 0
 ) -> "Iterator[tuple[float, av.VideoFrame]]":
-    """(seconds since the first picture, frame) in order of presentation, from at or before `start_seconds` on."""
+    """(seconds since the first picture, frame) in order of presentation, from at or before `start_seconds` on.
+
+    Args:
+      threads: of the decoder; 0: as many as there are cores.
+    """
     with open_input(path) as container:
         stream = picture_of(container, track)
-        stream.thread_type = "AUTO"
+        stream.thread_type, stream.codec_context.thread_count = "AUTO", threads
         sought = track.timed and start_seconds > 2
         if sought:
             # A second of margin: the first frames after a key frame may refer to pictures before it.
@@ -289,7 +293,7 @@ def shown_frames(
                     return
                 ticks = frame.pts - track.start if track.timed else int(track.pts[shown])
                 if sought and not shown and ticks * track.tick > start_seconds:
-                    yield from shown_frames(path, track)  # the file's index misled the seek
+                    yield from shown_frames(path, track, threads=threads)  # the file's index misled the seek
                     return
                 shown += 1
                 yield float(ticks * track.tick), frame

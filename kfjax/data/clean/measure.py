@@ -34,8 +34,8 @@ MEASURES = {
     "loudness_lufs": "integrated loudness (ITU-R BS.1770-4), at least -70",
     "true_peak_db": "highest peak between samples, dB of full scale, at least -120",
     "silence_share": "share of 50-ms frames below -60 dB of full scale, 0 to 1",
-    "side_db": "level of left minus right over left plus right; -120 for mono and copied mono",
-    "channel_correlation": "of left and right; -1 where one is inverted",
+    "side_db": "level of left minus right over left plus right below 3.5 kHz; -120 for mono and copied mono",
+    "channel_correlation": "of left and right below 3.5 kHz; -1 where one is inverted",
     "still_share": "share of quarters of a second in which the picture stands still, 0 to 1",
     "border_share": "share of the picture in black bars, 0 to 1",
     "sound_fingerprint": "256 bits in hexadecimal; empty for silence",
@@ -115,6 +115,7 @@ def measure(excerpt: Cut, pictures: Sequence[np.ndarray] = (), *, networks: Netw
 
 
 def _of_sound(wave: Float[np.ndarray, "t 2"], rate_hz: int) -> dict[str, Value]:
+    low = sound.undrawn(wave, rate_hz)
     return {
         "clipped_share": sound.clipped_share(wave),
         "bandwidth_hz": sound.bandwidth_hz(wave, rate_hz),
@@ -122,8 +123,8 @@ def _of_sound(wave: Float[np.ndarray, "t 2"], rate_hz: int) -> dict[str, Value]:
         "loudness_lufs": levels.loudness_lufs(wave, rate_hz),
         "true_peak_db": max(-120.0, levels.true_peak_db(wave)),
         "silence_share": levels.silence_share(wave, rate_hz),
-        "side_db": sound.side_db(wave),
-        "channel_correlation": sound.channel_correlation(wave),
+        "side_db": sound.side_db(low),
+        "channel_correlation": sound.channel_correlation(low),
         "sound_fingerprint": fingerprints.sound_fingerprint(wave, rate_hz),
     }
 

@@ -8,7 +8,7 @@ import heapq
 import io
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
 
@@ -52,16 +52,19 @@ class Page:
         self.cfg = cfg
         self._numbers = [name for name in MEASURES if name not in TEXTS]
         self._count, self._step = 0, 1
-        self._drawn: list[Sequence[float]] = []
+        self._drawn = np.empty((_DRAWN, len(self._numbers)))
+        self._rows = 0
         self._examples: defaultdict[str, list[tuple]] = defaultdict(list)
 
     def add(self, row: Row, one: Measured, refused: Mapping[str, str]) -> None:
         """The next excerpt of the table, and why it is refused."""
         if self._count % self._step == 0:
             values = (one.measures.get(name) for name in self._numbers)
-            self._drawn.append([value if isinstance(value, int | float) else math.nan for value in values])
-            if len(self._drawn) == _DRAWN:
-                self._drawn, self._step = self._drawn[::2], 2 * self._step
+            self._drawn[self._rows] = [value if isinstance(value, int | float) else math.nan for value in values]
+            self._rows += 1
+            if self._rows == _DRAWN:
+                self._rows, self._step = _DRAWN // 2, 2 * self._step
+                self._drawn[: self._rows] = self._drawn[::2].copy()
         self._count += 1
         if refused:  # those whose digests are the largest: a sample, and always the same
             order = hashlib.sha256(f"{row.id} {one.start_seconds}".encode(errors="replace")).digest()
@@ -89,7 +92,7 @@ class Page:
         if self._step > 1:
             yield f"<p>Of every {self._step}th excerpt.</p>"
         yield '<div class="cards wide">'
-        drawn = np.array(self._drawn, float).reshape(-1, len(self._numbers))
+        drawn = self._drawn[: self._rows]
         for name, values in zip(self._numbers, drawn.T, strict=True):
             yield _distribution(name, values[np.isfinite(values)], len(values), self.cfg.thresholds.get(name, Limit()))
         yield "</div><h2>Examples of what is refused</h2>"

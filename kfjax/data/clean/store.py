@@ -25,9 +25,9 @@ from kfjax.data.sources import Row
 
 NAME = "measured.sqlite"
 #: Raised when a measure changes: what was measured before does not count.
-VERSION = 3
+VERSION = 4
 #: Rows that are noted at once.
-_AT_ONCE = 10_000
+_AT_ONCE = 1000
 
 
 def key_of(row: Row, cfg: CleanConfig) -> str:

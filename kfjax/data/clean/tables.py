@@ -32,8 +32,8 @@ VERDICT = {"kept": "whether it passes all thresholds", "reasons": "each threshol
 COLUMNS = {SIDE_TABLE: PLACE | PROBLEM | MEASURES, CLIPS: PLACE | VERDICT | MEASURES}
 #: Columns that hold text; `kept` is true or false, all others are numbers.
 TEXTS = {"path", "audio", "caption", "problem", "reasons", *measure.TEXTS}
-#: Rows of a group of a Parquet file, which are held until they are written.
-_GROUP = 8192
+#: Rows of a group of a Parquet file, which are held as columns until they are written; and rows held as such before.
+_GROUP, _AT_ONCE = 8192, 256
 
 
 class Table(Protocol):
@@ -97,19 +97,31 @@ class _Parquet:
     def __init__(self, writer: Any, schema: Any):
         self._writer, self._schema = writer, schema
         self._rows: list[Sequence] = []
+        self._batches: list[Any] = []
 
     def write(self, cells: Sequence) -> None:
         self._rows.append(cells)
-        if len(self._rows) == _GROUP:
-            self.flush()
+        if len(self._rows) == _AT_ONCE:
+            self._gather()
+            if len(self._batches) == _GROUP // _AT_ONCE:
+                self.flush()
 
-    def flush(self) -> None:
+    def _gather(self) -> None:
+        """Rows to columns, which take a tenth of their memory."""
         import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
         columns = zip(*self._rows, strict=True) if self._rows else [()] * len(self._schema)
         arrays = [pa.array(cells, field.type) for cells, field in zip(columns, self._schema, strict=True)]
-        self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
+        self._batches.append(pa.record_batch(arrays, schema=self._schema))
         self._rows = []
+
+    def flush(self) -> None:
+        """A group to the file."""
+        import pyarrow as pa  # pyright: ignore[reportMissingImports]
+
+        self._gather()
+        self._writer.write_table(pa.Table.from_batches(self._batches, self._schema).combine_chunks())
+        self._batches = []
 
 
 def side_cells(row: Row, one: Measured) -> list:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -18,6 +17,7 @@ _PIECE = 3
 #: Excerpts that share one piece and are compared, at most: the latest. A million kept ones share 250 on average.
 _COMPARED = 512
 FINGERPRINTS = ("sound_fingerprint", "picture_fingerprint")
+_PIECES = len(FINGERPRINTS) * (BITS // 4 // _PIECE)
 DUPLICATE, UNUSABLE = "duplicate", "unusable"
 
 
@@ -101,7 +101,7 @@ def _beyond(row: Measured, thresholds: Mapping[str, Limit]) -> dict[str, str]:
 class Seen:
     """Fingerprints of the excerpts that are kept. Near are those whose sound is, and whose picture if they have one.
 
-    One without a fingerprint of its sound (silence, less than 1.1 s) is near none. Each that is kept takes some 0.7 KB.
+    One without a fingerprint of its sound (silence, less than 1.1 s) is near none. Each that is kept takes 0.25 KB.
     """
 
     def __init__(self, most: float):
@@ -109,8 +109,9 @@ class Seen:
         self._count = 0
         self._marks = np.zeros((1024, len(FINGERPRINTS), BITS // 64), np.uint64)
         self._there = np.zeros((1024, len(FINGERPRINTS)), bool)
-        #: Of every piece, those that have it, in order.
-        self._by_piece: dict[int, array[int]] = {}
+        #: Of every value of every piece the latest that has it; and of each that is kept, by piece, the one before it.
+        self._latest = np.full((_PIECES, 16**_PIECE), -1, np.int32)
+        self._before = np.empty((1024, _PIECES), np.int32)
 
     def has_or_adds(self, row: Measured) -> bool:
         """Whether one that is near is there; if not, this is added."""
@@ -118,24 +119,37 @@ class Seen:
         if not texts[0]:  # pictures alone are near from one excerpt of a still scene to the next
             return False
         there = np.array([bool(text) for text in texts])
-        marks = np.array([np.frombuffer(bytes.fromhex(text or "0" * (BITS // 4)), np.uint64) for text in texts])
-        keys = [((kind << 8) + at << 4 * _PIECE) + int(text[at : at + _PIECE], 16) for kind, text in enumerate(texts)
-                for at in range(0, len(text) - _PIECE + 1, _PIECE)]  # fmt: skip
-        found = [np.frombuffer(same[-_COMPARED:], np.uint32) for key in keys if (same := self._by_piece.get(key))]
-        if found and self._near(marks, there, np.concatenate(found)):
+        texts = [text or "0" * (BITS // 4) for text in texts]
+        marks = np.array([np.frombuffer(bytes.fromhex(text), np.uint64) for text in texts])
+        starts = range(0, BITS // 4 - _PIECE + 1, _PIECE)
+        values = np.array([int(text[start : start + _PIECE], 16) for text in texts for start in starts])
+        pieces = np.flatnonzero(np.repeat(there, len(starts)))
+        if self._near(marks, there, self._sharing(pieces, values[pieces])):
             return True
-        self._add(marks, there)
-        for key in keys:
-            self._by_piece.setdefault(key, array("I")).append(self._count - 1)
+        self._add(marks, there, pieces, values[pieces])
         return False
+
+    def _sharing(self, pieces: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Those that share one of the pieces."""
+        found, latest = [], self._latest[pieces, values]
+        for _ in range(_COMPARED):
+            pieces, latest = pieces[latest >= 0], latest[latest >= 0]
+            if not len(latest):
+                break
+            found.append(latest)
+            latest = self._before[latest, pieces]
+        return np.unique(np.concatenate(found)) if found else np.empty(0, np.int32)
 
     def _near(self, marks: np.ndarray, there: np.ndarray, others: np.ndarray) -> bool:
         others = others[(self._there[others] == there).all(1)]
         differing = np.bitwise_count(self._marks[others] ^ marks).sum(2, dtype=int) / BITS
         return bool((differing <= self.most).all(1).any())
 
-    def _add(self, marks: np.ndarray, there: np.ndarray) -> None:
+    def _add(self, marks: np.ndarray, there: np.ndarray, pieces: np.ndarray, values: np.ndarray) -> None:
         if self._count == len(self._marks):
-            self._marks, self._there = (np.concatenate([x, np.zeros_like(x)]) for x in (self._marks, self._there))
+            held = (self._marks, self._there, self._before)
+            self._marks, self._there, self._before = (np.concatenate([x, np.zeros_like(x)]) for x in held)
         self._marks[self._count], self._there[self._count] = marks, there
+        self._before[self._count, pieces] = self._latest[pieces, values]
+        self._latest[pieces, values] = self._count
         self._count += 1

@@ -16,6 +16,7 @@ _STEPS, _BANDS = 16, 17
 _LOW_HZ, _HIGH_HZ = 200.0, 3500.0
 _SIDE = 8
 _LEAST_CONTRAST = 4.0  # levels of 255
+_LEAST_STEP = 1.0  # a codec changes the sign of a smaller one
 
 
 def sound_fingerprint(wave: np.ndarray, sample_rate_hz: int) -> str:
@@ -41,7 +42,8 @@ def sound_fingerprint(wave: np.ndarray, sample_rate_hz: int) -> str:
 
 
 def picture_fingerprint(frames: UInt8[np.ndarray, "n h w 3"]) -> str:
-    """256 bits of frames: of four moments, 8 x 8 signs of the difference of neighbours in a row (a difference hash)."""
+    """256 bits of frames: of four moments, whether each of 8 x 8 parts is
+    brighter than its neighbour in the row (a difference hash), by a level at least."""
     moments = np.linspace(0, len(frames) - 1, 4).round().astype(int)
     gray = np.asarray(frames[moments], np.float32).mean(-1)
     sides = zip(gray.shape[1:], (_SIDE, _SIDE + 1), strict=True)
@@ -51,7 +53,7 @@ def picture_fingerprint(frames: UInt8[np.ndarray, "n h w 3"]) -> str:
     small = small / areas
     if small.std((1, 2)).max() < _LEAST_CONTRAST:
         return ""
-    return _text(np.diff(small, axis=2) > 0)
+    return _text(np.diff(small, axis=2) > _LEAST_STEP)
 
 
 def differing_share(one: str, other: str) -> float:

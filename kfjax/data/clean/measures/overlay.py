@@ -26,8 +26,8 @@ _LOWEST, _HIGHEST, _WIDER, _FULL, _APART = 0.012, 0.12, 2.5, 0.6, 2.0
 # A logo: mean gradient, its share of the mean of all gradients there, the smallest of them, and the share of a
 # neighbourhood that has such edges.
 _EDGE_LEVELS, _COHERENCE, _LEAST_LEVELS, _EDGE_SHARE, _LOGO_NEIGHBOURHOOD = 10.0, 0.8, 4.0, 0.1, 17
-# What is longer, as a share of the picture, is no logo.
-_CROSSING = 0.6
+# What is longer, as a share of the picture, is no logo, nor is what is thinner than so many lines or columns: an edge.
+_CROSSING, _THIN = 0.6, 5
 # The camera stands still where less of the picture changes by so much (deviation), or more of it has standing edges.
 _CHANGE_LEVELS, _CHANGING_SHARE, _STANDING_SHARE = 5.0, 0.5, 0.1
 _LEAST_FRAMES = 4
@@ -75,7 +75,8 @@ def logo_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float | None:
     A standing edge has a large mean gradient, most of the gradients' mean size, and a gradient in every frame (their
     temporal minimum). T. Dekel, M. Rubinstein, C. Liu and W. T. Freeman, "On the effectiveness of visible watermarks",
     CVPR 2017, find a watermark by the median of gradients. What crosses most of the picture is the edge of a black bar
-    (`picture.border_share`).
+    (`picture.border_share`); a straight line is one of the scene, before a camera that stands still while something
+    large moves.
     """
     from scipy.ndimage import find_objects, label, uniform_filter
 
@@ -90,7 +91,8 @@ def logo_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float | None:
     height, width = dense.shape
     area = 0
     for number, (rows, columns) in enumerate(find_objects(numbers), 1):
-        if max((rows.stop - rows.start) / height, (columns.stop - columns.start) / width) <= _CROSSING:
+        high, wide = rows.stop - rows.start, columns.stop - columns.start
+        if max(high / height, wide / width) <= _CROSSING and min(high, wide) >= _LOGO_NEIGHBOURHOOD + _THIN:
             area += int((numbers[rows, columns] == number).sum())
     return area / (height * width)
 

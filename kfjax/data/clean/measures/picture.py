@@ -48,4 +48,7 @@ def border_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float:
 
 def brightness(frames: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w"]:
     """Luma of ITU-R BT.601, 0 to 255."""
-    return np.asarray(frames, np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    weights, made = np.array([0.299, 0.587, 0.114], np.float32), np.empty(frames.shape[:3], np.float32)
+    for frame, gray in zip(frames, made, strict=True):  # one by one: a frame fits into the processor's cache
+        np.matmul(frame.astype(np.float32), weights, out=gray)
+    return made

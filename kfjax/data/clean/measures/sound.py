@@ -7,14 +7,18 @@ from jaxtyping import Float
 
 #: What two channels without any difference are said to have.
 NO_SIDE_DB = -120.0
-#: Power density below this is noise of 16 bits (-145), or what a resampler's filter leaves.
-FLOOR_DB_PER_HZ = -130.0
-#: And so is, or leaks from a resampler's filter, what is this far below the highest density above 1 kHz.
-RANGE_DB = 70.0
+#: Power density below this is noise of 16 bits (-145), or what a codec (-125) or a resampler's filter leaves.
+FLOOR_DB_PER_HZ = -120.0
+#: And so is, or leaks from a codec or a resampler's filter, what is this far below the highest density above 1 kHz.
+RANGE_DB = 60.0
+#: Above this AAC may say that a band is noise and leave it to the decoder to draw it, in each channel its own.
+DRAWN_HZ = 3500.0
 
 _FULL = 0.999
 _RUN, _FLAT = 3, 1e-4
 _SPECTRUM_SAMPLES = 2048
+#: Bins of the spectrum of which the median counts: a tone's harmonics by rounding to 16 bits stand alone.
+_SMOOTHED = 9
 
 
 def clipped_share(wave: Float[np.ndarray, "t c"]) -> float:
@@ -52,18 +56,36 @@ def bandwidth_hz(wave: Float[np.ndarray, "t c"], sample_rate_hz: int) -> float:
 
     Where the mean power density (Welch's method, 2048 samples) of the channel that has most is above
     `FLOOR_DB_PER_HZ` of full scale and within `RANGE_DB` of its highest value above 1 kHz (rumble is louder than all
-    that one hears); 0 for silence. The spectrum's own width makes a sharp edge 200 Hz too high.
+    that one hears); 0 for silence. The median over `_SMOOTHED` bins counts, so that a sharp edge is found within
+    200 Hz.
     """
+    from scipy.ndimage import median_filter
     from scipy.signal import welch
 
     size = min(_SPECTRUM_SAMPLES, len(wave))
     if size < 16:
         return 0.0
     frequencies, power = welch(np.asarray(wave, np.float64), sample_rate_hz, nperseg=size, axis=0)
-    density_db = 10 * np.log10(power.max(1) + 1e-30)
+    density_db = median_filter(10 * np.log10(power.max(1) + 1e-30), _SMOOTHED, mode="nearest")
     highest_db = density_db[frequencies >= min(1000.0, frequencies[-1] / 4)].max()
     heard = np.flatnonzero((density_db > FLOOR_DB_PER_HZ) & (density_db > highest_db - RANGE_DB))
     return float(frequencies[heard[-1]]) if len(heard) else 0.0
+
+
+def undrawn(wave: Float[np.ndarray, "t c"], sample_rate_hz: int) -> Float[np.ndarray, "u c"]:
+    """What is below `DRAWN_HZ`, with as many samples as that needs: what `side_db` and `channel_correlation` should be
+    of where a lossy codec may have been at work."""
+    from scipy.fft import irfft, next_fast_len, rfft
+
+    if sample_rate_hz <= 2 * DRAWN_HZ or not len(wave):
+        return wave
+    size = next_fast_len(len(wave), real=True)
+    kept = int(DRAWN_HZ / sample_rate_hz * size)
+    if not kept:
+        return wave
+    spectrum = rfft(np.asarray(wave, np.float32), size, axis=0)
+    low = irfft(spectrum[: kept + 1], 2 * kept, axis=0) * np.float32(2 * kept / size)
+    return low[: round(len(low) * len(wave) / size)]
 
 
 def side_db(wave: Float[np.ndarray, "t c"]) -> float:

@@ -109,3 +109,15 @@ def test_black_bars_are_no_logo(films):
     frames = films[2].copy()
     frames[:, :40] = frames[:, -40:] = 0
     assert overlay.logo_share(frames) < 0.003
+
+
+def test_an_edge_of_the_scene_is_no_logo():
+    """A still camera before a wall and a floor, and something large that moves and hides where they meet."""
+    frames, rng = np.full((FRAMES, SIZE, SIZE, 3), 150, np.uint8), np.random.default_rng(0)
+    frames[:, 440:] = 90
+    for frame in frames:
+        frame[:, 110:400] = rng.integers(0, 255)
+        frame[:, 110:400:9] = rng.integers(0, 255)
+    assert overlay.logo_share(frames) == 0
+    frames[:, 20:60, 20:24] = frames[:, 20:60, 40:44] = frames[:, 20:24, 20:44] = 255
+    assert overlay.logo_share(frames) > 0.003

@@ -98,3 +98,33 @@ def test_inverted_channel(clean):
     inverted = lambda wave, _: wave * np.array([1, -1], np.float32)
     check(sound.channel_correlation, inverted, close, lambda r: r < -0.3)
     assert sound.channel_correlation(close[0][:, :1]) == sound.channel_correlation(0 * close[0]) == 1
+
+
+def test_channels_behind_a_codec_that_draws_noise(clean):
+    """AAC leaves noise above 4 kHz to the decoder, which draws it for each channel anew."""
+    for seed, wave in enumerate(clean[:5]):
+        rng = np.random.default_rng(seed)
+        spectrum = np.fft.rfft(wave.mean(1, keepdims=True) * [1, 1], axis=0)
+        above = spectrum[4000 * len(wave) // RATE_HZ :]
+        above *= np.exp(2j * np.pi * rng.uniform(size=above.shape))
+        copied = np.fft.irfft(spectrum, len(wave), axis=0).astype(np.float32)
+        assert sound.side_db(copied) > -50 > sound.side_db(sound.undrawn(copied, RATE_HZ)), seed
+        inverted = sound.undrawn(copied * np.float32([1, -1]), RATE_HZ)
+        assert sound.channel_correlation(inverted) < -0.98, seed
+
+
+def test_what_is_undrawn_keeps_its_level(clean):
+    time = np.arange(RATE_HZ) / RATE_HZ
+    low, high = (0.1 * np.sin(2 * np.pi * hz * time)[:, None] * np.float32([1, 0.5]) for hz in (500, 6000))
+    kept = sound.undrawn(low + high, RATE_HZ)
+    assert len(kept) == pytest.approx(2 * sound.DRAWN_HZ, abs=2)
+    np.testing.assert_allclose(np.square(kept).mean(0), np.square(low).mean(0), rtol=0.01)
+    assert sound.side_db(sound.undrawn(clean[0][:, [0, 0]], RATE_HZ)) == -120
+    assert len(sound.undrawn(low[:1], RATE_HZ)) == 1 and sound.undrawn(low, 7000) is low
+
+
+def test_rounding_is_no_treble():
+    """Decaying tones without noise, rounded to 16 bits: harmonics of the rounding stand alone."""
+    time = np.arange(4 * RATE_HZ) / RATE_HZ
+    tones = sum(np.sin(2 * np.pi * hz * time) for hz in (220, 331, 1250, 2500)) * np.exp(-2 * time) / 10
+    assert sound.bandwidth_hz(np.round(tones[:, None] * 32767) / 32768, RATE_HZ) < 10000
