@@ -43,7 +43,7 @@ def test_a_path_is_a_path(path):
         ["train", "gs://b/flow.py", "--workdir", "out"], ["train", "configs/flow.py", "--workdir", "https://b"],
         ["train", "configs/flow.py", "--workdir", "out", "--set", "data.folder=gs://b"],
         ["train", "configs/flow.py:1.5b", "--workdir", "out", "--set", "data.corpora=(('https://b', 1.0),)"],
-        ["evaluate", "gs://b", "--benchmark", "scenes"], ["evaluate", "x", "--benchmark", "scenes", "--output", "gs://b"],
+        ["evaluate", "https://b", "--benchmark", "scenes"], ["evaluate", "x", "--benchmark", "scenes", "--output", "gs://b"],
         ["evaluate", "x", "--benchmark", "folder", "--references", "gs://b"],
         ["evaluate", "x", "--benchmark", "scenes", "--weights", "gs://b"],
         ["plan", "gs://b/flow.py", "--topology", "v6e-64", "--max"], ["demo", "--model", "https://b"],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kfjax import command
+from kfjax.data import sources, tables
 from kfjax.making import limits
 from kfjax.storage import disk
 
@@ -96,7 +97,7 @@ def evaluate(
         raise ValueError(f"--limit: got {limit}, expected at least 1")
     limits.check(seed=seed, steps=steps, guidance=guidance)
     path = lambda given: None if given is None else command.local_path(given)
-    there = None if references is None else disk.path(references)
+    there = None if references is None else _references(references)
     target, paths = command.local_or_bucket(str(target)), {"references": there, "manual_dir": path(manual_dir)}
     from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for
     from kfjax.evals import evaluation
@@ -115,6 +116,12 @@ def _names(metrics: str | Sequence[str] | None) -> tuple[str, ...] | None:
         return None
     parts = metrics.split(",") if isinstance(metrics, str) else metrics
     return tuple(name.strip() for name in parts if name.strip())
+
+
+def _references(given: str | Path) -> Path:
+    """A folder on this machine, or a table or list, which may be in a bucket."""
+    read = disk.path if str(given).lower().endswith((*tables.SUFFIXES, sources.LIST)) else command.local_path
+    return read(given)
 
 
 def _default(benchmark: str) -> Path:
@@ -140,7 +147,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     )
     add(
         "--references",
-        type=disk.path,
+        type=_references,
         metavar="FOLDER|TABLE",
         help="the clips with their true sound, as "
         "`kfjax extract` reads them (columns video, audio, caption, start, seconds); for scenes where they are "
