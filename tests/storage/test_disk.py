@@ -9,6 +9,7 @@ import pytest
 
 from kfjax.storage import disk
 from kfjax.storage.disk import CheckpointError
+from tests.crash import killed_after
 
 
 def made(folder, name, text):
@@ -75,29 +76,12 @@ def test_a_damaged_list_is_named(tmp_path):
         read(tmp_path / "a")
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("survived", range(4))
 def test_killed_between_any_two_renames_no_digest_is_of_another_file(tmp_path, monkeypatch, survived):
     made(tmp_path, "a", "one")
     made(tmp_path, "b", "two")
-    calls = []
-
-    def replace(source, target, real=os.replace):
-        if len(calls) == survived:
-            raise Killed
-        calls.append(target)
-        real(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", replace)
-        if survived == 3:  # the old digest goes, the file comes, the new digest comes
-            made(tmp_path, "a", "three")
-        else:
-            with pytest.raises(Killed):
-                made(tmp_path, "a", "three")
+    with killed_after(survived, 3, monkeypatch):  # the old digest goes, the file comes, the new digest comes
+        made(tmp_path, "a", "three")
     assert read(tmp_path / "a") == ("three" if survived >= 2 else "one")
     assert read(tmp_path / "b") == "two" and disk.digests(tmp_path / "b")
     assert len(disk.digests(tmp_path / "a")) == (survived in (0, 3))

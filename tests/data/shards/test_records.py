@@ -16,6 +16,7 @@ import pytest
 from kfjax.data.shards import records
 from kfjax.data.shards.records import BFLOAT16, Example, Folder, ShardWriter, pack, parse, write
 from kfjax.structs import Given, StereoMels
+from tests.crash import killed_after
 
 MARK = "0123456789abcdef"
 LENGTHS = {1.0: (8, 16, 44), 2.0: (16, 40, 87)}
@@ -273,10 +274,6 @@ def test_examples_of_a_bucket_have_one_shape(tmp_path):
     assert not list(tmp_path.rglob("*.array_record*")) and not records.is_done(tmp_path, 0, 1)
 
 
-class Killed(BaseException):
-    pass
-
-
 def test_killed_between_any_two_renames_a_shard_is_made_anew(tmp_path, monkeypatch):
     """Each time something else is left behind; never does it count, and the second attempt replaces it."""
 
@@ -287,21 +284,9 @@ def test_killed_between_any_two_renames_a_shard_is_made_anew(tmp_path, monkeypat
                 shard.add(2.0, example(index, 2.0))
 
     for survived in range(4):
-        folder, calls = tmp_path / str(survived), []
-
-        def replace(source, target, calls=calls, survived=survived, real=os.replace):
-            if len(calls) == survived:
-                raise Killed
-            calls.append(target)
-            real(source, target)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "replace", replace)
-            if survived == 3:  # two files and the note
-                make(folder)
-            else:
-                with pytest.raises(Killed):
-                    make(folder)
+        folder = tmp_path / str(survived)
+        with killed_after(survived, 3, monkeypatch):  # two files and the note
+            make(folder)
         assert records.is_done(folder, 0, 1) == (survived == 3)
         assert len([path for path in folder.rglob("*.array_record") if path.is_file()]) == min(survived, 2)
         make(folder)
