@@ -18,10 +18,14 @@ sounds = import_module("experiments.0019-clean.sounds")
 
 #: Faults of pictures, of sounds, of files, and of the corpus; each is the filter that should find it.
 FAULTS = (*pictures.FAULTS, *sounds.FAULTS, "shorter_side", "audio_rate_hz", "duplicate", "unusable")
-#: Fault -> what it brings with it, which is no mistake to find: what is faint is silent in parts, and its treble below
-#: what codecs leave; a logo may be text.
+#: Fault -> what it brings with it, which is no mistake to find. What is faint is silent in parts, and its treble below
+#: what codecs leave; without treble, or at a lower level, a room between two sounds is silent; silence has no loudness,
+#: treble or sides; a logo may be text.
 BROUGHT = {
     "loudness_lufs": {"silence_share", "bandwidth_hz"},
+    "bandwidth_hz": {"silence_share"},
+    "duplicate": {"silence_share"},
+    "silence_share": {"loudness_lufs", "bandwidth_hz", "side_db", "channel_correlation"},
     "audio_rate_hz": {"bandwidth_hz"},
     "logo_share": {"subtitle_share"},
     "subtitle_share": {"logo_share"},

@@ -47,11 +47,16 @@ def refusals(rows: list[dict]) -> dict[int, set[str]]:
 
 
 def scores(faults: list[str], rows: list[dict]) -> dict[str, dict[str, float]]:
-    """Of every filter on its own fault: how many have it, precision and recall; and its share of clean clips."""
+    """Of every filter on its own fault: how many have it, precision and recall; and its share of clean clips.
+
+    Duplicates are looked for among what is otherwise kept, and counted there.
+    """
     found, clean = refusals(rows), [i for i, fault in enumerate(faults) if not fault]
     made = {}
     for name in crawl.FAULTS:
         own = {i for i, fault in enumerate(faults) if fault == name}
+        if name == "duplicate":
+            own = {i for i in own if not found[i - 1] and found[i] <= {"duplicate"}}
         said = {i for i, names in found.items() if name in names and name not in crawl.BROUGHT.get(faults[i], ())}
         made[name] = {
             "clips": len(own),

@@ -33,7 +33,7 @@ COLUMNS = {SIDE_TABLE: PLACE | PROBLEM | MEASURES, CLIPS: PLACE | VERDICT | MEAS
 #: Columns that hold text; `kept` is true or false, all others are numbers.
 TEXTS = {"path", "audio", "caption", "problem", "reasons", *measure.TEXTS}
 #: Rows of a group of a Parquet file, which are held as columns until they are written; and rows held as such before.
-_GROUP, _AT_ONCE = 8192, 256
+_GROUP, _AT_ONCE = 2048, 256
 
 
 class Table(Protocol):
