@@ -75,17 +75,12 @@ def bandwidth_hz(wave: Float[np.ndarray, "t c"], sample_rate_hz: int) -> float:
 def undrawn(wave: Float[np.ndarray, "t c"], sample_rate_hz: int) -> Float[np.ndarray, "u c"]:
     """What is below `DRAWN_HZ`, with as many samples as that needs: what `side_db` and `channel_correlation` should be
     of where a lossy codec may have been at work."""
-    from scipy.fft import irfft, next_fast_len, rfft
-
-    if sample_rate_hz <= 2 * DRAWN_HZ or not len(wave):
-        return wave
-    size = next_fast_len(len(wave), real=True)
+    size = len(wave)
     kept = int(DRAWN_HZ / sample_rate_hz * size)
-    if not kept:
+    if sample_rate_hz <= 2 * DRAWN_HZ or not kept:
         return wave
-    spectrum = rfft(np.asarray(wave, np.float32), size, axis=0)
-    low = irfft(spectrum[: kept + 1], 2 * kept, axis=0) * np.float32(2 * kept / size)
-    return low[: round(len(low) * len(wave) / size)]
+    spectrum = np.fft.rfft(np.asarray(wave, np.float32), axis=0)
+    return np.fft.irfft(spectrum[: kept + 1], 2 * kept, axis=0) * np.float32(2 * kept / size)
 
 
 def side_db(wave: Float[np.ndarray, "t c"]) -> float:
