@@ -19,6 +19,8 @@ from kfjax.data.sources import SHORT_SECONDS, Cut, Row, available_seconds
 _LONGEST_FRAME_SECONDS = 0.2
 #: Side of the pictures in which cuts are looked for.
 _THUMBNAIL = 32
+#: A side of the coarse outline.
+_SQUARES = 8
 #: A cut changes the picture by this many levels of 255 at least, the mean over its pixels and colours,
 _LEAST_LEVELS = 8.0
 #: and by this many times what the frames around it change by: a camera that shakes changes all of them.
@@ -127,7 +129,7 @@ def scene_cuts(frames: Iterable[media.Shown]) -> Iterator[tuple[media.Shown, boo
     """Each frame, and whether a new scene begins with it; `_AROUND` frames behind the decoder.
 
     One does where the picture changes by much, and by far more than around it (as PySceneDetect's AdaptiveDetector, in
-    RGB), and stays changed; or where it comes out of black. Dissolves are not found.
+    RGB), and stays changed in coarse outline; or where it comes out of black. Dissolves are not found.
     """
     window: deque[media.Shown] = deque()  # _AROUND frames before the one that is judged, it, and _AROUND after it
     changes: deque[float] = deque()  # of each of them to its predecessor
@@ -158,9 +160,15 @@ def _is_cut(window: deque[media.Shown], changes: deque[float], i: int) -> bool:
     around = [changes[k] for k in range(max(1, i - 2), min(len(changes), i + 3)) if k != i]
     if changes[i] < _LEAST_RATIO * (sum(around) / len(around) if around else 0.0):
         return False
-    pairs = product(islice(window, i), islice(window, i, None))
-    return min(_change(before, after) for before, after in pairs) >= changes[i] / 2
+    pairs = product(map(_coarse, islice(window, i)), map(_coarse, islice(window, i, None)))
+    return min(np.abs(before - after).mean() for before, after in pairs) >= changes[i] / 2
 
 
 def _change(one: media.Shown, other: media.Shown) -> float:
     return float(np.abs(one.thumbnail.astype(np.int16) - other.thumbnail).mean())
+
+
+def _coarse(frame: media.Shown) -> np.ndarray:
+    """Averages over squares of the thumbnail: a jerk of the camera changes a fine texture everywhere, and these little."""
+    side = _THUMBNAIL // _SQUARES
+    return frame.thumbnail.reshape(_SQUARES, side, _SQUARES, side, 3).mean((1, 3), dtype=np.float32)

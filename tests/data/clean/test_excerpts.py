@@ -40,7 +40,10 @@ def test_what_is_no_scene_cut(tmp_path):
     flash[12] = 250
     moving = np.stack([np.roll(pictures(2, 1)[0], 9 * i, 1) for i in range(30)])
     darker = (pictures(3, 30) * np.linspace(1, 0.2, 30)[:, None, None, None]).astype(np.uint8)
-    for i, scene in enumerate((flash, moving, darker, shaken(pictures(4, 30), 4))):
+    small = np.random.default_rng(5).integers(0, 256, (16, 24, 3), np.uint8)
+    fine = np.kron(small, np.ones((6, 6, 1), np.uint8))
+    jerk = np.stack([np.roll(fine, (5, 5) if i > 12 else 0, (0, 1)) for i in range(30)])
+    for i, scene in enumerate((flash, moving, darker, jerk, shaken(pictures(4, 30), 4))):
         assert spans(film(tmp_path / f"{i}.mp4", scene), 3.0) == [(0, 3)], i
 
 
