@@ -169,6 +169,6 @@ def _change(one: media.Shown, other: media.Shown) -> float:
 
 
 def _coarse(frame: media.Shown) -> np.ndarray:
-    """Averages over squares of the thumbnail: a jerk of the camera changes a fine texture everywhere, and these little."""
+    """Averages over squares of the thumbnail, which a jerk of the camera over a fine texture changes by little."""
     side = _THUMBNAIL // _SQUARES
     return frame.thumbnail.reshape(_SQUARES, side, _SQUARES, side, 3).mean((1, 3), dtype=np.float32)
