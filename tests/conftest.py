@@ -30,8 +30,9 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # What the environment says comes last, and wins.
-flags = ["--xla_force_host_platform_device_count=8", *QUICK, os.environ.get("XLA_FLAGS", "")]
-os.environ["XLA_FLAGS"] = " ".join(flags).strip()
+own, given = ["--xla_force_host_platform_device_count=8", *QUICK], os.environ.get("XLA_FLAGS", "").split()
+# A worker is given its parent's. Once each: programs in the cache are keyed by them.
+os.environ["XLA_FLAGS"] = " ".join([*(flag for flag in own if flag not in given), *given])
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # Programs compiled by an earlier run, or by another worker, are read back.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir(), f"kfjax-tests-{os.getuid()}")))
