@@ -34,7 +34,7 @@ def stereo_loss(
     over the batch. The ratio's median without video is 0, so it stays near mono there.
 
     Args:
-      mel_mono, log_ratio: as `codec.stereo.join` makes them of the ears' natural-log mels.
+      mel_mono, log_ratio: as `codec.stereo.join` makes them of the channels' natural-log mels.
       there: False for recordings in mono, which say nothing of where a source is; the loss of these alone is 0.
     """
     r = module.bind(Mono2Stereo, cfg, params)(mel_mono, clip, has_video).astype(jnp.float32)
