@@ -7,17 +7,16 @@ decodes, and the others wait for it.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from kfjax import media
 from kfjax.data.sources import SOUND_SUFFIXES
+from kfjax.storage import disk
 
 SUFFIXES = (*SOUND_SUFFIXES, *media.FILM_SUFFIXES)
 #: What ±1 is in 16-bit sound.
@@ -84,9 +83,7 @@ def _decode_all(paths: list[Path], stem: Path, sample_rate_hz: int) -> tuple[lis
     """Names and samples of the files in the cache, in its order, after those that were missing have been added."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     log, pcm = stem.with_suffix(".jsonl"), stem.with_suffix(".pcm")
-    with pcm.open("ab") as sound, log.open("a", encoding="utf-8") as lines:
-        with suppress(OSError):  # a network file system without locks
-            fcntl.flock(sound, fcntl.LOCK_EX)
+    with disk.alone(stem.parent), pcm.open("ab") as sound, log.open("a", encoding="utf-8") as lines:
         done = _read(log, pcm.stat().st_size // 2)
         os.truncate(pcm, 2 * sum(done.values()))
         for name in [str(path) for path in paths if str(path) not in done]:

@@ -107,7 +107,7 @@ def commit(temporary: Path, path: Path) -> None:
     In between it has none, so that a crash never leaves a digest of another file.
     """
     digest = digest_of(temporary)
-    with _alone(path.parent):
+    with alone(path.parent):
         noted = _read_sums(path.parent)
         if noted.pop(path.name, digest) != digest:
             _write_sums(path.parent, noted)
@@ -116,10 +116,11 @@ def commit(temporary: Path, path: Path) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One writer at a time, so that none overwrites a digest that another has just noted.
+def alone(folder: Path) -> Iterator[None]:
+    """One process, and one thread of it, at a time: the others wait. Inside the block it can't be asked for again.
 
-    The lock is on the folder itself and leaves no file. Some network file systems lock nothing, and no bucket does.
+    So that none overwrites what another has just noted, nor makes what another is making. The lock is on the folder
+    itself and leaves no file. Some network file systems lock nothing, and no bucket does.
     """
     if in_bucket(folder):
         yield

@@ -86,6 +86,26 @@ def test_by_name_what_is_fetched_is_noted_and_checked(folder, tmp_path, monkeypa
         hub.fetch(kling.NAME, tmp_path / "cache/models")
 
 
+def test_two_processes_that_fetch_note_both_their_files(tmp_path, monkeypatch):
+    """One reads the notes, and writes its own when another has written since."""
+    for name in "ab":
+        (tmp_path / "0" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "0" / name).write_text(name)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, file, revision: tmp_path / "0" / file)
+    one, other = (hub.Source("us/models", name, 1, "mine") for name in "ab")
+    digest_of = hub.disk.digest_of
+
+    def meanwhile(path, kind):
+        monkeypatch.setattr(hub.disk, "digest_of", digest_of)
+        hub.download("other", (other,), tmp_path)
+        return digest_of(path, kind)
+
+    monkeypatch.setattr(hub.disk, "digest_of", meanwhile)
+    hub.download("one", (one,), tmp_path)
+    noted = json.loads((tmp_path / hub.NOTED).read_text())
+    assert noted.keys() == {"us/models/a", "us/models/b"} and len(noted["us/models/a"]["sha256"]) == 64
+
+
 def test_another_codec_in_the_slot(folder, tmp_path):
     directory.convert(folder, tmp_path / "kling", system=systems.named(kling.NAME), say=lambda _: None)
     parts = ("clip", "sync", "text", "vae")

@@ -68,7 +68,7 @@ def test_validation_passes_over_recordings_in_mono(folder):
     half, mono = (stereo._replace(stereo=stereo.stereo._replace(there=np.arange(8) < n)) for n in (4, 0))
     params, figures = {"stereo": tiny_system().params["stereo"]}, make_figures(make_loss(CONFIG))
     seen = lambda *batches: Validation(figures, batches.__getitem__, len(batches))(params, 0)
-    assert seen(stereo, mono) == seen(stereo) and 0 < seen(stereo)["loss"] and seen(mono) == {}
+    assert seen(stereo, mono) == seen(stereo) and seen(stereo)["loss"] > 0 and seen(mono) == {}
     whole, part = seen(stereo)["loss"], seen(half)["loss"]
     assert whole != part and seen(stereo, half)["loss"] == pytest.approx((2 * whole + part) / 3, rel=1e-6)
     joint = flow_figures(CONFIG, FlowStepConfig(stereo_weight=0.5))

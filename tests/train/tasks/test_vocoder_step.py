@@ -1,4 +1,7 @@
 import dataclasses
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -11,6 +14,7 @@ from kfjax.nn import module
 from kfjax.scenes.waves import training_wave
 from kfjax.train.engine.loop import LoopConfig, init_state, run
 from kfjax.train.engine.optim import OptimConfig
+from kfjax.train.tasks import vocoder_step
 from kfjax.train.tasks.vocoder_step import VocoderTraining, decoded_mel, magnitude_loss, vocoder_loss, vocoder_task
 from tests.planted import blamed, plant
 
@@ -40,6 +44,27 @@ def test_training_waves_are_sound_and_repeatable():
         assert wave.shape == (6400,) and wave.dtype == np.float32 and np.isfinite(wave).all()
         assert 0.09 < np.abs(wave).max() < 0.91
     np.testing.assert_array_equal(training_wave(5, 0.4, 16000), training_wave(5, 0.4, 16000))
+
+
+def test_of_two_processes_one_renders_the_training_sounds(tmp_path, monkeypatch):
+    inside, leave, rendered = threading.Event(), threading.Event(), []
+
+    def wave(number, *size, real=training_wave):
+        rendered.append(number)
+        inside.set()
+        assert leave.wait(20)
+        return real(number, *size)
+
+    monkeypatch.setattr(vocoder_step, "training_wave", wave)
+    with ThreadPoolExecutor(2) as pool:
+        made = [pool.submit(vocoder_step.render_pool, tmp_path, CFG)]
+        assert inside.wait(20)
+        made.append(pool.submit(vocoder_step.render_pool, tmp_path, CFG))
+        time.sleep(0.2)
+        leave.set()
+        first, other = (one.result() for one in made)
+    assert first.shape == (3, 8000) and rendered == [0, 1, 2] and len(list(tmp_path.iterdir())) == 1
+    np.testing.assert_array_equal(first, other)
 
 
 def test_the_loss_is_zero_for_the_target_itself():
