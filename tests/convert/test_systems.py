@@ -52,6 +52,19 @@ def test_a_folder_of_its_parts_becomes_a_system(folder, tmp_path, capsys):
     assert "did you mean kling-foley-1.5b?" in capsys.readouterr().err
 
 
+def test_a_generator_of_another_system_is_not_kept_among_its_parts(folder, tmp_path, capsys):
+    """Converted for its own system before: no model of two sizes is made of it."""
+    directory.convert(folder / f"mmaudio_{public.VARIANT}.pth", tmp_path / "mine", say=lambda _: None)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
+    assert cli.main(["convert", str(folder), str(tmp_path / "mine"), "--system", kling.NAME]) == 2
+    said = capsys.readouterr().err
+    assert "mine: got a directory with the generator of mmaudio-small-44k, expected that of kling-foley-tiny" in said
+    assert {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()} == before
+    small = systems.SYSTEMS[public.VARIANT]
+    directory.convert(folder / "v1-44.pth", tmp_path / "mine", system=small, say=lambda _: None)
+    assert (tmp_path / "mine" / "vae.safetensors").is_file()
+
+
 def test_the_way_back_is_exact(folder, tmp_path):
     directory.convert(folder, tmp_path / "kling", system=systems.named(kling.NAME), say=lambda _: None)
     written = directory.export(tmp_path / "kling", tmp_path / "again", say=lambda _: None)
