@@ -212,16 +212,8 @@ def _write_parquet(output: Path, table: Whole, header: Sequence[str], place: int
         made = made.set_column(place, made.schema.field(place).with_type(pa.string()), column)
     else:
         made = made.append_column(header[place], column)
-    temporary = disk.beside(output)
-    try:
-        with temporary.open("wb") as file:
-            pq.write_table(made, file, compression="zstd")
-        disk.replace(temporary, output)
-    except OSError as error:
-        error.filename = str(output)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    with disk.writing(output, noted=False) as temporary, temporary.open("wb") as file:
+        pq.write_table(made, file, compression="zstd")
 
 
 def _as_text(value: object) -> str:

@@ -134,18 +134,30 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(opened)
 
 
-def write_text(path: Path, text: str, *, noted: bool = True) -> None:
-    """A small file, atomically; its digest is noted, unless not `noted`."""
+@contextmanager
+def writing(path: Path, *, noted: bool = True) -> Iterator[Path]:
+    """A file to write to, which becomes `path` at the block's end, if that is reached; its digest is noted, unless not
+    `noted`.
+
+    Raises:
+      OSError: it can't be written; `path` is named, not the temporary file.
+    """
     temporary = beside(path)
     try:
-        temporary.write_text(text, encoding="utf-8")
+        yield temporary
         (commit if noted else replace)(temporary, path)
     except OSError as error:
-        if error.errno is not None:
-            error.filename = str(path)  # not the temporary one
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            error.filename = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, *, noted: bool = True) -> None:
+    """A small file, as `writing`."""
+    with writing(path, noted=noted) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 class Staged:
