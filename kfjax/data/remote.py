@@ -71,18 +71,6 @@ def stamp(path: Path | None) -> list | None:
     ]
 
 
-def read_text(address: str) -> str:
-    """A small file.
-
-    Raises:
-      ValueError: it can't be read, or is no UTF-8.
-    """
-    try:
-        return _system(Address(address)).cat_file(address).decode("utf-8-sig")
-    except Exception as error:
-        raise ValueError(f"{address}: can't be read ({_said(error)}); check the address and its permissions") from error
-
-
 @contextmanager
 def fetched(row: Row) -> Iterator[Row]:
     """The row with its files on this machine; those fetched last are kept until the process ends, a few at most.
@@ -100,7 +88,7 @@ def fetched(row: Row) -> Iterator[Row]:
 
 
 def fetched_file(address: Address) -> AbstractContextManager[Path]:
-    """The same of one file."""
+    """A file on this machine with what is there at the address; as `fetched`."""
     return _CACHE.file(address)
 
 

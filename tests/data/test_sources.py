@@ -255,11 +255,12 @@ def test_a_list_that_is_none(tmp_path, content, message):
 
 
 def test_a_list_may_begin_with_a_mark_wherever_it_lies(tmp_path):
-    content = "\ufeffa.mp4\nsub/b.wav\n".encode()
-    (tmp_path / "l.txt").write_bytes(content)
-    fsspec.filesystem("memory").pipe_file("memory://lists/l.txt", content)
-    for source in (tmp_path / "l.txt", "memory://lists/l.txt"):
-        assert [row.id for row in read_rows(source)] == ["a.mp4", "sub/b.wav"]
+    for encoding in ("utf-8-sig", "utf-16"):
+        content = "a.mp4\nsub/b.wav\n".encode(encoding)
+        (tmp_path / "l.txt").write_bytes(content)
+        fsspec.filesystem("memory").pipe_file("memory://lists/l.txt", content)
+        for source in (tmp_path / "l.txt", "memory://lists/l.txt"):
+            assert [row.id for row in read_rows(source)] == ["a.mp4", "sub/b.wav"]
 
 
 @pytest.mark.parametrize("kept, refused", [("yes", "no"), ("True", "False"), ("1", "0")])
