@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -110,19 +111,21 @@ def _mono(path: str, sample_rate_hz: int) -> np.ndarray:
 def _read(log: Path, samples: int) -> dict[str, int]:
     """Name -> samples of the complete lines of the log, as far as there are so many samples; the rest is cut off.
 
-    A killed run leaves an incomplete last line. Earlier versions noted files without sound, too.
+    A killed run leaves an incomplete last line, a machine that lost its power perhaps none that can be read. Earlier
+    versions noted files without sound, too.
     """
     done: dict[str, int] = {}
     whole = 0
     for line in log.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n"):
+        try:
+            name, size = itemgetter("name", "samples")(json.loads(line))
+        except (ValueError, KeyError, TypeError):
             break
-        entry = json.loads(line)
-        samples -= entry["samples"]
-        if samples < 0:
+        samples -= size
+        if samples < 0 or not line.endswith(b"\n"):
             break
         whole += len(line)
-        if entry["samples"]:
-            done[entry["name"]] = entry["samples"]
+        if size:
+            done[name] = size
     os.truncate(log, whole)
     return done

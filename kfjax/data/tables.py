@@ -65,7 +65,7 @@ class Whole(NamedTuple):
     """All of a table, whatever its columns are."""
 
     header: list[str]
-    rows: list[list[str]]  # without those that are empty
+    rows: list[list[str]]  # of CSV without those that are empty
     arrow: Any = None  # the same as Parquet holds it; None of CSV
 
 
@@ -112,7 +112,7 @@ def check_suffix(output: Path) -> None:
 
 def is_kept(cell: str) -> bool:
     """Whether a row is kept, by its cell in the column `kept` of a table of `kfjax clean`, or of one made from it."""
-    return cell.strip().lower() not in ("no", "false", "0")
+    return cell.strip().lower() not in ("no", "false", "0", "0.0")
 
 
 def plain(name: str) -> str:

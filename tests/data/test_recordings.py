@@ -61,6 +61,10 @@ def test_what_is_decoded_is_kept_and_half_a_file_is_not(folder):
     pcm.write_bytes(whole[1][:1800])
     opened(folder)
     assert (log.read_text(), pcm.read_bytes()) == whole
+    for damaged in ("\0" * 40 + "\n", "[1]\n", "{}\n"):
+        log.write_text(whole[0].splitlines(keepends=True)[0] + damaged)
+        opened(folder)
+        assert (log.read_text(), pcm.read_bytes()) == whole
     lines = whole[0].splitlines(keepends=True)
     log.write_text(lines[0] + lines[1][:10])
     pcm.write_bytes(whole[1][:1600])

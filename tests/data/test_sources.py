@@ -263,7 +263,7 @@ def test_a_list_may_begin_with_a_mark_wherever_it_lies(tmp_path):
             assert [row.id for row in read_rows(source)] == ["a.mp4", "sub/b.wav"]
 
 
-@pytest.mark.parametrize("kept, refused", [("yes", "no"), ("True", "False"), ("1", "0")])
+@pytest.mark.parametrize("kept, refused", [("yes", "no"), ("True", "False"), ("1", "0"), ("1.0", "0.0")])
 def test_rows_that_are_not_kept_are_passed_over_whoever_wrote_the_table(tmp_path, kept, refused):
     path = table(tmp_path, f"path,start_seconds,kept,mos\na.wav,0,{refused},3\nb.wav,10,{kept},\n")
     assert [row.id for row in read_rows(path)] == ["b.wav"]
