@@ -28,8 +28,8 @@ _KEPT = 4
 class Address(Path if TYPE_CHECKING else PurePosixPath):
     """`scheme://place/name` of a source's file, on any file system of fsspec.
 
-    It has the names of a path, as which it is declared, and `str` gives the address; it is nothing to open, `fetched`
-    brings it here for a while. What kfjax itself keeps in a bucket is a `kfjax.storage.bucket.BucketPath`.
+    Declared as a `Path`, whose parts it has; `str` gives the address. It can't be opened: `fetched` gives a copy on
+    this machine. What kfjax itself keeps in a bucket is a `kfjax.storage.bucket.BucketPath`.
     """
 
     def __str__(self) -> str:
