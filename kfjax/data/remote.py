@@ -7,6 +7,7 @@ with fetched(row) as here:          # `here.video` and `here.audio` are files on
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import tempfile
 import threading
@@ -45,7 +46,8 @@ def is_address(text: str) -> bool:
 
 
 def located(text: str, folder: Path) -> Path:
-    """A path below `folder` (a folder or an `Address`) if the text is relative, or an `Address`.
+    """A path below `folder` (a folder or an `Address`) if the text is relative, or an `Address`. Stores know no "..":
+    it is taken out of an `Address`.
 
     Raises:
       AddressError: an address on the web.
@@ -53,7 +55,12 @@ def located(text: str, folder: Path) -> Path:
     if is_address(text):
         return Address(text)
     path = command.local_path(text)
-    return path if path.is_absolute() else folder / path
+    if path.is_absolute():
+        return path
+    if not isinstance(folder, Address):
+        return folder / path
+    scheme, _, place = str(folder / path).partition("://")
+    return Address(f"{scheme}://{posixpath.normpath(place)}")
 
 
 def stamp(path: Path | None) -> list | None:

@@ -1,5 +1,9 @@
 """Sound to latents, once: right, resumable, and never taken for another codec's."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import numpy as np
 import pytest
@@ -55,9 +59,34 @@ def test_latents_and_mels_are_those_of_the_codec(encoded):
         want = audio_codec.encode(tiny_system().params, CONFIG.codec, wave.mean(-1)[None])
         np.testing.assert_allclose(posterior[index, :, :8], want.mean[0], rtol=2e-3, atol=2e-3)
         np.testing.assert_allclose(posterior[index, :, 8:], want.std[0], rtol=2e-3, atol=2e-3)
-        for ear in range(2):
-            mel = log_mel(wave[None, :, ear], CONFIG.codec.mel)
-            np.testing.assert_allclose(mels[index, ..., ear], mel[0], atol=0.01)
+        for channel in range(2):
+            mel = log_mel(wave[None, :, channel], CONFIG.codec.mel)
+            np.testing.assert_allclose(mels[index, ..., channel], mel[0], atol=0.01)
+
+
+def test_of_two_processes_one_encodes(corpus, encoded, monkeypatch):
+    """The other neither empties what is being made nor makes it again."""
+    inside, leave, done = threading.Event(), threading.Event(), []
+
+    def opened(*given, real=extract._open):
+        found = real(*given)
+        done.append(found[1])
+        inside.set()
+        assert leave.wait(20)
+        return found
+
+    monkeypatch.setattr(extract, "_open", opened)
+    encode = lambda: encode_corpus(corpus, CONFIG.codec, VAE, CONFIG.rates, batch=2)
+    with ThreadPoolExecutor(2) as pool:
+        made = [pool.submit(encode)]
+        assert inside.wait(20)
+        made.append(pool.submit(encode))
+        time.sleep(0.2)
+        leave.set()
+        for one in made:
+            one.result()
+    assert done == [0, 7]
+    assert_same(arrays(corpus), arrays(encoded))
 
 
 def stop_after(batches: int, monkeypatch):
