@@ -1,9 +1,6 @@
 """Crops of recordings: decoded once, gone on with after a stop, no crop across two files."""
 
 import json
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,6 +8,7 @@ import pytest
 from kfjax import media
 from kfjax.data import recordings
 from kfjax.data.recordings import Recordings
+from tests.crossing import twice_at_once
 
 RATE = 16000
 
@@ -87,23 +85,8 @@ def test_a_file_that_is_mended_is_decoded(folder, capsys):
 
 
 def test_of_two_processes_one_decodes(folder, monkeypatch):
-    inside, leave, decoded = threading.Event(), threading.Event(), []
-
-    def mono(path, rate, real=recordings._mono):
-        decoded.append(path)
-        inside.set()
-        assert leave.wait(20)
-        return real(path, rate)
-
-    monkeypatch.setattr(recordings, "_mono", mono)
-    with ThreadPoolExecutor(2) as pool:
-        made = [pool.submit(opened, folder)]
-        assert inside.wait(20)
-        made.append(pool.submit(opened, folder))
-        time.sleep(0.2)
-        leave.set()
-        first, other = (one.result()(0)["wave"] for one in made)
-    np.testing.assert_array_equal(first, other)
+    (one, other), decoded = twice_at_once(lambda: opened(folder), recordings, "_mono", monkeypatch)
+    np.testing.assert_array_equal(one(0)["wave"], other(0)["wave"])
     assert len(decoded) == 3
 
 

@@ -1,9 +1,5 @@
 """Sound to latents, once: right, resumable, and never taken for another codec's."""
 
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
-
 import jax
 import numpy as np
 import pytest
@@ -15,6 +11,7 @@ from kfjax.scenes import Corpus
 from kfjax.scenes import encode as extract
 from kfjax.scenes.encode import encode_corpus, open_latents
 from kfjax.storage.checkpoint import weights_fingerprint
+from tests.crossing import twice_at_once
 from tests.tiny import corpus as tiny_corpus
 from tests.tiny.system import CONFIG, tiny_system
 
@@ -66,26 +63,9 @@ def test_latents_and_mels_are_those_of_the_codec(encoded):
 
 def test_of_two_processes_one_encodes(corpus, encoded, monkeypatch):
     """The other neither empties what is being made nor makes it again."""
-    inside, leave, done = threading.Event(), threading.Event(), []
-
-    def opened(*given, real=extract._open):
-        found = real(*given)
-        done.append(found[1])
-        inside.set()
-        assert leave.wait(20)
-        return found
-
-    monkeypatch.setattr(extract, "_open", opened)
     encode = lambda: encode_corpus(corpus, CONFIG.codec, VAE, CONFIG.rates, batch=2)
-    with ThreadPoolExecutor(2) as pool:
-        made = [pool.submit(encode)]
-        assert inside.wait(20)
-        made.append(pool.submit(encode))
-        time.sleep(0.2)
-        leave.set()
-        for one in made:
-            one.result()
-    assert done == [0, 7]
+    _, opened = twice_at_once(encode, extract, "_open", monkeypatch)
+    assert [done for _, (_, done) in opened] == [0, 7]
     assert_same(arrays(corpus), arrays(encoded))
 
 

@@ -1,7 +1,4 @@
 import dataclasses
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -16,6 +13,7 @@ from kfjax.train.engine.loop import LoopConfig, init_state, run
 from kfjax.train.engine.optim import OptimConfig
 from kfjax.train.tasks import vocoder_step
 from kfjax.train.tasks.vocoder_step import VocoderTraining, decoded_mel, magnitude_loss, vocoder_loss, vocoder_task
+from tests.crossing import twice_at_once
 from tests.planted import blamed, plant
 
 CFG = VocoderTraining(
@@ -47,24 +45,11 @@ def test_training_waves_are_sound_and_repeatable():
 
 
 def test_of_two_processes_one_renders_the_training_sounds(tmp_path, monkeypatch):
-    inside, leave, rendered = threading.Event(), threading.Event(), []
-
-    def wave(number, *size, real=training_wave):
-        rendered.append(number)
-        inside.set()
-        assert leave.wait(20)
-        return real(number, *size)
-
-    monkeypatch.setattr(vocoder_step, "training_wave", wave)
-    with ThreadPoolExecutor(2) as pool:
-        made = [pool.submit(vocoder_step.render_pool, tmp_path, CFG)]
-        assert inside.wait(20)
-        made.append(pool.submit(vocoder_step.render_pool, tmp_path, CFG))
-        time.sleep(0.2)
-        leave.set()
-        first, other = (one.result() for one in made)
-    assert first.shape == (3, 8000) and rendered == [0, 1, 2] and len(list(tmp_path.iterdir())) == 1
-    np.testing.assert_array_equal(first, other)
+    render = lambda: vocoder_step.render_pool(tmp_path, CFG)
+    (one, other), waves = twice_at_once(render, vocoder_step, "training_wave", monkeypatch)
+    assert [given[0] for given, _ in waves] == [0, 1, 2]
+    assert one.shape == (3, 8000) and len(list(tmp_path.iterdir())) == 1
+    np.testing.assert_array_equal(one, other)
 
 
 def test_the_loss_is_zero_for_the_target_itself():
