@@ -54,8 +54,8 @@ def lines(
       more_beside: in a table with this column, others may stand too, and are passed over.
 
     Raises:
-      ValueError: not such a table, or an empty one; a row with more or fewer cells than the header, a quote that is
-        not closed, a control character: where it is reached, the row is named.
+      ValueError: not such a table, or an empty one, or bytes in its cells; a row with more or fewer cells than the
+        header, a quote that is not closed, a control character: where it is reached, the row is named.
     """
     read = _parquet_lines if table.suffix.lower() == PARQUET else _csv_lines
     return read(table, columns, needed=needed, same=same or {}, more_beside=more_beside)
@@ -162,6 +162,9 @@ def _parquet_lines(
             places, _ = _places(table, file.schema_arrow.names, columns, same, more_beside)
             _check_needed(table, columns, needed, set(needed) & places.keys() and file.metadata.num_rows)
             names = {file.schema_arrow.names[i]: name for name, i in places.items()}
+            for name, kind in ((name, file.schema_arrow.field(name).type) for name in names):
+                if pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+                    raise ValueError(f"{table}: column {name!r} holds {kind}, expected texts or numbers; export it so")
             blank, row = dict.fromkeys(columns, ""), 1
             for batch in file.iter_batches(_PARQUET_ROWS, columns=list(names)):
                 for values in batch.to_pylist():
