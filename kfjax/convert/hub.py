@@ -202,7 +202,9 @@ def download(name: str, sources: tuple[Source, ...], cache: Path) -> list[Path]:
                 f"{source.path}: no published checksum is known; its SHA-256 {got} is noted, and checked from now on"
             )
     if new:
-        with disk.alone(cache):  # another process may have noted its own meanwhile; the first note of a file stays
+        with disk.alone(
+            cache / f"{NOTED}.lock"
+        ):  # another process may have noted its own meanwhile; the first note of a file stays
             disk.write_text(cache / NOTED, json.dumps(new | _noted(cache), indent=1) + "\n", noted=False)
     return paths
 

@@ -84,7 +84,7 @@ def _decode_all(paths: list[Path], stem: Path, sample_rate_hz: int) -> tuple[lis
     """Names and samples of the files in the cache, in its order, after those that were missing have been added."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     log, pcm = stem.with_suffix(".jsonl"), stem.with_suffix(".pcm")
-    with disk.alone(stem.parent), pcm.open("ab") as sound, log.open("a", encoding="utf-8") as lines:
+    with disk.alone(pcm), pcm.open("ab") as sound, log.open("a", encoding="utf-8") as lines:
         done = _read(log, pcm.stat().st_size // 2)
         os.truncate(pcm, 2 * sum(done.values()))
         for name in [str(path) for path in paths if str(path) not in done]:

@@ -40,7 +40,7 @@ def encode_corpus(corpus: Corpus, cfg: CodecConfig, vae: Params, rates: Rates, *
     """
     mark = weights_fingerprint(vae)
     for bucket in corpus.buckets.values():
-        with disk.alone(bucket.folder):
+        with disk.alone(bucket.folder / "latents.lock"):
             _encode_bucket(bucket, cfg, vae, rates, mark, batch)
 
 

@@ -116,16 +116,19 @@ def commit(temporary: Path, path: Path) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(path: Path) -> Iterator[None]:
     """One process, and one thread of it, at a time: the others wait. Inside the block it can't be asked for again.
 
-    So that none overwrites what another has just noted, nor makes what another is making. The lock is on the folder
-    itself and leaves no file. Some network file systems lock nothing, and no bucket does.
+    So that none overwrites what another has just noted, nor makes what another is making.
+
+    Args:
+      path: what is locked: a folder; or a file, which is made and stays. A network file system locks files between
+        hosts, but no folders, and some lock nothing. No bucket does.
     """
-    if in_bucket(folder):
+    if in_bucket(path):
         yield
         return
-    opened = os.open(folder, os.O_RDONLY)
+    opened = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o644)
     try:
         with suppress(OSError):
             fcntl.flock(opened, fcntl.LOCK_EX)
