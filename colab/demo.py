@@ -116,7 +116,7 @@ sound = model.generate(
 display(Video(str(with_sound), embed=True, width=480))
 
 # %% [markdown]
-# The sound is exactly as long as what it was made for, and its picture: frames, both ears, the mel spectrogram, and
+# The sound is exactly as long as what it was made for, and its picture: frames, both channels, the mel spectrogram, and
 # where between left and right it stands.
 
 # %%

@@ -29,9 +29,8 @@ def paper() -> dict:
             "audio_rate_hz": {"least": 44100.0},  # [paper]
             "silence_share": {"most": 0.2},  # [paper], there by voice activity
             "side_db": {"least": -50.0},  # [paper] stereo; copied mono has -57 at most behind a lossy codec, else -120
-            "channel_correlation": {
-                "least": -0.8
-            },  # [ours] the ears' distance brings a tone to -0.6, an inverted channel to -0.99
+            # [ours] An inter-channel time difference brings a tone to -0.6, an inverted channel is at -0.99.
+            "channel_correlation": {"least": -0.8},
             "clipped_share": {"most": 0.001},  # [ours]
             "bandwidth_hz": {"least": 10000.0},  # [ours] what was once sampled at 16 kHz ends at 8000
             "loudness_lufs": {"least": -50.0},  # [ours]

@@ -138,11 +138,8 @@ def test_models_are_listed(tmp_path, monkeypatch, capsys):
     assert built_in.split()[:6] == ["built-in", "7.87", "M", "44.1", "kHz", "stereo"]
     assert built_in.split()[-2:] == ["yes", "Apache-2.0"]
     small, second = (line.split() for line in rest[:2])
-    assert (
-        small[:6] == ["mmaudio-small-16k", "157", "M", "16", "kHz", "mono"]
-        and "fetched" in small
-        and "CC-BY-NC-4.0," in small
-    )
+    assert small[:6] == ["mmaudio-small-16k", "157", "M", "16", "kHz", "mono"]
+    assert "fetched" in small and "CC-BY-NC-4.0," in small
     assert second[:6] == ["mmaudio-small-44k", "157", "M", "44.1", "kHz", "mono"] and "yes" in second
     assert [line.split()[0] for line in rest[5:]] == ["kling-foley-1.5b", "kling-foley-3b", "kling-foley-6b", "*"]
 

@@ -73,7 +73,7 @@ def figures(results: dict[str, Any]) -> list[str]:
                 body.append((f"{words} from {kind}", *(own[k][figure] for k in (kind, "ceiling", "floor"))))
     if own := results.get("space"):
         score = own["video and caption"], own["ceiling"], own["floor"]
-        body.append(("level difference of the ears against position, correlation", *score))
+        body.append(("level difference of the channels against position, correlation", *score))
     if longest := max(results.get("length", {}), key=float, default=None):
         own = results["length"][longest]
         body.append((f"onset F1 at {longest} s", own["f1"], own["ceiling"], ""))

@@ -1,4 +1,4 @@
-"""Multi-scale patch discriminator on mels: the picture [f m] is judged patch by patch at several sizes.
+"""Multi-scale patch discriminator on mels: the picture [f m] is scored patch by patch at several sizes.
 
 After PatchGAN (Isola et al. 2017) and its multi-scale form (Wang et al. 2018); the paper names it without sizes.
 """

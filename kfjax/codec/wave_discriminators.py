@@ -66,7 +66,7 @@ class WaveDiscriminators(nnx.Module):
         )
 
     def __call__(self, wave: Float[AnyArray, "b t"]) -> list[Layers]:
-        return [judge(wave) for judge in (*self.periods, *self.resolutions)]
+        return [discriminator(wave) for discriminator in (*self.periods, *self.resolutions)]
 
 
 class PeriodDiscriminator(nnx.Module):

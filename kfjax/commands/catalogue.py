@@ -15,7 +15,7 @@ class ModelInfo(NamedTuple):
     Attributes:
       name: for `load`.
       sample_rate_hz: of its sound.
-      channels: 1 where both ears hear the same.
+      channels: 1 where left and right are the same.
       megabytes: size of its files.
       licences: of the weights.
       here: it is on this disk; otherwise it is fetched and converted when it is first used.

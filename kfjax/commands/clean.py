@@ -69,7 +69,7 @@ def _parser() -> command.Parser:
         prog="kfjax clean", description="Excerpts of a crawl, measured and filtered; run again to go on."
     )
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="a folder of videos and sounds; a table (.csv, .parquet) as for `kfjax "
+    add("source", metavar="SOURCE", help="a folder of videos and sounds; a table (.csv, .tsv, .parquet) as for `kfjax "
         "extract`; a list of paths (.txt), which may be addresses; or a public corpus, tfds:NAME[:SPLIT]")  # fmt: skip
     add("--manual-dir", type=command.local_path, metavar="DIR",
         help="where the recordings and tables of a tfds corpus are")  # fmt: skip

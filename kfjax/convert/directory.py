@@ -30,7 +30,7 @@ from kfjax.encoders.tokenizer import Tokenizer
 from kfjax.nn.module import Params, flatten
 from kfjax.storage import disk
 from kfjax.storage.checkpoint import save_params, unflatten
-from kfjax.system import CONFIG, TOKENIZER, UNUSED, WEIGHTS, WHENCE, SystemConfig
+from kfjax.system import CONFIG, TOKENIZER, UNUSED, WEIGHTS, WHENCE, SystemConfig, load_config
 
 SOURCES = "sources.json"
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
@@ -65,10 +65,11 @@ def convert(
 
     Raises:
       ValueError: nothing to convert, an unknown kind, two files for one part, values that are not finite; missing,
-        unused and misshapen keys, all named at once with the nearest known variant.
+        unused and misshapen keys, all named at once with the nearest known variant; a target that holds a generator of
+        another system.
     """
     source, target = Path(source), Path(target)
-    _check_target(target)
+    _check_target(target, system)
     weights, vocabulary = weight_files(source), _vocabulary(source)
     done: dict[str, Found] = {}
     named = lambda path: quoted(str(path.relative_to(source) if path != source else path.name), 300)
@@ -265,11 +266,17 @@ def _finite(value: np.ndarray) -> bool:
     )
 
 
-def _check_target(target: Path) -> None:
+def _check_target(target: Path, system: SystemConfig | None) -> None:
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target}: is a file, expected a folder to write the model to; give another name")
     if (target / WEIGHTS).is_file():
         raise ValueError(f"{target}: holds a model in one file, expected a new or a converted one; give another name")
+    if system is not None and (target / "mmdit.safetensors").is_file():
+        source = _sources(target).get("mmdit")
+        there = SYSTEMS[source["variant"]] if source else load_config(target / CONFIG)
+        if there.mmdit != system.mmdit:
+            got = f"got a directory with the generator of {there.name}"
+            raise ValueError(f"{target}: {got}, expected that of {system.name} or none; give another name")
 
 
 def _complete_codec(stage: Path, target: Path) -> None:

@@ -175,7 +175,7 @@ def download(name: str, sources: tuple[Source, ...], cache: Path) -> list[Path]:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    noted = config.read_json(cache / NOTED) if (cache / NOTED).is_file() else {}
+    noted, new = _noted(cache), {}
     paths, missing = [], []
     for source in sources:
         revision = REVISIONS.get(source.repo) or noted.get(source.path, {}).get("revision")
@@ -197,12 +197,20 @@ def download(name: str, sources: tuple[Source, ...], cache: Path) -> list[Path]:
         if expected and got != expected:
             raise ValueError(f"{path}: got {kind} {got}, expected {expected}; delete the file and try again")
         if not expected:
-            noted[source.path] = {"revision": _revision(path, source), "sha256": got}
+            new[source.path] = {"revision": _revision(path, source), "sha256": got}
             command.say(
                 f"{source.path}: no published checksum is known; its SHA-256 {got} is noted, and checked from now on"
             )
-    disk.write_text(cache / NOTED, json.dumps(noted, indent=1) + "\n", noted=False)
+    if new:
+        with disk.alone(
+            cache / f"{NOTED}.lock"
+        ):  # another process may have noted its own meanwhile; the first note of a file stays
+            disk.write_text(cache / NOTED, json.dumps(new | _noted(cache), indent=1) + "\n", noted=False)
     return paths
+
+
+def _noted(cache: Path) -> dict[str, dict[str, str]]:
+    return config.read_json(cache / NOTED) if (cache / NOTED).is_file() else {}
 
 
 def _revision(path: Path, source: Source) -> str:

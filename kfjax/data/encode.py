@@ -162,17 +162,17 @@ class FeatureEncoder:
     ) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"] | None]:
         """Mono and side, as much as the codec wants; silent beyond the end of the file."""
         path, hz = cut.row.sound, self.cfg.rates.sample_rate_hz
-        ears = source.read_audio(path, hz, 2, size.samples / hz, cut.start_seconds)
-        wave = ears.mean(1)
+        channels = source.read_audio(path, hz, 2, size.samples / hz, cut.start_seconds)
+        wave = channels.mean(1)
         where = f"{cut.seconds:g} seconds from {cut.start_seconds:g}"
         if len(wave) < (cut.seconds - sources.SHORT_SECONDS) * hz - 1:
             raise media.MediaError(f"{path}: has {len(wave) / hz:.2f} seconds of sound of the {where}; cut it there")
         if not np.abs(wave).max() >= SILENT_PEAK:
             raise media.MediaError(f"{path}: is silent in the {where}; there is nothing to learn")
         padded = lambda wave: np.pad(wave, (0, size.samples - len(wave)))
-        if not self.stereo or side_db(ears) < COPIED_DB:
+        if not self.stereo or side_db(channels) < COPIED_DB:
             return padded(wave), None
-        return padded(wave), padded((ears[:, 0] - ears[:, 1]) / 2)
+        return padded(wave), padded((channels[:, 0] - channels[:, 1]) / 2)
 
     def __call__(self, loaded: Sequence[Loaded]) -> list[Example]:
         """Encode up to `batch` excerpts of one length, all with pictures or all without."""
@@ -225,5 +225,5 @@ def _encode(
 
 def stereo_mels(wave: Float[Array, "b t"], side: Float[Array, "b t"], cfg: SystemConfig) -> tuple[Array, Array]:
     """See `codec.stereo.to_bytes`."""
-    left, right = (log_mel(ear, cfg.codec.mel) for ear in (wave + side, wave - side))
+    left, right = (log_mel(channel, cfg.codec.mel) for channel in (wave + side, wave - side))
     return stereo.to_bytes(*stereo.join(left, right), cfg.codec.mel)

@@ -166,7 +166,7 @@ def _parser() -> command.Parser:
     add(
         "source",
         metavar="SOURCE",
-        help="a folder of videos and sounds; a table (.csv, .parquet) with the "
+        help="a folder of videos and sounds; a table (.csv, .tsv, .parquet) with the "
         f"columns {', '.join(sources.COLUMNS)} (video or audio or both; the others may be missing); a list "
         "of paths (.txt); paths, table and list may be addresses; or a public corpus, tfds:NAME[:SPLIT], e.g. "
         "tfds:vggsound:test (default: train)",

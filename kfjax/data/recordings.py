@@ -7,17 +7,17 @@ decodes, and the others wait for it.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sys
-from contextlib import suppress
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
 from kfjax import media
 from kfjax.data.sources import SOUND_SUFFIXES
+from kfjax.storage import disk
 
 SUFFIXES = (*SOUND_SUFFIXES, *media.FILM_SUFFIXES)
 #: What ±1 is in 16-bit sound.
@@ -84,9 +84,7 @@ def _decode_all(paths: list[Path], stem: Path, sample_rate_hz: int) -> tuple[lis
     """Names and samples of the files in the cache, in its order, after those that were missing have been added."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     log, pcm = stem.with_suffix(".jsonl"), stem.with_suffix(".pcm")
-    with pcm.open("ab") as sound, log.open("a", encoding="utf-8") as lines:
-        with suppress(OSError):  # a network file system without locks
-            fcntl.flock(sound, fcntl.LOCK_EX)
+    with disk.alone(pcm), pcm.open("ab") as sound, log.open("a", encoding="utf-8") as lines:
         done = _read(log, pcm.stat().st_size // 2)
         os.truncate(pcm, 2 * sum(done.values()))
         for name in [str(path) for path in paths if str(path) not in done]:
@@ -113,19 +111,21 @@ def _mono(path: str, sample_rate_hz: int) -> np.ndarray:
 def _read(log: Path, samples: int) -> dict[str, int]:
     """Name -> samples of the complete lines of the log, as far as there are so many samples; the rest is cut off.
 
-    A killed run leaves an incomplete last line. Earlier versions noted files without sound, too.
+    A killed run leaves an incomplete last line, a machine that lost its power perhaps none that can be read. Earlier
+    versions noted files without sound, too.
     """
     done: dict[str, int] = {}
     whole = 0
     for line in log.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n"):
+        try:
+            name, size = itemgetter("name", "samples")(json.loads(line))
+        except (ValueError, KeyError, TypeError):
             break
-        entry = json.loads(line)
-        samples -= entry["samples"]
-        if samples < 0:
+        samples -= size
+        if samples < 0 or not line.endswith(b"\n"):
             break
         whole += len(line)
-        if entry["samples"]:
-            done[entry["name"]] = entry["samples"]
+        if size:
+            done[name] = size
     os.truncate(log, whole)
     return done

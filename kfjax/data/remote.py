@@ -7,6 +7,7 @@ with fetched(row) as here:          # `here.video` and `here.audio` are files on
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import tempfile
 import threading
@@ -28,8 +29,8 @@ _KEPT = 4
 class Address(Path if TYPE_CHECKING else PurePosixPath):
     """`scheme://place/name` of a source's file, on any file system of fsspec.
 
-    It has the names of a path, as which it is declared, and `str` gives the address; it is nothing to open, `fetched`
-    brings it here for a while. What kfjax itself keeps in a bucket is a `kfjax.storage.bucket.BucketPath`.
+    Declared as a `Path`, whose parts it has; `str` gives the address. It can't be opened: `fetched` gives a copy on
+    this machine. What kfjax itself keeps in a bucket is a `kfjax.storage.bucket.BucketPath`.
     """
 
     def __str__(self) -> str:
@@ -45,7 +46,8 @@ def is_address(text: str) -> bool:
 
 
 def located(text: str, folder: Path) -> Path:
-    """A path below `folder` (a folder or an `Address`) if the text is relative, or an `Address`.
+    """A path below `folder` (a folder or an `Address`) if the text is relative, or an `Address`. Stores know no "..":
+    it is taken out of an `Address`.
 
     Raises:
       AddressError: an address on the web.
@@ -53,7 +55,12 @@ def located(text: str, folder: Path) -> Path:
     if is_address(text):
         return Address(text)
     path = command.local_path(text)
-    return path if path.is_absolute() else folder / path
+    if path.is_absolute():
+        return path
+    if not isinstance(folder, Address):
+        return folder / path
+    scheme, _, place = str(folder / path).partition("://")
+    return Address(f"{scheme}://{posixpath.normpath(place)}")
 
 
 def stamp(path: Path | None) -> list | None:
@@ -69,18 +76,6 @@ def stamp(path: Path | None) -> list | None:
         info.get("size"),
         *(str(info[key]) for key in ("etag", "ETag", "mtime", "updated", "created") if key in info),
     ]
-
-
-def read_text(address: str) -> str:
-    """A small file.
-
-    Raises:
-      ValueError: it can't be read, or is no UTF-8.
-    """
-    try:
-        return _system(Address(address)).cat_file(address).decode("utf-8-sig")
-    except Exception as error:
-        raise ValueError(f"{address}: can't be read ({_said(error)}); check the address and its permissions") from error
 
 
 @contextmanager
@@ -100,7 +95,7 @@ def fetched(row: Row) -> Iterator[Row]:
 
 
 def fetched_file(address: Address) -> AbstractContextManager[Path]:
-    """The same of one file."""
+    """A file on this machine with what is there at the address; as `fetched`."""
     return _CACHE.file(address)
 
 

@@ -92,7 +92,7 @@ def iter_rows(source: str | Path) -> Iterator[Row]:
     elif source.is_file() and suffix in tables.SUFFIXES:
         yield from _from_table(source, source.parent)
     elif source.is_file() and suffix == LIST:
-        yield from _from_list(str(source), _list_text(source), source.parent)
+        yield from _from_list(source, source.parent)
     else:
         what = "no such file or folder" if not source.exists() else "is no folder and no table"
         kinds = f"a table ({', '.join(tables.SUFFIXES)}) with {', '.join(COLUMNS)}, or a list of paths ({LIST})"
@@ -158,18 +158,18 @@ def _files(folder: Path) -> Iterator[Path]:
             yield folder / entry.name
 
 
-def _from_list(name: str, text: str, folder: Path) -> Iterator[Row]:
+def _from_list(file: Path, folder: Path) -> Iterator[Row]:
     made = 0
-    for line in filter(None, map(str.strip, text.splitlines())):
+    for line in filter(None, map(str.strip, _list_text(file).splitlines())):
         made += 1
         if tables.has_control(line):
-            raise ValueError(f"{name}: path {made} has a control character; write the list again")
+            raise ValueError(f"{file}: path {made} has a control character; write the list again")
         try:
             yield _of_file(line, remote.located(line, folder))
         except AddressError as error:
             yield Row(line, None, Path(line), "", problem=str(error))
     if not made:
-        raise ValueError(f"{name}: got a list without a path, expected one on each line; give another")
+        raise ValueError(f"{file}: got a list without a path, expected one on each line; give another")
 
 
 def _list_text(path: Path) -> str:
@@ -187,14 +187,12 @@ def _of_file(name: str, path: Path) -> Row:
 def _from_address(text: str) -> Iterator[Row]:
     """Of a list or a table on another file system."""
     address = remote.Address(text)
-    if text.lower().endswith(LIST):
-        yield from _from_list(text, remote.read_text(text), address.parent)
-        return
-    with remote.fetched_file(address) as table:
+    read = _from_list if text.lower().endswith(LIST) else _from_table
+    with remote.fetched_file(address) as file:
         try:
-            yield from _from_table(table, address.parent)
+            yield from read(file, address.parent)
         except ValueError as error:
-            raise ValueError(str(error).replace(str(table), text)) from error
+            raise ValueError(str(error).replace(str(file), text)) from error
 
 
 def _from_table(table: Path, folder: Path) -> Iterator[Row]:

@@ -54,8 +54,8 @@ def lines(
       more_beside: in a table with this column, others may stand too, and are passed over.
 
     Raises:
-      ValueError: not such a table, or an empty one; a row with more or fewer cells than the header, a quote that is
-        not closed, a control character: where it is reached, the row is named.
+      ValueError: not such a table, or an empty one, or bytes in its cells; a row with more or fewer cells than the
+        header, a quote that is not closed, a control character: where it is reached, the row is named.
     """
     read = _parquet_lines if table.suffix.lower() == PARQUET else _csv_lines
     return read(table, columns, needed=needed, same=same or {}, more_beside=more_beside)
@@ -65,7 +65,7 @@ class Whole(NamedTuple):
     """All of a table, whatever its columns are."""
 
     header: list[str]
-    rows: list[list[str]]  # without those that are empty
+    rows: list[list[str]]  # of CSV without those that are empty
     arrow: Any = None  # the same as Parquet holds it; None of CSV
 
 
@@ -112,7 +112,7 @@ def check_suffix(output: Path) -> None:
 
 def is_kept(cell: str) -> bool:
     """Whether a row is kept, by its cell in the column `kept` of a table of `kfjax clean`, or of one made from it."""
-    return cell.strip().lower() not in ("no", "false", "0")
+    return cell.strip().lower() not in ("no", "false", "0", "0.0")
 
 
 def plain(name: str) -> str:
@@ -162,6 +162,9 @@ def _parquet_lines(
             places, _ = _places(table, file.schema_arrow.names, columns, same, more_beside)
             _check_needed(table, columns, needed, set(needed) & places.keys() and file.metadata.num_rows)
             names = {file.schema_arrow.names[i]: name for name, i in places.items()}
+            for name, kind in ((name, file.schema_arrow.field(name).type) for name in names):
+                if pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+                    raise ValueError(f"{table}: column {name!r} holds {kind}, expected texts or numbers; export it so")
             blank, row = dict.fromkeys(columns, ""), 1
             for batch in file.iter_batches(_PARQUET_ROWS, columns=list(names)):
                 for values in batch.to_pylist():
@@ -212,16 +215,8 @@ def _write_parquet(output: Path, table: Whole, header: Sequence[str], place: int
         made = made.set_column(place, made.schema.field(place).with_type(pa.string()), column)
     else:
         made = made.append_column(header[place], column)
-    temporary = disk.beside(output)
-    try:
-        with temporary.open("wb") as file:
-            pq.write_table(made, file, compression="zstd")
-        disk.replace(temporary, output)
-    except OSError as error:
-        error.filename = str(output)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    with disk.writing(output, noted=False) as temporary, temporary.open("wb") as file:
+        pq.write_table(made, file, compression="zstd")
 
 
 def _as_text(value: object) -> str:

@@ -234,7 +234,7 @@ def _clip(encoder: FeatureEncoder, cut: Cut) -> Clip:
         frames = np.asarray(loaded.excerpt.clip_frames[0]), np.asarray(loaded.excerpt.sync_frames[0])
         frames_hz = rates.clip_hz, rates.sync_hz
     wave = loaded.wave
-    if encoder.stereo:  # its ears; of a mono recording twice the same
+    if encoder.stereo:  # its channels; of a mono recording twice the same
         side = 0 * wave if loaded.side is None else loaded.side
         wave = np.stack([wave + side, wave - side], 1)
     return Clip(wave, rates.sample_rate_hz, frames, frames_hz, tidy(cut.row.caption), cut.seconds)

@@ -25,7 +25,6 @@ from kfjax.scenes import Bucket, Scene, make_scene, render_corpus
 from kfjax.scenes.corpus import SAMPLE_RATE_HZ
 from kfjax.scenes.evaluation import CORPUS_SEED, SceneProtocol
 from kfjax.scenes.scores import struck_times
-from kfjax.storage import disk
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ def file_examples(rows: Sequence[Row], seconds: float) -> list[FileExample]:
 def references(source: Path) -> list[Row]:
     """The clips of a folder or a table; of a video and a sound of one name in a folder, the sound is the video's."""
     rows = sources.read_rows(source)
-    if disk.in_bucket(source) or not source.is_dir():
+    if isinstance(source, remote.Address) or not source.is_dir():
         return rows
     joined: dict[str, Row] = {}
     for row in rows:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kfjax import command
-from kfjax.data import sources, tables
+from kfjax.data import remote, sources, tables
 from kfjax.making import limits
-from kfjax.storage import disk
 
 TEXT = """\
 Measure a model, or sounds that are there already, on a benchmark.
@@ -72,8 +71,8 @@ def evaluate(
     Args:
       target: a model's name, or its directory, which may be in a bucket; or a folder of generated sounds or videos.
       benchmark: "scenes", "vggsound", "audiocaps", "kling-audio-eval" or "folder" (clips of one's own).
-      references: folder or table of the clips with their true sound; the table may be in a bucket, and its clips on
-        any file system of fsspec. For scenes where they are rendered.
+      references: folder or table of the clips with their true sound; the table and its clips may be on any file system
+        of fsspec. For scenes where they are rendered.
       manual_dir: recordings and tables of a public corpus.
       metrics: names of groups of measures, ("onsets", "panns"); a text with commas between them is read too.
         Default: all that the benchmark has.
@@ -119,9 +118,10 @@ def _names(metrics: str | Sequence[str] | None) -> tuple[str, ...] | None:
 
 
 def _references(given: str | Path) -> Path:
-    """A folder on this machine, or a table or list, which may be in a bucket."""
-    read = disk.path if str(given).lower().endswith((*tables.SUFFIXES, sources.LIST)) else command.local_path
-    return read(given)
+    """A folder on this machine, or a table or list, which may be on any file system of fsspec."""
+    text = str(given)
+    listed = text.lower().endswith((*tables.SUFFIXES, sources.LIST))
+    return remote.Address(text) if listed and remote.is_address(text) else command.local_path(text)
 
 
 def _default(benchmark: str) -> Path:

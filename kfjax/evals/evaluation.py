@@ -210,7 +210,7 @@ def _examples(
         if modelled:
             size = pipeline.config_of(request.target).sync.size
         own = pipeline.cache_folder() / "scenes" / f"heldout-{count}x{benchmark.seconds:g}-{size}"
-        place = command.local_path(request.references or own)
+        place = command.local_path(str(request.references or own))
         return benchmarks.scene_examples(place, count, benchmark.seconds, size), []
     if request.references is not None:
         if request.manual_dir is not None:

@@ -57,7 +57,7 @@ class Score(NamedTuple):
 COLUMNS = {
     "onset_f1": Column("onsets within ±50 ms, F1", "↑"), "onsets": Column("onsets"),
     "position_correlation": Column("position over time, correlation with the true sound's", "↑"),
-    "width_db": Column("level difference of the ears, dB"),
+    "width_db": Column("level difference of the channels, dB"),
     "loudness_lufs": Column("loudness, LUFS"), "silence_share": Column("share of silence"),
     "missing_seconds": Column("seconds that are missing at the end", "↓"),
     "mel_l1": Column("mel L1, nepers", "↓"), "stft": Column("multi-resolution STFT distance", "↓"),

@@ -126,7 +126,7 @@ def _scenes(scenes: Mapping[str, Any]) -> list[str]:
     kinds = ("generated", "ceiling", "floor")
     lines, body = [], []
     for name, label in (("synchrony", "onsets within ±50 ms, mean F1"), ("pooled", "the same, all onsets pooled"),
-                        ("space", "level difference of the ears against position, correlation"),
+                        ("space", "level difference of the channels against position, correlation"),
                         ("meaning", "right source of single-source scenes")):  # fmt: skip
         if name in scenes:
             body.append([label, *(_number(scenes[name][kind]) for kind in kinds)])

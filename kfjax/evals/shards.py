@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -164,16 +163,11 @@ class Shards:
     def _write(self, k: int, measured: Measured) -> None:
         path = self._path(k)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         rows, about = measured.rows, asdict(measured) | {"stamp": self._stamp(k)}
         del about["rows"]
         columns = {f"{group}/{name}": column for group in rows for name, column in rows[group].items()}
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, allow_pickle=False, **{_ABOUT: np.array(json.dumps(about))}, **columns)
-            disk.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with disk.writing(path, noted=False) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **{_ABOUT: np.array(json.dumps(about))}, **columns)
 
     def _path(self, k: int) -> Path:
         return self.folder / f"{k:04d}-of-{len(self.clips):04d}.npz"

@@ -35,11 +35,13 @@ class Latents(NamedTuple):
 def encode_corpus(corpus: Corpus, cfg: CodecConfig, vae: Params, rates: Rates, *, batch: int = 8) -> None:
     """Encode every rendered scene, `batch` at a time. Resumes; latents of another VAE are replaced.
 
-    A corpus may be encoded while it is still being rendered, and again when more is there.
+    A corpus may be encoded while it is still being rendered, and again when more is there. Of several processes one
+    encodes, and the others wait for it.
     """
     mark = weights_fingerprint(vae)
     for bucket in corpus.buckets.values():
-        _encode_bucket(bucket, cfg, vae, rates, mark, batch)
+        with disk.alone(bucket.folder / "latents.lock"):
+            _encode_bucket(bucket, cfg, vae, rates, mark, batch)
 
 
 def open_latents(bucket: Bucket, mark: str) -> Latents:

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from kfjax.metrics.onsets import band_levels_db
 from kfjax.scenes import SOURCES
+from kfjax.storage import disk
 
 #: Levels below this (dB of full scale), or further than this below the clip's peak, count as silence.
 _FLOOR_DB, _RANGE_DB = -68.0, 55.0
@@ -103,15 +104,10 @@ class SourceClassifier:
         return max(chances, key=chances.__getitem__)
 
     def save(self, path: str | Path) -> None:
-        """Write the classifier as an .npz file."""
-        np.savez(
-            path,
-            mean=self.mean,
-            scale=self.scale,
-            weights=self.weights,
-            biases=self.biases,
-            sources=np.array(self.sources),
-        )
+        """Write the classifier as an .npz file, which other processes find whole or not at all."""
+        arrays = {name: getattr(self, name) for name in ("mean", "scale", "weights", "biases")}
+        with disk.writing(Path(path), noted=False) as temporary, temporary.open("wb") as file:
+            np.savez(file, sources=np.array(self.sources), **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> SourceClassifier:

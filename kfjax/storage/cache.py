@@ -154,19 +154,19 @@ def _touched(entry: Path) -> bool:
 
 def _held(entry: Path) -> bool:
     """Whether it is there; it now counts as used, and is held until this process ends."""
-    if entry in _kept:
-        return _touched(entry)
-    try:
-        opened = os.open(entry, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    with suppress(OSError):  # a file system without locks
-        fcntl.flock(opened, fcntl.LOCK_SH)  # waits while it is being deleted
-    if there := _touched(entry):
-        _kept[entry] = opened
-    else:
+    if (opened := _kept.pop(entry, None)) is None:
+        try:
+            opened = os.open(entry, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(opened, fcntl.LOCK_SH)  # waits while it is being deleted
+    found = _stat(entry) if _touched(entry) else None
+    if found is None or not os.path.samestat(found, os.fstat(opened)):  # deleted, and perhaps fetched anew since
         os.close(opened)
-    return there
+        return found is not None and _held(entry)
+    _kept[entry] = opened
+    return True
 
 
 def _deleted(entry: Path) -> bool:

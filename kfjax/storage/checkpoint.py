@@ -77,13 +77,9 @@ def save_params(path: str | Path, params: Params, *, dtype: str | None = None) -
 
     path = disk.path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = disk.beside(path)
-    try:
+    with disk.writing(path) as temporary:
         save_file({name: leaf(x) for name, x in flatten(params).items()}, temporary)
         temporary.chmod(0o644)  # the library writes for its owner alone
-        disk.commit(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_params(

@@ -107,7 +107,7 @@ def commit(temporary: Path, path: Path) -> None:
     In between it has none, so that a crash never leaves a digest of another file.
     """
     digest = digest_of(temporary)
-    with _alone(path.parent):
+    with alone(path.parent):
         noted = _read_sums(path.parent)
         if noted.pop(path.name, digest) != digest:
             _write_sums(path.parent, noted)
@@ -116,15 +116,19 @@ def commit(temporary: Path, path: Path) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One writer at a time, so that none overwrites a digest that another has just noted.
+def alone(path: Path) -> Iterator[None]:
+    """One process, and one thread of it, at a time: the others wait. Inside the block it can't be asked for again.
 
-    The lock is on the folder itself and leaves no file. Some network file systems lock nothing, and no bucket does.
+    So that none overwrites what another has just noted, nor makes what another is making.
+
+    Args:
+      path: what is locked: a folder; or a file, which is made and stays. A network file system locks files between
+        hosts, but no folders, and some lock nothing. No bucket does.
     """
-    if in_bucket(folder):
+    if in_bucket(path):
         yield
         return
-    opened = os.open(folder, os.O_RDONLY)
+    opened = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o644)
     try:
         with suppress(OSError):
             fcntl.flock(opened, fcntl.LOCK_EX)
@@ -133,18 +137,30 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(opened)
 
 
-def write_text(path: Path, text: str, *, noted: bool = True) -> None:
-    """A small file, atomically; its digest is noted, unless not `noted`."""
+@contextmanager
+def writing(path: Path, *, noted: bool = True) -> Iterator[Path]:
+    """A file to write to, which becomes `path` at the block's end, if that is reached; its digest is noted, unless not
+    `noted`.
+
+    Raises:
+      OSError: it can't be written; `path` is named, not the temporary file.
+    """
     temporary = beside(path)
     try:
-        temporary.write_text(text, encoding="utf-8")
+        yield temporary
         (commit if noted else replace)(temporary, path)
     except OSError as error:
-        if error.errno is not None:
-            error.filename = str(path)  # not the temporary one
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            error.filename = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, *, noted: bool = True) -> None:
+    """A small file, as `writing`."""
+    with writing(path, noted=noted) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 class Staged:

@@ -52,6 +52,19 @@ def test_a_folder_of_its_parts_becomes_a_system(folder, tmp_path, capsys):
     assert "did you mean kling-foley-1.5b?" in capsys.readouterr().err
 
 
+def test_a_generator_of_another_system_is_not_kept_among_its_parts(folder, tmp_path, capsys):
+    """Converted for its own system before: no model of two sizes is made of it."""
+    directory.convert(folder / f"mmaudio_{public.VARIANT}.pth", tmp_path / "mine", say=lambda _: None)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
+    assert cli.main(["convert", str(folder), str(tmp_path / "mine"), "--system", kling.NAME]) == 2
+    said = capsys.readouterr().err
+    assert "mine: got a directory with the generator of mmaudio-small-44k, expected that of kling-foley-tiny" in said
+    assert {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()} == before
+    small = systems.SYSTEMS[public.VARIANT]
+    directory.convert(folder / "v1-44.pth", tmp_path / "mine", system=small, say=lambda _: None)
+    assert (tmp_path / "mine" / "vae.safetensors").is_file()
+
+
 def test_the_way_back_is_exact(folder, tmp_path):
     directory.convert(folder, tmp_path / "kling", system=systems.named(kling.NAME), say=lambda _: None)
     written = directory.export(tmp_path / "kling", tmp_path / "again", say=lambda _: None)
@@ -84,6 +97,26 @@ def test_by_name_what_is_fetched_is_noted_and_checked(folder, tmp_path, monkeypa
         ValueError, match=r"open_clip_model.safetensors: got sha256 [0-9a-f]{64}, expected [0-9a-f]{64}"
     ):
         hub.fetch(kling.NAME, tmp_path / "cache/models")
+
+
+def test_two_processes_that_fetch_note_both_their_files(tmp_path, monkeypatch):
+    """One reads the notes, and writes its own when another has written since."""
+    for name in "ab":
+        (tmp_path / "0" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "0" / name).write_text(name)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, file, revision: tmp_path / "0" / file)
+    one, other = (hub.Source("us/models", name, 1, "mine") for name in "ab")
+    digest_of = hub.disk.digest_of
+
+    def meanwhile(path, kind):
+        monkeypatch.setattr(hub.disk, "digest_of", digest_of)
+        hub.download("other", (other,), tmp_path)
+        return digest_of(path, kind)
+
+    monkeypatch.setattr(hub.disk, "digest_of", meanwhile)
+    hub.download("one", (one,), tmp_path)
+    noted = json.loads((tmp_path / hub.NOTED).read_text())
+    assert noted.keys() == {"us/models/a", "us/models/b"} and len(noted["us/models/a"]["sha256"]) == 64
 
 
 def test_another_codec_in_the_slot(folder, tmp_path):

@@ -1,9 +1,6 @@
 """Crops of recordings: decoded once, gone on with after a stop, no crop across two files."""
 
 import json
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,6 +8,7 @@ import pytest
 from kfjax import media
 from kfjax.data import recordings
 from kfjax.data.recordings import Recordings
+from tests.crossing import twice_at_once
 
 RATE = 16000
 
@@ -61,6 +59,10 @@ def test_what_is_decoded_is_kept_and_half_a_file_is_not(folder):
     pcm.write_bytes(whole[1][:1800])
     opened(folder)
     assert (log.read_text(), pcm.read_bytes()) == whole
+    for damaged in ("\0" * 40 + "\n", "[1]\n", "{}\n"):
+        log.write_text(whole[0].splitlines(keepends=True)[0] + damaged)
+        opened(folder)
+        assert (log.read_text(), pcm.read_bytes()) == whole
     lines = whole[0].splitlines(keepends=True)
     log.write_text(lines[0] + lines[1][:10])
     pcm.write_bytes(whole[1][:1600])
@@ -83,23 +85,8 @@ def test_a_file_that_is_mended_is_decoded(folder, capsys):
 
 
 def test_of_two_processes_one_decodes(folder, monkeypatch):
-    inside, leave, decoded = threading.Event(), threading.Event(), []
-
-    def mono(path, rate, real=recordings._mono):
-        decoded.append(path)
-        inside.set()
-        assert leave.wait(20)
-        return real(path, rate)
-
-    monkeypatch.setattr(recordings, "_mono", mono)
-    with ThreadPoolExecutor(2) as pool:
-        made = [pool.submit(opened, folder)]
-        assert inside.wait(20)
-        made.append(pool.submit(opened, folder))
-        time.sleep(0.2)
-        leave.set()
-        first, other = (one.result()(0)["wave"] for one in made)
-    np.testing.assert_array_equal(first, other)
+    (one, other), decoded = twice_at_once(lambda: opened(folder), recordings, "_mono", monkeypatch)
+    np.testing.assert_array_equal(one(0)["wave"], other(0)["wave"])
     assert len(decoded) == 3
 
 

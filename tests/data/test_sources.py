@@ -18,7 +18,7 @@ import pytest
 from kfjax import command, media
 from kfjax.commands import jobs
 from kfjax.commands.jobs import Job
-from kfjax.data import tables
+from kfjax.data import remote, tables
 from kfjax.data.sources import Row, cuts, digest, read_rows
 
 
@@ -255,14 +255,15 @@ def test_a_list_that_is_none(tmp_path, content, message):
 
 
 def test_a_list_may_begin_with_a_mark_wherever_it_lies(tmp_path):
-    content = "\ufeffa.mp4\nsub/b.wav\n".encode()
-    (tmp_path / "l.txt").write_bytes(content)
-    fsspec.filesystem("memory").pipe_file("memory://lists/l.txt", content)
-    for source in (tmp_path / "l.txt", "memory://lists/l.txt"):
-        assert [row.id for row in read_rows(source)] == ["a.mp4", "sub/b.wav"]
+    for encoding in ("utf-8-sig", "utf-16"):
+        content = "a.mp4\nsub/b.wav\n".encode(encoding)
+        (tmp_path / "l.txt").write_bytes(content)
+        fsspec.filesystem("memory").pipe_file("memory://lists/l.txt", content)
+        for source in (tmp_path / "l.txt", "memory://lists/l.txt"):
+            assert [row.id for row in read_rows(source)] == ["a.mp4", "sub/b.wav"]
 
 
-@pytest.mark.parametrize("kept, refused", [("yes", "no"), ("True", "False"), ("1", "0")])
+@pytest.mark.parametrize("kept, refused", [("yes", "no"), ("True", "False"), ("1", "0"), ("1.0", "0.0")])
 def test_rows_that_are_not_kept_are_passed_over_whoever_wrote_the_table(tmp_path, kept, refused):
     path = table(tmp_path, f"path,start_seconds,kept,mos\na.wav,0,{refused},3\nb.wav,10,{kept},\n")
     assert [row.id for row in read_rows(path)] == ["b.wav"]
@@ -278,15 +279,16 @@ def test_the_digest_is_of_rows_not_places(tmp_path):
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_a_table_on_another_file_system(tmp_path, ending):
     """Relative paths are relative to it there; its name stands in messages."""
-    memory, text = fsspec.filesystem("memory"), "audio,caption\na.wav,one\n/there/b.wav,two\ns3://c/d.wav,three\n"
+    memory, text = fsspec.filesystem("memory"), "audio,caption\n../a.wav,one\n/there/b.wav,two\ns3://c/d.wav,three\n"
     here = tmp_path / f"clips.{ending}"
     if ending == "csv":
         here.write_text(text)
     else:
         pq.write_table(pa.csv.read_csv(io.BytesIO(text.encode())), here)
-    memory.pipe_file(f"memory://tables/clips.{ending}", here.read_bytes())
-    rows = read_rows(f"memory://tables/clips.{ending}")
-    assert [str(row.audio) for row in rows] == ["memory://tables/a.wav", "/there/b.wav", "s3://c/d.wav"]
+    memory.pipe_file(f"memory://crawl/tables/clips.{ending}", here.read_bytes())
+    rows = read_rows(f"memory://crawl/tables/clips.{ending}")
+    assert [str(row.audio) for row in rows] == ["memory://crawl/a.wav", "/there/b.wav", "s3://c/d.wav"]
+    assert [isinstance(row.audio, remote.Address) for row in rows] == [True, False, True]
     assert digest(rows) == digest(read_rows(here))
     memory.pipe_file(f"memory://tables/bad.{ending}", b"sound\na.wav\n")
     with pytest.raises(ValueError, match=f"^memory://tables/bad.{ending}: "):

@@ -45,6 +45,8 @@ def test_jobs_of_parquet(tmp_path):
     ({"audio": ["a\0.wav"]}, r"t.parquet: row 2: has a control character"),
     ({"audio": ["a.wav", "b.wav"], "caption": ["x", "\x1b[2J"]}, r"t.parquet: row 3: has a control character"),
     ({"licence": ["mine"]}, "got a column 'licence'"),
+    ({"Audio": [{"bytes": b"RIFF", "path": "a.wav"}]}, "column 'Audio' holds struct<.*>, expected texts or numbers"),
+    ({"audio": [b"RIFF"]}, "column 'audio' holds binary, expected texts or numbers; export it so"),
     ({"caption": ["rain"]}, "got no video and no audio"),
     ({"audio": pa.array([], pa.string())}, "got no video and no audio"),
 ])  # fmt: skip

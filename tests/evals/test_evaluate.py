@@ -5,12 +5,14 @@ import functools
 import json
 import shutil
 
+import fsspec
 import numpy as np
 import pytest
 
 from kfjax import cli, media, pipeline
 from kfjax.data import builders, sources
 from kfjax.evals import benchmarks, evaluation, generation, measures, report
+from kfjax.evals import evaluate as evaluate_command
 from kfjax.evals.evaluation import Request, evaluate, plain
 from kfjax.evals.measures import COLUMNS, Score, mean_score
 from kfjax.evals.networks.base import Tags, Unavailable
@@ -67,6 +69,15 @@ def test_references_in_a_bucket(gs, folders, tmp_path):
         assert cli.main([*words, "--references", str(place), "--output", str(tmp_path / output)]) == 0
     one, two = (json.loads((tmp_path / output / "results.json").read_text()) for output in ("disk", "bucket"))
     assert one == two and one["matching"]["measured"] == 2
+
+
+def test_references_on_any_file_system(tmp_path, capsys):
+    fsspec.filesystem("memory").pipe_file("memory://true/clips.csv", b"audio,caption\na.wav,rain\n")
+    source = evaluate_command._references("memory://true/clips.csv")
+    assert [str(row.audio) for row in benchmarks.references(source)] == ["memory://true/a.wav"]
+    words = ["evaluate", "built-in", "--benchmark", "scenes", "--references", "memory://true/clips.csv"]
+    assert cli.main([*words, "--output", str(tmp_path / "out")]) == 2
+    assert "got memory://true/clips.csv, which is an address; give a file or folder" in capsys.readouterr().err
 
 
 def test_a_model_in_a_bucket(gs, tmp_path, capsys):

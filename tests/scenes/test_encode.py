@@ -11,6 +11,7 @@ from kfjax.scenes import Corpus
 from kfjax.scenes import encode as extract
 from kfjax.scenes.encode import encode_corpus, open_latents
 from kfjax.storage.checkpoint import weights_fingerprint
+from tests.crossing import twice_at_once
 from tests.tiny import corpus as tiny_corpus
 from tests.tiny.system import CONFIG, tiny_system
 
@@ -55,9 +56,17 @@ def test_latents_and_mels_are_those_of_the_codec(encoded):
         want = audio_codec.encode(tiny_system().params, CONFIG.codec, wave.mean(-1)[None])
         np.testing.assert_allclose(posterior[index, :, :8], want.mean[0], rtol=2e-3, atol=2e-3)
         np.testing.assert_allclose(posterior[index, :, 8:], want.std[0], rtol=2e-3, atol=2e-3)
-        for ear in range(2):
-            mel = log_mel(wave[None, :, ear], CONFIG.codec.mel)
-            np.testing.assert_allclose(mels[index, ..., ear], mel[0], atol=0.01)
+        for channel in range(2):
+            mel = log_mel(wave[None, :, channel], CONFIG.codec.mel)
+            np.testing.assert_allclose(mels[index, ..., channel], mel[0], atol=0.01)
+
+
+def test_of_two_processes_one_encodes(corpus, encoded, monkeypatch):
+    """The other neither empties what is being made nor makes it again."""
+    encode = lambda: encode_corpus(corpus, CONFIG.codec, VAE, CONFIG.rates, batch=2)
+    _, opened = twice_at_once(encode, extract, "_open", monkeypatch)
+    assert [done for _, (_, done) in opened] == [0, 7]
+    assert_same(arrays(corpus), arrays(encoded))
 
 
 def stop_after(batches: int, monkeypatch):

@@ -51,6 +51,22 @@ def test_fit_is_repeatable_and_survives_saving(classifier, tmp_path):
     np.testing.assert_array_equal(once.weights, again.weights)
 
 
+def test_a_saved_classifier_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    """Processes of an evaluation share one file, and one of them may be killed while it writes."""
+    made = SourceClassifier(np.zeros(2), np.ones(2), np.zeros((2, 1)), np.zeros(1), ("wood",))
+    made.save(tmp_path / "classifier.npz")
+    before = (tmp_path / "classifier.npz").read_bytes()
+
+    def half(file, **_):
+        (file if hasattr(file, "write") else file.open("wb")).write(b"PK")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", half)
+    with pytest.raises(KeyboardInterrupt):
+        made.save(tmp_path / "classifier.npz")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+
+
 def test_a_classifier_of_other_sources(tmp_path):
     waves = [clip({source}, seed) for seed in range(3) for source in ("wood", "rain")]
     classifier = SourceClassifier.fit(waves, ["knock", "water"] * 3, seed=0, copies=1, sources=("water", "knock"))

@@ -1,8 +1,10 @@
 """Copies of objects on this machine's disk: fetched once, checked, and no more of them than there is room for."""
 
 import errno
+import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -77,6 +79,29 @@ def test_a_folder_stays_while_a_process_has_it(gs, monkeypatch):
     os.utime(folder.parent, ns=(0, 0))
     cache.fetch(gs / "e", **made(gs / "e", b"e" * 1000))
     assert folder.is_dir()
+
+
+def test_what_is_held_is_the_folder_that_is_there(gs, monkeypatch):
+    """Deleted and fetched anew: before this process had its lock, and by hand while it had it."""
+    made(gs / "model" / "a", b"one")
+    folder = cache.fetch_folder(gs / "model")
+
+    def anew(entry):
+        shutil.copytree(entry, entry.with_name("copy"))
+        shutil.rmtree(entry)
+        entry.with_name("copy").rename(entry)
+
+    def crossing(opened, how, real=fcntl.flock):
+        monkeypatch.setattr(fcntl, "flock", real)
+        anew(folder.parent)
+        real(opened, how)
+
+    held = lambda: os.path.samestat(os.fstat(cache._kept[folder.parent]), folder.parent.stat())
+    anew(folder.parent)
+    assert cache.fetch_folder(gs / "model") == folder and held()
+    os.close(cache._kept.pop(folder.parent))
+    monkeypatch.setattr(fcntl, "flock", crossing)
+    assert cache.fetch_folder(gs / "model") == folder and held()
 
 
 def test_what_was_not_used_for_longest_makes_room(gs, monkeypatch):

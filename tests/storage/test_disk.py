@@ -1,8 +1,10 @@
 """Digests beside the files: what `sha256sum` writes and checks, never one of another file, and no rename unsynced."""
 
+import errno
 import hashlib
 import os
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -74,6 +76,36 @@ def test_a_damaged_list_is_named(tmp_path):
     sums.write_bytes(sums.read_bytes().replace(b"  a", b"\xff a"))
     with pytest.raises(CheckpointError, match=r"SHA256SUMS is damaged \(line 1\); copy it again, or delete it"):
         read(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["", "file"])
+def test_one_at_a_time(tmp_path, name):
+    """Through a folder, or a file that is there or not."""
+    events = []
+
+    def work():
+        with disk.alone(tmp_path / name):
+            events.append("in")
+            one = len(events)
+            time.sleep(0.05)
+            assert len(events) == one
+            events.append("out")
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(work) for _ in range(4)]:
+            done.result()
+    assert events == ["in", "out"] * 4 and (tmp_path / name).exists()
+
+
+def test_what_could_not_be_written_is_named_and_nothing_is_left(tmp_path):
+    for wrong, name in ((None, "a"), (str(tmp_path / "other"), "other")):
+        with pytest.raises(OSError, match="No space") as refused, disk.writing(tmp_path / "a") as temporary:
+            temporary.write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device", wrong)
+        assert refused.value.filename == str(tmp_path / name) and list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError) as missing:
+        disk.write_text(tmp_path / "none" / "a", "text")
+    assert missing.value.filename == str(tmp_path / "none" / "a")
 
 
 @pytest.mark.parametrize("survived", range(4))

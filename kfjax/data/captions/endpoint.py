@@ -163,7 +163,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _read(journal: IO[bytes]) -> dict[str, str]:
-    """Key -> caption of all complete lines that have them; an incomplete last one is cut off."""
+    """Key -> caption of all complete lines that hold both; an incomplete last one is cut off."""
     journal.seek(0)
     known, whole = {}, 0
     for line in journal:

@@ -21,7 +21,7 @@ def caption_table(table: Path, output: Path, fuse: Fuser) -> Counter[str]:
     are separated by semicolons, bars or line breaks; by commas where there are none of these.
 
     Returns:
-      "rows", "captions" (how many have one now) and "changed" (how many another than before).
+      "rows", "captions" (how many got one) and "changed" (how many another than before).
 
     Raises:
       ValueError: no such table, none of the columns; what the fuser raises.

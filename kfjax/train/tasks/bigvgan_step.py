@@ -134,12 +134,12 @@ def generator_loss(
     made: Float[Array, "b t"], wave: Float[Array, "b t"], disc: Params, cfg: BigVGANTraining
 ) -> tuple[Array, dict[str, Array]]:
     """The generator's loss, and its terms, unweighted."""
-    judge = module.bind(WaveDiscriminators, cfg.discriminator, disc)
-    fake = judge(made)
+    discriminators = module.bind(WaveDiscriminators, cfg.discriminator, disc)
+    fake = discriminators(made)
     parts = {
         "mel": mel_distance(made, wave, cfg),
         "adversarial": fooled(fake),
-        "feature": feature_distance(judge(wave), fake),
+        "feature": feature_distance(discriminators(wave), fake),
     }
     loss = cfg.mel_weight * parts["mel"] + parts["adversarial"] + cfg.feature_weight * parts["feature"]
     return loss, parts
@@ -177,8 +177,8 @@ def discriminator_loss(
     disc: Params, wave: Float[Array, "b t"], made: Float[Array, "b t"], cfg: BigVGANTraining
 ) -> Float[Array, ""]:
     """Least squares: scores of true waves should be 1, of generated ones 0; mean over each map, summed over maps."""
-    judge = module.bind(WaveDiscriminators, cfg.discriminator, disc)
-    return told_apart(judge(wave), judge(made))
+    discriminators = module.bind(WaveDiscriminators, cfg.discriminator, disc)
+    return told_apart(discriminators(wave), discriminators(made))
 
 
 def told_apart(real: Sequence[Layers], fake: Sequence[Layers]) -> Float[Array, ""]:

@@ -336,9 +336,9 @@ def discriminator_loss(
     disc: Params, real: Float[Array, "b f m"], fake: Float[Array, "b f m"], cfg: CodecTraining
 ) -> tuple[Array, dict[str, Array]]:
     """Hinge loss plus R1 at the real mels; both mels standardised."""
-    judge = module.bind(MelDiscriminator, cfg.discriminator, disc)
-    hinge = losses.hinge_discriminator(judge(real), judge(fake))
-    penalty = losses.r1(judge, real)
+    discriminator = module.bind(MelDiscriminator, cfg.discriminator, disc)
+    hinge = losses.hinge_discriminator(discriminator(real), discriminator(fake))
+    penalty = losses.r1(discriminator, real)
     return hinge + cfg.stages.r1_weight * penalty, {"disc": hinge, "r1": penalty}
 
 

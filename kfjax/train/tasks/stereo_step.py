@@ -15,6 +15,7 @@ from kfjax.structs import FeatureBatch, Features, FlowBatch
 from kfjax.system import SystemConfig
 from kfjax.train.engine import update
 from kfjax.train.engine.optim import OptimConfig, make_optimizer
+from kfjax.train.engine.validation import Figures
 
 Batch = FlowBatch | FeatureBatch
 
@@ -34,7 +35,7 @@ def stereo_loss(
     over the batch. The ratio's median without video is 0, so it stays near mono there.
 
     Args:
-      mel_mono, log_ratio: as `codec.stereo.join` makes them of the ears' natural-log mels.
+      mel_mono, log_ratio: as `codec.stereo.join` makes them of the channels' natural-log mels.
       there: False for recordings in mono, which say nothing of where a source is; the loss of these alone is 0.
     """
     r = module.bind(Mono2Stereo, cfg, params)(mel_mono, clip, has_video).astype(jnp.float32)
@@ -60,6 +61,14 @@ def batch_loss(params: module.Params, batch: Batch, encoded: Features, system: S
     return stereo_loss(params["stereo"], system.codec.stereo, mono, ratio, seen, has_video, there)
 
 
+def in_stereo(batch: Batch) -> Array:
+    """How many examples `batch_loss` is of, f32 []: of recordings in mono nothing is learnt."""
+    if isinstance(batch, FlowBatch):
+        return jnp.float32(batch.posterior.mean.shape[0])
+    assert batch.stereo is not None
+    return jnp.sum(batch.stereo.there, dtype=jnp.float32)
+
+
 def make_loss(system: SystemConfig) -> Callable[[module.Params, Batch], Array]:
     """(parameters of "stereo" and, for clips, of the frozen encoders, batch) -> the loss of Mono2Stereo alone."""
 
@@ -68,6 +77,11 @@ def make_loss(system: SystemConfig) -> Callable[[module.Params, Batch], Array]:
         return batch_loss(params, batch, encoded, system)
 
     return loss
+
+
+def make_figures(loss: Callable[[module.Params, Batch], Array]) -> Figures:
+    """What `make_loss` gives, for `validation.Validation`: a batch counts by its examples in stereo."""
+    return lambda params, batch, key: {"loss": loss(params, batch), "loss_count": in_stereo(batch)}
 
 
 def make_step(loss: Callable[[module.Params, Batch], Array], optim: OptimConfig) -> update.Step:

@@ -49,7 +49,7 @@ def make_task(run: FlowRun) -> Task:
     """
     system, optim = run.system, over(run.optim, run.loop.steps)
     loss = stereo_step.make_loss(system)
-    figures = lambda params, batch, key: {"loss": loss(params, batch)}
+    figures = stereo_step.make_figures(loss)
     if run.data.extracted:
         material = features.material(replace(run, step=FlowStepConfig()), figures)
         batch, look = material.batch, material.validate

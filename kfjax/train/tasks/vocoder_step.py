@@ -27,6 +27,7 @@ from kfjax.nn import module
 from kfjax.scenes import Corpus
 from kfjax.scenes.batches import SoundInput
 from kfjax.scenes.waves import training_wave
+from kfjax.storage import disk
 from kfjax.storage.checkpoint import save_params
 from kfjax.train.engine.loop import LoopConfig, Task
 from kfjax.train.engine.optim import OptimConfig, make_optimizer, over
@@ -253,19 +254,26 @@ def product(run: VocoderRun, weights: Mapping[str, module.Params]) -> Product:
 
 def render_pool(folder: Path, cfg: VocoderTraining | BigVGANTraining, *, held_out: bool = False) -> np.ndarray:
     """float16 [pieces, samples], rendered at the first call and read from the file after it; of held-out sounds as many
-    as a batch has."""
+    as a batch has. Of several processes one renders, and the others wait for it."""
     first, pieces, name = (HELD_OUT, cfg.batch, "heldout") if held_out else (0, cfg.pieces, "waves")
     path = folder / f"{name}_{pieces}x{cfg.piece_seconds:g}s_{cfg.mel.sample_rate_hz}.npy"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        shape = (pieces, round(cfg.piece_seconds * cfg.mel.sample_rate_hz))
-        unfinished = path.with_suffix(".part")
-        pool = np.lib.format.open_memmap(unfinished, "w+", np.float16, shape)
-        for i in range(pieces):
-            pool[i] = training_wave(first + i, cfg.piece_seconds, cfg.mel.sample_rate_hz)
-        pool.flush()
-        unfinished.rename(path)
+        with disk.alone(path.with_suffix(".lock")):
+            if not path.exists():
+                _render(path, first, pieces, cfg)
     return np.load(path, mmap_mode="r")
+
+
+def _render(path: Path, first: int, pieces: int, cfg: VocoderTraining | BigVGANTraining) -> None:
+    """The training sounds from number `first` on."""
+    shape = (pieces, round(cfg.piece_seconds * cfg.mel.sample_rate_hz))
+    unfinished = path.with_suffix(".part")
+    pool = np.lib.format.open_memmap(unfinished, "w+", np.float16, shape)
+    for i in range(pieces):
+        pool[i] = training_wave(first + i, cfg.piece_seconds, cfg.mel.sample_rate_hz)
+    pool.flush()
+    disk.replace(unfinished, path)
 
 
 def crops(pool: np.ndarray, cfg: VocoderTraining | BigVGANTraining, step: int) -> dict[str, np.ndarray]:

@@ -9,8 +9,13 @@ import pytest
 
 from kfjax import system
 from kfjax.cli import main
+from kfjax.data.batches import FeatureInput
+from kfjax.data.buckets import Buckets
 from kfjax.data.encode import encoders_fingerprint
 from kfjax.storage.checkpoint import load_params
+from kfjax.train.engine.validation import Validation
+from kfjax.train.tasks.flow.step import FlowStepConfig, flow_figures
+from kfjax.train.tasks.stereo_step import make_figures, make_loss
 from tests.tiny import features as tiny_features
 from tests.tiny.system import CONFIG, tiny_system
 
@@ -54,6 +59,21 @@ def test_a_run_on_features_ends_in_a_stereo_model(folder):
     assert stereo["out"]["kernel"].any()  # it begins at zero
     for name in system.load(folder / "start").cfg.names:
         jax.tree.map(np.testing.assert_array_equal, made.params[name], tiny_system().params[name])
+
+
+def test_validation_passes_over_recordings_in_mono(folder):
+    """A batch without any in stereo says nothing, and is no loss of 0."""
+    buckets = Buckets({0.5: 1.0}, batch_seconds=4.0, multiple_of=8, seed=0)
+    stereo = FeatureInput(CONFIG, [(folder / "features", 1.0)], buckets, seed=0, stereo=True)(0)
+    half, mono = (stereo._replace(stereo=stereo.stereo._replace(there=np.arange(8) < n)) for n in (4, 0))
+    params, figures = {"stereo": tiny_system().params["stereo"]}, make_figures(make_loss(CONFIG))
+    seen = lambda *batches: Validation(figures, batches.__getitem__, len(batches))(params, 0)
+    assert seen(stereo, mono) == seen(stereo) and seen(stereo)["loss"] > 0 and seen(mono) == {}
+    whole, part = seen(stereo)["loss"], seen(half)["loss"]
+    assert whole != part and seen(stereo, half)["loss"] == pytest.approx((2 * whole + part) / 3, rel=1e-6)
+    joint = flow_figures(CONFIG, FlowStepConfig(stereo_weight=0.5))
+    shapes = jax.eval_shape(joint, tiny_system().params, stereo, jax.random.key(0))
+    assert shapes["stereo_count"].shape == ()
 
 
 def test_features_without_stereo_are_refused_in_one_line(folder, tmp_path, capsys):

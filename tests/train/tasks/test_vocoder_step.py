@@ -11,7 +11,9 @@ from kfjax.nn import module
 from kfjax.scenes.waves import training_wave
 from kfjax.train.engine.loop import LoopConfig, init_state, run
 from kfjax.train.engine.optim import OptimConfig
+from kfjax.train.tasks import vocoder_step
 from kfjax.train.tasks.vocoder_step import VocoderTraining, decoded_mel, magnitude_loss, vocoder_loss, vocoder_task
+from tests.crossing import twice_at_once
 from tests.planted import blamed, plant
 
 CFG = VocoderTraining(
@@ -40,6 +42,14 @@ def test_training_waves_are_sound_and_repeatable():
         assert wave.shape == (6400,) and wave.dtype == np.float32 and np.isfinite(wave).all()
         assert 0.09 < np.abs(wave).max() < 0.91
     np.testing.assert_array_equal(training_wave(5, 0.4, 16000), training_wave(5, 0.4, 16000))
+
+
+def test_of_two_processes_one_renders_the_training_sounds(tmp_path, monkeypatch):
+    render = lambda: vocoder_step.render_pool(tmp_path, CFG)
+    (one, other), waves = twice_at_once(render, vocoder_step, "training_wave", monkeypatch)
+    assert [given[0] for given, _ in waves] == [0, 1, 2]
+    assert one.shape == (3, 8000) and not list(tmp_path.glob("*.part"))
+    np.testing.assert_array_equal(one, other)
 
 
 def test_the_loss_is_zero_for_the_target_itself():

@@ -11,7 +11,7 @@ NO_SIDE_DB = -120.0
 FLOOR_DB_PER_HZ = -120.0
 #: And so is, or leaks from a codec or a resampler's filter, what is this far below the highest density above 1 kHz.
 RANGE_DB = 60.0
-#: Above this AAC may say that a band is noise and leave it to the decoder to draw it, in each channel its own.
+#: Above this AAC may code a band as noise, which the decoder draws for each channel (perceptual noise substitution).
 DRAWN_HZ = 3500.0
 
 _FULL = 0.999

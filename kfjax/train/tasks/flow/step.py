@@ -26,7 +26,7 @@ from kfjax.system import ENCODERS, SystemConfig
 from kfjax.train.engine import update
 from kfjax.train.engine.validation import Figures
 from kfjax.train.tasks.lora import LoRAConfig, merge, with_words
-from kfjax.train.tasks.stereo_step import batch_loss
+from kfjax.train.tasks.stereo_step import batch_loss, in_stereo
 from kfjax.xla.sharding import axis_size, pin, scattered
 
 TIME_BINS = 10  # of equal width, for the loss by t
@@ -317,7 +317,8 @@ def flow_figures(system: SystemConfig, cfg: FlowStepConfig) -> Figures:
     cfg = replace(cfg, draws=1, accumulate=1)
 
     def figures(params: Params, batch: Batch, key: jax.Array) -> Metrics:
-        return loss_of(params, batch, _fixed_draws(key, batch.posterior.mean.shape), system, cfg)[1]
+        found = loss_of(params, batch, _fixed_draws(key, batch.posterior.mean.shape), system, cfg)[1]
+        return found | ({"stereo_count": in_stereo(batch)} if cfg.stereo_weight else {})
 
     return figures
 
