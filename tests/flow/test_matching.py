@@ -4,8 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kfjax.flow.matching import expected_velocity, interpolate, loss, sample_known, sample_times, with_known
+from kfjax.flow import matching
 from kfjax.structs import Posterior
+
+interpolate, expected_velocity, with_known, loss = map(
+    jax.jit, (matching.interpolate, matching.expected_velocity, matching.with_known, matching.loss)
+)
+sample_times = jax.jit(matching.sample_times, static_argnums=1, static_argnames="start")
+sample_known = jax.jit(matching.sample_known, static_argnums=(1, 2, 3))
 
 
 def test_paths_start_at_noise_and_end_at_data():
