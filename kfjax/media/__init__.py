@@ -8,7 +8,7 @@ The only code that touches PyAV (FFmpeg's libraries), and only when a function i
 * Everything wrong with a file ends in a `MediaError`: what was got, what was expected, what to do.
 """
 
-from kfjax.media.frames import FrameSpec, Shown, every_frame, frames_in_windows, read_frames
+from kfjax.media.frames import FrameSpec, Shown, frames_in_order, frames_in_windows, read_frames
 from kfjax.media.probe import MIN_SECONDS, MediaError, MediaInfo, probe
 from kfjax.media.sound import read_audio
 from kfjax.media.suffixes import FILM_SUFFIXES, VIDEO_SUFFIXES, is_clip
@@ -23,7 +23,7 @@ __all__ = [
     "MediaInfo",
     "Shown",
     "check_output",
-    "every_frame",
+    "frames_in_order",
     "frames_in_windows",
     "is_clip",
     "mux",

@@ -77,17 +77,19 @@ def _of_sound(row: Row, end: float, seconds: float) -> Iterator[Piece]:
 
 def _of_film(row: Row, end: float, seconds: float, specs: tuple, span_cuts: bool) -> Iterator[Piece]:
     assert row.video is not None
-    start, frames = row.start_seconds, _Frames(specs)
-    shown = media.every_frame(row.video, _THUMBNAIL, start)
+    start, frames, shown_until = row.start_seconds, _Frames(specs), row.start_seconds
+    rates_hz = [spec.rate_hz for spec in specs]
+    shown = media.frames_in_order(row.video, _THUMBNAIL, start, rates_hz=rates_hz)
     for frame, is_cut in ((one, False) for one in shown) if span_cuts else scene_cuts(shown):
         if frame.seconds >= end - SHORT_SECONDS / 2:
             break
         at_cut, full = is_cut and frame.seconds > start, frame.seconds >= start + seconds - 1e-6
         if at_cut or full:
-            stop = start + seconds if full else frame.seconds
+            stop = start + seconds if full else shown_until  # of pictures left out none knows on which side they are
             yield Piece(_cut(row, start, stop - start), frames.until(stop - start))
-            start, frames = stop, _Frames(specs)
+            start, frames = stop if full else frame.seconds, _Frames(specs)
         frames.add(frame, frame.seconds - start)
+        shown_until = frame.until_seconds
     if end - start > 1e-3:
         left = end - start
         length = seconds if left >= seconds - SHORT_SECONDS else left
