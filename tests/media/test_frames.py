@@ -136,3 +136,46 @@ def test_avi_with_reordered_and_repeated_pictures(tmp_path, codec, repeat):
     media.mux(path, np.zeros((1000, 2), np.float32), 44100, tmp_path / "b.mp4")
     (frames,), _ = media.read_frames(tmp_path / "b.mp4", [SYNC], counts=[60])
     assert files.read_numbers(frames) == [k if k in kept else 19 for k in range(60)]
+
+
+B_FRAMES = {
+    "libx264": {"bf": "3", "b_strategy": "0", "x264-params": "b-pyramid=none:scenecut=0:keyint=250"},
+    "mpeg4": {"bf": "2"},
+    "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:bframes=3:b-adapt=0"},
+}
+
+
+def in_order(path, start=0.0, rates=()):
+    return list(media.frames_in_order(path, 8, start, rates_hz=rates))
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "mpeg4"), ("a.mp4", "libx265")])
+@pytest.mark.parametrize("start", [0.0, 3.25])
+def test_what_is_not_needed_is_not_decoded(tmp_path, name, codec, start):
+    encoder = {"codec": codec, "rate": Fraction(24), "tick": Fraction(1, 24), "options": B_FRAMES[codec] | {"g": "48"}}
+    path = files.write_numbered(tmp_path / name, files.steady(144, 24), **encoder)
+    whole, kept = in_order(path, start), in_order(path, start, [4.0, 2.0])
+    assert len(kept) < 0.7 * len(whole)
+    numbers = {one.seconds: files.read_numbers(one.picture(CLIP)[None]) for one in whole}
+    assert all(files.read_numbers(one.picture(CLIP)[None]) == numbers[one.seconds] for one in kept)
+    due = [k / 24 for k in range(round(24 * start), 144, 6)]
+    assert {round(24 * seconds) for seconds in due} <= {round(24 * one.seconds) for one in kept}
+    after = [one.seconds for one in whole[1:]] + [6.0]
+    until = {one.seconds: seconds for one, seconds in zip(whole, after, strict=True)}
+    assert all(one.until_seconds == pytest.approx(until[one.seconds], abs=2e-3) for one in kept)
+
+
+@pytest.mark.parametrize(("name", "fps"), [("a.mp4", 12), ("a.avi", 24)])
+def test_all_is_decoded_of_a_slow_film_and_of_one_without_times(tmp_path, name, fps):
+    path = files.write_numbered(
+        tmp_path / name, files.steady(48, fps), rate=Fraction(fps), tick=Fraction(1, fps), options=B_FRAMES["libx264"]
+    )
+    assert len(in_order(path, 0.0, [4.0])) == 48
+
+
+def test_a_picture_that_is_held_is_decoded(tmp_path):
+    times = [k / Fraction(24) + (k >= 30) + (k >= 61) for k in range(96)]
+    path = files.write_numbered(tmp_path / "a.mp4", times, rate=Fraction(24), options=B_FRAMES["libx264"])
+    kept = in_order(path, 0.0, [4.0])
+    shown = {round(one.seconds * 24) for one in kept}
+    assert len(kept) < 70 and {29, 30 + 24, 60 + 24, 61 + 48, 95 + 48} <= shown

@@ -1,11 +1,14 @@
 """Films cut at their scenes: where, into what, and which frames come with each piece."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
 from kfjax import media
 from kfjax.data.clean import excerpts
 from kfjax.data.sources import Row
+from tests.tiny import media_files
 from tests.tiny.crawl import RATE_HZ, pictures, recording
 
 SPECS = (media.FrameSpec(4.0, 32, "stretch"),)
@@ -28,6 +31,20 @@ def test_an_excerpt_ends_at_a_scene_cut(tmp_path):
     assert spans(row, shortest=0.7) == [(0, 1.3), (1.3, 2), (3.3, 1.3)]
     assert spans(row, span_cuts=True) == [(0, 2), (2, 2), (4, 1)]
     assert spans(row._replace(start_seconds=0.5, seconds=3.0)) == [(0.5, 0.8), (1.3, 2)]
+
+
+def test_no_picture_of_another_scene_is_in_an_excerpt(tmp_path):
+    """A cut within a run of B-frames, which are not all decoded: the piece before it ends with what is certain."""
+    options = {"bf": "3", "b_strategy": "0", "x264-params": "b-pyramid=none:scenecut=0:keyint=250"}
+    for cut in range(20, 28):
+        gray = np.where(np.arange(48) < cut, 60, 200).astype(np.uint8)[:, None, None, None]
+        scenes = gray * np.ones((1, 96, 128, 3), np.uint8)
+        silent = tmp_path / f"{cut}.mp4"
+        media_files.write_pictures(silent, scenes, media_files.steady(48, 24), rate=Fraction(24), options=options)
+        media.mux(silent, recording(1, 2.0), RATE_HZ, tmp_path / f"{cut}.mkv")
+        (start, seconds), (after, _) = spans(Row("", tmp_path / f"{cut}.mkv", None, ""))
+        assert start == 0 and seconds - 2e-3 <= cut / 24 <= after + 2e-3, cut
+        assert after - seconds < 4 / 24, cut
 
 
 def shaken(frames, seed):
