@@ -17,6 +17,9 @@ DRAWN_HZ = 3500.0
 _FULL = 0.999
 _RUN, _FLAT = 3, 1e-4
 _SPECTRUM_SAMPLES = 2048
+#: A cliff of the spectrum: how far it falls, within how much, and of how much before it the level is taken. In 513
+#: recordings behind six codecs those without a fault fall by 20 dB at most, those once at 6 to 16 kHz by 32 at least.
+_CLIFF_DB, _CLIFF_HZ, _LEDGE_HZ = 26.0, 1500.0, 500.0
 #: Bins of the spectrum of which the median counts: a tone's harmonics by rounding to 16 bits stand alone.
 _SMOOTHED = 9
 
@@ -56,20 +59,53 @@ def bandwidth_hz(wave: Float[np.ndarray, "t c"], sample_rate_hz: int) -> float:
 
     Where the mean power density (Welch's method, 2048 samples) of the channel that has most is above
     `FLOOR_DB_PER_HZ` of full scale and within `RANGE_DB` of its highest value above 1 kHz (rumble is louder than all
-    that one hears); 0 for silence. The median over `_SMOOTHED` bins counts, so that a sharp edge is found within
-    200 Hz.
+    that one hears); 0 for silence. Below that, where the spectrum falls off a cliff (`_cliff`): a lossy codec or a
+    resampler's filter may leave more in the empty band than noise of 16 bits. The median over `_SMOOTHED` bins counts,
+    so that a sharp edge is found within 200 Hz.
     """
-    from scipy.ndimage import median_filter
-    from scipy.signal import welch
-
     size = min(_SPECTRUM_SAMPLES, len(wave))
     if size < 16:
         return 0.0
-    frequencies, power = welch(np.asarray(wave, np.float64), sample_rate_hz, nperseg=size, axis=0)
-    density_db = median_filter(10 * np.log10(power.max(1) + 1e-30), _SMOOTHED, mode="nearest")
-    highest_db = density_db[frequencies >= min(1000.0, frequencies[-1] / 4)].max()
-    heard = np.flatnonzero((density_db > FLOOR_DB_PER_HZ) & (density_db > highest_db - RANGE_DB))
-    return float(frequencies[heard[-1]]) if len(heard) else 0.0
+    power, amplitude = _spectra(np.asarray(wave, np.float32), size, sample_rate_hz)
+    frequencies = np.fft.rfftfreq(size, 1 / sample_rate_hz)
+    highest_db = power[frequencies >= min(1000.0, frequencies[-1] / 4)].max()
+    heard = np.flatnonzero((power > FLOOR_DB_PER_HZ) & (power > highest_db - RANGE_DB))
+    if not len(heard):
+        return 0.0
+    return float(min(frequencies[heard[-1]], _cliff(amplitude, frequencies)))
+
+
+def _spectra(wave: Float[np.ndarray, "t c"], size: int, sample_rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
+    """Density of the mean power and of the mean amplitude over half overlapping windows, dB; of each the largest of
+    the channels, smoothed. The mean of amplitudes is less that of the loudest windows, in which a codec leaks most."""
+    from scipy.fft import rfft
+    from scipy.ndimage import median_filter
+
+    window = np.hanning(size + 1)[:-1].astype(np.float32)
+    power, amplitude = np.zeros((2, size // 2 + 1))
+    for channel in wave.T:
+        windows = np.lib.stride_tricks.sliding_window_view(np.ascontiguousarray(channel), size)[:: size // 2]
+        one = np.abs(rfft(windows * window, axis=1))
+        power = np.maximum(power, np.square(one).mean(0, dtype=np.float64))
+        amplitude = np.maximum(amplitude, np.square(one.mean(0, dtype=np.float64)))
+    densities = np.stack([power, amplitude]) * 2 / (sample_rate_hz * float(np.square(window).sum()))
+    power, amplitude = median_filter(10 * np.log10(densities + 1e-30), (1, _SMOOTHED), mode="nearest")
+    return power, amplitude
+
+
+def _cliff(level_db: Float[np.ndarray, " f"], frequencies: Float[np.ndarray, " f"]) -> float:
+    """Where a spectrum falls by `_CLIFF_DB` at least within `_CLIFF_HZ` and stays there up to its end, Hz; infinite where
+    it does not. What is recorded falls less steeply, and what a low-pass filter or a lower rate has cut off does so."""
+    before, width = (round(hz / frequencies[1]) for hz in (_LEDGE_HZ, _CLIFF_HZ))
+    count = len(level_db) - before - width
+    if min(before, count) < 1:
+        return np.inf
+    ledge_db = np.median(np.lib.stride_tricks.sliding_window_view(level_db, before)[:count], axis=1)
+    beyond_db = np.maximum.accumulate(level_db[::-1])[::-1][before + width :]
+    fall_db = np.where(frequencies[before : before + count] >= 1000.0, ledge_db - beyond_db, 0.0)
+    if fall_db.max(initial=0.0) < _CLIFF_DB:
+        return np.inf
+    return float(frequencies[np.flatnonzero(level_db > ledge_db[fall_db.argmax()] - _CLIFF_DB)[-1]])
 
 
 def undrawn(wave: Float[np.ndarray, "t c"], sample_rate_hz: int) -> Float[np.ndarray, "u c"]:
