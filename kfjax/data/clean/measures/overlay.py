@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from kfjax.data.clean.measures.picture import brightness
 from kfjax.media import FrameSpec
@@ -27,9 +27,11 @@ _LOWEST, _HIGHEST, _WIDER, _FULL, _APART = 0.012, 0.12, 2.5, 0.6, 2.0
 # neighbourhood that has such edges.
 _EDGE_LEVELS, _COHERENCE, _LEAST_LEVELS, _EDGE_SHARE, _LOGO_NEIGHBOURHOOD = 10.0, 0.8, 4.0, 0.1, 17
 # What is longer, as a share of the picture, is no logo, nor is what is thinner than so many lines or columns: an edge.
-_CROSSING, _THIN = 0.6, 5
-# The camera stands still where less of the picture changes by so much (deviation), or more of it has standing edges.
-_CHANGE_LEVELS, _CHANGING_SHARE, _STANDING_SHARE = 5.0, 0.5, 0.1
+_CROSSING, _THIN = 0.7, 5
+# A place moves where its brightness is so far from its median half of the time. It does so in this share of the picture
+# at least, and of what surrounds a logo; where more of the picture has standing edges, the camera stands still. Every
+# fourth line and column is looked at.
+_MOVING_LEVELS, _MOVING_SHARE, _STANDING_SHARE, _EVERY = 2.0, 0.3, 0.1, 4
 _LEAST_FRAMES = 4
 
 
@@ -75,16 +77,17 @@ def logo_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float | None:
     A standing edge has a large mean gradient, most of the gradients' mean size, and a gradient in every frame (their
     temporal minimum). T. Dekel, M. Rubinstein, C. Liu and W. T. Freeman, "On the effectiveness of visible watermarks",
     CVPR 2017, find a watermark by the median of gradients. What crosses most of the picture is the edge of a black bar
-    (`picture.border_share`); a straight line is one of the scene, before a camera that stands still while something
-    large moves.
+    (`picture.border_share`). What stands in what does not move is a part of the scene: rain, or something large that
+    passes, changes a place now and then, a moving camera most of the time.
     """
     from scipy.ndimage import find_objects, label, uniform_filter
 
     gray = brightness(frames)
-    if len(gray) < _LEAST_FRAMES or (gray.std(0) > _CHANGE_LEVELS).mean() < _CHANGING_SHARE:
+    if len(gray) < _LEAST_FRAMES:
         return None
+    moving = _moving(gray[:, ::_EVERY, ::_EVERY])
     dense = uniform_filter(_standing_edges(gray).astype(np.float32), _LOGO_NEIGHBOURHOOD) > _EDGE_SHARE
-    if dense.mean() > _STANDING_SHARE:
+    if moving.mean() < _MOVING_SHARE or dense.mean() > _STANDING_SHARE:
         return None
     numbers = np.zeros(dense.shape, np.int32)
     label(dense, output=numbers)
@@ -92,9 +95,25 @@ def logo_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float | None:
     area = 0
     for number, (rows, columns) in enumerate(find_objects(numbers), 1):
         high, wide = rows.stop - rows.start, columns.stop - columns.start
-        if max(high / height, wide / width) <= _CROSSING and min(high, wide) >= _LOGO_NEIGHBOURHOOD + _THIN:
+        if max(high / height, wide / width) > _CROSSING or min(high, wide) < _LOGO_NEIGHBOURHOOD + _THIN:
+            continue
+        if _moving_around(numbers[::_EVERY, ::_EVERY], number, moving) >= _MOVING_SHARE:
             area += int((numbers[rows, columns] == number).sum())
     return area / (height * width)
+
+
+def _moving(gray: Float[np.ndarray, "n h w"]) -> Bool[np.ndarray, "h w"]:
+    """Where the median absolute deviation over time is large."""
+    return np.median(np.abs(gray - np.median(gray, axis=0)), axis=0) > _MOVING_LEVELS
+
+
+def _moving_around(numbers: Int[np.ndarray, "h w"], number: int, moving: Bool[np.ndarray, "h w"]) -> float:
+    """Share of what moves in the surroundings of an object, as wide as its edges' neighbourhood; 0 without any."""
+    from scipy.ndimage import maximum_filter
+
+    near = maximum_filter(numbers == number, 2 * (_LOGO_NEIGHBOURHOOD // _EVERY) + 1)
+    around = near & (numbers == 0)
+    return float(moving[around].mean()) if around.any() else 0.0
 
 
 def _standing_edges(gray: Float[np.ndarray, "n h w"]) -> Bool[np.ndarray, "h w"]:
