@@ -334,7 +334,9 @@ def shown_frames(
                     return
                 ticks = frame.pts - track.start if track.timed else int(track.pts[shown])
                 if sought and not shown and ticks * track.tick > start_seconds:
-                    yield from shown_frames(path, track, threads=threads, spare=spare)  # the file's index misled the seek
+                    yield from shown_frames(
+                        path, track, threads=threads, spare=spare
+                    )  # the file's index misled the seek
                     return
                 shown += 1
                 yield float(ticks * track.tick), frame
