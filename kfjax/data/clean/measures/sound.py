@@ -29,7 +29,8 @@ def clipped_share(wave: Float[np.ndarray, "t c"]) -> float:
 
     Clipped is a sample of at least 0.999 of full scale, or one of at least three in a row within 1e-4 of the channel's
     own maximum (or minimum): what was clipped before its level was lowered has such plateaus. A lossy codec bends
-    these, so that only clipping at full scale is found behind one. Pure tones below 150 Hz are flat enough to count.
+    these: behind one only clipping at full scale is found, by what it leaves beyond. Pure tones below 150 Hz are flat
+    enough to count.
     """
     return max((_clipped(channel) for channel in np.asarray(wave).T), default=0.0)
 
@@ -78,14 +79,13 @@ def bandwidth_hz(wave: Float[np.ndarray, "t c"], sample_rate_hz: int) -> float:
 def _spectra(wave: Float[np.ndarray, "t c"], size: int, sample_rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
     """Density of the mean power and of the mean amplitude over half overlapping windows, dB; of each the largest of
     the channels, smoothed. The mean of amplitudes is less that of the loudest windows, in which a codec leaks most."""
-    from scipy.fft import rfft
     from scipy.ndimage import median_filter
 
     window = np.hanning(size + 1)[:-1].astype(np.float32)
     power, amplitude = np.zeros((2, size // 2 + 1))
     for channel in wave.T:
         windows = np.lib.stride_tricks.sliding_window_view(np.ascontiguousarray(channel), size)[:: size // 2]
-        one = np.abs(rfft(windows * window, axis=1))
+        one = np.abs(np.fft.rfft(windows * window, axis=1))
         power = np.maximum(power, np.square(one).mean(0, dtype=np.float64))
         amplitude = np.maximum(amplitude, np.square(one.mean(0, dtype=np.float64)))
     densities = np.stack([power, amplitude]) * 2 / (sample_rate_hz * float(np.square(window).sum()))
@@ -94,8 +94,9 @@ def _spectra(wave: Float[np.ndarray, "t c"], size: int, sample_rate_hz: int) -> 
 
 
 def _cliff(level_db: Float[np.ndarray, " f"], frequencies: Float[np.ndarray, " f"]) -> float:
-    """Where a spectrum falls by `_CLIFF_DB` at least within `_CLIFF_HZ` and stays there up to its end, Hz; infinite where
-    it does not. What is recorded falls less steeply, and what a low-pass filter or a lower rate has cut off does so."""
+    """Where a spectrum falls by `_CLIFF_DB` at least within `_CLIFF_HZ` and stays there to its end, Hz; else infinite.
+
+    What is recorded falls less steeply; what a low-pass filter or a lower rate has cut off falls so."""
     before, width = (round(hz / frequencies[1]) for hz in (_LEDGE_HZ, _CLIFF_HZ))
     count = len(level_db) - before - width
     if min(before, count) < 1:
