@@ -17,8 +17,9 @@ DRAWN_HZ = 3500.0
 _FULL = 0.999
 _RUN, _FLAT = 3, 1e-4
 _SPECTRUM_SAMPLES = 2048
-#: A cliff of the spectrum: how far it falls, within how much, and of how much before it the level is taken. In 513
-#: recordings behind six codecs those without a fault fall by 20 dB at most, those once at 6 to 16 kHz by 32 at least.
+#: A cliff of the spectrum: how far it falls, within how much, and of how much before it the level is taken. Of 513
+#: made recordings behind six codecs the 40 steepest without a fault fall by 20 dB at most, those once at 6 to 16 kHz by
+#: 32 at least.
 _CLIFF_DB, _CLIFF_HZ, _LEDGE_HZ = 26.0, 1500.0, 500.0
 #: Bins of the spectrum of which the median counts: a tone's harmonics by rounding to 16 bits stand alone.
 _SMOOTHED = 9
