@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,26 +23,61 @@ from experiments import harness
 
 RECIPES = ("bouncing", "falling", "hammer", "rolling", "footsteps", "clock", "bell", "rain", "wind", "fire", "engine")
 SECONDS, GIVEN, RATE = 8.0, 3.0, 44100
-WAYS = ("nothing", "own", "other", "hole", "hole, nothing given", "reference")
+
+
+class Way(NamedTuple):
+    """What a sound is made from.
+
+    Attributes:
+      given: "own", "other", "hole", "reference" or "" for nothing.
+      base: the way without what is given.
+      span: seconds that are scored.
+      film, caption: whether the scene's is given.
+    """
+
+    given: str = ""
+    base: str = "nothing"
+    span: tuple[float, float] = (GIVEN, SECONDS)
+    film: bool = True
+    caption: bool = True
+
+
+WAYS = {
+    "nothing": Way(),
+    "own": Way("own"),
+    "other": Way("other"),
+    "hole": Way("hole", "hole, nothing given", (3.0, 5.0)),
+    "hole, nothing given": Way("", "hole, nothing given", (3.0, 5.0)),
+    "reference": Way("reference"),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=harness.MODEL, help="model directory (default: built-in)")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--scenes", type=int, default=100)
     args = parser.parse_args()
+    print(table(measure(args.model, args.output, args.scenes)))
+
+
+def measure(folder: Path, output: Path, scenes: int, ways: Mapping[str, Way] = WAYS, **sampling) -> list[dict]:
+    """A row for each scene, of the model in `folder`; those that are in `output` are left as they are.
+
+    Args:
+      sampling: of `generate`.
+    """
     from kfjax import pipeline
 
-    model = pipeline.load()
-    rows = json.loads(args.output.read_text()) if args.output.exists() else []
-    for number in range(len(rows), args.scenes):
-        rows.append(one_scene(model, number))
-        args.output.write_text(json.dumps(rows) + "\n")
-        print(number, rows[-1]["recipe"], flush=True)
-    print(table(rows))
+    model, rows = pipeline.load(folder), harness.read_json(output, [])
+    for number in range(len(rows), scenes):
+        rows.append(one_scene(model, number, ways, **sampling))
+        output.write_text(json.dumps(rows) + "\n")
+        print(output.stem, number, rows[-1]["recipe"], flush=True)
+    return rows
 
 
-def one_scene(model, number: int) -> dict:
+def one_scene(model, number: int, ways: Mapping[str, Way] = WAYS, **sampling) -> dict:
     from kfjax.scenes.scores import struck_times
 
     recipe = RECIPES[number % len(RECIPES)]
@@ -47,33 +85,32 @@ def one_scene(model, number: int) -> dict:
     true = scene.sound(RATE)
     like = harness.scene_film(9500 + number, SECONDS, recipe)[0].sound(RATE)
     apart = harness.scene_film(9700 + number, 3.0, RECIPES[(number + 5) % len(RECIPES)])[0].sound(RATE)
-    options = {
-        "nothing": {}, "own": {"audio": true, "keep": [(0, GIVEN)]}, "other": {"audio": like, "keep": [(0, GIVEN)]},
-        "hole": {"audio": true, "redo": [(3, 5)]}, "hole, nothing given": {}, "reference": {},
-    }  # fmt: skip
-    row = {"scene": number, "recipe": recipe}
-    plain = model.generate(film, scene.caption, seed=number).waveform
-    for way in WAYS:
-        wave = model.generate(film, scene.caption, seed=number, **options[way]).waveform if options[way] else plain
-        if way == "reference":
-            wave = with_reference(model, film, scene.caption, number, apart)
-        span = (3.0, 5.0) if "hole" in way else (GIVEN, SECONDS)
-        part = slice(round(span[0] * RATE), round(span[1] * RATE))
-        row[way] = scores(wave[part], true[part], np.array(struck_times(scene)) - span[0], span[1] - span[0])
-        if way in ("nothing", "reference"):
-            row[way]["towards"] = distance(wave, apart)
+    row, made = {"scene": number, "recipe": recipe}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        options = {
+            "": {}, "own": {"audio": true, "keep": [(0, GIVEN)]}, "other": {"audio": like, "keep": [(0, GIVEN)]},
+            "hole": {"audio": true, "redo": [(3, 5)]}, "reference": {"reference": written(apart, folder)},
+        }  # fmt: skip
+        for name, way in ways.items():
+            asked = way.given, way.film, way.caption
+            if asked not in made:
+                prompt = scene.caption if way.caption else ""
+                more = options[way.given] | sampling | ({} if way.film else {"duration": SECONDS})
+                made[asked] = model.generate(film if way.film else None, prompt, seed=number, **more).waveform
+            wave, (start, end) = made[asked], way.span
+            part = slice(round(start * RATE), round(end * RATE))
+            row[name] = scores(wave[part], true[part], np.array(struck_times(scene)) - start, end - start)
+            row[name]["towards"] = distance(wave, apart)
     return row
 
 
-def with_reference(model, film, caption: str, seed: int, sound: np.ndarray) -> np.ndarray:
-    import tempfile
-
+def written(sound: np.ndarray, folder: str) -> Path:
+    """A file of it."""
     from kfjax import media
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "reference.wav")
-        media.write_wav(path, sound / max(1.0, np.abs(sound).max()), RATE)
-        return model.generate(film, caption, seed=seed, reference=path).waveform
+    path = Path(folder, "reference.wav")
+    media.write_wav(path, sound / max(1.0, np.abs(sound).max()), RATE)
+    return path
 
 
 def scores(made: np.ndarray, true: np.ndarray, struck: np.ndarray, seconds: float) -> dict[str, float]:
@@ -89,22 +126,25 @@ def distance(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(harness.spectral_shape(one, RATE) - harness.spectral_shape(other, RATE)).mean())
 
 
-def table(rows: list[dict]) -> str:
+def table(rows: list[dict], ways: Mapping[str, Way] = WAYS) -> str:
     lines = [
         "| given | onset F1 | timbre, dB | against nothing, dB | towards the reference, dB |",
         "|---|---|---|---|---|",
     ]
-    for way in WAYS:
-        base = "hole, nothing given" if way.startswith("hole") else "nothing"
-        f1 = [row[way]["f1"] for row in rows if "f1" in row[way]]
-        timbre = np.array([row[way]["timbre"] for row in rows])
-        apart = timbre - [row[base]["timbre"] for row in rows]
-        towards = [row[way]["towards"] for row in rows if "towards" in row[way]]
+    for name, way in ways.items():
+        f1 = [row[name]["f1"] for row in rows if "f1" in row[name]]
+        timbre = np.array([row[name]["timbre"] for row in rows])
+        apart = spread(timbre - [row[way.base]["timbre"] for row in rows])
+        towards = [row[name]["towards"] for row in rows if "towards" in row[name]]
         mean = f"{np.mean(towards):.2f}" if towards else ""
-        error = apart.std(ddof=1) / np.sqrt(len(apart)) if len(apart) > 1 else 0.0
-        lines.append(f"| {way} | {np.mean(f1):.3f} ({len(f1)}) | {timbre.mean():.2f} "
-                     f"| {apart.mean():+.2f} ± {1.96 * error:.2f} | {mean} |")  # fmt: skip
+        lines.append(f"| {name} | {np.mean(f1):.3f} ({len(f1)}) | {timbre.mean():.2f} | {apart} | {mean} |")
     return "\n".join(lines)
+
+
+def spread(differences: np.ndarray, digits: int = 2) -> str:
+    """Mean of paired differences ± the half interval of 95 %."""
+    error = differences.std(ddof=1) / np.sqrt(len(differences)) if len(differences) > 1 else 0.0
+    return f"{differences.mean():+.{digits}f} ± {1.96 * error:.{digits}f}"
 
 
 if __name__ == "__main__":
