@@ -58,18 +58,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--scenes", type=int, default=100)
     args = parser.parse_args()
-    print(table(measure(args.model, args.output, args.scenes)))
-
-
-def measure(folder: Path, output: Path, scenes: int, ways: Mapping[str, Way] = WAYS, **sampling) -> list[dict]:
-    """A row for each scene, of the model in `folder`; those that are in `output` are left as they are.
-
-    Args:
-      sampling: of `generate`.
-    """
     from kfjax import pipeline
 
-    model, rows = pipeline.load(folder), harness.read_json(output, [])
+    print(table(measure(pipeline.load(args.model), args.output, args.scenes)))
+
+
+def measure(model, output: Path, scenes: int, ways: Mapping[str, Way] = WAYS, **sampling) -> list[dict]:
+    """A row for each scene; those that are in `output` are left as they are.
+
+    Args:
+      sampling: of `model.generate`.
+    """
+    rows = harness.read_json(output, [])
     for number in range(len(rows), scenes):
         rows.append(one_scene(model, number, ways, **sampling))
         output.write_text(json.dumps(rows) + "\n")

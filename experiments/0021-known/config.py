@@ -18,12 +18,13 @@ KNOWN = {"known": 0.5, "control": 0.0}
 def get_config(variant: str = "known") -> ConfigDict:
     config = load_config("configs/flow.py:finetune-runlocal")
     with config.unlocked():
-        config.loop = {"steps": 400, "seed": 0, "log_every": 20, "save_every": 50}
+        config.system.mmdit.unroll = True
+        config.loop = {"steps": 400, "seed": 0, "log_every": 10, "save_every": 50}
         config.step = {
             "draws": 2, "known": KNOWN[variant], "drop_video": 0.4, "drop_text": 0.15, "early_times": 0.25,
             "ema_decay": 0.99, "compute_dtype": "float32",
         }  # fmt: skip
         config.optim = {"learning_rate": 3e-4, "final_learning_rate": 1e-6, "decay_steps": 200, "warmup": 0.95}
         config.data.batch_seconds = 32.0
-        config.data.buckets = ((4.0, 0.3), (8.0, 0.4), (11.0, 0.3))
+        config.data.buckets = ((8.0, 1.0),)
     return config

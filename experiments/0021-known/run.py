@@ -11,6 +11,7 @@ the caption what a reference of another kind has to stand against.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -25,7 +26,7 @@ WEIGHTS = ("known", "control", "shipped")
 #: Seconds -> share of the scenes that are trained on.
 DURATIONS = {4.0: 0.4, 8.0: 0.4, 11.0: 0.2}
 SHARDS, SEED = 4, 21
-SAMPLING = {"steps": 10, "schedule": "sway"}
+SAMPLING = {"steps": 5, "schedule": "sway"}
 MORE = {
     "film": given.Way(base="film", caption=False),
     "film, reference": given.Way("reference", "film", caption=False),
@@ -48,7 +49,7 @@ def main() -> None:
         prepare(args.root, args.scenes)
         for name in args.weights:
             folder = harness.MODEL if name == "shipped" else trained(args.root, name)
-            given.measure(folder, HERE / f"{name}.json", args.asked, WAYS, **SAMPLING)
+            given.measure(load(folder), HERE / f"{name}.json", args.asked, WAYS, **SAMPLING)
     rows = {name: harness.read_json(HERE / f"{name}.json", []) for name in WEIGHTS}
     print("\n".join(report({name: own for name, own in rows.items() if own})))
 
@@ -75,6 +76,16 @@ def trained(root: Path, name: str) -> Path:
     if not (workdir / "model").exists():
         raise SystemExit(f"{workdir}: stopped at step {steps(workdir)}; run again to go on")
     return workdir / "model"
+
+
+def load(folder: Path):
+    """The model in a directory, with `ablation_data.plain_codec`."""
+    from kfjax import pipeline, system
+
+    base = system.load(folder)
+    cfg = replace(base.cfg, codec=ablation_data.plain_codec(base.cfg.codec))
+    params = {name: part for name, part in base.params.items() if name != "stereo"}
+    return pipeline.Model(base._replace(cfg=cfg, params=params))
 
 
 def report(rows: dict[str, list[dict]]) -> list[str]:
