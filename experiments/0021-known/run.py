@@ -43,14 +43,15 @@ def main() -> None:
     add("--scenes", type=int, default=800, help="to train on (default %(default)s)")
     add("--asked", type=int, default=66, help="held-out scenes to measure (default %(default)s)")
     add("--weights", nargs="+", choices=WEIGHTS, default=WEIGHTS, help="which to train and measure (default: all)")
+    add("--output", type=Path, default=HERE, help="folder of what is measured (default: beside this file)")
     add("--report", action="store_true", help="measure nothing: tables of what there is")
     args = parser.parse_args()
     if not args.report:
         prepare(args.root, args.scenes)
         for name in args.weights:
             folder = harness.MODEL if name == "shipped" else trained(args.root, name)
-            given.measure(load(folder), HERE / f"{name}.json", args.asked, WAYS, **SAMPLING)
-    rows = {name: harness.read_json(HERE / f"{name}.json", []) for name in WEIGHTS}
+            given.measure(load(folder), args.output / f"{name}.json", args.asked, WAYS, **SAMPLING)
+    rows = {name: harness.read_json(args.output / f"{name}.json", []) for name in WEIGHTS}
     print("\n".join(report({name: own for name, own in rows.items() if own})))
 
 
