@@ -21,7 +21,7 @@ def get_config(variant: str = "known") -> ConfigDict:
         config.system.mmdit.unroll = True
         config.loop = {"steps": 400, "seed": 0, "log_every": 10, "save_every": 50}
         config.step = {
-            "draws": 2, "known": KNOWN[variant], "drop_video": 0.4, "drop_text": 0.15, "early_times": 0.25,
+            "draws": 2, "known": KNOWN[variant or "known"], "drop_video": 0.4, "drop_text": 0.15, "early_times": 0.25,
             "ema_decay": 0.99, "compute_dtype": "float32",
         }  # fmt: skip
         config.optim = {"learning_rate": 3e-4, "final_learning_rate": 1e-6, "decay_steps": 200, "warmup": 0.95}

@@ -34,6 +34,8 @@ MORE = {
     "caption, reference": given.Way("reference", "caption", film=False),
 }
 WAYS = given.WAYS | MORE
+#: Guidance below the model's own -> ways. At 0 neither film nor caption counts.
+LOWER = {0.0: {name: MORE[name] for name in ("caption", "caption, reference")}, 0.5: MORE, 1.0: MORE}
 
 
 def main() -> None:
@@ -41,8 +43,9 @@ def main() -> None:
     add = parser.add_argument
     add("--root", type=Path, default=Path("runs/known"), help="for data and runs (default %(default)s)")
     add("--scenes", type=int, default=800, help="to train on (default %(default)s)")
-    add("--asked", type=int, default=66, help="held-out scenes to measure (default %(default)s)")
+    add("--asked", type=int, default=60, help="held-out scenes to measure (default %(default)s)")
     add("--weights", nargs="+", choices=WEIGHTS, default=WEIGHTS, help="which to train and measure (default: all)")
+    add("--guidance", type=float, nargs="+", choices=LOWER, default=(), help="measure 22 scenes so instead")
     add("--output", type=Path, default=HERE, help="folder of what is measured (default: beside this file)")
     add("--report", action="store_true", help="measure nothing: tables of what there is")
     args = parser.parse_args()
@@ -50,9 +53,14 @@ def main() -> None:
         prepare(args.root, args.scenes)
         for name in args.weights:
             folder = harness.MODEL if name == "shipped" else trained(args.root, name)
-            given.measure(load(folder), args.output / f"{name}.json", args.asked, WAYS, **SAMPLING)
+            model = load(folder)
+            for scale in args.guidance:
+                path = args.output / f"{name}-guidance-{scale:g}.json"
+                given.measure(model, path, 22, LOWER[scale], guidance=scale, **SAMPLING)
+            if not args.guidance:
+                given.measure(model, args.output / f"{name}.json", args.asked, WAYS, **SAMPLING)
     rows = {name: harness.read_json(args.output / f"{name}.json", []) for name in WEIGHTS}
-    print("\n".join(report({name: own for name, own in rows.items() if own})))
+    print("\n".join([*report({name: own for name, own in rows.items() if own}), "", *by_guidance(args.output)]))
 
 
 def prepare(root: Path, scenes: int) -> None:
@@ -107,6 +115,22 @@ def report(rows: dict[str, list[dict]]) -> list[str]:
                 for way in WAYS]  # fmt: skip
         lines += harness.markdown(["known less control", "onset F1", "timbre, dB", "towards the reference, dB"], body)
     return lines
+
+
+def by_guidance(folder: Path) -> list[str]:
+    """The table of what was measured at guidance below the model's own."""
+    body = []
+    for name in WEIGHTS:
+        for scale, ways in LOWER.items():
+            rows = harness.read_json(folder / f"{name}-guidance-{scale:g}.json", [])
+            for way in ways if rows else ():
+                if base := WAYS[way].given and WAYS[way].base:
+                    far = [f"{mean(rows, key, 'towards'):.2f}" for key in (base, way)]
+                    f1 = [f"{mean(rows, key, 'f1'):.3f}" for key in (base, way)]
+                    body.append([name, f"{scale:g}", way, len(rows), *far, less(rows, way, rows, base, "towards"), *f1])
+    without = "without", "with a reference"
+    return harness.markdown(["weights", "guidance", "way", "scenes", *(f"dB from it {way}" for way in without), "less",
+                             *(f"onset F1 {way}" for way in without)], body)  # fmt: skip
 
 
 def mean(rows: list[dict], way: str, score: str) -> float:
