@@ -11,7 +11,7 @@ from, a hole to fill, a reference) are `Known`: the others are sampled around th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -92,24 +92,29 @@ def guided(
     weights: Real[AnyArray, " g"],
     interval: Float[AnyArray, "2"] | None = None,
     branches: tuple[Branch, ...] = (),
+    known: Known | None = None,
+    known_as: KnownAs = "clean",
 ) -> Velocity:
     """The weighted sum over branches of one batched call. `velocity` takes [g * b, ...].
 
     Args:
       interval: times t in [from, to) in which the weights hold; before and after, the branch "full" alone counts
         (Kynkäänniemi et al., arXiv 2404.07724). None: they always hold.
-      branches: names of the weights; needed with an interval.
+      branches: names of the weights; needed with an interval, and with what is known.
+      known, known_as: see `sample`.
     """
     count = weights.shape[0]
 
     def call(x, t):
-        tiled = jnp.tile(t, (count, *(1,) * (t.ndim - 1)))
-        v = velocity(jnp.tile(x, (count, 1, 1)), tiled).astype(jnp.float32).reshape(count, *x.shape)
+        if known is None:
+            seen = jnp.tile(x, (count, 1, 1)), jnp.tile(t, count)
+        else:
+            seen = _seen(x, t, known, [known_as if branch != "empty" else "renoised" for branch in branches])
+        v = velocity(*seen).astype(jnp.float32).reshape(count, *x.shape)
         if interval is None:
             return jnp.einsum("g,gbnd->bnd", weights, v)
-        time = t if t.ndim == 1 else t.min(1)
         plain = jnp.array([branch == "full" for branch in branches], jnp.float32)
-        inside = (interval[0] <= time) & (time < interval[1])
+        inside = (interval[0] <= t) & (t < interval[1])
         return jnp.einsum("bg,gbnd->bnd", jnp.where(inside[:, None], weights[None], plain[None]), v)
 
     return call
@@ -151,13 +156,16 @@ def sample(
       conditions: made from `branch_features`; every leaf leads with the branches' examples, [g * b, ...].
       weights: of the branches.
       branches: their names; needed where the schedule limits guidance.
-      known, known_as: see `integrate`.
+      known: latents that are given; they are in the result as they are.
+      known_as: how the network sees them: "clean", with a time of 1 of their own, or "renoised" to the time of the
+        others, as weights need that were trained with one time for all. The branch "empty" sees them renoised either
+        way, as if they were not given: guidance then follows them as it follows video and text.
     """
     dtype = jax.tree.leaves(conditions)[0].dtype
     evaluate = lambda x, t: network(x.astype(dtype), t, conditions)
     interval = None if schedule.guided is None else jnp.asarray(schedule.guided)
-    velocity = guided(evaluate, weights, interval, branches)
-    return integrate(velocity, x, schedule, method, known=known, known_as=known_as)
+    made = integrate(guided(evaluate, weights, interval, branches, known, known_as), x, schedule, method)
+    return made if known is None else jnp.where(known.mask[..., None], known.latents, made)
 
 
 def integrate(
@@ -165,19 +173,11 @@ def integrate(
     x: Float[AnyArray, "b n d"],
     schedule: Schedule,
     method: Method = "euler",
-    *,
-    known: Known | None = None,
-    known_as: KnownAs = "clean",
 ) -> Float[Array, "b n d"]:
     """x after the schedule's steps, of which all lead from noise at t = 0 to data at t = 1. State in float32.
 
     Several calls for a part of the steps each, one after the other, give what one call for all of them does.
     heun averages the velocity at both ends of each step: two evaluations a step, second order.
-
-    Args:
-      known: latents that are given; they are in the result as they are.
-      known_as: how the network sees them: "clean", with a time of 1 of their own, or "renoised" to the time of the
-        others, as weights need that were trained with one time for all.
     """
     steps, first, taken, sway = map(jnp.asarray, schedule[:4])
     size, first = 1.0 / steps.astype(jnp.float32), jnp.broadcast_to(first, x.shape[:1])
@@ -191,24 +191,25 @@ def integrate(
 
     def step(i, x):
         t, length = times(first + i)
-        v = velocity(*_seen(x, t, known, known_as))
+        v = velocity(x, t)
         length = length[:, None, None]
         if method == "heun":
             end = jnp.minimum(t + length[:, 0, 0], 1.0)
-            v = (v + velocity(*_seen(x + length * v, end, known, known_as))) / 2
+            v = (v + velocity(x + length * v, end)) / 2
         return x + length * v
 
-    x = jax.lax.fori_loop(jnp.int32(0), taken.astype(jnp.int32), step, x.astype(jnp.float32))
-    return x if known is None else jnp.where(known.mask[..., None], known.latents, x)
+    return jax.lax.fori_loop(jnp.int32(0), taken.astype(jnp.int32), step, x.astype(jnp.float32))
 
 
 def _seen(
-    x: Float[AnyArray, "b n d"], t: Float[AnyArray, " b"], known: Known | None, known_as: KnownAs
-) -> tuple[Float[Array, "b n d"], Times]:
-    """x and t as the network sees them, with what is known in its place."""
-    if known is None:
-        return x, t
-    if known_as == "clean":
-        return with_known(x, t, jnp.asarray(known.latents), jnp.asarray(known.mask))
+    x: Float[AnyArray, "b n d"], t: Float[AnyArray, " b"], known: Known, ways: Sequence[KnownAs]
+) -> tuple[Float[Array, "r n d"], Float[Array, " r"] | Float[Array, "r n"]]:
+    """x and t as the network sees them in every branch, one after the other, with what is known in its place."""
     noised, _ = interpolate(jnp.asarray(known.noise), jnp.asarray(known.latents), t)
-    return jnp.where(known.mask[..., None], noised, x), t
+    renoised = jnp.where(known.mask[..., None], noised, x), t
+    if "clean" not in ways:
+        return jnp.tile(renoised[0], (len(ways), 1, 1)), jnp.tile(t, len(ways))
+    clean = with_known(x, t, jnp.asarray(known.latents), jnp.asarray(known.mask))
+    renoised = renoised[0], jnp.broadcast_to(t[:, None], clean[1].shape)
+    points, times = zip(*({"clean": clean, "renoised": renoised}[way] for way in ways), strict=True)
+    return jnp.concatenate(points), jnp.concatenate(times)

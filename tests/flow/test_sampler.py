@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kfjax.flow.sampler import Guidance, branch_features, guided, integrate, noise_of, schedule
+from kfjax.flow.sampler import Guidance, branch_features, guided, integrate, noise_of, sample, schedule
 from kfjax.structs import Features, Given, Known, Noise, Schedule
 
 NOISE = np.random.default_rng(0).standard_normal((2, 5, 4), dtype=np.float32)
@@ -155,37 +155,52 @@ def test_noise_belongs_to_the_example():
 KNOWN = Known(3 + NOISE[::-1], np.arange(5)[None] < np.array([[2], [4]]), 10 + NOISE)
 
 
-def test_known_latents_stand_and_have_their_own_time():
-    """clean: the network sees them as they are at t = 1, all the others at the time of the step."""
+def seen_by(branches, known_as):
+    """The result of four steps of velocity 1 with `KNOWN`, and each step's (x, t), both [branch, example, ..]."""
     seen = []
 
-    def velocity(x, t):
+    def network(x, t, _):
         jax.debug.callback(lambda x, t: seen.append((np.asarray(x), np.asarray(t))), x, t)
         return jnp.ones_like(x)
 
-    got = integrate(velocity, NOISE, Schedule.whole(4), known=KNOWN)
+    weights = jnp.array([1.0] if len(branches) == 1 else [2.0, -1.0])
+    options = {"branches": branches, "known": KNOWN, "known_as": known_as}
+    got = sample(network, jnp.zeros(1), NOISE, weights, Schedule.whole(4), **options)
+    split = lambda array: array.reshape(len(branches), 2, *array.shape[1:])
+    return got, sorted(((split(x), split(t)) for x, t in seen), key=lambda step: step[1].min())
+
+
+def test_known_latents_stand_and_have_their_own_time():
+    """clean: the network sees them as they are at t = 1, all the others at the time of the step."""
+    got, seen = seen_by(("full",), "clean")
     mask = KNOWN.mask[..., None]
     np.testing.assert_allclose(got, np.where(mask, KNOWN.latents, NOISE + 1), rtol=1e-5, atol=1e-5)
     assert len(seen) == 4
-    for i, (x, t) in enumerate(sorted(seen, key=lambda item: item[1].min())):
-        np.testing.assert_allclose(t, np.where(KNOWN.mask, 1, i / 4))
-        np.testing.assert_allclose(x, np.where(mask, KNOWN.latents, NOISE + i / 4), rtol=1e-5, atol=1e-5)
+    for i, (x, t) in enumerate(seen):
+        np.testing.assert_allclose(t[0], np.where(KNOWN.mask, 1, i / 4))
+        np.testing.assert_allclose(x[0], np.where(mask, KNOWN.latents, NOISE + i / 4), rtol=1e-5, atol=1e-5)
 
 
 def test_renoised_latents_have_the_time_of_the_others():
-    seen = []
-
-    def velocity(x, t):
-        jax.debug.callback(lambda x, t: seen.append((np.asarray(x), np.asarray(t))), x, t)
-        return jnp.ones_like(x)
-
-    got = integrate(velocity, NOISE, Schedule.whole(4), known=KNOWN, known_as="renoised")
+    got, seen = seen_by(("full", "empty"), "renoised")
     mask = KNOWN.mask[..., None]
     np.testing.assert_allclose(got, np.where(mask, KNOWN.latents, NOISE + 1), rtol=1e-5, atol=1e-5)
-    for i, (x, t) in enumerate(sorted(seen, key=lambda item: item[1].min())):
-        np.testing.assert_allclose(t, np.full(2, i / 4))
+    for i, (x, t) in enumerate(seen):
+        np.testing.assert_allclose(t, np.full((2, 2), i / 4))
         between = (1 - i / 4) * KNOWN.noise + i / 4 * KNOWN.latents
-        np.testing.assert_allclose(x, np.where(mask, between, NOISE + i / 4), rtol=1e-5, atol=1e-5)
+        for branch in x:
+            np.testing.assert_allclose(branch, np.where(mask, between, NOISE + i / 4), rtol=1e-5, atol=1e-5)
+
+
+def test_guidance_follows_what_is_known():
+    """The empty branch sees it as any other latents of the step, while the others see it clean."""
+    _, seen = seen_by(("full", "empty"), "clean")
+    mask = KNOWN.mask[..., None]
+    for i, (x, t) in enumerate(seen):
+        np.testing.assert_allclose(t, [np.where(KNOWN.mask, 1, i / 4), np.full((2, 5), i / 4)])
+        between = (1 - i / 4) * KNOWN.noise + i / 4 * KNOWN.latents
+        for branch, given in zip(x, (KNOWN.latents, between), strict=True):
+            np.testing.assert_allclose(branch, np.where(mask, given, NOISE + i / 4), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
