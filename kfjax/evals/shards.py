@@ -224,13 +224,20 @@ def _sizes(example: BenchmarkExample) -> list[int]:
 
 
 def _size(path: Path) -> int:
-    return _size_there(path) if isinstance(path, remote.Address) else (remote.stamp(path) or [-1])[0]
+    try:
+        return (_stamp_there if isinstance(path, remote.Address) else _stamp)(path)[0]
+    except FileNotFoundError:
+        return -1
 
 
-@cache
-def _size_there(address: remote.Address) -> int:
-    """Asked for once: a benchmark has thousands of clips."""
-    return (remote.stamp(address) or [-1])[0]
+def _stamp(path: Path) -> list:
+    if (found := remote.stamp(path)) is None:
+        raise FileNotFoundError(path)
+    return found
+
+
+#: Of what is there, asked for once: a benchmark has thousands of clips.
+_stamp_there = cache(_stamp)
 
 
 def _version(sound: Path) -> tuple[int, int]:

@@ -4,10 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 
 from kfjax import cli, media
+from kfjax.data import remote
 from kfjax.evals import measures, shards
 from kfjax.evals.evaluation import Request, evaluate
 from kfjax.evals.networks.base import Tags, Unavailable
@@ -184,3 +186,12 @@ def test_the_command_ends_well_while_others_are_at_work(folders, networks, tmp_p
     assert cli.main(["evaluate", str(made), "--benchmark", "folder", *arguments, "--process", "1/2"]) == 0
     assert "| loudness, LUFS |" in capsys.readouterr().out
     assert json.loads((tmp_path / "out/results.json").read_text())["matching"]["measured"] == 6
+
+
+def test_a_size_that_could_not_be_had_is_asked_for_again():
+    memory, there = fsspec.filesystem("memory"), remote.Address("memory://sizes/a.wav")
+    assert shards._size(there) == -1
+    memory.pipe_file(str(there), b"RIFF")
+    assert shards._size(there) == 4
+    memory.pipe_file(str(there), b"longer")
+    assert shards._size(there) == 4  # once known, asked for no more

@@ -47,10 +47,16 @@ def tagged(caption: str, quality: str, rng: np.random.Generator) -> str:
     return quality if not caption or rng.random() < 0.15 else f"{caption}, {quality}"
 
 
+#: "left" as a verb: what follows is left, or how.
+_LEFT_VERB = (
+    r"\b(?<!the )(?<!to )(?<!from )left (?:a|an|the|his|her|its|their|it|him|them|on|open|running|alone|behind)\b"
+)
+
+
 def turned(caption: str) -> str:
-    """The caption of the mirrored picture: "left" and "right" change places."""
+    """The caption of the mirrored picture: "left" and "right" change places, and nobody who left is right."""
     swap = {"left": "right", "right": "left"}
-    return re.sub(r"\b(left|right)\b", lambda found: swap[found[1]], caption)
+    return re.sub(rf"{_LEFT_VERB}|\b(left|right)\b", lambda found: swap.get(found[1], found[0]), caption)
 
 
 def _progressive(caption: str) -> bool:

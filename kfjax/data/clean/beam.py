@@ -68,8 +68,7 @@ def _folder(store: Store, elsewhere: str | None) -> str:
     """Where tasks and measures go. Runs with other outputs may have the same folder `elsewhere`."""
     if not elsewhere:
         return FileSystems.join(str(store.path.parent), FOLDER)
-    output = hashlib.sha256(str(store.path.absolute()).encode()).hexdigest()[:16]
-    return FileSystems.join(elsewhere, f"{FOLDER}-{output}")
+    return FileSystems.join(elsewhere, f"{FOLDER}-{store.number:08x}")
 
 
 def _options(runner: str, words: Sequence[str]) -> PipelineOptions:

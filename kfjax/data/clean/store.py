@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -78,9 +79,16 @@ class Store:
                     "DELETE FROM source",
                 ):
                     self._base.execute(line)
+                if not self._number():
+                    self._base.execute(f"PRAGMA user_version = {1 + secrets.randbelow(2**31 - 1)}")
+                #: Tells this output from all others, wherever it lies.
+                self.number = self._number()
             except BaseException:
                 self._base.close()
                 raise
+
+    def _number(self) -> int:
+        return self._base.execute("PRAGMA user_version").fetchone()[0]
 
     def __enter__(self) -> Self:
         return self

@@ -53,6 +53,9 @@ def test_tags_of_quality():
 
 def test_sides_are_turned():
     assert phrases.turned("a car from left to right, leftovers") == "a car from right to left, leftovers"
+    assert phrases.turned("a man left the room, left of a radio left on") == (
+        "a man left the room, right of a radio left on"
+    )
 
 
 def test_clauses_and_names():

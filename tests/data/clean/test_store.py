@@ -40,6 +40,20 @@ def test_rows_and_their_measures_come_back(tmp_path):
         ]  # fmt: skip
 
 
+def test_outputs_are_told_apart_wherever_they_lie(tmp_path):
+    """Two hosts may have theirs at the same path, and one may be moved."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+
+    def number(name):
+        with Store(tmp_path / name) as store:
+            return store.number
+
+    one, two = number("one"), number("two")
+    (tmp_path / "one").rename(tmp_path / "moved")
+    assert one == number("moved") != two and one and two
+
+
 def test_a_kill_loses_nothing_that_was_added(tmp_path):
     code = (
         "import os, sys; from pathlib import Path; from kfjax.data.clean.store import Store\n"
