@@ -25,6 +25,8 @@ _SQUARES = 8
 _LEAST_LEVELS = 8.0
 #: and by this many times what the frames around it change by: a camera that shakes changes all of them.
 _LEAST_RATIO = 3.0
+#: Outlines whose brightness correlates by more are of one scene: something large moves in it, or the camera.
+_SAME_SCENE = 0.6
 #: No pixel of a black frame is brighter, of 255: a codec adds a few levels to black.
 _BLACK_LEVELS = 24
 #: Frames before and after that are looked at. Where some before look like some after, it is a flash and not a cut.
@@ -131,7 +133,7 @@ def scene_cuts(frames: Iterable[media.Shown]) -> Iterator[tuple[media.Shown, boo
     """Each frame, and whether a new scene begins with it; `_AROUND` frames behind the decoder.
 
     One does where the picture changes by much, and by far more than around it (as PySceneDetect's AdaptiveDetector, in
-    RGB), and stays changed in coarse outline; or where it comes out of black. Dissolves are not found.
+    RGB), and nothing before it looks like anything after it; or where it comes out of black. Dissolves are not found.
     """
     window: deque[media.Shown] = deque()  # _AROUND frames before the one that is judged, it, and _AROUND after it
     changes: deque[float] = deque()  # of each of them to its predecessor
@@ -163,7 +165,16 @@ def _is_cut(window: deque[media.Shown], changes: deque[float], i: int) -> bool:
     if changes[i] < _LEAST_RATIO * (sum(around) / len(around) if around else 0.0):
         return False
     pairs = product(map(_coarse, islice(window, i)), map(_coarse, islice(window, i, None)))
-    return min(np.abs(before - after).mean() for before, after in pairs) >= changes[i] / 2
+    return not any(_alike(before, after, changes[i]) for before, after in pairs)
+
+
+def _alike(one: np.ndarray, other: np.ndarray, change: float) -> bool:
+    """Whether two outlines are of one scene: where a fine texture jerks they change by less than the picture, whose
+    change is given; where something moves they correlate. A plain picture correlates with none."""
+    if np.abs(one - other).mean() < change / 2:
+        return True
+    one, other = (outline.mean(-1) - outline.mean() for outline in (one, other))
+    return (one * other).sum() > _SAME_SCENE * np.sqrt((one**2).sum() * (other**2).sum())
 
 
 def _change(one: media.Shown, other: media.Shown) -> float:

@@ -60,7 +60,11 @@ def test_what_is_no_scene_cut(tmp_path):
     small = np.random.default_rng(5).integers(0, 256, (16, 24, 3), np.uint8)
     fine = np.kron(small, np.ones((6, 6, 1), np.uint8))
     jerk = np.stack([np.roll(fine, (5, 5) if i > 12 else 0, (0, 1)) for i in range(30)])
-    for i, scene in enumerate((flash, moving, darker, jerk, shaken(pictures(4, 30), 4))):
+    jump = np.full((30, 96, 144, 3), 150, np.uint8)
+    jump[:, 70:] = 60
+    for i, frame in enumerate(jump):  # something large, all at once
+        frame[20:60, (90 if i > 12 else 20) :][:, :30] = 240
+    for i, scene in enumerate((flash, moving, darker, jerk, jump, shaken(pictures(4, 30), 4))):
         assert spans(film(tmp_path / f"{i}.mp4", scene), 3.0) == [(0, 3)], i
 
 
