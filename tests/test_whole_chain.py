@@ -55,11 +55,11 @@ def write_clips(folder, table: Path, numbers: range) -> Path:
     return table
 
 
-def train_flow(workdir, settings: list[str], processes: int, devices: int) -> list[subprocess.Popen]:
+def train(workdir, settings: list[str], processes: int, devices: int, config: str = FLOW) -> list[subprocess.Popen]:
     """`kfjax train` in so many processes, each with so many fake devices, over all of which the weights are split."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"  # the last one counts
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
-    words = [sys.executable, "-m", "kfjax", "train", FLOW, "--workdir", str(workdir), "--set", *BATCHES, *settings,
+    words = [sys.executable, "-m", "kfjax", "train", config, "--workdir", str(workdir), "--set", *settings,
              f"loop.mesh=fsdp={processes * devices}"]  # fmt: skip
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -123,12 +123,12 @@ def test_from_videos_to_a_model_and_back_to_torch(gs, tmp_path, monkeypatch):
     corpora = f"data.corpora=(('{features}', 1.0),)"
 
     # The generator: undisturbed; killed, and on to the end with as many devices and with others.
-    settings = [corpora, f"data.system={base}"]
-    finish(*train_flow(tmp_path / "whole", settings, 2, 4))
-    killed = kill_in_the_middle(gs / "flow", *train_flow(gs / "flow", settings, 2, 4))
+    settings = [*BATCHES, corpora, f"data.system={base}"]
+    finish(*train(tmp_path / "whole", settings, 2, 4))
+    killed = kill_in_the_middle(gs / "flow", *train(gs / "flow", settings, 2, 4))
     again = copied(gs / "flow", tmp_path / "again")
-    finish(*train_flow(again, settings, 2, 4))  # one after the other: Gloo waits 30 s for a process, not longer
-    finish(*train_flow(gs / "flow", settings, 1, 2))
+    finish(*train(again, settings, 2, 4))  # one after the other: Gloo waits 30 s for a process, not longer
+    finish(*train(gs / "flow", settings, 1, 2))
     want, got = losses(tmp_path / "whole"), losses(gs / "flow")
     assert killed < STEPS and list(want) == list(got) == list(range(1, STEPS + 1))
     assert losses(again) == want and all(got[step] == want[step] for step in range(1, killed + 1))
@@ -136,10 +136,10 @@ def test_from_videos_to_a_model_and_back_to_torch(gs, tmp_path, monkeypatch):
 
     # Mono2Stereo for the generator's model, a vocoder for that one's.
     settings = [*BATCHES, corpora, f"data.start={gs}/flow/model", "optim.learning_rate=0.01", "optim.ema_decay=0.0"]
-    kfjax("train", FLOW, "--workdir", gs / "stereo", "--set", "task=stereo", *settings)
+    finish(*train(gs / "stereo", ["task=stereo", *settings], 2, 4))
     start = f"{gs}/stereo/model"
     settings = [*VOCODER, corpora, f"data.start={start}", f"data.vae={start}", f"data.folder={tmp_path / 'waves'}"]
-    kfjax("train", "configs/bigvgan.py:runlocal", "--workdir", gs / "vocoder", "--set", *settings)
+    finish(*train(gs / "vocoder", settings, 2, 4, "configs/bigvgan.py:runlocal"))
     kfjax("export", gs / "vocoder", mine)
     before, made = parts(base), parts(mine)
     assert made.keys() - before.keys() == {"mmdit", "stereo"} and differing(made, before) == {"vocoder"}
