@@ -106,7 +106,7 @@ def start() -> TrainState:
 
 
 class Run(NamedTuple):
-    """Ten steps on one batch: what is left after the first and after the last, and what ran."""
+    """Steps on one batch: what is left after the first and after the last, and what ran."""
 
     losses: list[float]
     norm: float
@@ -132,9 +132,9 @@ def train(axes: dict[str, int] | None, cfg: FlowStepConfig = STEP, model=MODEL, 
     return Run([float(m["loss"]) for m in metrics], float(metrics[0]["gradient_norm"]), states[0], state, program)
 
 
-@lru_cache(maxsize=1)
-def on_one_device() -> Run:
-    return train(None)
+@lru_cache(maxsize=2)
+def on_one_device(steps: int = 10) -> Run:
+    return train(None, steps=steps)
 
 
 class Sent(NamedTuple):
@@ -170,13 +170,13 @@ def moments(state: TrainState):
 GATHERS = 48 + 6
 #: The shapes that the presets shrink to (8xh100, v5e-16 and v6e-64 are one and the same), and the axes they leave out:
 #: tensor and context exchange activations as well, for context convolutions also what lies at the borders.
-STEPS = [
-    pytest.param(PRESETS["8xh100"].shrunk().axes, id="8xh100"),
-    pytest.param(PRESETS["2xv5p-256"].shrunk().axes, id="2xv5p-256", marks=pytest.mark.slow),
-    pytest.param(PRESETS["v5p-256"].shrunk().axes, id="v5p-256", marks=pytest.mark.slow),
-    pytest.param({"fsdp": 4, "tensor": 2}, id="tensor", marks=pytest.mark.slow),
-    pytest.param({"fsdp": 4, "context": 2}, id="context", marks=pytest.mark.slow),
-]
+MESHES = {
+    "8xh100": PRESETS["8xh100"].shrunk().axes,
+    "2xv5p-256": PRESETS["2xv5p-256"].shrunk().axes,
+    "v5p-256": PRESETS["v5p-256"].shrunk().axes,
+    "tensor": {"fsdp": 4, "tensor": 2},
+    "context": {"fsdp": 4, "context": 2},
+}
 
 
 def test_a_gathered_weights_gradient_is_asked_for_in_parts():
@@ -192,9 +192,18 @@ def test_a_gathered_weights_gradient_is_asked_for_in_parts():
                    (table, P(None, None))]  # fmt: skip
 
 
-@pytest.mark.parametrize("axes", STEPS)
+@pytest.mark.slow
+@pytest.mark.parametrize("axes", MESHES.values(), ids=list(MESHES))
 def test_ten_steps_on_a_mesh_are_those_on_one_device(axes):
-    alone, spread = on_one_device(), train(axes)
+    assert_same(axes, steps=10)
+
+
+def test_two_steps_on_a_mesh_are_those_on_one_device():
+    assert_same(MESHES["8xh100"], steps=2)
+
+
+def assert_same(axes, steps):
+    alone, spread = on_one_device(steps), train(axes, steps=steps)
     np.testing.assert_allclose(spread.losses, alone.losses, rtol=1e-5)
     assert spread.norm == pytest.approx(alone.norm, rel=1e-5)
     assert not far(moments(spread.first), moments(alone.first))
@@ -337,8 +346,7 @@ def test_presets_shrink_to_eight_devices(preset):
 
 
 def test_the_steps_above_cover_every_preset():
-    covered = [step.values[0] for step in STEPS]
-    assert all(preset.shrunk().axes in covered for preset in PRESETS.values())
+    assert all(preset.shrunk().axes in MESHES.values() for preset in PRESETS.values())
 
 
 def test_chips_of_the_presets():
