@@ -26,7 +26,7 @@ NUMBERS = np.array([0, 1, 0], np.uint32)
 PROMPTS = [CAPTIONS[0], "", CAPTIONS[2]]
 WEIGHTS = Guidance(3.0, 2.0, 1.0).weights()
 AVOIDED = [CAPTIONS[1]] * 3
-BIGVGAN = BigVGANConfig(width=64, rates=(8, 8, 8), block_kernels=(3,), dilations=(1,))
+BIGVGAN = BigVGANConfig(width=16, rates=(8, 8, 8), block_kernels=(3,), dilations=(1,))
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +48,19 @@ def apart(one, other) -> float:
 
 
 def made(excerpt, rows, cfg=CONFIG, params=None, steps=3):
-    """(latents, waves) of these rows by the three programs."""
-    params, noise = params or tiny_system().params, Noise(SEEDS[rows], NUMBERS[rows])
+    """(latents, waves) of these rows by the three programs; the last with the codec of `cfg`, weights in `params`."""
+    system, noise = tiny_system().params, Noise(SEEDS[rows], NUMBERS[rows])
     own = jax.tree.map(lambda x: x[rows], excerpt)
     ids, mask = tiny_system().tokenizer.encode([AVOIDED[row] for row in rows])
-    encoded = generation.encode(params, own, cfg=cfg)
+    encoded = generation.encode(system, own, cfg=CONFIG)
     given = own.given._replace(text_mask=mask, has_text=np.ones(len(rows), bool))
-    negative = generation.encode(params, own._replace(text_ids=ids, given=given), cfg=cfg)
-    x = generation.draw(noise, shape=(SIZE.latents, cfg.mmdit.latent_dim))
+    negative = generation.encode(system, own._replace(text_ids=ids, given=given), cfg=CONFIG)
+    x = generation.draw(noise, shape=(SIZE.latents, CONFIG.mmdit.latent_dim))
     latents = generation.sample(
-        params["mmdit"], encoded, negative, np.array([*WEIGHTS.values()], np.float32), Schedule.whole(steps), x,
-        cfg=cfg, branches=tuple(WEIGHTS), method="euler",
+        system["mmdit"], encoded, negative, np.array([*WEIGHTS.values()], np.float32), Schedule.whole(steps), x,
+        cfg=CONFIG, branches=tuple(WEIGHTS), method="euler",
     )  # fmt: skip
-    codec = {name: params[name] for name in cfg.codec.names}
+    codec = {name: (params or system)[name] for name in cfg.codec.names}
     return np.asarray(latents), np.asarray(generation.decode(codec, latents, encoded, cfg=cfg))
 
 

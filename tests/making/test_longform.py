@@ -27,9 +27,9 @@ def model():
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory):
-    """5.3 s of numbered pictures at 25 fps."""
+    """4.3 s of numbered pictures at 25 fps."""
     path = tmp_path_factory.mktemp("films") / "film.mp4"
-    media.write_video(path, (files.numbered(i) for i in range(132)), 25)
+    media.write_video(path, (files.numbered(i) for i in range(107)), 25)
     return path
 
 
@@ -45,7 +45,7 @@ def levels(wave):
 
 
 def test_a_long_sound(whole):
-    assert whole.waveforms.shape == (1, round(5.28 * RATE), 2)
+    assert whole.waveforms.shape == (1, round(4.28 * RATE), 2)
     assert 1e-3 < np.abs(whole.waveform).max() <= 1
     assert (levels(whole.waveform) > -80).all()
 
@@ -53,13 +53,13 @@ def test_a_long_sound(whole):
 def test_a_stream_has_the_same_bytes_and_comes_in_pieces(model, film, whole):
     told = []
     stream = model.stream(film, "a bell rings", progress=lambda what, share: told.append((what, share)), **WINDOWS)
-    assert (stream.seconds, stream.sample_rate_hz) == (pytest.approx(5.28), RATE)
+    assert (stream.seconds, stream.sample_rate_hz) == (pytest.approx(4.28), RATE)
     pieces = [next(stream)]
     first = len(told)
     pieces += stream
     assert len(pieces) >= 4 and first < len(told)
     assert np.concatenate(pieces).tobytes() == whole.waveform.tobytes()
-    assert told[0][0] == "reading" and any(what.startswith("window 5 of 5") for what, _ in told)
+    assert told[0][0] == "reading" and any(what.startswith("window 4 of 4") for what, _ in told)
     shares = [share for _, share in told]
     assert all(0 <= share <= 1 for share in shares)
 
@@ -94,9 +94,9 @@ def test_frames_are_read_when_they_are_due(model, film, monkeypatch):
     monkeypatch.setattr(media, "frames_in_windows", lambda *a: (read.append(1) or f for f in frames(*a)))
     stream = model.stream(film, "a bell rings", **(WINDOWS | {"steps": 1}))
     next(stream)
-    assert len(read) < 5
+    assert len(read) < 4
     list(stream)
-    assert len(read) == 5
+    assert len(read) == 4
 
 
 def test_what_a_long_sound_depends_on(model, film, whole):
@@ -108,7 +108,7 @@ def test_what_a_long_sound_depends_on(model, film, whole):
         model.generate(film, "a bell rings", seed=1, **WINDOWS),
         model.generate(film, "rain on a roof", **WINDOWS),
         model.generate(film, "a bell rings", negative_prompt="wind", **WINDOWS),
-        model.generate(None, "a bell rings", duration=5.28, **WINDOWS),
+        model.generate(None, "a bell rings", duration=4.28, **WINDOWS),
     ]
     assert len({other.waveform.tobytes() for other in (whole, *others)}) == 5
 
@@ -119,12 +119,12 @@ def test_no_program_for_each_length(model, film):
     programs = [value._begun for value in vars(generation).values() if isinstance(value, Program)]
     assert len(programs) == 6
     before = [len(program) for program in programs]
-    for seconds in (3.1, 4.5, 5.2):
+    for seconds in (3.1, 4.2):
         assert len(model.generate(film, "a bell rings", duration=seconds, **quick).waveform) == round(seconds * RATE)
     assert [len(program) for program in programs] == before
-    model.generate(None, "a bell rings", duration=5.2, **quick)  # of text alone
+    model.generate(None, "a bell rings", duration=4.2, **quick)  # of text alone
     before = [len(program) for program in programs]
-    for seconds in (7, 9, 17):
+    for seconds in (7, 9):
         made = model.generate(None, "a bell rings", duration=seconds, **quick)
         assert len(made.waveform) == seconds * RATE
     assert [len(program) for program in programs] == before
@@ -156,7 +156,7 @@ def test_a_reference_shortens_the_window(model, film, tmp_path):
     like = model.generate(film, "a bell rings", reference=tmp_path / "tone.wav", **WINDOWS)
     other = model.generate(film, "a bell rings", reference=tmp_path / "tone.wav", duration=1.0, steps=3)
     plain = model.generate(film, "a bell rings", duration=1.0, steps=3)
-    assert len(like.waveform) == round(5.28 * RATE)
+    assert len(like.waveform) == round(4.28 * RATE)
     assert not np.array_equal(other.waveform, plain.waveform)
 
 
@@ -255,7 +255,7 @@ def test_many_latents_are_decoded_in_pieces(model, monkeypatch):
 
 def test_a_model_of_the_public_kind(film, monkeypatch):
     """BigVGAN, mono, known latents noised again: windows in batches make the same samples, both ears the same."""
-    vocoder = BigVGANConfig(width=64, rates=(8, 8, 8), block_kernels=(3,), dilations=(1,))
+    vocoder = BigVGANConfig(width=16, rates=(8, 8, 8), block_kernels=(3,), dilations=(1,))
     cfg = replace(CONFIG, known_as="renoised", codec=replace(CONFIG.codec, vocoder=vocoder, stereo=None))
     params = dict(tiny_system().params) | {"vocoder": jax.jit(lambda: init(BigVGAN, vocoder, jax.random.key(0)))()}
     del params["stereo"]

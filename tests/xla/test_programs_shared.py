@@ -21,9 +21,9 @@ print(json.dumps(seen))
 """
 
 
-@pytest.mark.parametrize("where", ["disk", "bucket"])
-def test_a_second_process_compiles_nothing(gs, tmp_path, where):
-    folder = tmp_path / "programs" if where == "disk" else gs / "programs"
+@pytest.mark.parametrize("where", ["disk", pytest.param("bucket", marks=pytest.mark.slow)])
+def test_a_second_process_compiles_nothing(request, tmp_path, where):
+    folder = (tmp_path if where == "disk" else request.getfixturevalue("gs")) / "programs"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(folder)}
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     options = {"env": environment, "capture_output": True, "text": True, "check": True}

@@ -1,7 +1,7 @@
 """The generator against a plain PyTorch version of it, at small size: both variants of the public networks."""
 
 import dataclasses
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -51,15 +51,24 @@ def draw(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
-def pair(request):
+@lru_cache(maxsize=1)
+def pair_of(name):
     """(configuration, PyTorch network, our parameters): the same random weights in both."""
-    cfg = dataclasses.replace(CONFIGS[request.param], **VARIANTS[request.param])
+    cfg = dataclasses.replace(CONFIGS[name], **VARIANTS[name])
     theirs = torch_mmdit.TorchMMDiT(cfg).randomise(0).eval()
     state = {key: value.detach().numpy() for key, value in theirs.state_dict().items()}
     params = FAMILY.from_torch(state, cfg)["mmdit"]
     del params["unused"]
     return cfg, theirs, params
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def pair(request):
+    return pair_of(request.param)
+
+
+#: What costs most is compared for the larger variant; for both in the slow tests.
+COSTLY = [pytest.param("small_16k", marks=pytest.mark.slow), "large_44k_v2"]
 
 
 def state_of(params, cfg):
@@ -130,8 +139,9 @@ def test_zero_and_padded_features(pair):
     assert distance(velocity(cfg, params, x, t, prepare(cfg, params, f)), flow) < TOLERANCE
 
 
-def test_guided_sampling(pair):
-    cfg, theirs, params = pair
+@pytest.mark.parametrize("name", COSTLY)
+def test_guided_sampling(name):
+    cfg, theirs, params = pair_of(name)
     one = jax.tree.map(lambda leaf: leaf[:1], features(cfg))
     noise = draw(5, 1, LATENTS, cfg.latent_dim)
     both = branch_features(one, ("full", "empty"))
@@ -149,9 +159,10 @@ def test_guided_sampling(pair):
     assert distance(sample(params, noise, 5, jnp.array(list(weights.values()))), expected) < 1e-4
 
 
-def test_gradients(pair):
+@pytest.mark.parametrize("name", COSTLY)
+def test_gradients(name):
     """The loss's gradient of every single tensor, in the public layout."""
-    cfg, theirs, params = pair
+    cfg, theirs, params = pair_of(name)
     f = features(cfg, (True, False), (False, True))
     x0, x1 = draw(6, 2, LATENTS, cfg.latent_dim), draw(7, 2, LATENTS, cfg.latent_dim)
     t = np.array([0.2, 0.7], np.float32)

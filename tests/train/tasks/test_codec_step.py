@@ -43,10 +43,19 @@ def mels(batch=4, seed=0):
 
 
 @pytest.fixture(scope="module")
-def trained():
+def task():
+    return codec_task(CFG, lambda step: {"mel": mels(seed=step)}, mel_statistics([mels()]))
+
+
+@pytest.fixture(scope="module")
+def step(task):
+    return jax.jit(task.step)
+
+
+@pytest.fixture(scope="module")
+def trained(task, step):
     """(states, metrics) of a whole run: states[i] is the state before step i."""
-    task = codec_task(CFG, lambda step: {"mel": mels(seed=step)}, mel_statistics([mels()]))
-    state, step = jax.jit(lambda: init_state(task, jax.random.key(0)))(), jax.jit(task.step)
+    state = jax.jit(lambda: init_state(task, jax.random.key(0)))()
     states, metrics = [state], []
     for i in range(STAGES.steps):
         state, values = step(state, task.batch(i), jax.random.key(i))
@@ -112,10 +121,8 @@ def test_average_follows_the_vae(trained):
         np.testing.assert_allclose(a * decay + b * (1 - decay), c, atol=1e-6)
 
 
-def test_a_step_with_bad_data_changes_nothing(trained):
-    states, _ = trained
-    task = codec_task(CFG, lambda step: {}, mel_statistics([mels()]))
-    step, bad = jax.jit(task.step), {"mel": np.full((4, 16, 16), np.nan, np.float32)}
+def test_a_step_with_bad_data_changes_nothing(trained, step):
+    states, bad = trained[0], {"mel": np.full((4, 16, 16), np.nan, np.float32)}
     for before in (states[0], states[6]):
         after, metrics = step(before, bad, jax.random.key(0))
         assert equal(before.params, after.params) and equal(before.ema, after.ema)
