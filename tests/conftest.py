@@ -110,6 +110,20 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
+    if "kfjax.train" in sys.modules:
+        states_from_one_device()
+
+
+def states_from_one_device():
+    """Of what several devices hold, orbax writes a part from each: of eight fake ones, each part would be a program.
+
+    Processes that tests start do as users' do.
+    """
+    import jax
+    import orbax.checkpoint as ocp
+
+    whole = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+    ocp.type_handlers.register_type_handler(jax.Array, whole, override=True)
 
 
 @pytest.fixture(scope="session")

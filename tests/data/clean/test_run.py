@@ -148,7 +148,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("when", [0, 3, 9])
+@pytest.mark.parametrize("when", [pytest.param(0, marks=pytest.mark.slow), 3, pytest.param(9, marks=pytest.mark.slow)])
 def test_an_interrupted_run_goes_on(crawl, whole, tmp_path, monkeypatch, when):
     """Stopped before its `when`-th file: what was measured is not measured again, and the tables are the same."""
     calls = []
