@@ -17,6 +17,7 @@ import pytest
 from kfjax import media
 from tests import notebook_run
 from tests.notebook_run import Report, code_cells, filled_in
+from tests.tiny import blocks
 from tests.tiny.media_files import numbered
 from tests.tiny.system import write_model
 
@@ -155,6 +156,14 @@ def test_what_is_installed_is_left_alone(script, monkeypatch):
     exec(code_cells(script.read_text())[0], {})
 
 
+def test_what_the_cells_call_is_there(script):
+    names = {}
+    for kind, text in cells(script):
+        if kind == "code":
+            blocks.check(text, names)
+
+
+@pytest.mark.slow
 def test_demo(tmp_path):
     """On a tiny model: the uploaded clip is the one that gets a sound, each result is as long as it should be."""
     clip = tmp_path / "up" / "mine.mp4"

@@ -14,6 +14,7 @@ import kfjax
 from kfjax import cli, command, media, pipeline
 from kfjax.scenes.__main__ import main as scenes
 from kfjax.train import config as train_config
+from tests.tiny import blocks as code
 from tests.tiny import media_files as files
 from tests.tiny.system import write_model
 
@@ -174,7 +175,12 @@ def folder(tmp_path, model, monkeypatch):
 RUN = [page for page in DOCS if any(block.language in ("python", "sh") and not block.reason for block in blocks(page))]
 
 
-@pytest.mark.parametrize("page", [pytest.param(page, id=name(page)) for page in RUN])
+#: Pages that take long. What they call is on other pages or in `tests/test_cli.py`; fast, it is looked up.
+LONG = {"docs/walk.md", "docs/controls.md", "docs/generate.md"}
+PAGES = [pytest.param(page, id=name(page), marks=[pytest.mark.slow] * (name(page) in LONG)) for page in RUN]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_blocks_run_one_after_the_other(page, folder, parse):
     names = {"__name__": "page"}
     for block in blocks(page):
@@ -184,6 +190,25 @@ def test_blocks_run_one_after_the_other(page, folder, parse):
             for words in commands(block.text):
                 check_command(words, parse)
                 assert cli.main(words[1:]) == 0, f"{block.id}: {words}"
+
+
+def test_what_python_blocks_call_is_there():
+    for page in RUN:
+        names = {}
+        for block in blocks(page):
+            if block.language == "python":
+                code.check(block.text, names)
+
+
+def test_what_is_not_there_is_noticed():
+    names = {}
+    code.check("from kfjax import rates\nimport kfjax\nmodel = kfjax.load()\nmodel.generate(prompt='a')", names)
+    for wrong, error in {
+        "from kfjax import nothing": ImportError, "rates.nothing": ImportError, "rates.lengths(1.0)": TypeError,
+        "model.generate('clip.mp4', sed=1)": TypeError, "kfjax.load(nothing=1)": TypeError,
+    }.items():  # fmt: skip
+        with pytest.raises(error):
+            code.check(wrong, dict(names))
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=name(page)) for page in (*DOCS, *OTHERS)])
