@@ -88,12 +88,12 @@ def test_options_of_given_and_long_sound_arrive(here, clips, model):
         assert main(common + extra) == 0
         sounds.add((here / "a.wav").read_bytes())
     assert len(sounds) == len(options)
-    words = ["generate", "--prompt", "rain", "--duration", "3.6", "--model", model, "--output", "a.wav"]
+    words = ["generate", "--prompt", "rain", "--duration", "4.2", "--model", model, "--output", "a.wav"]
     for extra in ([], ["--window", "3"], ["--window", "3", "--overlap", "1"]):
         assert main([*words, *extra]) == 0
         sounds.add((here / "a.wav").read_bytes())
     assert len(sounds) == len(options) + 3
-    redo = ["--audio", "take.wav", "--redo", "2.2-3.6"]
+    redo = ["--audio", "take.wav", "--redo", "2.2-4.2"]
     assert main([*words[:4], "1.0", *words[5:], "--audio", "take.wav", "--keep", "0-0.7"]) == 0
     taken, made = (media.read_audio(name, RATE_HZ)[: round(0.67 * RATE_HZ)] for name in ("take.wav", "a.wav"))
     np.testing.assert_array_equal(taken, made)

@@ -102,24 +102,44 @@ def test_two_processes_are_one_run(whole, tmp_path):
         np.testing.assert_allclose(x, weights(tmp_path)[name], rtol=1e-5, atol=1e-7)
 
 
-def test_sigterm_to_one_stops_both_and_others_go_on(whole, tmp_path):
-    running = start(tmp_path, 12, 2, seconds=0.2)
-    metrics = tmp_path / "metrics.jsonl"
+@pytest.fixture(scope="module")
+def stopped(whole, tmp_path_factory):
+    """The folder of a run that stopped early because one of its two processes was told to."""
+    workdir = tmp_path_factory.mktemp("stopped")
+    running = start(workdir, 12, 2, seconds=0.2)
+    metrics = workdir / "metrics.jsonl"
     while not metrics.exists() and running[0].poll() is None:
         time.sleep(0.02)
     running[1].send_signal(signal.SIGTERM)  # timeout passes it on
     finish(running)
-    (stopped,) = saved(tmp_path)
-    assert 2 <= stopped <= 8
-    assert losses(tmp_path) == losses(whole)[:stopped]
-    loaded(tmp_path, 0, 0)
+    loaded(workdir, 0, 0)
+    return workdir
 
+
+def test_sigterm_to_one_stops_both_and_another_number_goes_on(whole, stopped, tmp_path):
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    (step,) = saved(tmp_path)
+    assert 2 <= step <= 8
+    assert losses(tmp_path) == losses(whole)[:step]
+    finish(start(tmp_path, 12, 1))
+    assert saved(tmp_path) == [step, 12]
+    assert loaded(tmp_path, 0, 12) == {k: EVERY_ROW for k in range(step, 12)}
+    assert_ends_as(whole, tmp_path)
+
+
+@pytest.mark.slow
+def test_any_number_goes_on(whole, stopped, tmp_path):
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    (step,) = saved(tmp_path)
     finish(start(tmp_path, 10, 1))
-    assert saved(tmp_path) == [stopped, 10]
-    assert loaded(tmp_path, 0, 10) == {step: EVERY_ROW for step in range(stopped, 10)}
-
+    assert saved(tmp_path) == [step, 10]
+    assert loaded(tmp_path, 0, 10) == {k: EVERY_ROW for k in range(step, 10)}
     finish(start(tmp_path, 12, 3))
-    assert loaded(tmp_path, 0, 12) == {step: EVERY_ROW for step in (10, 11)}
+    assert loaded(tmp_path, 0, 12) == {k: EVERY_ROW for k in (10, 11)}
+    assert_ends_as(whole, tmp_path)
+
+
+def assert_ends_as(whole, tmp_path):
     np.testing.assert_allclose(losses(tmp_path), losses(whole), rtol=1e-6)
     for name, x in weights(tmp_path).items():
         np.testing.assert_allclose(x, weights(whole)[name], rtol=1e-6, atol=1e-7)

@@ -294,6 +294,7 @@ def test_the_stereo_loss_on_features_is_that_on_clips():
     assert float(loss_of(PARAMS, mono)) == 0
 
 
+@pytest.mark.slow
 def test_mono2stereo_trains_along_on_features():
     cfg = FlowStepConfig(stereo_weight=0.5, compute_dtype="bfloat16")
     parts = {name: PARAMS[name] for name in ("mmdit", "stereo")}
