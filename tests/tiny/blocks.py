@@ -53,10 +53,6 @@ def _fits(call: ast.Call, names: dict) -> None:
     called = _known(call.func, names)
     if called is None and isinstance(call.func, ast.Attribute) and call.func.attr in METHODS:
         called = METHODS[call.func.attr].__get__(object())
-    if (
-        called is None
-        or any(isinstance(x, ast.Starred) for x in call.args)
-        or any(k.arg is None for k in call.keywords)
-    ):
-        return
-    inspect.signature(called).bind(*call.args, **{k.arg: k.value for k in call.keywords})
+    unknown = [x for x in call.args if isinstance(x, ast.Starred)] + [k for k in call.keywords if k.arg is None]
+    if called is not None and not unknown:
+        inspect.signature(called).bind(*call.args, **{k.arg: k.value for k in call.keywords})
