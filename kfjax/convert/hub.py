@@ -24,7 +24,7 @@ from kfjax.convert.systems import KLING, SYSTEMS, rate_of
 from kfjax.storage import disk
 
 
-class Source(NamedTuple):
+class HubFile(NamedTuple):
     """One published file.
 
     Attributes:
@@ -67,20 +67,20 @@ REVISIONS = {
 }
 
 FLOWS = {
-    "small_16k": Source(MMAUDIO, "weights/mmaudio_small_16k.pth", 601, NC, "af93cde404179f58e3919ac085b8033b"),
-    "small_44k": Source(MMAUDIO, "weights/mmaudio_small_44k.pth", 601, NC, "babd74c884783d13701ea2820a5f5b6d"),
-    "medium_44k": Source(MMAUDIO, "weights/mmaudio_medium_44k.pth", 2400, NC, "5a56b6665e45a1e65ada534defa903d0"),
-    "large_44k": Source(MMAUDIO, "weights/mmaudio_large_44k.pth", 3900, NC, "fed96c325a6785b85ce75ae1aafd2673"),
-    "large_44k_v2": Source(MMAUDIO, "weights/mmaudio_large_44k_v2.pth", 3900, NC, "01ad4464f049b2d7efdaa4c1a59b8dfe"),
+    "small_16k": HubFile(MMAUDIO, "weights/mmaudio_small_16k.pth", 601, NC, "af93cde404179f58e3919ac085b8033b"),
+    "small_44k": HubFile(MMAUDIO, "weights/mmaudio_small_44k.pth", 601, NC, "babd74c884783d13701ea2820a5f5b6d"),
+    "medium_44k": HubFile(MMAUDIO, "weights/mmaudio_medium_44k.pth", 2400, NC, "5a56b6665e45a1e65ada534defa903d0"),
+    "large_44k": HubFile(MMAUDIO, "weights/mmaudio_large_44k.pth", 3900, NC, "fed96c325a6785b85ce75ae1aafd2673"),
+    "large_44k_v2": HubFile(MMAUDIO, "weights/mmaudio_large_44k_v2.pth", 3900, NC, "01ad4464f049b2d7efdaa4c1a59b8dfe"),
 }
 CODECS = {
     "16k": (
-        Source(MMAUDIO, "ext_weights/v1-16.pth", 655, NC, "69f56803f59a549a1a507c93859fd4d7"),
-        Source(MMAUDIO, "ext_weights/best_netG.pt", 429, NC, "eeaf372a38a9c31c362120aba2dde292"),
+        HubFile(MMAUDIO, "ext_weights/v1-16.pth", 655, NC, "69f56803f59a549a1a507c93859fd4d7"),
+        HubFile(MMAUDIO, "ext_weights/best_netG.pt", 429, NC, "eeaf372a38a9c31c362120aba2dde292"),
     ),
     "44k": (
-        Source(MMAUDIO, "ext_weights/v1-44.pth", 1200, NC, "fab020275fa44c6589820ce025191600"),
-        Source(
+        HubFile(MMAUDIO, "ext_weights/v1-44.pth", 1200, NC, "fab020275fa44c6589820ce025191600"),
+        HubFile(
             BIGVGAN,
             "bigvgan_generator.pt",
             489,
@@ -89,28 +89,28 @@ CODECS = {
         ),
     ),
 }
-SYNCHFORMER = Source(
+SYNCHFORMER = HubFile(
     MMAUDIO, "ext_weights/synchformer_state_dict.pth", 907, NC, "5b2f5594b0730f70e41e549b7c94390c"
 )  # fmt: skip
 ENCODERS = (
     SYNCHFORMER,
-    Source(
+    HubFile(
         DFN5B,
         "open_clip_pytorch_model.bin",
         3947,
         APPLE,
         "c07a17b547d461c60a3cce5062b26bf8545b13de602c4c59d8490361eb716033",
     ),
-    Source(CLIP_WORDS, "vocab.json", 1, MIT),
-    Source(CLIP_WORDS, "merges.txt", 1, MIT),
+    HubFile(CLIP_WORDS, "vocab.json", 1, MIT),
+    HubFile(CLIP_WORDS, "merges.txt", 1, MIT),
 )
 KLING_ENCODERS = (
     SYNCHFORMER,
-    Source(META_CLIP, "open_clip_model.safetensors", 10158, NC),  # 4 bytes a parameter
-    Source(
+    HubFile(META_CLIP, "open_clip_model.safetensors", 10158, NC),  # 4 bytes a parameter
+    HubFile(
         T5, "model.safetensors", 892, "Apache-2.0", "a90903540cc02cbeb7ff9f823f1a80eb778c7e22426a0e620b01c77a5ec8f5b4"
     ),
-    Source(T5, "tokenizer.json", 1, "Apache-2.0"),
+    HubFile(T5, "tokenizer.json", 1, "Apache-2.0"),
 )
 MODELS = {cfg.name: (FLOWS[variant], *CODECS[rate_of(variant)], *ENCODERS) for variant, cfg in SYSTEMS.items()}
 # The mean and deviation of the public VAE's latents lie in the file of a flow network.
@@ -163,7 +163,7 @@ def no_model(name: str) -> str:
     return f"no model directory at {name}, and no model of that name; {advice}`kfjax models` lists the names"
 
 
-def download(name: str, sources: tuple[Source, ...], cache: Path) -> list[Path]:
+def download(name: str, sources: tuple[HubFile, ...], cache: Path) -> list[Path]:
     """Local paths of the files, from the hub or its cache.
 
     Args:
@@ -213,7 +213,7 @@ def _noted(cache: Path) -> dict[str, dict[str, str]]:
     return config.read_json(cache / NOTED) if (cache / NOTED).is_file() else {}
 
 
-def _revision(path: Path, source: Source) -> str:
+def _revision(path: Path, source: HubFile) -> str:
     """The commit that the hub's cache keeps the file under."""
     return path.parents[len(Path(source.file).parts) - 1].name
 

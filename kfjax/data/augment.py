@@ -1,6 +1,6 @@
 """Clips made of clips: pure functions of waveform, frames and caption; what is left to chance is drawn by `rng`.
 
-    montage([Piece(dog, 1.0, 4.0), Piece(car, 0.5, 6.0)], "a dog barks, then a car passes")
+    montage([ClipPart(dog, 1.0, 4.0), ClipPart(car, 0.5, 6.0)], "a dog barks, then a car passes")
     during(dog, car, rng, caption="a dog barks while a car passes")
     wave, kinds = degraded(wave, 44100, np.random.default_rng(3))
 
@@ -45,7 +45,7 @@ class Clip(NamedTuple):
     seconds: float
 
 
-class Piece(NamedTuple):
+class ClipPart(NamedTuple):
     """A part of a clip."""
 
     clip: Clip
@@ -53,7 +53,7 @@ class Piece(NamedTuple):
     seconds: float
 
 
-def montage(pieces: Sequence[Piece], caption: str) -> Clip:
+def montage(pieces: Sequence[ClipPart], caption: str) -> Clip:
     """The pieces one after the other, sound and picture; without a picture if one of them has none.
 
     Sound is as long as the first clip's: the last piece goes on to its end. Every clip has the first one's rates.
@@ -78,7 +78,9 @@ def before(first: Clip, second: Clip, rng: np.random.Generator, *, caption: str 
       caption: instead of one that says what comes first.
     """
     lengths = np.array([at := float(rng.uniform(0.35, 0.65)), 1 - at]) * first.seconds
-    pieces = [Piece(clip, loudest(clip, length), length) for clip, length in zip((first, second), lengths, strict=True)]
+    pieces = [
+        ClipPart(clip, loudest(clip, length), length) for clip, length in zip((first, second), lengths, strict=True)
+    ]
     return montage(pieces, phrases.before(first.caption, second.caption, rng) if caption is None else caption)
 
 
@@ -113,7 +115,7 @@ def repeated(clip: Clip, rng: np.random.Generator) -> Clip | None:
     times = int(rng.integers(2, most + 1))
     period = clip.seconds / times
     start = max(0.0, min(start - rng.uniform(0, period - (stop - start)), clip.seconds - period))
-    return montage([Piece(clip, start, period)] * times, phrases.repeated(clip.caption, times))
+    return montage([ClipPart(clip, start, period)] * times, phrases.repeated(clip.caption, times))
 
 
 def mirrored(clip: Clip, rng: np.random.Generator) -> Clip:
@@ -210,7 +212,7 @@ FAULTS: dict[str, Callable[[Wave, int, np.random.Generator], Wave]] = {
 }  # fmt: skip
 
 
-def _samples(piece: Piece, count: int) -> Wave:
+def _samples(piece: ClipPart, count: int) -> Wave:
     """`count` samples from its start on; silent beyond the clip's end."""
     first = round(piece.start_seconds * piece.clip.wave_hz)
     part = piece.clip.wave[first : first + count]
@@ -228,7 +230,7 @@ def _faded(wave: Wave, rate_hz: int, *, into: bool, out: bool) -> Wave:
     return wave * gain.reshape(-1, *[1] * (wave.ndim - 1))
 
 
-def _frames_of(pieces: Sequence[Piece], ends: np.ndarray, kind: int) -> np.ndarray:
+def _frames_of(pieces: Sequence[ClipPart], ends: np.ndarray, kind: int) -> np.ndarray:
     """What is seen at the time of each frame."""
     count, rate_hz = len(pieces[0].clip.frames[kind]), pieces[0].clip.frames_hz[kind]
     shown = []

@@ -309,7 +309,7 @@ def _counted(bar: Any, rows: Sequence[Row]) -> Iterator[Row]:
 
 
 def _fill(
-    shard: records.ShardWriter, found: Iterable[films.Found], encoder: FeatureEncoder, earlier: Reuse | None
+    shard: records.ShardWriter, found: Iterable[films.Outcome], encoder: FeatureEncoder, earlier: Reuse | None
 ) -> Tally:
     """Write all excerpts that are found."""
     tally = Tally()

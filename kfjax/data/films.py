@@ -46,7 +46,7 @@ class Source(Protocol):
     ) -> np.ndarray: ...  # fmt: skip
 
 
-class Found(NamedTuple):
+class Outcome(NamedTuple):
     """What came of a clip or an excerpt: `value`, or why there is none."""
 
     item: Any  # a row, an excerpt, or a changed copy of one
@@ -74,7 +74,7 @@ def excerpts(
     load: Callable[[Any, Source], Read],
     windows: Windows,
     copies: Callable[[Sequence[Cut]], Iterable[Any]] = lambda cuts: cuts,
-) -> Iterator[Found]:
+) -> Iterator[Outcome]:
     """All excerpts of one film's rows, as `load` makes them, and what can't be used.
 
     Args:
@@ -88,18 +88,18 @@ def excerpts(
             made, tail_seconds = sources.cuts(row, buckets)
             items = [*copies(made)]
         except (ValueError, OSError) as error:
-            yield Found(row, reason=command.reason(error))
+            yield Outcome(row, reason=command.reason(error))
         else:
             cuts += [item for item in items if isinstance(item, Cut)]
             others += [item for item in items if not isinstance(item, Cut)]
-            yield Found(row, tail_seconds=tail_seconds)
+            yield Outcome(row, tail_seconds=tail_seconds)
     for group in (*passes(cuts, [spec.rate_hz for spec in windows.specs]), *([other] for other in others)):
         source = Pass(group, windows) if len(group) > 1 else media
         for item in group:
             try:
-                yield Found(item, load(item, source))
+                yield Outcome(item, load(item, source))
             except (ValueError, OSError) as error:
-                yield Found(item, reason=command.reason(error))
+                yield Outcome(item, reason=command.reason(error))
 
 
 def passes(cuts: Iterable[Cut], rates_hz: Sequence[float]) -> Iterator[list[Cut]]:

@@ -102,7 +102,7 @@ def evaluate(
     from kfjax.evals import evaluation
 
     pipeline.start()
-    return evaluation.evaluate(evaluation.Request(
+    return evaluation.evaluate(evaluation.EvaluationRequest(
         target, benchmark, path(output) or _default(benchmark), **paths, metrics=_names(metrics), weights=path(weights),
         limit=limit, seconds=seconds, seed=seed, steps=steps, guidance=guidance, pictures=pictures,
         process=process,

@@ -19,7 +19,7 @@ from kfjax.data.shards import records
 from kfjax.evals import benchmarks, generation, measures, report, shards
 from kfjax.evals.benchmarks import BENCHMARKS, Benchmark, BenchmarkExample, Matching, SceneExample
 from kfjax.evals.measures import SAMPLE_RATE_HZ, Pair, Score
-from kfjax.evals.shards import Measured
+from kfjax.evals.shards import ClipFigures
 from kfjax.scenes.evaluation import SceneProtocol, classifier_file, classifier_for
 from kfjax.scenes.scores import Synchrony, correlations, listen, meanings, struck_times, synchronies
 from kfjax.scenes.sounds import SceneSounds
@@ -34,7 +34,7 @@ _SCENE_SIZE = 64
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationRequest:
     """The arguments of `kfjax evaluate`."""
 
     target: str
@@ -53,7 +53,7 @@ class Request:
     process: str = "0/1"
 
 
-def evaluate(request: Request) -> dict[str, Any]:
+def evaluate(request: EvaluationRequest) -> dict[str, Any]:
     """Generate if need be, measure, and write results.json, report.md, files.csv and pictures into `request.output`.
 
     Of several processes each makes and measures its shards; the one that finds all of them measured writes the results.
@@ -90,8 +90,8 @@ def evaluate(request: Request) -> dict[str, Any]:
 
 
 def _write(
-    request: Request, groups: Sequence[str], target: str, protocol: Mapping[str, Any], matching: Matching,
-    measured: Measured,
+    request: EvaluationRequest, groups: Sequence[str], target: str, protocol: Mapping[str, Any], matching: Matching,
+    measured: ClipFigures,
 ) -> dict[str, Any]:  # fmt: skip
     """The results of all clips and what is drawn of them."""
     own = measured.figures()
@@ -118,7 +118,7 @@ def _write(
     return results
 
 
-def chosen_groups(request: Request) -> list[str]:
+def chosen_groups(request: EvaluationRequest) -> list[str]:
     """The groups of measures asked for; all that the benchmark has by default.
 
     Raises:
@@ -172,7 +172,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _benchmark(request: Request) -> Benchmark:
+def _benchmark(request: EvaluationRequest) -> Benchmark:
     if request.benchmark not in BENCHMARKS:
         raise ValueError(f"--benchmark: got {request.benchmark!r}, expected one of {', '.join(BENCHMARKS)}")
     benchmark = BENCHMARKS[request.benchmark]
@@ -201,7 +201,7 @@ def _is_model(target: str) -> bool:
 
 
 def _examples(
-    request: Request, benchmark: Benchmark, modelled: bool
+    request: EvaluationRequest, benchmark: Benchmark, modelled: bool
 ) -> tuple[Sequence[BenchmarkExample], Sequence[BenchmarkExample]]:
     """The clips to measure, and those of the benchmark beyond the limit."""
     if request.benchmark == "scenes":
@@ -233,7 +233,7 @@ def _matching(
     return benchmarks.match(examples, folder, beyond=beyond)
 
 
-def _protocol(request: Request, benchmark: Benchmark, clips: int, cfg: SystemConfig | None) -> dict[str, Any]:
+def _protocol(request: EvaluationRequest, benchmark: Benchmark, clips: int, cfg: SystemConfig | None) -> dict[str, Any]:
     """What is needed to reproduce the figures. `cfg` is of the model that generated; None: elsewhere."""
     protocol = {
         "benchmark": benchmark.title, "clips": clips, "seconds_of_each": benchmark.seconds,

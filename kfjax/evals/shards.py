@@ -37,7 +37,7 @@ _ABOUT = "about"  # the entry of a file that is no column
 
 
 @dataclass
-class Measured:
+class ClipFigures:
     """Figures of some clips.
 
     Attributes:
@@ -127,10 +127,10 @@ class Shards:
         found = (self.read(k) for k in range(len(self.clips)))
         return sum(one is None or not set(self.groups) <= {*one.groups, *one.unavailable} for one in found)
 
-    def joined(self) -> Measured:
+    def joined(self) -> ClipFigures:
         """All shards, which have to be there; a group that was not available for one of them is left out."""
         parts = [part for k in range(len(self.clips)) if (part := self.read(k))]
-        whole = Measured()
+        whole = ClipFigures()
         for part in parts:
             whole.names += part.names
             whole.unreadable += part.unreadable
@@ -145,14 +145,14 @@ class Shards:
             whole.rows[group] = {name: np.concatenate([part.rows[group][name] for part in heard]) for name in columns}
         return whole
 
-    def read(self, k: int) -> Measured | None:
+    def read(self, k: int) -> ClipFigures | None:
         """What shard k's file holds; None where there is none, where it is damaged or of other sounds or settings."""
         try:
             with self._path(k).open("rb") as opened, np.load(opened) as file:
                 about = json.loads(str(file[_ABOUT]))
                 if about.pop("stamp") != self._stamp(k):
                     return None
-                found = Measured(**about)
+                found = ClipFigures(**about)
                 for key in (key for key in file.files if key != _ABOUT):
                     group, _, name = key.partition("/")
                     found.rows.setdefault(group, {})[name] = file[key]
@@ -160,7 +160,7 @@ class Shards:
             return None
         return found
 
-    def _write(self, k: int, measured: Measured) -> None:
+    def _write(self, k: int, measured: ClipFigures) -> None:
         path = self._path(k)
         path.parent.mkdir(parents=True, exist_ok=True)
         rows, about = measured.rows, asdict(measured) | {"stamp": self._stamp(k)}
@@ -179,7 +179,7 @@ class Shards:
         clips = [(one.name, one.caption, one.seconds, _sizes(one), sound(one.name)) for one in self.clips[k]]
         return hashlib.sha256(json.dumps([self._made, self._weights, clips]).encode()).hexdigest()[:16]
 
-    def _ask(self, known: Measured, group: str, pairs: Sequence[Pair]) -> None:
+    def _ask(self, known: ClipFigures, group: str, pairs: Sequence[Pair]) -> None:
         """The rows of a network, or the reason why there are none."""
         network = self._network(group)
         try:
@@ -201,9 +201,9 @@ def _load(group: str, weights: Path) -> Any:
         return str(problem)
 
 
-def _heard(pairs: Sequence[Pair], groups: Sequence[str], failed: Sequence[str]) -> Measured:
+def _heard(pairs: Sequence[Pair], groups: Sequence[str], failed: Sequence[str]) -> ClipFigures:
     """Figures without a network, of the clips that can be read."""
-    measured = Measured(unreadable=list(failed), groups=list(groups))
+    measured = ClipFigures(unreadable=list(failed), groups=list(groups))
     kept = {}
     for name, figures in measures.clip_figures(pairs, groups):
         if isinstance(figures, str):

@@ -57,7 +57,7 @@ class LongSound:
     at_once: int = 1
     mesh: Mesh | None = None
     say: Say = lambda what, share: None
-    plan: windows.Plan = field(init=False)
+    plan: windows.WindowPlan = field(init=False)
     _features: dict[int, Features] = field(init=False, default_factory=dict)
 
     def __post_init__(self):
@@ -176,7 +176,7 @@ class LongSound:
             yield Video(*frames, seconds=0.0)
 
 
-def make_plan(cfg: SystemConfig, asked: Request) -> windows.Plan:
+def make_plan(cfg: SystemConfig, asked: Request) -> windows.WindowPlan:
     """The windows of a request.
 
     Raises:

@@ -25,7 +25,7 @@ LEAST_SHARED_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Plan:
+class WindowPlan:
     """Where the windows lie; all have one length, and the last one ends with the sound.
 
     Attributes:
@@ -80,7 +80,7 @@ class Plan:
         return np.clip(np.where(np.isinf(height), end, height), 0, None) + np.zeros(self.latents)
 
 
-def make_plan(seconds: float, rates: Rates, window: int, overlap: int, guard: float = 0.0) -> Plan:
+def make_plan(seconds: float, rates: Rates, window: int, overlap: int, guard: float = 0.0) -> WindowPlan:
     """Windows for a sound of `seconds`, as few as overlap by `overlap` seconds at least, evenly spread.
 
     Raises:
@@ -96,11 +96,11 @@ def make_plan(seconds: float, rates: Rates, window: int, overlap: int, guard: fl
     count = math.ceil(rest / (window - overlap)) + 1
     starts = tuple(round(i * rest / max(1, count - 1)) for i in range(count))
     first = tuple(round(start * rates.latent_hz) for start in starts)
-    return Plan(starts, first, lengths(window, rates).latents, rates.latent_hz, guard)
+    return WindowPlan(starts, first, lengths(window, rates).latents, rates.latent_hz, guard)
 
 
 def advance(
-    plan: Plan,
+    plan: WindowPlan,
     x: Float[np.ndarray, "n d"],
     steps: int,
     evaluate: Callable[[Sequence[int], int, Float[np.ndarray, "w k d"]], Float[np.ndarray, "w k d"]],

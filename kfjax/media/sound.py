@@ -66,7 +66,7 @@ def read_audio(
 def _from_the_beginning(path, sample_rate_hz: int, origin: Fraction | None, stop_seconds: float) -> _Heard | None:
     """The track up to at least `stop_seconds` after `origin` (None: its beginning); None if nothing decodes."""
     with open_input(path) as container:
-        frames = _Frames(path, container, origin, stop_seconds)
+        frames = _SoundFrames(path, container, origin, stop_seconds)
         if (head := next(frames, None)) is None:
             return None
         return frames.heard(head, 0, (head.pts or 0) * tick_of(head), sample_rate_hz)
@@ -82,7 +82,7 @@ def _sought(
     bands that are mere noise, and leaves it to the decoder to draw it: there the noise is another, the same each time.)
     """
     with open_input(path) as container:
-        frames = _Frames(path, container, origin, stop_seconds)
+        frames = _SoundFrames(path, container, origin, stop_seconds)
         lead = list(islice(frames, 3))
         if len(lead) < 3 or lead[0].pts is None:
             return None
@@ -107,7 +107,7 @@ def _sought(
         return None
 
 
-class _Frames:
+class _SoundFrames:
     """The frames of a file's sound track, up to `stop_seconds` after `origin` and a little further.
 
     `origin` is in the container's seconds; None: that of the first frame.
@@ -132,7 +132,7 @@ class _Frames:
             if self.origin is not None and self._end - self.origin > self._stop:
                 return
 
-    def __iter__(self) -> "_Frames":
+    def __iter__(self) -> "_SoundFrames":
         return self
 
     def __next__(self) -> "av.AudioFrame":

@@ -45,7 +45,7 @@ _REFUSED = jax.errors.JaxRuntimeError, AttributeError, TypeError
 _DIGEST = hashlib.sha256().digest_size
 
 
-class Loaded:
+class KeptProgram:
     """A compiled program that was kept, as a function of the leaves of its arguments."""
 
     def __init__(self, executable: Any, outputs: Any):
@@ -62,7 +62,7 @@ class Loaded:
         return self._executable.get_compiled_memory_stats()
 
 
-Compiled = jax.stages.Compiled | Loaded
+Compiled = jax.stages.Compiled | KeptProgram
 
 
 class Begun(NamedTuple):
@@ -155,7 +155,7 @@ def _loaded(
 ) -> Compiled:
     try:
         devices = xla_client.DeviceList((device,))
-        return Loaded(device.client.deserialize_executable(code, executable_devices=devices), outputs)
+        return KeptProgram(device.client.deserialize_executable(code, executable_devices=devices), outputs)
     except _REFUSED:  # of another build of XLA
         return _compiled(lower(), path)
 

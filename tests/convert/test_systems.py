@@ -105,7 +105,7 @@ def test_two_processes_that_fetch_note_both_their_files(tmp_path, monkeypatch):
         (tmp_path / "0" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "0" / name).write_text(name)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, file, revision: tmp_path / "0" / file)
-    one, other = (hub.Source("us/models", name, 1, "mine") for name in "ab")
+    one, other = (hub.HubFile("us/models", name, 1, "mine") for name in "ab")
     digest_of = hub.disk.digest_of
 
     def meanwhile(path, kind):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kfjax.data import augment
-from kfjax.data.augment import FAULTS, Clip, Piece
+from kfjax.data.augment import FAULTS, Clip, ClipPart
 
 RATE_HZ, SECONDS, FRAMES_HZ = 8000, 4.0, (8.0, 25.0)
 TAIL = 100
@@ -43,14 +43,14 @@ def shown(made: Clip, kind: int) -> list[int]:
 
 def test_a_whole_clip_is_itself():
     one = clip(1.0, 2.5)
-    made = augment.montage([Piece(one, 0.0, SECONDS)], "x")
+    made = augment.montage([ClipPart(one, 0.0, SECONDS)], "x")
     np.testing.assert_array_equal(made.wave, one.wave)
     for kind in (0, 1):
         assert shown(made, kind) == shown(one, kind)
 
 
 def test_sound_and_picture_of_a_piece_stay_together():
-    made = augment.montage([Piece(clip(), 1.0, 1.0), Piece(clip(2.5), 2.0, 3.0)], "two")
+    made = augment.montage([ClipPart(clip(), 1.0, 1.0), ClipPart(clip(2.5), 2.0, 3.0)], "two")
     assert made.seconds == SECONDS and len(made.wave) == len(clip().wave) and made.caption == "two"
     assert onsets(made) == [1.5]
     assert shown(made, 0) == [*range(8, 16), *range(16, 32), *[31] * 8]  # beyond the end the last is held
@@ -59,7 +59,7 @@ def test_sound_and_picture_of_a_piece_stay_together():
 
 def test_nothing_clicks_where_pieces_meet():
     one = clip()._replace(wave=np.ones((round(SECONDS * RATE_HZ) + TAIL, 2), np.float32))
-    made = augment.montage([Piece(one, 0, 2.0), Piece(one, 0, 2.0)], "")
+    made = augment.montage([ClipPart(one, 0, 2.0), ClipPart(one, 0, 2.0)], "")
     assert np.abs(np.diff(made.wave, axis=0)).max() < 0.05 and made.wave[[0, -1]].min() == 1
 
 

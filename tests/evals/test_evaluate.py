@@ -13,7 +13,7 @@ from kfjax import cli, media, pipeline
 from kfjax.data import builders, sources
 from kfjax.evals import benchmarks, evaluation, generation, measures, report
 from kfjax.evals import evaluate as evaluate_command
-from kfjax.evals.evaluation import Request, evaluate, plain
+from kfjax.evals.evaluation import EvaluationRequest, evaluate, plain
 from kfjax.evals.measures import COLUMNS, Score, mean_score
 from kfjax.evals.networks.base import Tags, Unavailable
 from kfjax.media import FrameSpec
@@ -52,8 +52,8 @@ def folders(tmp_path):
     return true, made
 
 
-def request_of(target, output, **changes) -> Request:
-    return Request(str(target), changes.pop("benchmark", "folder"), output, **{"pictures": 0} | changes)
+def request_of(target, output, **changes) -> EvaluationRequest:
+    return EvaluationRequest(str(target), changes.pop("benchmark", "folder"), output, **{"pictures": 0} | changes)
 
 
 def test_references_in_a_bucket(gs, folders, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from kfjax import cli, media
 from kfjax.data import remote
 from kfjax.evals import measures, shards
-from kfjax.evals.evaluation import Request, evaluate
+from kfjax.evals.evaluation import EvaluationRequest, evaluate
 from kfjax.evals.networks.base import Tags, Unavailable
 from kfjax.media import FrameSpec
 from tests.tiny.system import write_model
@@ -76,9 +76,9 @@ def folders(tmp_path):
     return true / "clips.csv", made
 
 
-def request_of(target, references, output, **changes) -> Request:
+def request_of(target, references, output, **changes) -> EvaluationRequest:
     settings = {"seconds": SECONDS, "pictures": 0, "metrics": ("levels", "stereo", "panns", "clap")}
-    return Request(str(target), "folder", output, references=references, **settings | changes)
+    return EvaluationRequest(str(target), "folder", output, references=references, **settings | changes)
 
 
 def written(folder: Path) -> dict[str, str]:

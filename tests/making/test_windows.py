@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kfjax.making.windows import Plan, advance, make_plan
+from kfjax.making.windows import WindowPlan, advance, make_plan
 from kfjax.rates import Rates
 
 RATES = Rates()
@@ -101,4 +101,4 @@ def test_the_order_is_that_of_the_plan_alone():
     plan = make_plan(40, RATES, 8, 2)
     one, other = (np.concatenate([piece for piece, _ in recorded(plan, 3, 2)]) for _ in range(2))
     assert one.tobytes() == other.tobytes()
-    assert isinstance(plan, Plan) and hash(plan)
+    assert isinstance(plan, WindowPlan) and hash(plan)

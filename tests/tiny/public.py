@@ -46,7 +46,7 @@ def announce(monkeypatch) -> None:
     ):  # fmt: skip
         monkeypatch.setitem(module.CONFIGS, name, cfg)
     monkeypatch.setitem(systems.SYSTEMS, VARIANT, systems.mmaudio_system(VARIANT))
-    flow = hub.Source("someone/flows", f"weights/mmaudio_{VARIANT}.pth", 1, "CC0")
+    flow = hub.HubFile("someone/flows", f"weights/mmaudio_{VARIANT}.pth", 1, "CC0")
     sources = tuple(source._replace(checksum="") for source in (flow, *hub.CODECS["44k"], *hub.ENCODERS))
     monkeypatch.setitem(hub.MODELS, NAME, sources)
 

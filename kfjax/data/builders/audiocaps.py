@@ -7,10 +7,10 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from kfjax.data import tables
 from kfjax.data.builders import clip_record
 from kfjax.data.builders.clip_record import ClipRecord
 from kfjax.data.builders.media_folder import YouTubeFolder
-from kfjax.data.builders.table import read_table
 
 #: Split -> its table.
 TABLES = {"train": "train.csv", "validation": "val.csv", "test": "test.csv"}
@@ -55,7 +55,7 @@ class AudioCaps(tfds.core.GeneratorBasedBuilder):
 def _clips(table: Path, media: YouTubeFolder) -> Iterator[ClipRecord]:
     captions: dict[tuple[str, float], dict[str, None]] = {}
     columns = ("youtube_id", "start_time", "caption")
-    for row in read_table(table, columns, numbers=("start_time",), header=True):
+    for row in tables.published(table, columns, numbers=("start_time",), header=True):
         said = captions.setdefault((row["youtube_id"], row["start_time"]), {})
         if row["caption"].strip():
             said[row["caption"].strip()] = None

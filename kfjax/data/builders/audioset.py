@@ -8,10 +8,10 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from kfjax.data import tables
 from kfjax.data.builders import clip_record
 from kfjax.data.builders.clip_record import ClipRecord
 from kfjax.data.builders.media_folder import YouTubeFolder
-from kfjax.data.builders.table import read_table
 
 NAMES = "class_labels_indices.csv"
 #: Split -> its table.
@@ -60,12 +60,12 @@ class AudioSet(tfds.core.GeneratorBasedBuilder):
 
 
 def _names(table: Path) -> dict[str, str]:
-    return {row["mid"]: row["display_name"] for row in read_table(table, ("mid", "display_name"), header=True)}
+    return {row["mid"]: row["display_name"] for row in tables.published(table, ("mid", "display_name"), header=True)}
 
 
 def _clips(table: Path, media: YouTubeFolder, names: Mapping[str, str]) -> Iterator[ClipRecord]:
     columns = ("upload", "start", "end", "labels")
-    for row in read_table(table, columns, numbers=("start", "end"), comments=True):
+    for row in tables.published(table, columns, numbers=("start", "end"), comments=True):
         mids = [mid.strip() for mid in row["labels"].split(",") if mid.strip()]
         if unknown := [mid for mid in mids if mid not in names]:
             raise ValueError(f"{table}: got label {unknown[0]!r}, which is not in {NAMES}; take both of one release")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from kfjax.data import tables
 from kfjax.data.builders import clip_record
 from kfjax.data.builders.clip_record import ClipRecord
 from kfjax.data.builders.media_folder import MediaFolder
-from kfjax.data.builders.table import read_table
 
 #: Splits as published; "development" is for training, "evaluation" for testing.
 SPLITS = ("development", "validation", "evaluation")
@@ -53,7 +53,7 @@ class Clotho(tfds.core.GeneratorBasedBuilder):
 
 
 def _clips(table: Path, media: MediaFolder) -> Iterator[ClipRecord]:
-    for row in read_table(table, ("file_name", *CAPTIONS), header=True):
+    for row in tables.published(table, ("file_name", *CAPTIONS), header=True):
         name = row["file_name"].removesuffix(".wav")
         sound = media.find(name, f" {name}")[1]  # some names begin with a blank, which tables lose
         captions = tuple(row[column].strip() for column in CAPTIONS if row[column].strip())

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from kfjax.data import tables
 from kfjax.data.builders import clip_record
 from kfjax.data.builders.clip_record import ClipRecord
 from kfjax.data.builders.media_folder import MediaFolder
-from kfjax.data.builders.table import read_table
 
 #: Split -> its table.
 TABLES = {"train": "EPIC_Sounds_train.csv", "validation": "EPIC_Sounds_validation.csv"}
@@ -54,7 +54,7 @@ class EpicSounds(tfds.core.GeneratorBasedBuilder):
 
 
 def _clips(table: Path, media: MediaFolder) -> Iterator[ClipRecord]:
-    for row in read_table(table, COLUMNS, header=True):
+    for row in tables.published(table, COLUMNS, header=True):
         start, stop = (_seconds(table, row["annotation_id"], row[f"{end}_timestamp"]) for end in ("start", "stop"))
         video, sound = media.find(row["video_id"])
         said = row["description"].strip()

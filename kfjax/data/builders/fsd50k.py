@@ -7,10 +7,10 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from kfjax.data import tables
 from kfjax.data.builders import clip_record
 from kfjax.data.builders.clip_record import ClipRecord
 from kfjax.data.builders.media_folder import MediaFolder
-from kfjax.data.builders.table import read_table
 
 DEV, EVAL = "FSD50K.ground_truth/dev.csv", "FSD50K.ground_truth/eval.csv"
 #: Split -> (table, its value in the column `split`, the sounds' folder).
@@ -63,7 +63,7 @@ class FSD50K(tfds.core.GeneratorBasedBuilder):
 
 
 def _clips(table: Path, part: str, media: MediaFolder) -> Iterator[ClipRecord]:
-    for row in read_table(table, ("fname", "labels", *(("split",) if part else ())), header=True):
+    for row in tables.published(table, ("fname", "labels", *(("split",) if part else ())), header=True):
         if not part or row["split"] == part:
             labels = [label.strip().replace("_", " ") for label in row["labels"].split(",")]
             yield ClipRecord(row["fname"], audio=media.find(row["fname"])[1], labels=tuple(filter(None, labels)))

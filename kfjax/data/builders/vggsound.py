@@ -8,10 +8,10 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from kfjax.data import tables
 from kfjax.data.builders import clip_record
 from kfjax.data.builders.clip_record import ClipRecord
 from kfjax.data.builders.media_folder import YouTubeFolder
-from kfjax.data.builders.table import read_table
 
 TABLE = "vggsound.csv"
 
@@ -53,7 +53,7 @@ class VGGSound(tfds.core.GeneratorBasedBuilder):
 
 
 def _clips(table: Path, media: YouTubeFolder, split: str) -> Iterator[ClipRecord]:
-    for row in read_table(table, ("upload", "start", "label", "split"), numbers=("start",)):
+    for row in tables.published(table, ("upload", "start", "label", "split"), numbers=("start",)):
         if row["split"] == split:
             labels = (row["label"],) if row["label"] else ()
             yield media.clip(row["upload"], row["start"])._replace(labels=labels)

@@ -16,12 +16,14 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import apache_beam as beam  # pyright: ignore[reportMissingImports]  # of the extra `beam`
+from apache_beam.io import ReadFromText  # pyright: ignore[reportMissingImports]
 from apache_beam.io.filesystems import FileSystems  # pyright: ignore[reportMissingImports]
-from apache_beam.metrics import Metrics  # pyright: ignore[reportMissingImports]
+from apache_beam.metrics.metric import Metrics  # pyright: ignore[reportMissingImports]
 from apache_beam.options.pipeline_options import (  # pyright: ignore[reportMissingImports]
     GoogleCloudOptions,
     PipelineOptions,
 )
+from apache_beam.runners.runner import create_runner  # pyright: ignore[reportMissingImports]
 
 from kfjax import command
 from kfjax.data.clean.measure import Measured
@@ -75,7 +77,7 @@ def _options(runner: str, words: Sequence[str]) -> PipelineOptions:
     try:
         options = PipelineOptions([f"--runner={runner}", *words], save_main_session=False)
         options.get_all_options()
-        beam.runners.create_runner(runner)
+        create_runner(runner)
     except SystemExit:  # argparse has said why
         raise ValueError(f"got {' '.join(words)} after --, expected options of {runner}; correct them") from None
     except ValueError as error:
@@ -87,7 +89,7 @@ def _run(options: PipelineOptions, tasks: str, folder: str, cfg: CleanConfig):
     pipeline = beam.Pipeline(options=options)
     _ = (
         pipeline
-        | "Tasks" >> beam.io.ReadFromText(tasks)
+        | "Tasks" >> ReadFromText(tasks)
         | "Spread" >> beam.Reshuffle()
         | "Measure" >> beam.ParDo(Measure(cfg, folder))
     )
