@@ -32,6 +32,11 @@ _CROSSING, _THIN = 0.7, 5
 # at least, and of what surrounds a logo; where more of the picture has standing edges, the camera stands still. Every
 # fourth line and column is looked at.
 _MOVING_LEVELS, _MOVING_SHARE, _STANDING_SHARE, _EVERY = 2.0, 0.3, 0.1, 4
+# The camera moves where the edges of two frames, one after the other, correlate by so much at some shift, and by so
+# much less at none (up to one place), in this share of the steps; and where edges that are there less often than always
+# pass through this share of 8 x 8 tiles.
+_SHIFTED, _SHIFTED_MORE, _SHIFTED_SHARE = 0.5, 0.1, 0.5
+_PASSED_SHARE, _TILES, _ALWAYS = 0.6, 8, 0.9
 _LEAST_FRAMES = 4
 
 
@@ -78,16 +83,17 @@ def logo_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float | None:
     temporal minimum). T. Dekel, M. Rubinstein, C. Liu and W. T. Freeman, "On the effectiveness of visible watermarks",
     CVPR 2017, find a watermark by the median of gradients. What crosses most of the picture is the edge of a black bar
     (`picture.border_share`). What stands in what does not move is a part of the scene: rain, or something large that
-    passes, changes a place now and then, a moving camera most of the time.
+    passes, changes a place now and then, a moving camera most of the time. Over large plain walls it does not: there
+    the edges tell that it moves (`_camera_moves`), and then all that stands is a logo.
     """
     from scipy.ndimage import find_objects, label, uniform_filter
 
     gray = brightness(frames)
     if len(gray) < _LEAST_FRAMES:
         return None
-    moving = _moving(gray[:, ::_EVERY, ::_EVERY])
+    moving, camera_moves = _moving(gray[:, ::_EVERY, ::_EVERY]), _camera_moves(gray)
     dense = uniform_filter(_standing_edges(gray).astype(np.float32), _LOGO_NEIGHBOURHOOD) > _EDGE_SHARE
-    if moving.mean() < _MOVING_SHARE or dense.mean() > _STANDING_SHARE:
+    if not (camera_moves or moving.mean() >= _MOVING_SHARE) or dense.mean() > _STANDING_SHARE:
         return None
     numbers = np.zeros(dense.shape, np.int32)
     label(dense, output=numbers)
@@ -97,7 +103,7 @@ def logo_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float | None:
         high, wide = rows.stop - rows.start, columns.stop - columns.start
         if max(high / height, wide / width) > _CROSSING or min(high, wide) < _LOGO_NEIGHBOURHOOD + _THIN:
             continue
-        if _moving_around(numbers[::_EVERY, ::_EVERY], number, moving) >= _MOVING_SHARE:
+        if camera_moves or _moving_around(numbers[::_EVERY, ::_EVERY], number, moving) >= _MOVING_SHARE:
             area += int((numbers[rows, columns] == number).sum())
     return area / (height * width)
 
@@ -105,6 +111,24 @@ def logo_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float | None:
 def _moving(gray: Float[np.ndarray, "n h w"]) -> Bool[np.ndarray, "h w"]:
     """Where the median absolute deviation over time is large."""
     return np.median(np.abs(gray - np.median(gray, axis=0)), axis=0) > _MOVING_LEVELS
+
+
+def _camera_moves(gray: Float[np.ndarray, "n h w"]) -> bool:
+    """Whether edges are shifted as one from frame to frame, by their cross-correlation, and come by everywhere: those
+    of something that moves before a still camera stay on its path."""
+    high, wide = (side // _EVERY for side in gray.shape[1:])
+    small = gray[:, : high * _EVERY, : wide * _EVERY].reshape(-1, high, _EVERY, wide, _EVERY).mean((2, 4))
+    edges = np.hypot(*np.gradient(small, axis=(1, 2)))
+    often = (edges > _LEAST_LEVELS).mean(0)
+    passing = (often > 0) & (often < _ALWAYS)
+    tiles = [part.any() for rows in np.array_split(passing, _TILES) for part in np.array_split(rows, _TILES, axis=1)]
+    edges = (edges - edges.mean((1, 2), keepdims=True)) * np.outer(np.hanning(high), np.hanning(wide))
+    edges /= np.sqrt(np.square(edges).sum((1, 2), keepdims=True)) + 1e-6
+    spectra = np.fft.rfft2(edges)
+    alike = np.fft.irfft2(spectra[1:] * spectra[:-1].conj(), (high, wide))
+    best, still = alike.max((1, 2)), np.roll(alike, (1, 1), (1, 2))[:, :3, :3].max((1, 2))
+    shifted = np.mean((best > _SHIFTED) & (best > still + _SHIFTED_MORE))
+    return bool(shifted >= _SHIFTED_SHARE and np.mean(tiles) >= _PASSED_SHARE)
 
 
 def _moving_around(numbers: Int[np.ndarray, "h w"], number: int, moving: Bool[np.ndarray, "h w"]) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float
 
@@ -113,12 +115,16 @@ def _cliff(level_db: Float[np.ndarray, " f"], frequencies: Float[np.ndarray, " f
 def undrawn(wave: Float[np.ndarray, "t c"], sample_rate_hz: int) -> Float[np.ndarray, "u c"]:
     """What is below `DRAWN_HZ`, with as many samples as that needs: what `side_db` and `channel_correlation` should be
     of where a lossy codec may have been at work."""
-    size = len(wave)
-    kept = int(DRAWN_HZ / sample_rate_hz * size)
-    if sample_rate_hz <= 2 * DRAWN_HZ or not kept:
+    from scipy.fft import irfft, next_fast_len, rfft
+
+    # Zeros behind it make both lengths products of small primes: transforms of others take up to twenty times as long.
+    fast: Callable[[int], int] = next_fast_len  # pyright: ignore[reportAssignmentType]
+    size = fast(max(1, len(wave)))
+    kept = fast(max(1, int(DRAWN_HZ / sample_rate_hz * size)))
+    if sample_rate_hz <= 2 * DRAWN_HZ or 2 * kept >= len(wave):
         return wave
-    spectrum = np.fft.rfft(np.asarray(wave, np.float32), axis=0)
-    return np.fft.irfft(spectrum[: kept + 1], 2 * kept, axis=0) * np.float32(2 * kept / size)
+    spectrum = np.asarray(rfft(np.asarray(wave, np.float32), size, axis=0))
+    return np.asarray(irfft(spectrum[: kept + 1], 2 * kept, axis=0)) * np.float32(2 * kept / size)
 
 
 def side_db(wave: Float[np.ndarray, "t c"]) -> float:
