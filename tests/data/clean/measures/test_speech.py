@@ -24,3 +24,5 @@ def test_noise_has_a_low_opinion_score():
     wave = 0.1 * np.random.default_rng(0).standard_normal((3 * 44100, 2)).astype(np.float32)
     assert 1 <= speech.mos(wave, 44100) < 2.5
     assert 1 <= speech.mos(wave[:2000], 44100) < 5
+    repeated = np.concatenate([wave, wave, wave, wave])[: int(9.01 * 44100) + 1]
+    assert speech.mos(wave, 44100) == pytest.approx(speech.mos(repeated, 44100), abs=0.02)  # one window of both
