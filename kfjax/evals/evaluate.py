@@ -10,6 +10,7 @@ from typing import Any
 from kfjax import command
 from kfjax.data import remote, sources, tables
 from kfjax.making import limits
+from kfjax.storage import disk
 
 TEXT = """\
 Measure a model, or sounds that are there already, on a benchmark.
@@ -18,7 +19,8 @@ Measure a model, or sounds that are there already, on a benchmark.
   kfjax evaluate sounds/ --benchmark folder --references clips/      files of the same names belong together
   kfjax evaluate MODEL --benchmark vggsound --manual-dir DIR --weights metrics/
   kfjax evaluate sounds/ --benchmark kling-audio-eval --references clips.csv --metrics onsets,panns
-  kfjax evaluate MODEL --benchmark vggsound --manual-dir DIR --output shared/ --process 0/8     one of 8 processes
+  kfjax evaluate MODEL --benchmark vggsound --manual-dir DIR --output shared/ --process 0/8     one of 8 processes, whose
+                                                                     common folder may be in a bucket (gs://, s3://)
 
 Groups of measures: onsets, stereo, levels, codec (mel, STFT, LSD, MCD, SI-SDR, SDR), pesq; scenes, meaning (of the
 benchmark scenes); and with the weights of public networks panns (FD, KL, inception score), imagebind (IB-score),
@@ -76,14 +78,15 @@ def evaluate(
       manual_dir: recordings and tables of a public corpus.
       metrics: names of groups of measures, ("onsets", "panns"); a text with commas between them is read too.
         Default: all that the benchmark has.
-      weights: folder of the measuring networks' weights. Default: metrics/ in kfjax's cache.
+      weights: folder of the measuring networks' weights, which may be in a bucket. Default: metrics/ in kfjax's cache.
       limit: the first so many clips. Default: all; of scenes 200.
       seconds: of each clip. Default: the benchmark's.
       seed: of the noise.
       steps, guidance: of sampling. Default: the model's.
       pictures: clips to draw, from the best to the worst.
       process: "I/N", this is process I, counted from 0, of N that share the clips and the output.
-      output: folder for results.json, report.md, files.csv and pictures. Default: evaluation-BENCHMARK.
+      output: folder for results.json, report.md, files.csv and pictures, which may be in a bucket. Default:
+        evaluation-BENCHMARK.
 
     Returns:
       What results.json holds; "scores" has the figures, "unavailable" the groups without weights. Empty while clips of
@@ -96,6 +99,7 @@ def evaluate(
         raise ValueError(f"--limit: got {limit}, expected at least 1")
     limits.check(seed=seed, steps=steps, guidance=guidance)
     path = lambda given: None if given is None else command.local_path(given)
+    either = lambda given: None if given is None else disk.path(given)
     there = None if references is None else _references(references)
     target, paths = command.local_or_bucket(str(target)), {"references": there, "manual_dir": path(manual_dir)}
     from kfjax import pipeline  # imports jax: seconds that a wrong argument need not wait for
@@ -103,9 +107,9 @@ def evaluate(
 
     pipeline.start()
     return evaluation.evaluate(evaluation.EvaluationRequest(
-        target, benchmark, path(output) or _default(benchmark), **paths, metrics=_names(metrics), weights=path(weights),
-        limit=limit, seconds=seconds, seed=seed, steps=steps, guidance=guidance, pictures=pictures,
-        process=process,
+        target, benchmark, either(output) or _default(benchmark), **paths, metrics=_names(metrics),
+        weights=either(weights), limit=limit, seconds=seconds, seed=seed, steps=steps, guidance=guidance,
+        pictures=pictures, process=process,
     ))  # fmt: skip
 
 
@@ -162,7 +166,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     add("--metrics", metavar="A,B", help="groups of measures; default: all that the benchmark has")
     add(
         "--weights",
-        type=command.local_path,
+        type=disk.path,
         metavar="FOLDER",
         help="of the measuring networks (default: metrics/ in kfjax's cache)",
     )
@@ -173,5 +177,5 @@ def _parse(argv: Sequence[str]) -> Namespace:
     add("--guidance", type=float, metavar="SCALE", help="default: the model's")
     add("--pictures", type=int, default=3, metavar="N", help="clips to draw, from the best to the worst (default 3)")
     add("--process", default="0/1", metavar="I/N", help="this is process I, counted from 0, of N (default 0/1)")
-    add("--output", type=command.local_path, metavar="FOLDER", help="default: evaluation-NAME; run again to go on")
+    add("--output", type=disk.path, metavar="FOLDER", help="default: evaluation-NAME; run again to go on")
     return parser.parse_args(argv)

@@ -29,13 +29,15 @@ from kfjax.system import SystemConfig
 
 #: Groups of measures that need the scenes' ground truth.
 OF_SCENES = ("scenes", "meaning")
+#: Folders of the output: sounds that a model has made, and figures of shards.
+GENERATED, MEASURED = "generated", "measured"
 #: Edge of the scenes' frames, unless the model's encoders need another.
 _SCENE_SIZE = 64
 
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """The arguments of `kfjax evaluate`."""
+    """The arguments of `kfjax evaluate`; `weights` and `output` may be in a bucket."""
 
     target: str
     benchmark: str
@@ -57,6 +59,8 @@ def evaluate(request: EvaluationRequest) -> dict[str, Any]:
     """Generate if need be, measure, and write results.json, report.md, files.csv and pictures into `request.output`.
 
     Of several processes each makes and measures its shards; the one that finds all of them measured writes the results.
+    Where the output is in a bucket, each has the files that it needs on its disk, and uploads what it made after every
+    shard.
 
     Returns:
       What results.json holds; nothing while shards are missing.
@@ -64,27 +68,52 @@ def evaluate(request: EvaluationRequest) -> dict[str, Any]:
     Raises:
       ValueError: no such target, benchmark or group; no clip with both sounds.
     """
+    if disk.in_bucket(request.output):
+        request.output.check_bucket()
+    with disk.Staged(request.output) as staged:
+        try:
+            return _evaluated(replace(request, output=staged.folder), staged)
+        except ValueError as error:
+            if (here := str(staged.folder)) == str(request.output) or here not in str(error):
+                raise
+            raise ValueError(str(error).replace(here, str(request.output))) from error
+
+
+def _evaluated(request: EvaluationRequest, staged: disk.Staged) -> dict[str, Any]:
+    """In the folder of `staged`, which `request.output` is."""
     number, processes = share(request.process)
     benchmark, groups = _benchmark(request), chosen_groups(request)
     examples, beyond = _examples(request, benchmark, modelled := _is_model(request.target))
     folder, cfg, failed, made = Path(request.target), None, [], None
     mine = shards.cut(examples)[number::processes]
     if modelled:
-        folder = request.output / "generated"
+        folder = request.output / GENERATED
+        own = {
+            f"{GENERATED}/{name}" for name in (generation.NOTE, *(f"{one.name}.wav" for clips in mine for one in clips))
+        }
+        staged.pull_all(own.__contains__)
         settings = generation.Settings(request.target, request.seed, request.steps, request.guidance)
-        cfg, failed = generation.generate(settings, [example for clips in mine for example in clips], folder)
+        cfg, failed = generation.generate(
+            settings, [example for clips in mine for example in clips], folder, staged.push
+        )
         made = records.read_json(folder / generation.NOTE)
     matching = _matching(examples, beyond, folder, modelled)
+    staged.pull_all(lambda name: name.startswith(f"{MEASURED}/"))
     work = shards.Shards(
-        request.output / "measured", examples, [group for group in groups if group not in OF_SCENES],
+        request.output / MEASURED, examples, [group for group in groups if group not in OF_SCENES],
         request.weights or pipeline.cache_folder() / "metrics", matching.pairs, made,
     )  # fmt: skip
     for k in range(number, len(work.clips), processes):
         work.measure(k, failed)
+        staged.push()
+    staged.pull_all(lambda name: name.startswith(f"{MEASURED}/"))
     if missing := work.missing():
         told = "by other processes or another run"
         command.say(f"{missing} of {len(work.clips)} shards are still to be measured, {told}")
         return {}
+    if modelled and processes > 1:
+        staged.pull_all(lambda name: name.startswith(f"{GENERATED}/"))
+        matching = _matching(examples, beyond, folder, modelled)
     protocol = _protocol(request, benchmark, len(examples), cfg)
     return _write(request, groups, cfg.name if cfg else folder.name, protocol, matching, work.joined())
 

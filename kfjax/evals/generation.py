@@ -7,7 +7,7 @@ resumes with the clips that have no sound yet.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from kfjax.structs import Video
 from kfjax.system import System, SystemConfig
 
 NOTE = "generation.json"
+_KEPT = 64  # sounds, until what was made is kept elsewhere
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,13 @@ class Settings:
     guidance: float | None = None
 
 
-def generate(settings: Settings, examples: Sequence[BenchmarkExample], folder: Path) -> tuple[SystemConfig, list[str]]:
+def generate(
+    settings: Settings, examples: Sequence[BenchmarkExample], folder: Path, kept: Callable[[], None] = lambda: None
+) -> tuple[SystemConfig, list[str]]:
     """Sounds for the clips that have none in the folder.
+
+    Args:
+      kept: called after every 64th sound, and after the last.
 
     Returns:
       The model's configuration, and the clips that failed, with the reason.
@@ -66,11 +72,14 @@ def generate(settings: Settings, examples: Sequence[BenchmarkExample], folder: P
         say(unread)
     failed = []
     progress = tqdm(made, "generated", len(todo), unit="clip", mininterval=5.0, leave=False, disable=None)
-    for example, wave, rate in progress:
+    for done, (example, wave, rate) in enumerate(progress, 1):
         if isinstance(wave, str):
             failed.append(f"{example.name}: {wave}")
         else:
             media.write_wav(_file(folder, example), wave, rate)
+        if not done % _KEPT:
+            kept()
+    kept()
     return cfg, failed
 
 

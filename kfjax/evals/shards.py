@@ -29,6 +29,7 @@ from kfjax.evals import measures
 from kfjax.evals.benchmarks import BenchmarkExample, FileExample
 from kfjax.evals.measures import NETWORKS, OWN, Figures, Observed, Pair, Score
 from kfjax.evals.networks.base import Unavailable
+from kfjax.storage import cache as buckets
 from kfjax.storage import disk
 
 #: Of one shard: a multiple of the batches in which scenes are generated and networks listen.
@@ -98,7 +99,7 @@ class Shards:
         self.folder, self.groups = folder, list(groups)
         self.clips = cut(examples)
         self._sounds, self._made, self._weights = {clip.name: path for clip, path in pairs}, made, str(weights)
-        self._network = cache(lambda group: _load(group, weights))
+        self._network = cache(lambda group: _load(group, buckets.local(weights)))
 
     def measure(self, k: int, failed: Sequence[str] = ()) -> None:
         """Measure what shard k lacks, and write its file; what was not available before is tried again.

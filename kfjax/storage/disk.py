@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from kfjax import command
-from kfjax.storage.bucket import UPLOADING, BucketError, BucketPath
+from kfjax.storage.bucket import STREAMS, UPLOADING, BucketError, BucketPath
 
 SUMS = "SHA256SUMS"
 ADVICE = f"copy or export it again; if you changed it yourself, remove its line from {SUMS}"
@@ -182,14 +182,30 @@ class Staged:
         if in_bucket(self._target) and (self._target / name).is_file():
             (self._target / name).download(self.folder / name)
 
+    def pull_all(self, wanted: Callable[[str], bool]) -> None:
+        """Fetch the files of `target` whose names, relative to it, are wanted; not those that are here in that size."""
+        if not in_bucket(self._target):
+            return
+        found, target = self._target.below(), self._target
+        names = [name for name, there in found.items() if wanted(name) and size_of(self.folder / name) != there.size]
+
+        def fetch(name: str) -> None:
+            file = self.folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with writing(file, noted=False) as temporary:
+                (target / name).download(temporary)
+            self._seen[file] = _changed(file)
+
+        with ThreadPoolExecutor(STREAMS) as pool:
+            list(pool.map(fetch, names))
+
     def push(self) -> None:
         """Raises BucketError if the store refuses or does not answer, and what `guard` raises."""
         if not in_bucket(self._target):
             return
         self._guard()
         for file in sorted(file for file in self.folder.rglob("*") if file.is_file()):
-            stat = file.stat()
-            if self._seen.get(file) != (now := (stat.st_size, stat.st_mtime_ns)):
+            if self._seen.get(file) != (now := _changed(file)):
                 (self._target / str(file.relative_to(self.folder))).upload(file)
                 self._seen[file] = now
 
@@ -204,6 +220,12 @@ class Staged:
         finally:
             if in_bucket(self._target):
                 shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _changed(file: Path) -> tuple[int, int]:
+    """What is another after every write."""
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def sign(folder: Path, files: Iterable[Path]) -> None:

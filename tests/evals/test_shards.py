@@ -10,7 +10,7 @@ import pytest
 
 from kfjax import cli, media
 from kfjax.data import remote
-from kfjax.evals import measures, shards
+from kfjax.evals import generation, measures, shards
 from kfjax.evals.evaluation import EvaluationRequest, evaluate
 from kfjax.evals.networks.base import Tags, Unavailable
 from kfjax.media import FrameSpec
@@ -195,3 +195,67 @@ def test_a_size_that_could_not_be_had_is_asked_for_again():
     assert shards._size(there) == 4
     memory.pipe_file(str(there), b"longer")
     assert shards._size(there) == 4  # once known, asked for no more
+
+
+def test_hosts_that_share_a_bucket(gs, folders, tmp_path, monkeypatch, capsys):
+    """Output and the model there: the figures are those of one process on a disk, nothing is made twice, and a message
+    names the bucket."""
+    table, written = tmp_path / "true/captions.csv", write_model(tmp_path / "model")
+    table.write_text("audio,caption\n" + "".join(f"{k}.wav,rain\n" for k in (0, 1, 2, 3)))
+    for path in written.iterdir():
+        (gs / "model" / path.name).put(path.read_bytes())
+    run = lambda output, process, **changes: evaluate(
+        request_of(gs / "model", table, output, process=process, **{"metrics": ("levels",), "pictures": 1} | changes)
+    )
+    alone, out, made, write = run(tmp_path / "one", "0/1"), gs / "out", [], generation.media.write_wav
+    monkeypatch.setattr(generation.media, "write_wav", lambda path, *rest: made.append(path.name) or write(path, *rest))
+    assert run(out, "1/2") == {} and made == ["3.wav"]
+    assert sorted(out.below()) == [
+        "generated/3.wav", "generated/generation.json", "measured/0001-of-0002.npz",
+    ]  # fmt: skip
+    (out / "measured/0001-of-0002.npz").unlink()  # as if it had been killed before it measured
+    assert run(out, "1/2") == {} and made == ["3.wav"] and (out / "measured/0001-of-0002.npz").is_file()
+    assert run(out, "0/2") == alone and sorted(made) == ["0.wav", "1.wav", "2.wav", "3.wav"]
+    for name in ("results.json", "report.md", "files.csv"):
+        assert (out / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
+    assert [name for name in out.below() if name.startswith("pictures/")]
+    assert run(out, "0/1") == alone and len(made) == 4
+    with pytest.raises(ValueError, match=rf"{out}/generated: holds sounds of other settings: seed was 0, is 1"):
+        run(out, "0/2", seed=1)
+    words = ["evaluate", str(gs / "model"), "--benchmark", "folder", "--references", str(table), "--metrics", "levels"]
+    assert cli.main([*words, "--seconds", str(SECONDS), "--pictures", "0", "--output", str(out)]) == 0
+    assert capsys.readouterr().out.endswith(f"{out}/report.md\n") and len(made) == 4
+    assert cli.main([*words, "--output", "gs://nowhere-at-all/out"]) == 2
+    assert "there is no bucket nowhere-at-all" in capsys.readouterr().err
+
+
+def test_sounds_that_came_while_others_were_measured(folders, tmp_path, monkeypatch):
+    """The process that joins had begun before another had made its sounds."""
+    table, model = tmp_path / "true/captions.csv", write_model(tmp_path / "model")
+    table.write_text("audio,caption\n" + "".join(f"{k}.wav,rain\n" for k in (0, 1, 2, 3)))
+    order = lambda process: request_of(model, table, tmp_path / "out", metrics=("levels",), process=process)
+    measure, others = shards.Shards.measure, iter(["0/2"])
+
+    def meanwhile(self, *arguments):
+        if (process := next(others, None)) is not None:
+            assert evaluate(order(process)) == {}
+        measure(self, *arguments)
+
+    monkeypatch.setattr(shards.Shards, "measure", meanwhile)
+    joined = evaluate(order("1/2"))
+    assert joined["matching"] == {"measured": 4, "missing": [], "extra": [], "unreadable": []}
+
+
+def test_weights_in_a_bucket(gs, folders, tmp_path, monkeypatch):
+    """They are read from a copy; figures count as those of this address."""
+    table, made = folders
+    (gs / "weights/a.pth").put(b"weights")
+    seen = []
+
+    def load(group, weights):
+        seen.append((weights / "a.pth").read_bytes())
+        raise Unavailable(f"{group}: no weights")
+
+    monkeypatch.setattr(measures, "load_network", load)
+    evaluate(request_of(made, table, tmp_path / "out", weights=gs / "weights"))
+    assert set(seen) == {b"weights"}
