@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from kfjax import media
 from kfjax.data.captions import phrases
 
 #: A level so far below the peak ends an event.
@@ -206,9 +207,16 @@ def noisy(wave: Wave, rate_hz: int, rng: np.random.Generator) -> Wave:
     return (wave + noise / max(_rms(noise), 1e-9) * level).astype(np.float32)
 
 
+def lossy(wave: Wave, rate_hz: int, rng: np.random.Generator) -> Wave:
+    """Through AAC or MP3 of 32 to 48 kbit/s."""
+    codec, bits = "aac" if rng.random() < 0.5 else "mp3", int(rng.choice([32_000, 40_000, 48_000]))
+    return media.through_codec(wave.reshape(len(wave), -1), rate_hz, codec, bits).reshape(wave.shape)
+
+
 #: What recordings suffer from, in the order in which it happens to them.
 FAULTS: dict[str, Callable[[Wave, int, np.random.Generator], Wave]] = {
     "room": room, "windy": windy, "noisy": noisy, "overdriven": overdriven, "narrow band": narrow_band,
+    "lossy": lossy,
 }  # fmt: skip
 
 

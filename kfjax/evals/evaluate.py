@@ -19,8 +19,9 @@ Measure a model, or sounds that are there already, on a benchmark.
   kfjax evaluate sounds/ --benchmark folder --references clips/      files of the same names belong together
   kfjax evaluate MODEL --benchmark vggsound --manual-dir DIR --weights metrics/
   kfjax evaluate sounds/ --benchmark kling-audio-eval --references clips.csv --metrics onsets,panns
-  kfjax evaluate MODEL --benchmark vggsound --manual-dir DIR --output shared/ --process 0/8     one of 8 processes, whose
-                                                                     common folder may be in a bucket (gs://, s3://)
+  kfjax evaluate MODEL --benchmark vggsound --manual-dir DIR --output shared/ --process 0/8     one of 8 processes
+
+The common folder of several processes may be in a bucket (gs://, s3://).
 
 Groups of measures: onsets, stereo, levels, codec (mel, STFT, LSD, MCD, SI-SDR, SDR), pesq; scenes, meaning (of the
 benchmark scenes); and with the weights of public networks panns (FD, KL, inception score), imagebind (IB-score),

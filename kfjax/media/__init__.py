@@ -10,7 +10,7 @@ The only code that touches PyAV (FFmpeg's libraries), and only when a function i
 
 from kfjax.media.frames import FrameSpec, Shown, frames_in_order, frames_in_windows, read_frames
 from kfjax.media.probe import MIN_SECONDS, MediaError, MediaInfo, probe
-from kfjax.media.sound import read_audio
+from kfjax.media.sound import read_audio, through_codec
 from kfjax.media.suffixes import FILM_SUFFIXES, VIDEO_SUFFIXES, is_clip
 from kfjax.media.write import check_output, mux, output_suffix, write_video, write_wav
 
@@ -31,6 +31,7 @@ __all__ = [
     "probe",
     "read_audio",
     "read_frames",
+    "through_codec",
     "write_video",
     "write_wav",
 ]

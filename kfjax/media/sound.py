@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import chain, islice
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeGuard
 
 import numpy as np
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 AAC_BITS_PER_SECOND = 192_000
 AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _CHUNK_SAMPLES = 1024
+#: Of both AAC and MP3.
+_CODED_HZ = (16000, 22050, 24000, 32000, 44100, 48000)
 #: An excerpt from here on is sought; to it is decoded sooner than sought.
 _SEEK_SECONDS = 4.0
 #: What a resampler's filter needs before the first sample, amply; and a decoder, which may add up what it has heard.
@@ -252,6 +255,26 @@ def sound_packets(stream: "av.AudioStream", pieces: Iterable[np.ndarray], sample
         start += len(chunk)
         yield from stream.encode(frame)
     yield from stream.encode(None)
+
+
+def through_codec(
+    wave: np.ndarray, sample_rate_hz: int, codec: Literal["aac", "mp3"], bits_per_second: int
+) -> np.ndarray:
+    """f32 [t, 1 or 2] as it comes out of a lossy codec: as long, and not shifted. A rate that the codec does not know
+    passes through the next higher one."""
+    import av
+
+    name, suffix = {"aac": ("aac", ".mp4"), "mp3": ("libmp3lame", ".mp3")}[codec]
+    rate_hz = next((hz for hz in _CODED_HZ if hz >= sample_rate_hz), _CODED_HZ[-1])
+    with TemporaryDirectory(prefix="kfjax-") as folder:
+        path = f"{folder}/sound{suffix}"
+        with av.open(path, "w") as container:
+            layout = "mono" if wave.shape[1] == 1 else "stereo"
+            stream = container.add_stream(name, rate=rate_hz, layout=layout, bit_rate=bits_per_second)
+            assert isinstance(stream, av.AudioStream)
+            container.mux([*sound_packets(stream, [wave], sample_rate_hz)])
+        made = read_audio(path, sample_rate_hz, 1 if layout == "mono" else 2)[: len(wave)]
+    return np.pad(made, ((0, len(wave) - len(made)), (0, 0)))
 
 
 def _chunks(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -159,6 +159,8 @@ def test_faults_are_what_they_say():
     assert np.abs(augment.overdriven(noise, 44100, rng)).max() < 0.52 * np.abs(noise).max()
     silent = augment.noisy(np.zeros_like(noise), 44100, rng)
     assert 10 ** (-55.1 / 20) < np.sqrt(np.mean(np.square(silent))) < 10 ** (-34.9 / 20)
+    coded = augment.lossy(noise, 44100, np.random.default_rng(1))
+    assert power(coded, 16_000, None) < 0.1 * power(noise, 16_000, None)
     click = np.zeros((44100, 1), np.float32)
     click[1000] = 1
     rung = augment.room(click, 44100, rng)

@@ -81,3 +81,18 @@ def test_a_wav_that_is_written_again_is_the_same(tmp_path):
     media.write_wav(tmp_path / "b.wav", media.read_audio(tmp_path / "a.wav", 44100, channels=1), 44100)
     with riff.open(str(tmp_path / "b.wav"), "rb") as file:
         np.testing.assert_array_equal(np.frombuffer(file.readframes(65536), "<i2"), samples)
+
+
+@pytest.mark.parametrize("codec", ["aac", "mp3"])
+@pytest.mark.parametrize("rate_hz, channels", [(16000, 1), (40000, 2), (44100, 2)])
+def test_a_lossy_codec_shifts_nothing(codec, rate_hz, channels):
+    """Also at a rate that it does not know."""
+    rng, heard = np.random.default_rng(0), np.zeros((rate_hz + 17, channels), np.float32)
+    for start in (rate_hz // 4, rate_hz // 2):
+        noise = rng.standard_normal((rate_hz // 20, channels))
+        heard[start : start + len(noise)] = 0.1 * np.cumsum(noise - noise.mean(0), axis=0) / 20
+    made = media.through_codec(heard, rate_hz, codec, 48_000)
+    assert made.shape == heard.shape and made.dtype == np.float32 and not np.array_equal(made, heard)
+    alike = np.correlate(made[:, 0], heard[100:-100, 0], "valid")
+    assert alike.argmax() == 100 and alike.max() > 0.95 * np.linalg.norm(made[:, 0]) * np.linalg.norm(heard[:, 0])
+    np.testing.assert_array_equal(media.through_codec(heard, rate_hz, codec, 48_000), made)
