@@ -85,17 +85,13 @@ def _evaluated(request: EvaluationRequest, staged: disk.Staged) -> dict[str, Any
     benchmark, groups = _benchmark(request), chosen_groups(request)
     examples, beyond = _examples(request, benchmark, modelled := _is_model(request.target))
     folder, cfg, failed, made = Path(request.target), None, [], None
-    mine = shards.cut(examples)[number::processes]
+    mine = [example for clips in shards.cut(examples)[number::processes] for example in clips]
     if modelled:
         folder = request.output / GENERATED
-        own = {
-            f"{GENERATED}/{name}" for name in (generation.NOTE, *(f"{one.name}.wav" for clips in mine for one in clips))
-        }
-        staged.pull_all(own.__contains__)
+        own = {generation.NOTE, *(f"{example.name}.wav" for example in mine)}
+        staged.pull_all(lambda name: name.removeprefix(f"{GENERATED}/") in own)
         settings = generation.Settings(request.target, request.seed, request.steps, request.guidance)
-        cfg, failed = generation.generate(
-            settings, [example for clips in mine for example in clips], folder, staged.push
-        )
+        cfg, failed = generation.generate(settings, mine, folder, staged.push)
         made = records.read_json(folder / generation.NOTE)
     matching = _matching(examples, beyond, folder, modelled)
     staged.pull_all(lambda name: name.startswith(f"{MEASURED}/"))
