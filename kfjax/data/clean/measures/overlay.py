@@ -32,10 +32,10 @@ _CROSSING, _THIN = 0.7, 5
 # at least, and of what surrounds a logo; where more of the picture has standing edges, the camera stands still. Every
 # fourth line and column is looked at.
 _MOVING_LEVELS, _MOVING_SHARE, _STANDING_SHARE, _EVERY = 2.0, 0.3, 0.1, 4
-# The camera moves where the edges of two frames, one after the other, correlate by so much at some shift, and by so
-# much less at none (up to one place), in this share of the steps; and where edges that are there less often than always
-# pass through this share of 8 x 8 tiles.
-_SHIFTED, _SHIFTED_MORE, _SHIFTED_SHARE = 0.5, 0.1, 0.5
+# The camera moves where this share of the picture does at least, where the edges of two frames, one after the other,
+# correlate by so much at some shift, and by so much less at none (up to one place), in this share of the steps; and
+# where edges that are there less often than always pass through this share of 8 x 8 tiles.
+_LEAST_MOVING, _SHIFTED, _SHIFTED_MORE, _SHIFTED_SHARE = 0.1, 0.5, 0.1, 0.5
 _PASSED_SHARE, _TILES, _ALWAYS = 0.6, 8, 0.9
 _LEAST_FRAMES = 4
 
@@ -91,7 +91,8 @@ def logo_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float | None:
     gray = brightness(frames)
     if len(gray) < _LEAST_FRAMES:
         return None
-    moving, camera_moves = _moving(gray[:, ::_EVERY, ::_EVERY]), _camera_moves(gray)
+    moving = _moving(gray[:, ::_EVERY, ::_EVERY])
+    camera_moves = moving.mean() >= _LEAST_MOVING and _camera_moves(gray)
     dense = uniform_filter(_standing_edges(gray).astype(np.float32), _LOGO_NEIGHBOURHOOD) > _EDGE_SHARE
     if not (camera_moves or moving.mean() >= _MOVING_SHARE) or dense.mean() > _STANDING_SHARE:
         return None

@@ -142,8 +142,8 @@ def test_nothing_is_known_of_a_still_camera_in_rain():
 def test_a_logo_before_a_plain_wall_past_which_the_camera_moves():
     """A few windows pass; most of the wall, and all around the logo, is as bright as before."""
     rng, wall = np.random.default_rng(0), np.full((SIZE, 2 * SIZE, 3), 110, np.uint8)
-    for x, y in zip(rng.integers(0, 2 * SIZE - 60, 24), rng.integers(90, SIZE - 40, 24), strict=True):
-        wall[y : y + 30, x : x + 50] = rng.integers(0, 256, 3)
+    for x, y in zip(rng.integers(0, 2 * SIZE - 100, 30), rng.integers(90, SIZE - 70, 30), strict=True):
+        wall[y : y + 60, x : x + 90] = rng.integers(0, 256, 3)
     noisy = lambda frames: np.clip(frames + rng.normal(0, 1, frames.shape), 0, 255).astype(np.uint8)
     passing = noisy(np.stack([wall[:, 14 * i : 14 * i + SIZE] for i in range(20)]))
     standing = noisy(np.repeat(wall[None, :, :SIZE], 20, axis=0))
