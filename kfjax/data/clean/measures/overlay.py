@@ -6,6 +6,7 @@ then 10 to 40 lines high.
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -92,9 +93,9 @@ def logo_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float | None:
     if len(gray) < _LEAST_FRAMES:
         return None
     moving = _moving(gray[:, ::_EVERY, ::_EVERY])
-    camera_moves = moving.mean() >= _LEAST_MOVING and _camera_moves(gray)
+    camera_moves = cache(lambda: moving.mean() >= _LEAST_MOVING and _camera_moves(gray))  # seldom asked
     dense = uniform_filter(_standing_edges(gray).astype(np.float32), _LOGO_NEIGHBOURHOOD) > _EDGE_SHARE
-    if not (camera_moves or moving.mean() >= _MOVING_SHARE) or dense.mean() > _STANDING_SHARE:
+    if dense.mean() > _STANDING_SHARE or not (moving.mean() >= _MOVING_SHARE or camera_moves()):
         return None
     numbers = np.zeros(dense.shape, np.int32)
     label(dense, output=numbers)
@@ -104,7 +105,7 @@ def logo_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float | None:
         high, wide = rows.stop - rows.start, columns.stop - columns.start
         if max(high / height, wide / width) > _CROSSING or min(high, wide) < _LOGO_NEIGHBOURHOOD + _THIN:
             continue
-        if camera_moves or _moving_around(numbers[::_EVERY, ::_EVERY], number, moving) >= _MOVING_SHARE:
+        if _moving_around(numbers[::_EVERY, ::_EVERY], number, moving) >= _MOVING_SHARE or camera_moves():
             area += int((numbers[rows, columns] == number).sum())
     return area / (height * width)
 
