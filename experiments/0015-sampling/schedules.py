@@ -41,7 +41,7 @@ DIGITS = {"level": 2, "level error": 2, "timbre": 2, "frechet": 1}
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--scenes", type=int, default=100, help="the corpus' first (default %(default)s)")
+    add("--scenes", type=int, default=150, help="the corpus' first (default %(default)s)")
     add("--seeds", type=int, default=3, help="of the noise (default %(default)s)")
     add("--output", type=Path, default=HERE / "schedules.json")
     add("--report", action="store_true", help="measure nothing: tables of what there is")

@@ -40,7 +40,7 @@ def mos(wave: Float[np.ndarray, "t c"], sample_rate_hz: int) -> float:
     longer one it is the mean over windows.
     """
     mono = _mono(wave, sample_rate_hz)
-    if 0 < len(mono) < _WINDOW_SAMPLES:  # the library doubles it until it is long enough, and rates up to ten windows
+    if 0 < len(mono) < _WINDOW_SAMPLES:  # the library doubles it until it is long enough, and rates up to eight windows
         mono = np.resize(mono, _WINDOW_SAMPLES)
     return float(_rater()(np.clip(mono, -1, 1), RATE_HZ, False)["ovrl_mos"])
 
