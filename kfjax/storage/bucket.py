@@ -97,14 +97,18 @@ class BucketPath(Path if TYPE_CHECKING else PurePosixPath):
             return None
 
     def below(self) -> dict[str, Object]:
-        """Name relative to this folder -> what the store says, of all objects below it, by few requests."""
+        """Name relative to this folder -> what the store says, of all objects below it, by few requests.
+
+        Names that would lead out of a folder with copies are left out.
+        """
         start = f"{str(self).partition('://')[2]}/"
         try:
             with self._told():
                 found: Mapping[str, Any] = self._store().find(str(self), detail=True)
         except FileNotFoundError:
             return {}
-        return {name.removeprefix(start): _object(info) for name, info in sorted(found.items()) if name != start[:-1]}
+        named = ((name.removeprefix(start), info) for name, info in sorted(found.items()) if name != start[:-1])
+        return {name: _object(info) for name, info in named if ".." not in name.split("/") and name[:1] != "/"}
 
     def iterdir(self) -> Iterator[BucketPath]:
         """Objects and folders right below it."""

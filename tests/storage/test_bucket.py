@@ -117,3 +117,13 @@ def test_without_the_library(monkeypatch):
         pytest.raises(BucketError, match=r"gs://: gcsfs is not installed; pip install '.\[gcs\]'"),
     ):
         BucketPath("gs://a/b").read_bytes()
+
+
+def test_no_name_leads_out_of_a_folder(monkeypatch):
+    class Store:
+        def find(self, path, detail):
+            names = ("a/b", "a/../../../c", "../d", "e..f", "/g")
+            return {f"bucket/run/{name}": {"size": 1, "etag": "1"} for name in names}
+
+    monkeypatch.setattr(bucket.BucketPath, "_store", lambda self: Store())
+    assert sorted(bucket.BucketPath("gs://bucket/run").below()) == ["a/b", "e..f"]
