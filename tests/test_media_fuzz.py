@@ -1,8 +1,5 @@
 """Damaged films: whatever bytes are lost or flipped, reading ends in frames and samples or in one line."""
 
-import json
-import subprocess
-import sys
 from fractions import Fraction
 
 import av
@@ -10,64 +7,20 @@ import numpy as np
 import pytest
 
 from kfjax import media
+from tests.damage import MEMORY, fuzz, read_copies
 from tests.tiny import media_files as files
 
-#: Reads, listens and writes with every damaged copy; a death by signal is a hang (SIGALRM), a crash or too much memory.
-CHILD = """
-import json, os, resource, signal, sys, traceback
-import av, numpy as np
-from kfjax import media
 
-source, folder, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-data = open(source, "rb").read()
-with open("/proc/self/statm") as file:
-    held = int(file.read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (held + (1 << 30), resource.RLIM_INFINITY))
-wave = np.zeros((4410, 2), np.float32)
-spec = media.FrameSpec(8, 64, "stretch")
-suffix = os.path.splitext(source)[1]
-
-def damaged(rng):
-    copy = bytearray(data)
-    if rng.random() < 0.3:
-        return bytes(copy[: rng.integers(len(copy))])
-    # Headers are short and matter most: half of the flips hit the first or last tenth.
-    for _ in range(rng.integers(1, 9)):
-        tenth = len(copy) // 10
-        place = rng.choice([rng.integers(len(copy)), rng.integers(tenth), len(copy) - 1 - rng.integers(tenth)])
-        copy[place] ^= 1 << rng.integers(8)
-    return bytes(copy)
-
-def tried(function, *args, **named):
-    try:
-        function(*args, **named)
-        return "read"
-    except media.MediaError as error:
-        if "\\n" in str(error) or len(str(error)) > 1000:
-            raise RuntimeError(f"not one line: {error!r}") from error
-        return "refused"
-
-for k in range(count):
-    path, output = os.path.join(folder, f"a{suffix}"), os.path.join(folder, f"b{suffix}")
-    with open(path, "wb") as file:
-        file.write(damaged(np.random.default_rng(k)))
-    print(json.dumps({"k": k}), flush=True)
-    signal.alarm(60)
-    try:
-        ends = [tried(media.probe, path), tried(media.read_frames, path, [spec]), tried(media.read_audio, path, 16000),
-                tried(media.mux, path, wave, 44100, output),
-                tried(media.mux, path, wave, 44100, output, keep_original_gain=1.0)]  # fmt: skip
-        print(json.dumps({"ends": ends}), flush=True)
-    except BaseException:
-        print(json.dumps({"traceback": traceback.format_exc()}), flush=True)
-    signal.alarm(0)
-    left = [name for name in os.listdir(folder) if name.startswith(".")]
-    if left:
-        print(json.dumps({"traceback": f"left behind: {left}"}), flush=True)
-# ru_maxrss would begin at what the process that forked this one held.
-peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(json.dumps({"peak": int(peak.split()[1]) * 1024}), flush=True)
-"""
+def steps(path, output):
+    """Reads, listens and writes."""
+    wave = np.zeros((4410, 2), np.float32)
+    return (
+        lambda: media.probe(path),
+        lambda: media.read_frames(path, [media.FrameSpec(8, 64, "stretch")]),
+        lambda: media.read_audio(path, 16000),
+        lambda: media.mux(path, wave, 44100, output),
+        lambda: media.mux(path, wave, 44100, output, keep_original_gain=1.0),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -103,28 +56,15 @@ def films(tmp_path_factory):
     return made
 
 
-def fuzz(source, folder, count):
-    """(what each step ended in, for each copy; the problems; the child's peak memory in bytes)."""
-    arguments = [sys.executable, "-c", CHILD, str(source), str(folder), str(count)]
-    child = subprocess.run(arguments, capture_output=True, text=True)
-    lines = [json.loads(line) for line in child.stdout.splitlines() if line.startswith("{")]
-    ends, problems, current, peak = [], [], None, None
-    for line in lines:
-        current, peak = line.get("k", current), line.get("peak", peak)
-        if "ends" in line:
-            ends.append(line["ends"])
-        if "traceback" in line:
-            problems.append(f"{source.suffix} {current}: {line['traceback']}")
-    if child.returncode:
-        problems.append(f"{source.suffix} {current}: ended with {child.returncode}: {child.stderr[-2000:]}")
-    return ends, problems, peak
-
-
 @pytest.mark.parametrize("count", [20, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_damaged_copies(tmp_path, films, suffix, count):
-    ends, problems, peak = fuzz(films[suffix], tmp_path, count)
+    ends, problems, peak = fuzz("tests.test_media_fuzz", films[suffix], tmp_path, count)
     assert not problems, "\n".join(problems)
-    assert len(ends) == count and peak < 1 << 30
+    assert len(ends) == count and peak < MEMORY
     kinds = {end for one in ends for end in one}
     assert kinds == {"read", "refused"}  # the damage is neither too much nor too little
+
+
+if __name__ == "__main__":
+    read_copies(steps)

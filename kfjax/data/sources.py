@@ -160,7 +160,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _from_list(file: Path, folder: Path) -> Iterator[Row]:
     made = 0
-    for line in filter(None, map(str.strip, _list_text(file).splitlines())):
+    for line in filter(None, map(str.strip, tables.text_of(file).splitlines())):
         made += 1
         if tables.has_control(line):
             raise ValueError(f"{file}: path {made} has a control character; write the list again")
@@ -170,13 +170,6 @@ def _from_list(file: Path, folder: Path) -> Iterator[Row]:
             yield Row(line, None, Path(line), "", problem=str(error))
     if not made:
         raise ValueError(f"{file}: got a list without a path, expected one on each line; give another")
-
-
-def _list_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding=tables.encoding_of(path))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is no list in UTF-8 ({error}); save it in UTF-8") from error
 
 
 def _of_file(name: str, path: Path) -> Row:

@@ -10,9 +10,11 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from kfjax.command import quoted
 from kfjax.storage import disk
 
 PARQUET = ".parquet"
@@ -127,6 +129,14 @@ def encoding_of(file: Path) -> str:
         return "utf-16" if opened.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
+def text_of(file: Path) -> str:
+    """All of a list, a name or a path on each line. Raises ValueError where it is no text."""
+    try:
+        return file.read_text(encoding=encoding_of(file))
+    except UnicodeError as error:
+        raise ValueError(f"{file}: is no list in UTF-8 ({error}); save it in UTF-8") from error
+
+
 def has_control(text: str) -> bool:
     """Whether there are control characters in it, tabs and ends of lines left out."""
     return any(unicodedata.category(c) == "Cc" and c not in "\t\r\n" for c in text)
@@ -156,38 +166,28 @@ def _parquet_lines(
     table: Path, columns: Sequence[str], *, needed: tuple[str, ...], same: Mapping[str, str], more_beside: str
 ) -> Iterator[Line]:
     import pyarrow as pa  # pyright: ignore[reportMissingImports]  # of the extra `data`
-    import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
 
-    try:
-        with pq.ParquetFile(table) as file:
-            places, _ = _places(table, file.schema_arrow.names, columns, same, more_beside)
-            _check_needed(table, columns, needed, set(needed) & places.keys() and file.metadata.num_rows)
-            names = {file.schema_arrow.names[i]: name for name, i in places.items()}
-            for name, kind in ((name, file.schema_arrow.field(name).type) for name in names):
-                if pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-                    raise ValueError(f"{table}: column {name!r} holds {kind}, expected texts or numbers; export it so")
-            blank, row = dict.fromkeys(columns, ""), 1
-            for batch in file.iter_batches(_PARQUET_ROWS, columns=list(names)):
-                for values in batch.to_pylist():
-                    row += 1
-                    cells = {names[key]: _as_text(value).strip() for key, value in values.items()}
-                    _check_controls(f"{table}: row {row}", cells.values())
-                    yield Line(row, blank | cells)
-    except pa.ArrowException as error:
-        raise ValueError(f"{table}: is no readable Parquet file ({error}); make it again") from error
+    with _parquet(table) as file:
+        places, _ = _places(table, file.schema_arrow.names, columns, same, more_beside)
+        _check_needed(table, columns, needed, set(needed) & places.keys() and file.metadata.num_rows)
+        names = {file.schema_arrow.names[i]: name for name, i in places.items()}
+        for name, kind in ((name, file.schema_arrow.field(name).type) for name in names):
+            if pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+                raise ValueError(f"{table}: column {name!r} holds {kind}, expected texts or numbers; export it so")
+        blank, row = dict.fromkeys(columns, ""), 1
+        for batch in file.iter_batches(_PARQUET_ROWS, columns=list(names)):
+            for values in batch.to_pylist():
+                row += 1
+                cells = {names[key]: _as_text(value).strip() for key, value in values.items()}
+                _check_controls(f"{table}: row {row}", cells.values())
+                yield Line(row, blank | cells)
 
 
 def _whole_parquet(table: Path) -> Whole:
-    import pyarrow as pa  # pyright: ignore[reportMissingImports]
-    import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
-
-    try:
-        with pq.ParquetFile(table) as file:  # a folder's name that looks like a partition adds no column
-            arrow = file.read()
-    except pa.ArrowException as error:
-        raise ValueError(f"{table}: is no readable Parquet file ({error}); make it again") from error
-    columns = [map(_as_text, column.to_pylist()) for column in arrow.columns]
-    rows = list(map(list, zip(*columns, strict=True)))
+    with _parquet(table) as file:
+        arrow = file.read()
+        columns = [map(_as_text, column.to_pylist()) for column in arrow.columns]
+        rows = list(map(list, zip(*columns, strict=True)))
     for row, cells in enumerate(rows, 2):
         _check_controls(f"{table}: row {row}", cells)
     return Whole(arrow.column_names, rows, arrow)
@@ -202,6 +202,20 @@ def _whole_csv(table: Path) -> Whole:
     for row, cells in rows:
         _check_cells(f"{table}: row {row}", cells, len(header), delimiter)
     return Whole(header, [cells for _, cells in rows])
+
+
+@contextmanager
+def _parquet(table: Path) -> Iterator[Any]:
+    """A Parquet file to read (pyarrow.parquet.ParquetFile); ValueError for one that is damaged, where it is found."""
+    import pyarrow as pa  # pyright: ignore[reportMissingImports]
+    import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
+
+    try:
+        with pq.ParquetFile(table) as file:  # a folder's name that looks like a partition adds no column
+            yield file
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        shown = quoted(str(error), 200)
+        raise ValueError(f"{table}: is no readable Parquet file ({shown}); make it again") from error
 
 
 def _write_parquet(output: Path, table: Whole, header: Sequence[str], place: int, cells: Sequence[str]) -> None:
@@ -261,7 +275,8 @@ def _records(table: Path, file: TextIO, delimiter: str) -> Iterator[tuple[int, l
         for row, cells in enumerate(reader, 1):
             yield row, cells
     except csv.Error as error:
-        raise ValueError(f"{table}: row {row + 1}: {error}; close its quotes, and double those within a text") from None
+        said = quoted(str(error))
+        raise ValueError(f"{table}: row {row + 1}: {said}; close its quotes, and double those within a text") from None
 
 
 def _places(
@@ -335,7 +350,13 @@ def _check_commas(where: str, cells: list[str], header: list[str], places: Mappi
 
 
 def published(
-    path: Path, columns: Sequence[str], *, numbers: Sequence[str] = (), header: bool = False, comments: bool = False
+    path: Path,
+    columns: Sequence[str],
+    *,
+    numbers: Sequence[str] = (),
+    header: bool = False,
+    comments: bool = False,
+    delimiter: str = ",",
 ) -> Iterator[dict[str, Any]]:
     """Lines of a CSV file in UTF-8 as a corpus publishes it, with a header or without, by column; blanks after commas
     are no part of a cell.
@@ -345,16 +366,18 @@ def published(
       numbers: those of them that become floats.
       header: the first line has the columns' names.
       comments: lines that begin with # are none of the table.
+      delimiter: what stands between cells.
 
     Raises:
       ValueError: not such a table; the line's number is named.
     """
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, skipinitialspace=True)
+        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
         try:
             names = next(reader, []) if header else list(columns)
             if missing := [column for column in columns if column not in names]:
-                raise ValueError(f"{path}: got columns {', '.join(names) or 'none'}; {', '.join(missing)} is missing")
+                shown = quoted(", ".join(names), 200) or "none"
+                raise ValueError(f"{path}: got columns {shown}; {', '.join(missing)} is missing")
             for cells in reader:
                 if not cells or (comments and cells[0].startswith("#")):
                     continue
@@ -368,7 +391,7 @@ def published(
                     raise ValueError(f"{path}, line {reader.line_num}: got {bad[0]}, expected a number; correct it")
                 yield row | {column: float(row[column]) for column in numbers}
         except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{path}: is no CSV file in UTF-8 ({error}); download it again") from error
+            raise ValueError(f"{path}: is no CSV file in UTF-8 ({quoted(str(error))}); download it again") from error
 
 
 def _is_number(cell: str) -> bool:

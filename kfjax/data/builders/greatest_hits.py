@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from kfjax.data import tables
 from kfjax.data.builders import clip_record
 from kfjax.data.builders.clip_record import ClipRecord
 from kfjax.data.builders.media_folder import MediaFolder
@@ -52,7 +53,7 @@ class GreatestHits(tfds.core.GeneratorBasedBuilder):
         if not times:
             raise ValueError(f"{folder}: got no *{TIMES}; {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
         lists = {split: path for split, name in LISTS.items() for path in sorted(folder.rglob(name))[:1]}
-        names = {split: path.read_text(encoding="utf-8").split() for split, path in lists.items()}
+        names = {split: tables.text_of(path).split() for split, path in lists.items()}
         names = names or {"train": list(times)}
         media = MediaFolder(folder)
         clips = {split: (_clip(name, times, media) for name in found) for split, found in names.items()}
@@ -75,7 +76,7 @@ def _clip(name: str, times: dict[str, Path], media: MediaFolder) -> ClipRecord:
 
 
 def _strokes(path: Path) -> Iterator[str]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(tables.text_of(path).splitlines(), 1):
         cells = line.split()
         if not cells:
             continue

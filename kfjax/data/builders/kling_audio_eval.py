@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from kfjax.command import quoted
+from kfjax.data import tables
 from kfjax.data.builders import clip_record
 from kfjax.data.builders.clip_record import ClipRecord
 from kfjax.data.builders.media_folder import MediaFolder
@@ -113,8 +114,9 @@ def _rows(table: Path) -> Iterator[Mapping[str, Any]]:
                 case ".jsonl":
                     rows = [json.loads(line) for line in file if line.strip()]
                 case suffix:
-                    rows = list(csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ","))
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+                    delimiter = "\t" if suffix == ".tsv" else ","
+                    rows = list(tables.published(table, (), header=True, delimiter=delimiter))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{table}: can't be read as a table in UTF-8 ({error}); download it again") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{table}: got no list of clips; expected one, each with {', '.join(FIELDS)}")
@@ -127,4 +129,6 @@ def _column(table: Path, field: str, named: Mapping[str, Any]) -> str:
     for column in (field, *SYNONYMS.get(field, ())):
         if column in named:
             return column
-    raise ValueError(f"{table}: got columns {', '.join(named)}; none is {field}; rename the column that has it")
+    raise ValueError(
+        f"{table}: got columns {quoted(', '.join(named), 200)}; none is {field}; rename the column that has it"
+    )

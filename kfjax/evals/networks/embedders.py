@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from kfjax.convert.tables import imagebind, panns
+from kfjax.data import tables
 from kfjax.evals.networks import weights
 from kfjax.evals.networks.base import Tags
 from kfjax.listeners import fbank
@@ -127,8 +127,8 @@ def _labels(folder: Path, classes: int) -> tuple[str, ...]:
     path = folder / LABELS
     if not path.is_file():
         return tuple(map(str, range(classes)))
-    with path.open(encoding="utf-8", newline="") as file:
-        names = tuple(row["display_name"] for row in csv.DictReader(file) if row.get("display_name"))
+    rows = tables.published(path, ["display_name"], header=True)
+    names = tuple(row["display_name"] for row in rows if row["display_name"])
     if len(names) != classes:
         raise ValueError(f"{path}: got {len(names)} classes, expected {classes}; get the table again, or remove it")
     return names

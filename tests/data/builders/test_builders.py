@@ -216,6 +216,12 @@ def test_no_folder_and_no_table(tmp_path):
         ("wavcaps", "json_files/FreeSound/fsd_final.json", "[]", "no JSON file with a list 'data'"),
         ("kling_audio_eval", "more.csv", "x\n", "tables Kling-Audio-Eval.csv, more.csv, expected one"),
         ("kling_audio_eval", "Kling-Audio-Eval.csv", "video,audio\n1,2\n", "columns video, audio; none is video_cap"),
+        (
+            "kling_audio_eval",
+            "Kling-Audio-Eval.csv",
+            "video,audio\n1,2,3\n",
+            "got 3 cells, expected 2 .*quotes",
+        ),
     ],
 )
 def test_bad_tables(make, name, file, text, message):

@@ -112,6 +112,7 @@ def test_measures_of_a_cleaned_corpus(make, suffix):
         ("clotho", "clotho_captions_development.csv", "file_name,caption_1\n", "caption_2, caption_3.* is missing"),
         ("fsd50k", "FSD50K.ground_truth/dev.csv", "fname,labels,mids\n1,a,b\n", "split is missing"),
         ("greatest_hits", "vis-data/2015-02-16-16-49-06_times.txt", "1.0 rock\n", "line 1: got '1.0 rock'"),
+        ("greatest_hits", "vis-data/2015-02-16-16-49-06_times.txt", "\udcff\n", "is no list in UTF-8"),
         ("epic_sounds", "EPIC_Sounds_train.csv",
          "annotation_id,video_id,start_timestamp,stop_timestamp,description,class\na,b,2.4,3,c,d\n",
          "got '2.4' of a, expected HH:MM:SS.mmm"),
@@ -119,4 +120,4 @@ def test_measures_of_a_cleaned_corpus(make, suffix):
 )  # fmt: skip
 def test_bad_tables(make, name, file, text, message):
     with pytest.raises(ValueError, match=message):
-        make(name, lambda folder: (folder / file).write_text(text))("train")
+        make(name, lambda folder: (folder / file).write_bytes(text.encode("utf-8", "surrogateescape")))("train")
