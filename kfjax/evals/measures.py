@@ -202,19 +202,6 @@ NETWORKS = {
 }  # fmt: skip
 
 
-def load_network(group: str, folder: Path):
-    """The network of a group, with its weights from a folder.
-
-    Raises:
-      Unavailable: they are not there.
-    """
-    from kfjax.evals.networks import clap, desync, embedders
-
-    loaders = {"panns": embedders.load_panns, "imagebind": embedders.load_imagebind, "desync": desync.load,
-               "clap": clap.load}  # fmt: skip
-    return loaders[group](folder)
-
-
 def check_packages(groups: Iterable[str]) -> dict[str, str]:
     """Group -> what has to be installed for it, where it is not."""
     missing = "pesq" in groups and importlib.util.find_spec("pesq") is None

@@ -28,6 +28,7 @@ from kfjax.data import remote
 from kfjax.evals import measures
 from kfjax.evals.benchmarks import BenchmarkExample, FileExample
 from kfjax.evals.measures import NETWORKS, OWN, Figures, Observed, Pair, Score
+from kfjax.evals.networks import loading
 from kfjax.evals.networks.base import Unavailable
 from kfjax.storage import cache as buckets
 from kfjax.storage import disk
@@ -99,7 +100,7 @@ class Shards:
         self.folder, self.groups = folder, list(groups)
         self.clips = cut(examples)
         self._sounds, self._made, self._weights = {clip.name: path for clip, path in pairs}, made, str(weights)
-        self._network = cache(lambda group: _load(group, buckets.local(weights)))
+        self._network = cache(lambda group: _load(group, weights))
 
     def measure(self, k: int, failed: Sequence[str] = ()) -> None:
         """Measure what shard k lacks, and write its file; what was not available before is tried again.
@@ -195,11 +196,12 @@ class Shards:
 
 
 def _load(group: str, weights: Path) -> Any:
-    """A network, or the reason why there is none."""
+    """A network, or the reason why there is none, which names a folder in a bucket and not its copy."""
+    here = buckets.local(weights)
     try:
-        return measures.load_network(group, weights)
+        return loading.load_network(group, here)
     except Unavailable as problem:
-        return str(problem)
+        return str(problem).replace(str(here), str(weights))
 
 
 def _heard(pairs: Sequence[Pair], groups: Sequence[str], failed: Sequence[str]) -> ClipFigures:

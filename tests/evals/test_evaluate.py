@@ -15,6 +15,7 @@ from kfjax.evals import benchmarks, evaluation, generation, measures, report
 from kfjax.evals import evaluate as evaluate_command
 from kfjax.evals.evaluation import EvaluationRequest, evaluate, plain
 from kfjax.evals.measures import COLUMNS, Score, mean_score
+from kfjax.evals.networks import loading
 from kfjax.evals.networks.base import Tags, Unavailable
 from kfjax.media import FrameSpec
 from kfjax.metrics import distributions
@@ -217,7 +218,7 @@ def test_networks_are_asked_and_missing_weights_are_named(folders, tmp_path, mon
             raise Unavailable(f"{folder}/synchformer.pth is missing; published at example.org")
         return FakeClassifier() if group == "panns" else FakeSpace()
 
-    monkeypatch.setattr(measures, "load_network", load)
+    monkeypatch.setattr(loading, "load_network", load)
     wanted = request_of(
         made, tmp_path / "out", references=true / "clips.csv", weights=tmp_path / "metrics", seconds=1.2,
         metrics=("onsets", "panns", "imagebind", "desync", "clap"),
@@ -350,7 +351,7 @@ def test_the_command_prints_its_report(folders, tmp_path, capsys):
 @pytest.mark.parametrize("group", measures.NETWORKS)
 def test_every_network_says_what_it_misses(group, tmp_path):
     with pytest.raises(Unavailable, match=r"expected .*; get it"):
-        measures.load_network(group, tmp_path)
+        loading.load_network(group, tmp_path)
 
 
 def test_pesq_is_said_to_be_missing(monkeypatch):

@@ -12,6 +12,7 @@ from kfjax import cli, media
 from kfjax.data import remote
 from kfjax.evals import generation, measures, shards
 from kfjax.evals.evaluation import EvaluationRequest, evaluate
+from kfjax.evals.networks import loading
 from kfjax.evals.networks.base import Tags, Unavailable
 from kfjax.media import FrameSpec
 from tests.tiny.system import write_model
@@ -56,7 +57,7 @@ def networks(monkeypatch):
             raise Unavailable(f"{group}: no weights")
         return there[group]
 
-    monkeypatch.setattr(measures, "load_network", load)
+    monkeypatch.setattr(loading, "load_network", load)
     return there
 
 
@@ -254,8 +255,9 @@ def test_weights_in_a_bucket(gs, folders, tmp_path, monkeypatch):
 
     def load(group, weights):
         seen.append((weights / "a.pth").read_bytes())
-        raise Unavailable(f"{group}: no weights")
+        raise Unavailable(f"{weights}: no weights of {group}")
 
-    monkeypatch.setattr(measures, "load_network", load)
-    evaluate(request_of(made, table, tmp_path / "out", weights=gs / "weights"))
+    monkeypatch.setattr(loading, "load_network", load)
+    results = evaluate(request_of(made, table, tmp_path / "out", weights=gs / "weights"))
     assert set(seen) == {b"weights"}
+    assert results["unavailable"]["panns"] == f"{gs}/weights: no weights of panns"

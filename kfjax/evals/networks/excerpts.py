@@ -21,6 +21,7 @@ from kfjax import media
 from kfjax.data.clean.measure import NO_NETWORKS, Networks, Value
 from kfjax.data.clean.measures import kinds
 from kfjax.data.sources import Cut
+from kfjax.evals.networks import loading
 from kfjax.evals.networks.base import AudioClassifier, TextAudioSpace, Unavailable
 from kfjax.evals.networks.synchrony import window_starts
 
@@ -54,12 +55,10 @@ def _there(folder: str) -> tuple[dict[str, Any], dict[str, str]]:
     """(network -> it, network -> why it is not there)."""
     if not Path(folder).is_dir():
         return {}, dict.fromkeys(MEASURES, f"{folder}: no such folder of weights")
-    from kfjax.evals.measures import load_network
-
     loaded, reasons = {}, {}
     for network in MEASURES:
         try:
-            loaded[network] = load_network(network, Path(folder))
+            loaded[network] = loading.load_network(network, Path(folder))
         except Unavailable as error:
             reasons[network] = str(error)
     return loaded, reasons
