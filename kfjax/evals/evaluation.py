@@ -7,9 +7,9 @@ same sounds, to the digit.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kfjax import __version__, command, media, pipeline, rates, system
@@ -93,7 +93,10 @@ def _evaluated(request: EvaluationRequest, staged: disk.Staged) -> dict[str, Any
         settings = generation.Settings(request.target, request.seed, request.steps, request.guidance)
         cfg, failed = generation.generate(settings, mine, folder, staged.push)
         made = records.read_json(folder / generation.NOTE)
-    matching = _matching(examples, beyond, folder, modelled)
+    if modelled:
+        matching = _own_sounds(examples, beyond, folder, set(disk.sizes(request.output)))
+    else:
+        matching = benchmarks.match(examples, folder, beyond=beyond)
     staged.pull_all(lambda name: name.startswith(f"{MEASURED}/"))
     work = shards.Shards(
         request.output / MEASURED, examples, [group for group in groups if group not in OF_SCENES],
@@ -107,18 +110,17 @@ def _evaluated(request: EvaluationRequest, staged: disk.Staged) -> dict[str, Any
         told = "by other processes or another run"
         command.say(f"{missing} of {len(work.clips)} shards are still to be measured, {told}")
         return {}
-    if modelled and processes > 1:
-        staged.pull_all(lambda name: name.startswith(f"{GENERATED}/"))
-        matching = _matching(examples, beyond, folder, modelled)
+    if modelled:  # those of other processes too
+        matching = _own_sounds(examples, beyond, folder, staged.names())
     protocol = _protocol(request, benchmark, len(examples), cfg)
-    return _write(request, groups, cfg.name if cfg else folder.name, protocol, matching, work.joined())
+    return _write(request, groups, cfg.name if cfg else folder.name, protocol, matching, work.joined(), staged)
 
 
 def _write(
     request: EvaluationRequest, groups: Sequence[str], target: str, protocol: Mapping[str, Any], matching: Matching,
-    measured: ClipFigures,
+    measured: ClipFigures, staged: disk.Staged,
 ) -> dict[str, Any]:  # fmt: skip
-    """The results of all clips and what is drawn of them."""
+    """The results of all clips and what is drawn of them. Of sounds in a bucket only those are fetched."""
     own = measured.figures()
     pairs = [pair for pair in matching.pairs if pair[0].name in own]
     if not pairs:
@@ -134,12 +136,15 @@ def _write(
         "matching": _account(matching, pairs, measured.unreadable), "scores": measured.scores(),
         "unavailable": measured.unavailable,
     }  # fmt: skip
+    fetch = lambda pairs: staged.pull_all({f"{GENERATED}/{path.name}" for _, path in pairs}.__contains__)
     if set(groups) & set(OF_SCENES):
+        fetch(pairs)
         results["scenes"] = scene_figures(pairs, built_in_classifier() if "meaning" in groups else None)
     results = plain(results)
     records.write_json(request.output / "results.json", results)
-    drawn = report.pictures(request.output / "pictures", pairs, own, request.pictures)
-    report.write(request.output, results, own, drawn)
+    shown = report.drawn(pairs, own, request.pictures)
+    fetch([*shown.alone, *shown.together])
+    report.write(request.output, results, own, report.pictures(request.output / "pictures", shown))
     return results
 
 
@@ -249,13 +254,20 @@ def _examples(
     return examples[: request.limit], examples[request.limit :] if request.limit else []
 
 
-def _matching(
-    examples: Sequence[BenchmarkExample], beyond: Sequence[BenchmarkExample], folder: Path, modelled: bool
+def _own_sounds(
+    examples: Sequence[BenchmarkExample], beyond: Sequence[BenchmarkExample], folder: Path, names: Collection[str]
 ) -> Matching:
-    """Clips and their sounds. Of a process's own sounds there may be none, if its clips can't be given any."""
-    if modelled and not any((folder / f"{example.name}.wav").exists() for example in examples):
-        return Matching([], [example.name for example in examples], [])
-    return benchmarks.match(examples, folder, beyond=beyond)
+    """The clips that a model made a sound for. There may be none, if it can't be given any.
+
+    Args:
+      folder: of the sounds, which need not be there yet.
+      names: of all files of the output, relative to it.
+    """
+    sounds = {path.name for path in map(PurePosixPath, names) if path.parts[0] == GENERATED and path.suffix == ".wav"}
+    file = lambda example: f"{example.name}.wav"
+    pairs = [(example, folder / file(example)) for example in examples if file(example) in sounds]
+    missing = [example.name for example in examples if file(example) not in sounds]
+    return Matching(pairs, missing, sorted(sounds - {*map(file, examples), *map(file, beyond)}))
 
 
 def _protocol(request: EvaluationRequest, benchmark: Benchmark, clips: int, cfg: SystemConfig | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -58,23 +58,35 @@ def rows(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     return [line(header), "|" + "---|" * len(header), *map(line, body)]
 
 
-def pictures(folder: Path, pairs: Sequence[Pair], figures: Mapping[str, Figures], most: int) -> list[Path]:
-    """Generated beside true sound of `most` clips from the best to the worst, and a raster of the onsets of some."""
-    if most < 1:
-        return []
+class Drawn(NamedTuple):
+    """The clips that pictures show, from the best to the worst: each alone, and together in one of their onsets."""
+
+    alone: list[Pair]
+    together: list[Pair]
+
+
+def drawn(pairs: Sequence[Pair], figures: Mapping[str, Figures], most: int) -> Drawn:
+    """`most` clips alone, and up to twelve together; of `most` 0 none."""
     ranked = _ranked(pairs, figures)
+    spread = lambda count: [ranked[k] for k in dict.fromkeys(map(round, np.linspace(0, len(ranked) - 1, count)))]
+    return Drawn(*(spread(min(count, len(ranked))) for count in (most, 12))) if most > 0 else Drawn([], [])
+
+
+def pictures(folder: Path, shown: Drawn) -> list[Path]:
+    """Generated beside true sound of some clips, and a raster of the onsets of some."""
+    if not shown.alone:
+        return []
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = dict.fromkeys(round(k) for k in np.linspace(0, len(ranked) - 1, min(most, len(ranked))))
-    made, raster = [], []
-    for index in np.linspace(0, len(ranked) - 1, min(12, len(ranked))).round().astype(int):
-        example, path = ranked[index]
-        raster.append(_onsets(example, media.read_audio(path, SAMPLE_RATE_HZ), example.sound(SAMPLE_RATE_HZ)))
-    for index in chosen:
-        made.append(folder / f"{ranked[index][0].name}.png")
-        _draw_pair(made[-1], *ranked[index])
-    made.append(folder / "onsets.png")
-    plot.raster(made[-1], raster, max(example.seconds for example, _ in ranked), title="onsets, from best to worst")
-    return made
+    raster = [
+        _onsets(example, media.read_audio(path, SAMPLE_RATE_HZ), example.sound(SAMPLE_RATE_HZ))
+        for example, path in shown.together
+    ]
+    made = [folder / f"{example.name}.png" for example, _ in shown.alone]
+    for target, pair in zip(made, shown.alone, strict=True):
+        _draw_pair(target, *pair)
+    seconds = max(example.seconds for example, _ in shown.together)
+    plot.raster(folder / "onsets.png", raster, seconds, title="onsets, from best to worst")
+    return [*made, folder / "onsets.png"]
 
 
 def _draw_pair(target: Path, example: BenchmarkExample, path: Path) -> None:

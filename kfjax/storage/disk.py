@@ -177,6 +177,10 @@ class Staged:
         self._target, self._guard, self._seen = target, guard, dict[Path, tuple[int, int]]()
         self.folder = Path(tempfile.mkdtemp(prefix="kfjax-")) if in_bucket(target) else target
 
+    def names(self) -> set[str]:
+        """Of all files of `target`, relative to it, whether they are here or not."""
+        return set(sizes(self._target))
+
     def pull(self, name: str) -> None:
         """Fetch a file of `target`, if it is there, to go on with it."""
         if in_bucket(self._target) and (self._target / name).is_file():

@@ -15,6 +15,7 @@ from kfjax.evals.evaluation import EvaluationRequest, evaluate
 from kfjax.evals.networks import loading
 from kfjax.evals.networks.base import Tags, Unavailable
 from kfjax.media import FrameSpec
+from kfjax.storage.bucket import BucketPath
 from tests.tiny.system import write_model
 
 RATE, SECONDS = 16000, 0.5
@@ -221,6 +222,10 @@ def test_hosts_that_share_a_bucket(gs, folders, tmp_path, monkeypatch, capsys):
         assert (out / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
     assert [name for name in out.below() if name.startswith("pictures/")]
     assert run(out, "0/1") == alone and len(made) == 4
+    fetched, download = [], BucketPath.download
+    monkeypatch.setattr(BucketPath, "download", lambda self, file: fetched.append(self.name) or download(self, file))
+    assert run(out, "1/2", pictures=0) == alone and [name for name in fetched if name.endswith(".wav")] == ["3.wav"]
+    monkeypatch.setattr(BucketPath, "download", download)
     with pytest.raises(ValueError, match=rf"{out}/generated: holds sounds of other settings: seed was 0, is 1"):
         run(out, "0/2", seed=1)
     words = ["evaluate", str(gs / "model"), "--benchmark", "folder", "--references", str(table), "--metrics", "levels"]
