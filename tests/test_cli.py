@@ -1,5 +1,6 @@
 """The command line on a tiny system: what it writes, what it says, how it ends."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -314,14 +315,17 @@ def test_a_backend_that_does_not_start(monkeypatch, capsys, model, clips, error,
 @pytest.mark.parametrize("platforms", ["cuda", "tpu", "nonsense"])
 def test_a_backend_that_is_not_there(here, platforms):
     env = os.environ | {"PYTHONPATH": ROOT, "JAX_PLATFORMS": platforms}
+    library_talks = platforms == "tpu" and importlib.util.find_spec("libtpu") is not None  # of the extra `plan`
     run = lambda *args: subprocess.run([sys.executable, "-m", "kfjax", *args], capture_output=True, text=True, env=env)
     for arguments in (["generate", "--prompt", "rain"], ["train", "configs/flow.py:runlocal", "--workdir", "x"]):
         ended = run(*arguments)
         assert ended.returncode == 2
-        assert ended.stderr.startswith(f"kfjax: error: JAX_PLATFORMS={platforms}: got no device")
-        assert len(ended.stderr.splitlines()) == 1
+        *before, said = ended.stderr.splitlines()
+        assert said.startswith(f"kfjax: error: JAX_PLATFORMS={platforms}: got no device")
+        assert not before or (library_talks and "Traceback" not in ended.stderr)
     ended = run("doctor")
-    assert ended.returncode == 2 and f"devices: JAX_PLATFORMS={platforms}: got no" in ended.stdout and not ended.stderr
+    assert ended.returncode == 2 and f"devices: JAX_PLATFORMS={platforms}: got no" in ended.stdout
+    assert not ended.stderr or library_talks
 
 
 def test_doctor_names_a_jax_that_hangs_in_training(monkeypatch, capsys):
