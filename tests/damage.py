@@ -19,13 +19,14 @@ import numpy as np
 
 from kfjax import command
 
-SECONDS, LONGEST, MEMORY = 60, 1000, 1 << 30
+#: Of all steps with one copy; of a message, in characters; of the process, in bytes.
+SECONDS, LONGEST, MEMORY = 20, 1000, 1 << 30
 
 
 def fuzz(module: str, source: Path, folder: Path, count: int) -> tuple[list[list[str]], list[str], int]:
     """What each step ended in, for each copy; the problems; the process's peak memory in bytes."""
-    line = [sys.executable, "-m", module, str(source), str(folder), str(count)]
-    child = subprocess.run(line, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    arguments = [sys.executable, "-m", module, str(source), str(folder), str(count)]
+    child = subprocess.run(arguments, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     ends, problems, current, peak = [], [], None, 0
     for line in (json.loads(line) for line in child.stdout.splitlines() if line.startswith("{")):
         current, peak = line.get("k", current), line.get("peak", peak)
@@ -61,7 +62,7 @@ def read_copies(steps: Callable[[str, str], Sequence[Callable[[], object]]]) -> 
         except BaseException:
             print(json.dumps({"traceback": traceback.format_exc()}), flush=True)
         signal.alarm(0)
-        if left := [name for name in os.listdir(folder) if name.startswith(".")]:
+        if left := sorted({*os.listdir(folder)} - {os.path.basename(path), os.path.basename(output)}):
             print(json.dumps({"traceback": f"left behind: {left}"}), flush=True)
     # ru_maxrss would begin at what the process that forked this one held.
     with open("/proc/self/status") as file:
