@@ -136,7 +136,11 @@ def _write(
         "matching": _account(matching, pairs, measured.unreadable), "scores": measured.scores(),
         "unavailable": measured.unavailable,
     }  # fmt: skip
-    fetch = lambda pairs: staged.pull_all({f"{GENERATED}/{path.name}" for _, path in pairs}.__contains__)
+
+    def fetch(pairs: Sequence[Pair]) -> None:
+        files = {path for _, path in pairs}
+        staged.pull_all(lambda name: staged.folder / name in files)
+
     if set(groups) & set(OF_SCENES):
         fetch(pairs)
         results["scenes"] = scene_figures(pairs, built_in_classifier() if "meaning" in groups else None)
