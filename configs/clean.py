@@ -38,7 +38,7 @@ def paper() -> dict:
             "still_share": {"most": 0.9},  # [ours] a still picture with music
             "border_share": {"most": 0.1},  # [ours]
             "logo_share": {"most": 0.003},  # [ours]
-            "subtitle_share": {"most": 0.005},  # [paper] "little"; a line that stands all the time covers 0.02
+            "subtitle_share": {"most": 0.003},  # [paper] "little"; a line that stands all the time covers 0.02
             "snr_db": {"least": -20.0},  # [ours] the lowest there is: of speech alone 10 tells noisy from clean
             "mos": {"least": 0.0},  # [ours] the same; clean effects have 0.9 to 1.7
         },

@@ -132,7 +132,7 @@ def kept(name: str, facts: str, make: Callable[[], bytes]) -> bytes:
 def _begun(name: str, facts: str, lower: Callable[[], jax.stages.Lowered]) -> Begun:
     """A program that is being read where it is kept, else compiled and then kept."""
     device = _device()
-    path = _path(name, facts + _machine(device))
+    path = _path(name, f"{facts}{_machine(device)}\n{_cores()}")
     if (stored := _read(path)) is not None:
         described, _, code = stored.partition(b"\n")
         outputs = _rebuilt(json.loads(described))
@@ -213,12 +213,16 @@ def _device() -> Any:
     return chosen if isinstance(chosen, jax.Device) else jax.devices(chosen)[0]
 
 
+def _cores() -> int:
+    """Cores that this process may use: XLA splits a CPU's work by their number, and each split rounds differently."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @lru_cache(maxsize=8)
 def _machine(device: Any) -> str:
-    """What programs are compiled for: a CPU's instructions and cores, an accelerator's kind and compiler."""
+    """What programs are compiled for: a CPU's instructions, an accelerator's kind and compiler."""
     lines = {
         platform.machine(),
-        str(os.cpu_count()),
         device.platform,
         device.device_kind,
         device.client.platform_version,

@@ -83,7 +83,7 @@ def test_another_host_that_is_alive_is_seen_where_nothing_locks(tmp_path, monkey
     try:
         while not (tmp_path / "lock").exists():
             pass
-        with pytest.raises(ValueError, match="in use by"), Lock(tmp_path, beat_seconds=0.2):
+        with pytest.raises(ValueError, match="in use by"), Lock(tmp_path, beat_seconds=2):
             pass
     finally:
         done.set()
@@ -97,7 +97,7 @@ def test_the_holder_beats(tmp_path, monkeypatch):
     monkeypatch.setattr(socket, "gethostname", lambda: "one")
     with Lock(tmp_path, beat_seconds=0.02):
         monkeypatch.setattr(socket, "gethostname", lambda: "two")
-        other = Lock(tmp_path, beat_seconds=0.2)
+        other = Lock(tmp_path, beat_seconds=2)
         with pytest.raises(ValueError, match=f"in use by process {os.getpid()} on one"), other:
             pass
 
@@ -107,7 +107,7 @@ def left_by_another(path):
 
 
 def test_a_folder_in_a_bucket_has_one_holder_at_a_time(gs, monkeypatch):
-    monkeypatch.setattr(lock_module, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(lock_module, "BEAT_SECONDS", 0.5)
     folder = gs / "run"
     here = f"{folder} is in use by process {os.getpid()} on {socket.gethostname()}; wait for that run, stop it, or"
     with hold(folder) as first:

@@ -94,7 +94,7 @@ def test_credentials_that_expire_in_the_middle_end_the_run(gs, google):
 
 
 def test_two_runs_on_one_folder_are_one_line(gs, capsys):
-    with lock.BucketLock(gs / "run" / "lock", "it", beat_seconds=0.1):
+    with lock.BucketLock(gs / "run" / "lock", "it", beat_seconds=1):
         arguments = ["train", "configs/flow.py:features-runlocal", "--workdir", str(gs / "run")]
         assert main([*arguments, "--set", "data.synthetic=True"]) == 2
     told = capsys.readouterr().err

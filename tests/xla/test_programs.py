@@ -130,6 +130,14 @@ def test_a_damaged_or_foreign_file_is_made_anew(folder, change, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_another_number_of_cores_is_another_program(folder, monkeypatch):
+    """XLA splits work by it."""
+    for cores in ({0}, {0, 1}, {1}):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: cores, raising=False)
+        Program(noisy)(*ARGUMENTS, cfg=Frozen({0: 1}))
+    assert len(list(folder.glob("*.kept"))) == 2
+
+
 def test_other_versions_replace_what_is_kept(folder, monkeypatch):
     kept("x", "facts", lambda: b"old")
     monkeypatch.setattr(programs, "_versions", lambda: b"of the next release")

@@ -23,6 +23,8 @@ _THUMBNAIL = 32
 _SQUARES = 8
 #: A cut changes the picture by this many levels of 255 at least, the mean over its pixels and colours,
 _LEAST_LEVELS = 8.0
+#: in this share of the outline's squares by half of that: something large that moves changes where it was and is,
+_CHANGED_SHARE = 0.5
 #: and by this many times what the frames around it change by: a camera that shakes changes all of them.
 _LEAST_RATIO = 3.0
 #: Outlines whose brightness correlates by more are of one scene: something large moves in it, or the camera.
@@ -163,6 +165,9 @@ def _is_cut(window: deque[media.Shown], changes: deque[float], i: int) -> bool:
         return False
     around = [changes[k] for k in range(max(1, i - 2), min(len(changes), i + 3)) if k != i]
     if changes[i] < _LEAST_RATIO * (sum(around) / len(around) if around else 0.0):
+        return False
+    places = np.abs(_coarse(window[i]) - _coarse(window[i - 1])).mean(-1) > _LEAST_LEVELS / 2
+    if places.mean() < _CHANGED_SHARE:
         return False
     pairs = product(map(_coarse, islice(window, i)), map(_coarse, islice(window, i, None)))
     return not any(_alike(before, after, changes[i]) for before, after in pairs)

@@ -95,7 +95,16 @@ def _alone(key: str, row: Row, cfg: CleanConfig) -> list[Measured]:
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin)
+
+
+def _begin() -> None:
+    """Every core has a process: with as many threads in each, BLAS's wait for one another more than they compute."""
+    import scipy.linalg  # noqa: F401  # what it brings is limited only once it is loaded
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)
+    _end_with_parent()
 
 
 def _end_with_parent() -> None:

@@ -64,7 +64,10 @@ def test_what_is_no_scene_cut(tmp_path):
     jump[:, 70:] = 60
     for i, frame in enumerate(jump):  # something large, all at once
         frame[20:60, (90 if i > 12 else 20) :][:, :30] = 240
-    for i, scene in enumerate((flash, moving, darker, jerk, jump, shaken(pictures(4, 30), 4))):
+    fall = np.full((30, 96, 144, 3), 120, np.uint8)
+    for i, frame in enumerate(fall[13:]):  # from above, within one picture
+        frame[10 * i : 40 + 10 * i, 40:110] = 250
+    for i, scene in enumerate((flash, moving, darker, jerk, jump, fall, shaken(pictures(4, 30), 4))):
         assert spans(film(tmp_path / f"{i}.mp4", scene), 3.0) == [(0, 3)], i
 
 

@@ -9,6 +9,8 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from threadpoolctl import threadpool_info
+
 from kfjax.data.clean import processes, store
 from kfjax.data.clean.thresholds import CleanConfig
 from kfjax.data.sources import Row
@@ -86,3 +88,9 @@ def test_processes_end_with_a_run_that_is_killed(tmp_path):
     while any(map(runs, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(runs, pids))
+
+
+def test_a_process_has_one_thread_of_blas():
+    with processes._pool(1) as pool:
+        loaded = pool.submit(threadpool_info).result()
+    assert {library["num_threads"] for library in loaded if library["user_api"] == "blas"} == {1}, loaded

@@ -94,7 +94,7 @@ def test_a_shard_that_was_replaced_is_named(gs):
 
 
 def test_two_processes_at_one_shard(gs, monkeypatch):
-    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.5)
     told = f"shards/00000-of-00001 is in use by process {os.getpid()} on .*; wait for it, or give every process its own"
     with records.ShardWriter(gs, 0, 1, "mark"), pytest.raises(ValueError, match=told):
         records.ShardWriter(gs, 0, 1, "mark").__enter__()

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from kfjax.data.clean.measures.picture import brightness
+from kfjax.data.clean.measures.picture import brightness, inside_bars, still_steps
 from kfjax.media import FrameSpec
 
 #: Frames of the picture that are looked at.
@@ -27,6 +27,8 @@ _LOWEST, _HIGHEST, _WIDER, _FULL, _APART = 0.012, 0.12, 2.5, 0.6, 2.0
 # A logo: mean gradient, its share of the mean of all gradients there, the smallest of them, and the share of a
 # neighbourhood that has such edges.
 _EDGE_LEVELS, _COHERENCE, _LEAST_LEVELS, _EDGE_SHARE, _LOGO_NEIGHBOURHOOD = 10.0, 0.8, 4.0, 0.1, 17
+# Lines beside a black bar that hold its edge.
+_SMEARED = 4
 # What is longer, as a share of the picture, is no logo, nor is what is thinner than so many lines or columns: an edge.
 _CROSSING, _THIN = 0.7, 5
 # A place moves where its brightness is so far from its median half of the time. It does so in this share of the picture
@@ -39,6 +41,8 @@ _MOVING_LEVELS, _MOVING_SHARE, _STANDING_SHARE, _EVERY = 2.0, 0.3, 0.1, 4
 _LEAST_MOVING, _SHIFTED, _SHIFTED_MORE, _SHIFTED_SHARE = 0.1, 0.5, 0.1, 0.5
 _PASSED_SHARE, _TILES, _ALWAYS = 0.6, 8, 0.9
 _LEAST_FRAMES = 4
+# Pictures that follow one another and each stand still are no camera that moves: they do in no more of the steps.
+_MOST_STILL = 0.5
 
 
 def subtitle_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float:
@@ -82,15 +86,18 @@ def logo_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float | None:
 
     A standing edge has a large mean gradient, most of the gradients' mean size, and a gradient in every frame (their
     temporal minimum). T. Dekel, M. Rubinstein, C. Liu and W. T. Freeman, "On the effectiveness of visible watermarks",
-    CVPR 2017, find a watermark by the median of gradients. What crosses most of the picture is the edge of a black bar
-    (`picture.border_share`). What stands in what does not move is a part of the scene: rain, or something large that
-    passes, changes a place now and then, a moving camera most of the time. Over large plain walls it does not: there
-    the edges tell that it moves (`_camera_moves`), and then all that stands is a logo.
+    CVPR 2017, find a watermark by the median of gradients. Black bars (`picture.border_share`) are left out, and what
+    crosses most of the picture is an edge. What stands in what does not move is a part of the scene: rain, or something
+    large that passes, changes a place now and then, a moving camera most of the time. Over large plain walls it does
+    not: there the edges tell that it moves (`_camera_moves`), and then all that stands is a logo.
     """
     from scipy.ndimage import find_objects, label, uniform_filter
 
-    gray = brightness(frames)
-    if len(gray) < _LEAST_FRAMES:
+    whole = brightness(frames)
+    if len(whole) < _LEAST_FRAMES or still_steps(whole).mean() > _MOST_STILL:
+        return None
+    gray = _inside_bars(whole)
+    if min(gray.shape[1:]) < _LOGO_NEIGHBOURHOOD:
         return None
     moving = _moving(gray[:, ::_EVERY, ::_EVERY])
     camera_moves = cache(lambda: moving.mean() >= _LEAST_MOVING and _camera_moves(gray))  # seldom asked
@@ -107,7 +114,15 @@ def logo_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float | None:
             continue
         if _moving_around(numbers[::_EVERY, ::_EVERY], number, moving) >= _MOVING_SHARE or camera_moves():
             area += int((numbers[rows, columns] == number).sum())
-    return area / (height * width)
+    return area / whole[0].size
+
+
+def _inside_bars(gray: Float[np.ndarray, "n h w"]) -> Float[np.ndarray, "n x y"]:
+    """Without black bars, nor the lines beside them, into which a codec smears the edge."""
+    rows, columns = (
+        range(side.start + _SMEARED, side.stop - _SMEARED) if side.start else side for side in inside_bars(gray)
+    )
+    return gray[:, rows.start : rows.stop, columns.start : columns.stop]
 
 
 def _moving(gray: Float[np.ndarray, "n h w"]) -> Bool[np.ndarray, "h w"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 #: Mean change of a block, of 255, that a codec alone makes of a picture that stands still.
 STILL_LEVELS = 2.0
@@ -20,14 +20,16 @@ def still_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float:
     It does where no block of an eighth of the sides changes by `STILL_LEVELS` in its mean brightness, so that a small
     thing that moves before a camera that does not counts as motion.
     """
-    gray = brightness(frames)
-    n, height, width = gray.shape
-    if n < 2:
-        return 1.0
+    return float(still_steps(brightness(frames)).mean()) if len(frames) > 1 else 1.0
+
+
+def still_steps(gray: Float[np.ndarray, "n h w"]) -> Bool[np.ndarray, " steps"]:
+    """Steps from frame to frame in which the picture stands still; see `still_share`."""
+    _, height, width = gray.shape
     rows, columns = (np.linspace(0, side, _BLOCKS, endpoint=False, dtype=int) for side in (height, width))
     sums = np.add.reduceat(np.add.reduceat(np.abs(np.diff(gray, axis=0)), rows, axis=1), columns, axis=2)
     areas = np.diff(np.append(rows, height))[:, None] * np.diff(np.append(columns, width))[None, :]
-    return float(((sums / areas).max((1, 2)) < STILL_LEVELS).mean())
+    return (sums / areas).max((1, 2)) < STILL_LEVELS
 
 
 def border_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float:
@@ -36,14 +38,18 @@ def border_share(frames: UInt8[np.ndarray, "n h w 3"]) -> float:
     A bar is black in every frame. Bars count in pairs, by the thinner one: a dark sky is none.
     """
     gray = brightness(frames)
-    inside = 1.0
+    rows, columns = inside_bars(gray)
+    return 1 - len(rows) * len(columns) / (gray.shape[1] * gray.shape[2])
+
+
+def inside_bars(gray: Float[np.ndarray, "n h w"]) -> tuple[range, range]:
+    """The rows and columns between black bars; empty where all is black."""
+    sides = []
     for axis in (2, 1):
         bright = np.quantile(gray, 1 - _BRIGHT_SHARE, axis=axis).max(0) > BLACK_LEVELS
-        if not bright.any():
-            return 1.0
-        bar = min(int(bright.argmax()), int(bright[::-1].argmax()))
-        inside *= 1 - 2 * bar / len(bright)
-    return float(1 - inside)
+        bar = min(int(bright.argmax()), int(bright[::-1].argmax())) if bright.any() else len(bright)
+        sides.append(range(bar, len(bright) - bar))
+    return sides[0], sides[1]
 
 
 def brightness(frames: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w"]:

@@ -76,11 +76,11 @@ def films():
 
 
 def test_subtitles_are_told_from_pictures(films):
-    """24 films with and 24 without, above 0.005: precision 1, recall 23 of 24 (the last is on hard noise)."""
+    """24 films with and 24 without, above 0.003: precision 1, recall 23 of 24 (the last is on hard noise)."""
     clean = [overlay.subtitle_share(frames) for frames in films]
     found = [overlay.subtitle_share(subtitled(frames, seed)) for seed, frames in enumerate(films)]
-    assert max(clean) < 0.005, sorted(clean)[-3:]
-    assert sum(share > 0.005 for share in found) >= 23, sorted(found)[:3]
+    assert max(clean) < 0.003, sorted(clean)[-3:]
+    assert sum(share > 0.003 for share in found) >= 23, sorted(found)[:3]
 
 
 def test_the_area_is_that_of_the_lines():
@@ -105,10 +105,18 @@ def test_nothing_is_known_of_a_camera_that_stands_still(films):
     assert overlay.logo_share(films[2][:3]) is None
 
 
-def test_black_bars_are_no_logo(films):
+@pytest.mark.parametrize("high, wide", [(40, 0), (100, 100)])
+def test_black_bars_are_no_logo(films, high, wide):
+    """The picture's brightest row beside them, as a codec may leave it."""
     frames = films[2].copy()
-    frames[:, :40] = frames[:, -40:] = 0
-    assert overlay.logo_share(frames) < 0.003
+    frames[:, high : high + 8] += (255 - frames[:, high : high + 8]) // 2
+    frames[:, :high] = frames[:, SIZE - high :] = frames[:, :, :wide] = frames[:, :, SIZE - wide :] = 0
+    assert overlay.logo_share(frames) == 0
+
+
+def test_nothing_is_known_of_pictures_that_stand_still_one_after_the_other():
+    pictures = np.repeat(np.array([80, 140], np.uint8), 4)[:, None, None, None]
+    assert overlay.logo_share(drawn(np.broadcast_to(pictures, (8, SIZE, SIZE, 3)), 100)) is None
 
 
 def drawn(frames, left):
