@@ -230,15 +230,8 @@ def as_they_come():
     return loss_and_gradient()
 
 
-#: The slow ones fast, on another network: `tests/nn/test_module.py`.
-WAYS = [
-    {"remat": "blocks"},
-    pytest.param({"remat": "dots"}, marks=pytest.mark.slow),
-    pytest.param({"unroll": True}, marks=pytest.mark.slow),
-]
-
-
-@pytest.mark.parametrize("changes", WAYS)
+@pytest.mark.slow  # fast, on another network: tests/nn/test_module.py
+@pytest.mark.parametrize("changes", [{"remat": "blocks"}, {"remat": "dots"}, {"unroll": True}])
 def test_ways_to_run_the_blocks_agree(changes, as_they_come):
     expected, got = as_they_come, loss_and_gradient(**changes)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):

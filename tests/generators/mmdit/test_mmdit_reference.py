@@ -259,6 +259,7 @@ def test_epsilons_of_the_norms(case):
     assert distance(out, ref["probe/fused0_out"]) < 1e-5
 
 
+@pytest.mark.slow  # fast, against float32: test_mmdit.py
 def test_bfloat16(case):
     """PyTorch's own deviation on these weights is 2.7 % (version 1), ours 3.4 to 3.5 % by the version of jax."""
     if case.cfg.timestep_scale > 1:
