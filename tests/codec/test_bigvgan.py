@@ -74,15 +74,8 @@ def test_waveform_is_pytorchs(pair, frames):
     assert distance(folded, want) < TOLERANCE
 
 
-#: Of the other output, and of two dilations that follow one another, the slow tests alone compare the gradient.
-DEPTHS = [
-    pytest.param("clamp", 1, marks=pytest.mark.slow),
-    pytest.param("clamp", 2, marks=pytest.mark.slow),
-    pytest.param("tanh", 1),
-]
-
-
-@pytest.mark.parametrize("name, dilations", DEPTHS)
+@pytest.mark.slow  # fast: what comes out, in test_waveform_is_pytorchs
+@pytest.mark.parametrize("name, dilations", [("clamp", 1), ("clamp", 2), ("tanh", 1)])
 def test_gradients_are_pytorchs(name, dilations):
     """Of every tensor in the public layout: weight norm's parts and the snakes' included."""
     torch = pytest.importorskip("torch")

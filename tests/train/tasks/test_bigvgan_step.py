@@ -234,11 +234,10 @@ def test_recordings_and_scenes_are_sounds_to_train_on(tmp_path):
     assert make_task(config)[0].batch(0)["wave"].shape == (8, 16 * 512)
 
 
+@pytest.mark.slow  # fast, of the other pair of networks that train against each other: test_codec_step.py
 @pytest.mark.parametrize("network, path, name", [
     (BigVGAN, "conv_pre/bias", "gen/conv_pre/bias"),
-    pytest.param(
-        WaveDiscriminators, "periods/0/layers/0/bias", "disc/periods/0/layers/0/bias", marks=pytest.mark.slow
-    ),
+    (WaveDiscriminators, "periods/0/layers/0/bias", "disc/periods/0/layers/0/bias"),
 ])  # fmt: skip
 def test_a_gradient_that_is_not_finite_is_named(params, monkeypatch, network, path, name):
     plant(monkeypatch, network, path)
