@@ -152,19 +152,40 @@ def gs(google, tmp_path, monkeypatch):
     google.calm()
 
 
-@pytest.fixture(params=["gs", "s3"])
-def in_bucket(request, gs):
-    """An empty folder in a bucket, of either kind."""
-    if request.param == "gs":
-        yield gs
-        return
-    pytest.importorskip("s3fs")
-    pytest.importorskip("moto")
+@pytest.fixture(scope="session")
+def amazon():
+    """The store behind `s3`, as `google`."""
+    missing = [name for name in ("s3fs", "moto") if find_spec(name) is None]
+    if missing:
+        pytest.skip(f"no {', '.join(missing)}: pip install '.[dev]'")
+    from tests.tiny import buckets
+
+    with buckets.amazon() as store:
+        yield store
+
+
+@pytest.fixture
+def s3(amazon, tmp_path, monkeypatch):
+    """As `gs`."""
     from kfjax.storage.bucket import BucketPath
     from tests.tiny import buckets
 
-    with buckets.amazon():
-        yield BucketPath(str(gs).replace("gs://", "s3://"))
+    monkeypatch.setenv("KFJAX_CACHE", str(tmp_path / "cache"))
+    amazon.calm()
+    yield BucketPath(f"s3://{buckets.NAME}/{secrets.token_hex(4)}")
+    amazon.calm()
+
+
+@pytest.fixture(params=["gs", "s3"])
+def in_bucket(request):
+    """An empty folder in a bucket, of either kind."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def store(request, in_bucket):
+    """The store behind `in_bucket`."""
+    return request.getfixturevalue({"gs": "google", "s3": "amazon"}[in_bucket.scheme])
 
 
 @pytest.fixture(autouse=True)

@@ -243,6 +243,13 @@ def _store(scheme: str) -> Any:
     return store
 
 
+def s3_client() -> Any:
+    """The client of S3 that s3fs reads and writes with, connected: botocore's, with its endpoint and region."""
+    store = _store("s3")
+    store.connect()
+    return store.s3
+
+
 def upload_folder(folder: Path, target: BucketPath, *, last: str) -> None:
     """Write all files below `folder` as objects below `target`.
 

@@ -24,6 +24,7 @@ from kfjax.command import quoted
 from kfjax.nn.module import Params, flatten
 from kfjax.storage import bucket, disk
 from kfjax.storage.disk import CheckpointError
+from kfjax.storage.orbax_bucket import temporary_path_class
 
 T = TypeVar("T")
 
@@ -176,16 +177,13 @@ class StateStore:
     by the steps' numbers, never by a clock. A context manager: what is being saved is on disk when it ends. With
     several processes all of them call everything, in the same order, on a folder that all of them see. The folder is
     the store's alone: what a killed run left half-written is cleared away. Each process notes digests of its own files
-    before the state counts as complete; on restoring each checks a part of all files. In a bucket (`gs://`) the object
+    before the state counts as complete; on restoring each checks a part of all files. In a bucket the object
     commit_success.txt, written last, makes a state complete, and the store's own checksums take the place of digests.
 
     Args:
       keep: how many are kept, the newest ones.
       keep_every: those of steps that are a multiple of it are kept for good; 0 = none.
       guard: called before a state is written; raises where this run may not write any more.
-
-    Raises:
-      ValueError: a folder in S3, where orbax keeps no training states.
     """
 
     def __init__(
@@ -204,11 +202,11 @@ class StateStore:
         if hasattr(asyncio_utils, "_run_sync_via_new_loop"):
             asyncio_utils._run_sync_via_new_loop = _run_to_the_end
         self._ocp, self._folder, self._guard = ocp, disk.path(folder).resolve(), guard
-        disk.check_states(self._folder)
         logging.getLogger("absl").addFilter(not_of_orbax)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, keep_period=keep_every or None, create=True, cleanup_tmp_directories=True
-        )
+            max_to_keep=keep, keep_period=keep_every or None, create=True, cleanup_tmp_directories=True,
+            temporary_path_class=temporary_path_class(self._folder),
+        )  # fmt: skip
         handler = ocp.StandardCheckpointHandler()
         if not disk.in_bucket(self._folder):
             handler = _signing(handler)
@@ -289,7 +287,7 @@ class StateStore:
             self._manager.reload()  # it has counted on success
             kept = self.latest()
         except Exception as error:
-            if not bucket.is_answer(error):
+            if not (isinstance(error, OSError) or bucket.is_answer(error)):
                 raise
             return "which ones are complete, the store does not tell"
         return f"{'none is' if kept is None else f'that of step {kept} is'} complete"

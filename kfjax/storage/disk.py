@@ -58,13 +58,6 @@ def in_bucket(path: object) -> TypeGuard[BucketPath]:
     return isinstance(path, BucketPath)
 
 
-def check_states(folder: Path) -> None:
-    """Raises ValueError where no training states can be kept."""
-    if in_bucket(folder) and folder.scheme == "s3":
-        raise ValueError(f"{folder}: orbax keeps no training states in S3; give a folder or gs://… as --workdir (data "
-                         "and models may be in S3)")  # fmt: skip
-
-
 def beside(path: Path) -> Path:
     """Where to write what will become `path`: in its folder; for a bucket among this machine's temporary files."""
     folder = Path(tempfile.gettempdir()) if in_bucket(path) else path.parent

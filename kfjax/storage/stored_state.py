@@ -18,6 +18,7 @@ from kfjax.nn.module import Params, flatten
 from kfjax.storage import disk
 from kfjax.storage.checkpoint import not_of_orbax, unflatten
 from kfjax.storage.disk import CheckpointError
+from kfjax.storage.orbax_bucket import temporary_path_class
 
 #: orbax's name of what a checkpoint of one item holds.
 _ITEM = "default"
@@ -67,7 +68,8 @@ class StoredState(Mapping[str, Params]):
         return epath.Path(str(self._path / _ITEM))
 
     def _reader(self) -> Any:
-        return self._ocp.Checkpointer(self._ocp.PyTreeCheckpointHandler())
+        how = temporary_path_class(self._path)
+        return self._ocp.Checkpointer(self._ocp.PyTreeCheckpointHandler(), temporary_path_class=how)
 
     def _read(self, read: Any) -> Any:
         try:

@@ -56,7 +56,6 @@ def train(
       ValueError: no such config, variant or key; a value of another type; a folder that holds another run.
     """
     folder, settings = disk.path(workdir), load_config(command.local(str(config)))
-    disk.check_states(folder)
     complete(settings)
     own = settings_of(settings)
     if isinstance(set, Mapping):

@@ -19,43 +19,43 @@ def state(value: float):
 
 
 @pytest.mark.parametrize("every", [15, pytest.param(5, marks=pytest.mark.slow)])
-def test_a_state_survives_a_store_that_fails_now_and_then(gs, google, monkeypatch, every):
+@buckets.IN_S3_SLOWLY
+def test_a_state_survives_a_store_that_fails_now_and_then(in_bucket, store, monkeypatch, every):
     buckets.impatient(monkeypatch)
-    with StateStore(gs / "checkpoints", keep=1) as store:
-        store.save(1, state(1), wait=True)
-        google.fail_every = every
-        store.save(2, state(2), wait=True)
-        google.calm()
-        jax.tree.map(np.testing.assert_array_equal, store.restore(2, state(0)), state(2))
-    assert stored_state.steps(gs / "checkpoints") == [2]
-    np.testing.assert_array_equal(StoredState(gs / "checkpoints", 2, "params")["a"]["w"], np.full((4, 3), 2.0))
+    with StateStore(in_bucket / "checkpoints", keep=1) as states:
+        states.save(1, state(1), wait=True)
+        store.fail_every = every
+        states.save(2, state(2), wait=True)
+        store.calm()
+        jax.tree.map(np.testing.assert_array_equal, states.restore(2, state(0)), state(2))
+    assert stored_state.steps(in_bucket / "checkpoints") == [2]
+    np.testing.assert_array_equal(StoredState(in_bucket / "checkpoints", 2, "params")["a"]["w"], np.full((4, 3), 2.0))
 
 
-def test_a_half_written_state_is_none(gs):
-    with StateStore(gs) as store:
+def test_a_half_written_state_is_none(in_bucket):
+    with StateStore(in_bucket) as store:
         store.save(1, state(1), wait=True)
         store.save(2, state(2), wait=True)
-    (gs / "2" / "commit_success.txt").unlink()
-    assert stored_state.steps(gs) == [1]
-    with StateStore(gs) as store:
+    (in_bucket / "2" / "commit_success.txt").unlink()
+    assert stored_state.steps(in_bucket) == [1]
+    with StateStore(in_bucket, keep=1) as store:
         assert store.latest() == 1
         store.save(2, state(5), wait=True)  # over what was left
         jax.tree.map(np.testing.assert_array_equal, store.restore(2, state(0)), state(5))
+    assert stored_state.steps(in_bucket) == [2] and {name[0] for name in in_bucket.below()} == {"2"}
+    np.testing.assert_array_equal(StoredState(in_bucket, 2, "params")["a"]["w"], np.full((4, 3), 5.0))
 
 
-def test_credentials_that_expire_midway_are_told_in_one_line(gs, google, monkeypatch):
+@buckets.IN_S3_SLOWLY
+def test_credentials_that_expire_midway_are_told_in_one_line(in_bucket, store, monkeypatch):
     buckets.impatient(monkeypatch)
-    with StateStore(gs) as store:
-        store.save(1, state(1), wait=True)
-        google.status = 401
-        with pytest.raises(CheckpointError, match=r"a checkpoint could not be written \(.*401.*\); which ones are"):
-            store.save(2, state(2), wait=True)
-        google.calm()
-
-
-def test_no_states_in_s3():
-    with pytest.raises(ValueError, match="s3://b/run: orbax keeps no training states in S3; give a folder or gs://"):
-        StateStore("s3://b/run")
+    with StateStore(in_bucket) as states:
+        states.save(1, state(1), wait=True)
+        store.expire()
+        told = r"a checkpoint could not be written \(.*(401|Forbidden).*\); which ones are"
+        with pytest.raises(CheckpointError, match=told):
+            states.save(2, state(2), wait=True)
+        store.calm()
 
 
 def test_a_guard_is_asked_before_every_save(gs):

@@ -1,6 +1,7 @@
-"""A Google Cloud Storage and an S3 on this machine: emulators in processes of their own, the first behind a proxy.
+"""A Google Cloud Storage and an S3 on this machine: emulators in processes of their own, each behind a proxy.
 
-The proxy keeps to conditions on an object's generation, which the emulator does not know, and can be told to fail.
+The proxies can be told to fail. Google's keeps to conditions on an object's generation, which its emulator does not
+know.
 """
 
 import http.client
@@ -17,7 +18,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 NAME = "kfjax-test"
+#: For tests that take `in_bucket`: with S3 on demand only.
+IN_S3_SLOWLY = pytest.mark.parametrize("in_bucket", ["gs", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
 
 
 def _free_port() -> int:
@@ -56,8 +61,8 @@ class Store:
       seen: "METHOD PATH" of every request.
     """
 
-    def __init__(self, port: int):
-        self.upstream, self.seen = port, []
+    def __init__(self, port: int, expired: int):
+        self.upstream, self.expired, self.seen = port, expired, []
         self.one = threading.Lock()  # the emulator shows an object before what it says of it
         self.calm()
 
@@ -66,14 +71,18 @@ class Store:
         asked = [line for line in self.seen if line.startswith("GET /download/") and f"/{folder.name}%2F" in line]
         return [line for line in asked if name in line]
 
+    def expire(self) -> None:
+        """Refuse credentials from now on."""
+        self.status = self.expired
+
     def calm(self) -> None:
         """Fail no more."""
         self.fail_every = self.status = self.cut = 0
 
     @contextmanager
-    def serving(self):
+    def serving(self, answers: type["_Handler"]):
         """Answers on a port of its own while the block runs."""
-        handler = type("Handler", (_Handler,), {"store": self})
+        handler = type("Handler", (answers,), {"store": self})
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         server.daemon_threads = True
         server.handle_error = lambda *_: None  # whoever asked has gone
@@ -98,17 +107,67 @@ def impatient(monkeypatch) -> None:
 
 
 class _Handler(BaseHTTPRequestHandler):
+    """Fails as the store is told to, or passes a request on."""
+
     protocol_version = "HTTP/1.1"
     store: Store
+    refusal = unavailable = b""
 
     def _pass(self) -> None:
         store, body = self.store, self._body()
         store.seen.append(f"{self.command} {self.path}")
         if store.status:
-            said = b"Invalid Credentials" if store.status == 401 else b"not now"
-            return self._answer(store.status, b'{"error": {"message": "%s"}}' % said)
+            return self._answer(store.status, self.refusal if store.status == store.expired else self.unavailable)
         if store.fail_every and len(store.seen) % store.fail_every == 0:
-            return self._answer(503, b'{"error": {"message": "Service Unavailable"}}')
+            return self._answer(503, self.unavailable)
+        self._forward(body)
+
+    def _forward(self, body: bytes) -> None:
+        raise NotImplementedError
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        pieces = []
+        while size := int(self.rfile.readline(), 16):
+            pieces.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(pieces)
+
+    def _ask(self, method: str, path: str, body: bytes, headers: dict[str, str]):
+        ours = ("content-length", "transfer-encoding", "connection", "accept-encoding")
+        kept = {name: value for name, value in headers.items() if name.lower() not in ours}
+        with self.store.one, closing(http.client.HTTPConnection("127.0.0.1", self.store.upstream, timeout=60)) as asked:
+            asked.request(method, path, body, kept)
+            answer = asked.getresponse()
+            return answer.status, dict(answer.getheaders()), answer.read()
+
+    def _answer(self, status: int, data: bytes, headers=None, *, short: bool = False) -> None:
+        self.send_response_only(status)
+        for name, value in (headers or {"Content-Type": "application/json"}).items():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                self.send_header(name, value)
+        size = (headers or {}).get("Content-Length") if self.command == "HEAD" else None
+        self.send_header("Content-Length", size or str(len(data)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data[: len(data) // 2] if short else data)
+        if short:
+            self.close_connection = True
+
+    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = _pass
+
+    def log_message(self, *_):
+        pass
+
+
+class _Google(_Handler):
+    refusal = b'{"error": {"message": "Invalid Credentials"}}'
+    unavailable = b'{"error": {"message": "Service Unavailable"}}'
+
+    def _forward(self, body: bytes) -> None:
+        store = self.store
         if self.command == "DELETE" and "upload_id=" in self.path:
             return self._answer(499, b"{}")  # an upload in pieces is given up
         path, headers = self.path, dict(self.headers)
@@ -141,40 +200,17 @@ class _Handler(BaseHTTPRequestHandler):
         status, _, data = self._ask("GET", f"/storage/v1/b/{bucket}/o/{name}", b"", {})
         return json.loads(data)["generation"] if status == 200 else "0"
 
-    def _body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        pieces = []
-        while size := int(self.rfile.readline(), 16):
-            pieces.append(self.rfile.read(size))
-            self.rfile.readline()
-        self.rfile.readline()
-        return b"".join(pieces)
 
-    def _ask(self, method: str, path: str, body: bytes, headers: dict[str, str]):
-        ours = ("content-length", "transfer-encoding", "connection", "accept-encoding")
-        kept = {name: value for name, value in headers.items() if name.lower() not in ours}
-        with self.store.one, closing(http.client.HTTPConnection("127.0.0.1", self.store.upstream, timeout=60)) as asked:
-            asked.request(method, path, body, kept)
-            answer = asked.getresponse()
-            return answer.status, dict(answer.getheaders()), answer.read()
+class _Amazon(_Handler):
+    refusal = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
+    unavailable = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
-    def _answer(self, status: int, data: bytes, headers=None, *, short: bool = False) -> None:
-        self.send_response_only(status)
-        for name, value in (headers or {"Content-Type": "application/json"}).items():
-            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
-                self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data[: len(data) // 2] if short else data)
-        if short:
-            self.close_connection = True
-
-    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = _pass
-
-    def log_message(self, *_):
-        pass
+    def _forward(self, body: bytes) -> None:
+        status, headers, data = self._ask(self.command, self.path, body, dict(self.headers))
+        if self.store.cut and self.command == "GET" and status in (200, 206) and "list-type" not in self.path:
+            self.store.cut -= 1
+            return self._answer(status, data, headers, short=True)
+        return self._answer(status, data, headers)
 
 
 def _single(path: str, body: bytes) -> tuple[str, bytes]:
@@ -192,8 +228,8 @@ def google():
     """A `Store` with the bucket `gs://kfjax-test`, for this process and those that it starts."""
     arguments = "start", "--host", "127.0.0.1", "--port", "{port}", "--in-memory", "--default-bucket", NAME
     with emulator("gcp_storage_emulator", *arguments) as port:
-        store = Store(port)
-        with store.serving() as own:
+        store = Store(port, 401)
+        with store.serving(_Google) as own:
             address = f"http://127.0.0.1:{own}"
             nobody = f"127.0.0.1:{_free_port()}"  # where Google's machines find credentials
             with environment(
@@ -210,15 +246,15 @@ def google():
 
 @contextmanager
 def amazon():
-    """The bucket `s3://kfjax-test`, for this process and those that it starts."""
+    """A `Store` with the bucket `s3://kfjax-test`, for this process and those that it starts."""
     with emulator("moto.server", "-H", "127.0.0.1", "-p", "{port}") as port:
-        connection = http.client.HTTPConnection("127.0.0.1", port)
-        connection.request("PUT", f"/{NAME}")
-        assert connection.getresponse().status == 200
-        connection.close()
+        with closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+            connection.request("PUT", f"/{NAME}")
+            assert connection.getresponse().status == 200
+        store = Store(port, 403)
         keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-        with environment(AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}", **keys):
-            yield
+        with store.serving(_Amazon) as own, environment(AWS_ENDPOINT_URL=f"http://127.0.0.1:{own}", **keys):
+            yield store
 
 
 @contextmanager

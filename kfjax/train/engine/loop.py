@@ -162,7 +162,6 @@ def run(task: Task, workdir: str | Path, cfg: LoopConfig, *, claim: Callable[[],
       ValueError: another run holds `workdir`; the mesh fits neither the devices nor the batch.
     """
     workdir, mesh = disk.path(workdir), mesh_of(cfg.mesh)
-    disk.check_states(workdir)
     lock = hold(workdir) if jax.process_index() == 0 else None
     with lock or nullcontext(), _Stop() as stop, jax.set_mesh(mesh), together():
         before = entries(workdir) if jax.process_index() == 0 else {}
