@@ -112,7 +112,8 @@ def differing(one: dict, two: dict) -> set[str]:
     return {name for name in one.keys() & two.keys() if not equal(name)}
 
 
-def test_from_videos_to_a_model_and_back_to_torch(gs, tmp_path, monkeypatch):
+def test_from_videos_to_a_model_and_back_to_torch(in_bucket, tmp_path, monkeypatch):
+    gs = in_bucket
     base, mine, features = tmp_path / "base", tmp_path / "mine", gs / "features"
     clips = write_clips(gs / "clips", tmp_path / "clips.csv", range(24))
     held = write_clips(tmp_path / "held", tmp_path / "held" / "clips.csv", range(24, 26))

@@ -41,11 +41,13 @@ class FrameSpec(NamedTuple):
 
     `stretch` ignores the aspect ratio; `crop` brings the shorter side to `size` and keeps the centre; `crops` keeps
     three squares, from one end of the longer side to the other, next to each other (`size` x 3 `size`). All bicubic.
+    `pixels`: RGB, or `gray` for luma alone as the file has it, 0 to 255, in a fifth of the time: [n, size, size].
     """
 
     rate_hz: float
     size: int
     resize: Literal["stretch", "crop", "crops"]
+    pixels: Literal["rgb24", "gray"] = "rgb24"
 
 
 class Shown(NamedTuple):
@@ -83,8 +85,8 @@ def read_frames(
       counts: frames per spec; by default max(1, int(rate_hz * seconds)).
 
     Returns:
-      One u8 [n, size, size, 3] RGB array per spec ([n, size, 3 size, 3] of `crops`), upright, and the excerpt's
-      seconds.
+      One u8 [n, size, size, 3] RGB array per spec ([n, size, 3 size, 3] of `crops`; without the last axis of `gray`),
+      upright, and the excerpt's seconds.
 
     Raises:
       MediaError: no such file, not a video, truncated, shorter than 0.1 s, a single frame, or damaged.
@@ -117,7 +119,7 @@ def frames_in_windows(
       start_seconds: where the first may start, from the first shown picture.
 
     Yields:
-      One u8 [n, size, size, 3] RGB array per spec ([n, size, 3 size, 3] of `crops`), upright, for each window.
+      One array per spec for each window, as of `read_frames`.
 
     Raises:
       MediaError: as `read_frames`, before the first window; of damage, where it is reached.
@@ -158,7 +160,7 @@ def frames_in_order(
 
     def picture(frame: "av.VideoFrame", spec: FrameSpec) -> np.ndarray:
         if spec not in resizers:
-            resizers[spec] = _Resizer(spec.size, spec.resize, track.upright)
+            resizers[spec] = _Resizer(spec, track.upright)
         return resizers[spec](frame)
 
     def shown(seconds: float, frame: "av.VideoFrame") -> Shown:
@@ -228,8 +230,8 @@ def _windows(
     start_seconds: float,
 ) -> Iterator[list[np.ndarray]]:
     """The arrays of each window; `windows`: for each its outputs per spec, in order."""
-    resizers = {spec[1:]: _Resizer(spec.size, spec.resize, track.upright) for spec in specs}
-    shapes = [(spec.size, spec.size * len(_SQUARES[spec.resize]), 3) for spec in specs]
+    resizers = {spec[1:]: _Resizer(spec, track.upright) for spec in specs}
+    shapes = [(spec.size, spec.size * len(_SQUARES[spec.resize]), 3)[: 2 + (spec.pixels != "gray")] for spec in specs]
     totals = [max((spans[i].stop for spans in windows), default=0) for i in range(len(specs))]
     waiting, begun, done = deque(windows), deque(), [0] * len(specs)
     for i, k, frame in _outputs(path, track, specs, totals, start_seconds):
@@ -343,37 +345,37 @@ def shown_frames(
 
 
 class _Resizer:
-    """Brings decoded frames to `size` x `size` upright RGB; asked again for the same frame, it doesn't work twice."""
+    """Brings decoded frames to upright pictures of a spec; asked again for the same frame, it doesn't work twice."""
 
-    def __init__(self, size: int, resize: str, upright: Upright):
+    def __init__(self, spec: FrameSpec, upright: Upright):
         from av.video.reformatter import Interpolation, VideoReformatter
 
-        if resize not in _SQUARES:
-            raise ValueError(f"resize is {resize!r}; expected 'stretch' or 'crop' or 'crops'")
-        self.size, self.resize, self.upright = size, resize, upright
+        if spec.resize not in _SQUARES:
+            raise ValueError(f"resize is {spec.resize!r}; expected 'stretch' or 'crop' or 'crops'")
+        self.spec, self.upright = spec, upright
         # libswscale widens the bicubic kernel with the reduction, so the result is antialiased.
         self.kernel = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
         self.scaler, self.frame, self.image = VideoReformatter(), None, None
 
     def __call__(self, frame: "av.VideoFrame") -> np.ndarray:
-        """u8 [size, size, 3], of `crops` [size, 3 size, 3]."""
+        """u8 [size, size, 3], of `crops` [size, 3 size, 3]; without the last axis of `gray`."""
         if self.image is None or frame is not self.frame:
             self.frame, self.image = frame, self._scaled(frame)
         return self.image
 
     def _scaled(self, frame: "av.VideoFrame") -> np.ndarray:
-        size = self.size
+        _, size, resize, pixels = self.spec
         width = height = size
-        if self.resize != "stretch":
+        if resize != "stretch":
             shorter = min(frame.width, frame.height)
             width, height = size * frame.width // shorter, size * frame.height // shorter
-        small = self.scaler.reformat(frame, width, height, "rgb24", interpolation=self.kernel, threads=1)
+        small = self.scaler.reformat(frame, width, height, pixels, interpolation=self.kernel, threads=1)
         swap, mirror_x, mirror_y = self.upright
         image = small.to_ndarray()
-        image = image.transpose(1, 0, 2) if swap else image
+        image = image.swapaxes(0, 1) if swap else image
         image = image[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]
         squares = []
-        for part in _SQUARES[self.resize]:
+        for part in _SQUARES[resize]:
             # As torchvision rounds, for the public encoders: half to even.
             top, left = (round((side - size) * part) for side in image.shape[:2])
             squares.append(image[top : top + size, left : left + size])

@@ -9,6 +9,7 @@ import pytest
 from kfjax import media
 from kfjax.media.playable import pictures, write_playable
 from tests.tiny import media_files as files
+from tests.tiny.crawl import luma
 
 CLIP, SYNC = media.FrameSpec(8, 64, "stretch"), media.FrameSpec(25, 64, "crop")
 
@@ -179,3 +180,26 @@ def test_a_picture_that_is_held_is_decoded(tmp_path):
     kept = in_order(path, 0.0, [4.0])
     shown = {round(one.seconds * 24) for one in kept}
     assert len(kept) < 70 and {29, 30 + 24, 60 + 24, 61 + 48, 95 + 48} <= shown
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("a.mov", {"rotation": 90}),
+        ("a.mp4", {"pix_fmt": "yuvj420p"}),
+        ("a.mkv", {"codec": "libx264", "pix_fmt": "yuv420p10le"}),
+        ("a.mkv", {"codec": "ffv1", "pix_fmt": "bgr0"}),
+        ("a.mkv", {"codec": "ffv1", "pix_fmt": "gray"}),
+    ],
+)
+def test_gray_is_the_luma_of_a_picture(tmp_path, name, options):
+    """Black is 0 and white 255, whatever the file's range."""
+    picture = np.zeros((64, 96, 3), np.uint8)
+    picture[:, 24:48], picture[:, 48:72], picture[32:, 72:] = 255, 128, (200, 60, 90)
+    path = files.write_pictures(tmp_path / name, [picture] * 10, files.steady(10, 25), **options)
+    specs = [media.FrameSpec(5, 32, resize, pixels) for resize in ("crop", "crops") for pixels in ("rgb24", "gray")]
+    (crop, crop_gray, crops, crops_gray), _ = media.read_frames(path, specs)
+    assert crop_gray.shape == (2, 32, 32) and crops_gray.shape == (2, 32, 96) and crops_gray.dtype == np.uint8
+    for rgb, gray in ((crop, crop_gray), (crops, crops_gray)):
+        assert np.abs(luma(rgb).astype(int) - gray).mean() < 1.5
+        assert gray.min() <= 2 and gray.max() >= 253

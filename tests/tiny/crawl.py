@@ -39,3 +39,8 @@ def pictures(seed: int, count: int = 8, height: int = 96, width: int = 128) -> n
             top, left = (place + i * speed).astype(int) % [height - size, width - size]
             frames[i, top : top + size, left : left + size] = colour
     return frames.clip(0, 255).astype(np.uint8)
+
+
+def luma(frames: np.ndarray) -> np.ndarray:
+    """u8 [..., 3] RGB -> its luma of ITU-R BT.601, u8 [...]."""
+    return (frames @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8)

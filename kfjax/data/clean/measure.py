@@ -17,7 +17,7 @@ from kfjax.data.sources import SHORT_SECONDS, Cut, Row
 from kfjax.metrics import levels
 
 #: Frames of the picture that are looked at.
-FRAMES = media.FrameSpec(rate_hz=4.0, size=128, resize="stretch")
+FRAMES = media.FrameSpec(rate_hz=4.0, size=128, resize="stretch", pixels="gray")
 #: And those in which text and logos are looked for.
 SPECS = (FRAMES, overlay.FRAMES)
 
@@ -129,7 +129,7 @@ def _of_sound(wave: Float[np.ndarray, "t 2"], rate_hz: int) -> dict[str, Value]:
     }
 
 
-def _of_picture(coarse: UInt8[np.ndarray, "n h w 3"], fine: UInt8[np.ndarray, "m x y 3"]) -> dict[str, Value]:
+def _of_picture(coarse: UInt8[np.ndarray, "n h w"], fine: UInt8[np.ndarray, "m x y"]) -> dict[str, Value]:
     """Of the frames of `SPECS`."""
     return {
         "still_share": picture.still_share(coarse),

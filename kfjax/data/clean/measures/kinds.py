@@ -79,7 +79,7 @@ def tones(wave: Float[np.ndarray, "t c"], sample_rate_hz: int) -> Tones:
     from scipy.ndimage import maximum_filter, uniform_filter1d
     from scipy.signal import resample_poly, stft
 
-    mono = np.asarray(wave, np.float64).mean(1)
+    mono = np.asarray(wave, np.float32).mean(1)
     common = int(np.gcd(_RATE_HZ, sample_rate_hz))
     mono = resample_poly(mono, _RATE_HZ // common, sample_rate_hz // common)
     if len(mono) < _WINDOW or np.abs(mono).max() < 1e-4:

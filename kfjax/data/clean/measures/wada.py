@@ -23,11 +23,11 @@ def snr_db(wave: Float[np.ndarray, "t c"]) -> float:
 
     -20 for silence.
     """
-    amplitude = np.abs(np.asarray(wave, np.float64).mean(1))
+    amplitude = np.abs(np.asarray(wave, np.float32).mean(1))
     amplitude = amplitude[amplitude > 0]
     if not len(amplitude):
         return float(LOWEST_DB)
-    found = np.log(amplitude.mean()) - np.log(amplitude).mean()
+    found = np.log(amplitude.mean(dtype=np.float64)) - np.log(amplitude).mean(dtype=np.float64)
     return float(np.interp(found, *table()))
 
 

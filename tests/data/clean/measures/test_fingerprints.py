@@ -8,7 +8,7 @@ import pytest
 from kfjax import media
 from kfjax.data.clean.measures.fingerprints import differing_share, picture_fingerprint, sound_fingerprint
 from tests.tiny import media_files
-from tests.tiny.crawl import RATE_HZ, pictures, recording
+from tests.tiny.crawl import RATE_HZ, luma, pictures, recording
 
 NEAR = 0.2
 
@@ -37,7 +37,7 @@ def test_copies_of_a_sound_are_near_and_others_are_not(sounds, tmp_path):
 
 def test_copies_of_a_picture_are_near_and_others_are_not():
     """Darker, coarser and noisy; all pairs of 24 pictures."""
-    films = [pictures(seed) for seed in range(24)]
+    films = [luma(pictures(seed)) for seed in range(24)]
     marks = [picture_fingerprint(frames) for frames in films]
     for frames, mark in zip(films, marks, strict=True):
         noise = np.random.default_rng(0).normal(0, 3, frames.shape)
@@ -50,14 +50,14 @@ def test_copies_of_a_picture_are_near_and_others_are_not():
 def test_nothing_has_no_fingerprint():
     assert sound_fingerprint(np.zeros((RATE_HZ, 2)), RATE_HZ) == ""
     assert sound_fingerprint(np.ones((10, 2)), RATE_HZ) == ""
-    assert picture_fingerprint(np.full((4, 96, 128, 3), 90, np.uint8)) == ""
-    assert len(sound_fingerprint(recording(0), RATE_HZ)) == len(picture_fingerprint(pictures(0))) == 64
+    assert picture_fingerprint(np.full((4, 96, 128), 90, np.uint8)) == ""
+    assert len(sound_fingerprint(recording(0), RATE_HZ)) == len(picture_fingerprint(luma(pictures(0)))) == 64
 
 
 def test_a_flat_ground_has_no_marks():
     """What a codec adds to a wall, half a level, changes nothing."""
-    rng, frames = np.random.default_rng(0), np.full((8, 128, 128, 3), 120, np.uint8)
+    rng, frames = np.random.default_rng(0), np.full((8, 128, 128), 120, np.uint8)
     frames[:, 50:90, 30:70] = 200
-    noise = np.kron(rng.uniform(-0.6, 0.6, (8, 16, 16, 1)), np.ones((1, 8, 8, 3)))
+    noise = np.kron(rng.uniform(-0.6, 0.6, (8, 16, 16)), np.ones((1, 8, 8)))
     other = np.clip(frames + noise + rng.uniform(-0.5, 0.5, frames.shape), 0, 255).round().astype(np.uint8)
     assert differing_share(picture_fingerprint(frames), picture_fingerprint(other)) < 0.02

@@ -5,9 +5,18 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from kfjax.data.clean.measures import overlay
+from tests.tiny.crawl import luma
 
 SIZE, FRAMES, CASES = 512, 6, range(24)
 TEXT = "I never thought that we would have to go back there again before the summer is over"
+
+
+def subtitle_share(frames: np.ndarray) -> float:
+    return overlay.subtitle_share(luma(frames))
+
+
+def logo_share(frames: np.ndarray) -> float | None:
+    return overlay.logo_share(luma(frames))
 
 
 def texture(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -77,8 +86,8 @@ def films():
 
 def test_subtitles_are_told_from_pictures(films):
     """24 films with and 24 without, above 0.003: precision 1, recall 23 of 24 (the last is on hard noise)."""
-    clean = [overlay.subtitle_share(frames) for frames in films]
-    found = [overlay.subtitle_share(subtitled(frames, seed)) for seed, frames in enumerate(films)]
+    clean = [subtitle_share(frames) for frames in films]
+    found = [subtitle_share(subtitled(frames, seed)) for seed, frames in enumerate(films)]
     assert max(clean) < 0.003, sorted(clean)[-3:]
     assert sum(share > 0.003 for share in found) >= 23, sorted(found)[:3]
 
@@ -86,23 +95,23 @@ def test_subtitles_are_told_from_pictures(films):
 def test_the_area_is_that_of_the_lines():
     frames = np.full((FRAMES, SIZE, SIZE, 3), 100, np.uint8)
     frames[:, 400:430, 100:400:6] = frames[:, 400:430, 103:400:6] = 255
-    assert overlay.subtitle_share(frames) == pytest.approx(30 * 300 / SIZE**2, rel=0.35)
-    assert overlay.subtitle_share(frames[:1]) == 0
+    assert subtitle_share(frames) == pytest.approx(30 * 300 / SIZE**2, rel=0.35)
+    assert subtitle_share(frames[:1]) == 0
     frames[::2] = 100  # text does not come and go within half a second
-    assert overlay.subtitle_share(frames) == 0
+    assert subtitle_share(frames) == 0
 
 
 def test_logos_are_told_from_pictures_that_move(films):
     """12 films with and 12 without: above 0.003, all and none."""
-    clean = [overlay.logo_share(frames) or 0.0 for frames in films[::2]]
-    found = [overlay.logo_share(marked(frames, seed)) for seed, frames in enumerate(films[::2])]
+    clean = [logo_share(frames) or 0.0 for frames in films[::2]]
+    found = [logo_share(marked(frames, seed)) for seed, frames in enumerate(films[::2])]
     assert max(clean) < 0.003 < min(share for share in found if share is not None)
     assert found.count(None) <= 1  # too little changes
 
 
 def test_nothing_is_known_of_a_camera_that_stands_still(films):
-    assert overlay.logo_share(films[1]) is None
-    assert overlay.logo_share(films[2][:3]) is None
+    assert logo_share(films[1]) is None
+    assert logo_share(films[2][:3]) is None
 
 
 @pytest.mark.parametrize("high, wide", [(40, 0), (100, 100)])
@@ -111,12 +120,12 @@ def test_black_bars_are_no_logo(films, high, wide):
     frames = films[2].copy()
     frames[:, high : high + 8] += (255 - frames[:, high : high + 8]) // 2
     frames[:, :high] = frames[:, SIZE - high :] = frames[:, :, :wide] = frames[:, :, SIZE - wide :] = 0
-    assert overlay.logo_share(frames) == 0
+    assert logo_share(frames) == 0
 
 
 def test_nothing_is_known_of_pictures_that_stand_still_one_after_the_other():
     pictures = np.repeat(np.array([80, 140], np.uint8), 4)[:, None, None, None]
-    assert overlay.logo_share(drawn(np.broadcast_to(pictures, (8, SIZE, SIZE, 3)), 100)) is None
+    assert logo_share(drawn(np.broadcast_to(pictures, (8, SIZE, SIZE, 3)), 100)) is None
 
 
 def drawn(frames, left):
@@ -134,8 +143,8 @@ def test_what_stands_in_what_does_not_move_is_no_logo():
     for frame in frames:
         frame[:, 110:400] = rng.integers(0, 255)
         frame[:, 110:400:9] = rng.integers(0, 255)
-    assert overlay.logo_share(frames) == overlay.logo_share(drawn(frames, 20)) == 0
-    assert overlay.logo_share(drawn(frames, 200)) > 0.003
+    assert logo_share(frames) == logo_share(drawn(frames, 20)) == 0
+    assert logo_share(drawn(frames, 200)) > 0.003
 
 
 def test_nothing_is_known_of_a_still_camera_in_rain():
@@ -144,7 +153,7 @@ def test_nothing_is_known_of_a_still_camera_in_rain():
     for frame in frames:
         for x in rng.integers(0, SIZE - 4, 30):
             frame[:, x : x + 4] = 60
-    assert (frames.std(0) > 5).mean() > 0.9 and overlay.logo_share(frames) is None
+    assert (frames.std(0) > 5).mean() > 0.9 and logo_share(frames) is None
 
 
 def test_a_logo_before_a_plain_wall_past_which_the_camera_moves():
@@ -155,8 +164,8 @@ def test_a_logo_before_a_plain_wall_past_which_the_camera_moves():
     noisy = lambda frames: np.clip(frames + rng.normal(0, 1, frames.shape), 0, 255).astype(np.uint8)
     passing = noisy(np.stack([wall[:, 14 * i : 14 * i + SIZE] for i in range(20)]))
     standing = noisy(np.repeat(wall[None, :, :SIZE], 20, axis=0))
-    assert overlay.logo_share(drawn(passing, 200)) > 0.003 > overlay.logo_share(passing)
-    assert overlay.logo_share(drawn(standing, 200)) is None
+    assert logo_share(drawn(passing, 200)) > 0.003 > logo_share(passing)
+    assert logo_share(drawn(standing, 200)) is None
     for i, frame in enumerate(standing):  # one thing moves before it
         frame[200:320, 20 * i : 20 * i + 120] = 240
-    assert overlay.logo_share(drawn(standing, 200)) in (None, 0.0)
+    assert logo_share(drawn(standing, 200)) in (None, 0.0)

@@ -17,7 +17,7 @@ def mixture(ratio_db: float, seed: int = 0, count: int = 300_000) -> np.ndarray:
 @pytest.mark.parametrize("ratio_db", [0, 5, 10, 20, 30, 40, 60])
 def test_the_ratio_of_a_mixture_is_found(ratio_db):
     assert wada.snr_db(mixture(ratio_db)) == pytest.approx(ratio_db, abs=1)
-    assert wada.snr_db(0.1 * mixture(ratio_db)) == pytest.approx(wada.snr_db(mixture(ratio_db)), abs=1e-6)
+    assert wada.snr_db(0.1 * mixture(ratio_db)) == pytest.approx(wada.snr_db(mixture(ratio_db)), abs=1e-4)
 
 
 def test_noise_and_silence_have_the_lowest():
