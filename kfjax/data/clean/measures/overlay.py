@@ -12,7 +12,7 @@ from functools import cache
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Complex, Float, UInt8
 
 from kfjax.data.clean.measures.picture import distance, inside_bars, still_steps
 from kfjax.media import FrameSpec
@@ -31,13 +31,14 @@ _LOWEST, _HIGHEST, _WIDER, _FULL, _APART = 0.012, 0.12, 2.5, 0.6, 2.0
 _EDGE_LEVELS, _COHERENCE, _LEAST_LEVELS, _EDGE_SHARE, _LOGO_NEIGHBOURHOOD = 10.0, 0.8, 4.0, 0.1, 17
 # Lines beside a black bar that hold its edge.
 _SMEARED = 4
-# What is longer, as a share of the picture, is no logo, nor is what is thinner than so many lines or columns: an edge.
-_CROSSING, _THIN = 0.7, 5
+# An edge of something is no logo: what is thinner than so many lines or columns, what has so little of its gradients
+# across their main direction, and what is longer, as a share of the picture, and fills less of its box.
+_THIN, _ACROSS, _CROSSING, _HOLLOW = 5, 0.1, 0.7, 0.4
 # A place moves where its brightness is so far from its median half of the time. It does so in this share of the picture
 # at least, and of what surrounds a logo; where more of the picture has standing edges, the camera stands still. Every
 # fourth line and column is looked at.
 _MOVING_LEVELS, _MOVING_SHARE, _STANDING_SHARE, _EVERY = 2.0, 0.3, 0.1, 4
-# The camera moves where this share of the picture does at least, where the edges of two frames, one after the other,
+# The camera moves where this share of the picture does at least, where the edges of two frames, one or two steps apart,
 # correlate by so much at some shift, and by so much less at none (up to one place), in this share of the steps; and
 # where edges that are there less often than always pass through this share of 8 x 8 tiles.
 _LEAST_MOVING, _SHIFTED, _SHIFTED_MORE, _SHIFTED_SHARE = 0.1, 0.5, 0.1, 0.5
@@ -113,14 +114,21 @@ def logo_share(frames: UInt8[np.ndarray, "n h w"]) -> float | None:
         return None
     moving = _moving(inside[:, ::_EVERY, ::_EVERY])
     camera_moves = cache(lambda: moving.mean() >= _LEAST_MOVING and _camera_moves(inside))  # seldom asked
-    dense = uniform_filter(_standing_edges(inside).astype(np.float32), _LOGO_NEIGHBOURHOOD) > _EDGE_SHARE
+    edges, down, right = _standing_edges(inside)
+    dense = uniform_filter(edges.astype(np.float32), _LOGO_NEIGHBOURHOOD) > _EDGE_SHARE
     if dense.mean() > _STANDING_SHARE or not (moving.mean() >= _MOVING_SHARE or camera_moves()):
         return None
     height, width = dense.shape
     area = 0
     for rows, columns, own in _objects(dense):
         high, wide = own.shape
-        if max(high / height, wide / width) > _CROSSING or min(high, wide) < _LOGO_NEIGHBOURHOOD + _THIN:
+        if max(high / height, wide / width) > _CROSSING and own.mean() < _HOLLOW:
+            continue
+        its = own & edges[rows, columns]
+        if (
+            min(high, wide) < _LOGO_NEIGHBOURHOOD + _THIN
+            or _across(down[rows, columns][its], right[rows, columns][its]) < _ACROSS
+        ):
             continue
         logo = np.zeros_like(dense)
         logo[rows, columns] = own
@@ -163,10 +171,25 @@ def _camera_moves(frames: UInt8[np.ndarray, "n h w"]) -> bool:
     edges = (edges - edges.mean((1, 2), keepdims=True)) * np.outer(np.hanning(high), np.hanning(wide))
     edges /= np.sqrt(np.square(edges).sum((1, 2), keepdims=True)) + 1e-6
     spectra = np.fft.rfft2(edges)
-    alike = np.fft.irfft2(spectra[1:] * spectra[:-1].conj(), (high, wide))
+    shares = [_shifted_share(spectra, steps, (high, wide)) for steps in (1, 2)]
+    return bool(max(shares) >= _SHIFTED_SHARE and np.mean(tiles) >= _PASSED_SHARE)
+
+
+def _shifted_share(spectra: Complex[np.ndarray, "n f g"], steps: int, shape: tuple[int, int]) -> float:
+    """How often the pictures behind two spectra, so many steps apart, are one another's shifted."""
+    alike = np.fft.irfft2(spectra[steps:] * spectra[:-steps].conj(), shape)
     best, still = alike.max((1, 2)), np.roll(alike, (1, 1), (1, 2))[:, :3, :3].max((1, 2))
-    shifted = np.mean((best > _SHIFTED) & (best > still + _SHIFTED_MORE))
-    return bool(shifted >= _SHIFTED_SHARE and np.mean(tiles) >= _PASSED_SHARE)
+    return float(np.mean((best > _SHIFTED) & (best > still + _SHIFTED_MORE)))
+
+
+def _across(down: Float[np.ndarray, " n"], right: Float[np.ndarray, " n"]) -> float:
+    """Share of gradients' power across their main direction, 0 to 0.5: 0 of a straight edge, whatever its slope.
+
+    The smaller eigenvalue of their structure tensor.
+    """
+    power = np.square(down).sum() + np.square(right).sum()
+    main = np.hypot(np.square(down).sum() - np.square(right).sum(), 2 * (down * right).sum())
+    return float((power - main) / (2 * power)) if power else 0.0
 
 
 def _moving_around(
@@ -180,17 +203,19 @@ def _moving_around(
     return float(moving[around].mean()) if around.any() else 0.0
 
 
-def _standing_edges(frames: UInt8[np.ndarray, "n h w"]) -> Bool[np.ndarray, "h w"]:
-    """By central differences; none on the border."""
-    total = frames.sum(0, dtype=np.int32)
-    standing = np.hypot(total[2:, 1:-1] - total[:-2, 1:-1], total[1:-1, 2:] - total[1:-1, :-2]) / 2
-    y, x = np.nonzero(standing > _EDGE_LEVELS * len(frames))  # most often few: single frames are looked at there alone
-    standing, y, x = standing[y, x], y + 1, x + 1
-    at = lambda down, right: frames[:, y + down, x + right].astype(np.float32)
+def _standing_edges(frames: UInt8[np.ndarray, "n h w"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where they are, and the sums of all frames' gradients, downwards and to the right, by central differences; none
+    on the border."""
+    total = np.pad(frames.sum(0, dtype=np.int32), 1, "edge")
+    down, right = (total[2:, 1:-1] - total[:-2, 1:-1]) / 2, (total[1:-1, 2:] - total[1:-1, :-2]) / 2
+    strength = np.hypot(down, right)
+    y, x = np.nonzero(strength[1:-1, 1:-1] > _EDGE_LEVELS * len(frames))  # of few places single frames are looked at
+    y, x = y + 1, x + 1
+    at = lambda below, beside: frames[:, y + below, x + beside].astype(np.float32)
     lengths = np.hypot(at(1, 0) - at(-1, 0), at(0, 1) - at(0, -1)) / 2
-    edges = np.zeros(frames.shape[1:], bool)
-    edges[y, x] = (standing > _COHERENCE * lengths.sum(0)) & (lengths.min(0) > _LEAST_LEVELS)
-    return edges
+    edges = np.zeros(strength.shape, bool)
+    edges[y, x] = (strength[y, x] > _COHERENCE * lengths.sum(0)) & (lengths.min(0) > _LEAST_LEVELS)
+    return edges, down, right
 
 
 def _around(there: Bool[np.ndarray, "h w"], sides: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
