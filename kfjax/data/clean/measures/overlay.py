@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -103,7 +102,7 @@ def logo_share(frames: UInt8[np.ndarray, "n h w"]) -> float | None:
     large that passes, changes a place now and then, a moving camera most of the time. Over large plain walls it does
     not: there the edges tell that it moves (`_camera_moves`), and then all that stands is a logo.
     """
-    from scipy.ndimage import uniform_filter
+    from scipy.ndimage import maximum_filter, uniform_filter
 
     if len(frames) < _LEAST_FRAMES:
         return None
@@ -112,29 +111,33 @@ def logo_share(frames: UInt8[np.ndarray, "n h w"]) -> float | None:
     inside = _inside_bars(frames)
     if min(inside.shape[1:]) < _LOGO_NEIGHBOURHOOD:
         return None
-    moving = _moving(inside[:, ::_EVERY, ::_EVERY])
-    camera_moves = cache(lambda: moving.mean() >= _LEAST_MOVING and _camera_moves(inside))  # seldom asked
     edges, down, right = _standing_edges(inside)
     dense = uniform_filter(edges.astype(np.float32), _LOGO_NEIGHBOURHOOD) > _EDGE_SHARE
-    if dense.mean() > _STANDING_SHARE or not (moving.mean() >= _MOVING_SHARE or camera_moves()):
+    if dense.mean() > _STANDING_SHARE:
         return None
-    height, width = dense.shape
-    area = 0
+    moving = _moving(inside[:, ::_EVERY, ::_EVERY])
+    logos = []
     for rows, columns, own in _objects(dense):
-        high, wide = own.shape
-        if max(high / height, wide / width) > _CROSSING and own.mean() < _HOLLOW:
-            continue
         its = own & edges[rows, columns]
-        if (
-            min(high, wide) < _LOGO_NEIGHBOURHOOD + _THIN
-            or _across(down[rows, columns][its], right[rows, columns][its]) < _ACROSS
-        ):
-            continue
-        logo = np.zeros_like(dense)
-        logo[rows, columns] = own
-        if _moving_around(logo, dense, moving) >= _MOVING_SHARE or camera_moves():
-            area += int(own.sum())
-    return area / frames[0].size
+        if not _is_edge(own, dense.shape) and _across(down[rows, columns][its], right[rows, columns][its]) >= _ACROSS:
+            logos.append(np.zeros_like(dense))
+            logos[-1][rows, columns] = own
+    near = [maximum_filter(logo[::_EVERY, ::_EVERY], 2 * (_LOGO_NEIGHBOURHOOD // _EVERY) + 1) for logo in logos]
+    around = [moving[place & ~dense[::_EVERY, ::_EVERY]] for place in near]
+    all_moves = moving.mean() >= _MOVING_SHARE
+    found = [all_moves and place.size > 0 and place.mean() >= _MOVING_SHARE for place in around]
+    if not (all_moves and all(found)):
+        if moving.mean() >= _LEAST_MOVING and _camera_moves(inside, besides=np.any([moving & False, *near], axis=0)):
+            found = [True] * len(logos)
+        elif not all_moves:
+            return None
+    return sum(int(logo.sum()) for logo, one in zip(logos, found, strict=True) if one) / frames[0].size
+
+
+def _is_edge(own: Bool[np.ndarray, "y x"], shape: tuple[int, ...]) -> bool:
+    """Of an object, by its places in its box, whether it is an edge of something in a picture of that shape."""
+    crossing = max(side / whole for side, whole in zip(own.shape, shape, strict=True)) > _CROSSING
+    return min(own.shape) < _LOGO_NEIGHBOURHOOD + _THIN or (crossing and own.mean() < _HOLLOW)
 
 
 def _inside_bars(frames: UInt8[np.ndarray, "n h w"]) -> UInt8[np.ndarray, "n x y"]:
@@ -158,17 +161,21 @@ def _median(x: Float[np.ndarray, "*s n"]) -> Float[np.ndarray, "*s"]:
     return middle.mean(-1)
 
 
-def _camera_moves(frames: UInt8[np.ndarray, "n h w"]) -> bool:
+def _camera_moves(frames: UInt8[np.ndarray, "n h w"], besides: Bool[np.ndarray, "v u"]) -> bool:
     """Whether edges are shifted as one from frame to frame, by their cross-correlation, and come by everywhere: those
-    of something that moves before a still camera stay on its path."""
+    of something that moves before a still camera stay on its path.
+
+    Args:
+      besides: places, every `_EVERY`-th, that do not count: what may be laid over the picture.
+    """
     high, wide = (side // _EVERY for side in frames.shape[1:])
     blocks = frames[:, : high * _EVERY, : wide * _EVERY].reshape(-1, high, _EVERY, wide, _EVERY)
-    small = blocks.mean((2, 4), dtype=np.float32)
-    edges = np.hypot(*np.gradient(small, axis=(1, 2)))
+    edges = np.hypot(*np.gradient(blocks.mean((2, 4), dtype=np.float32), axis=(1, 2)))
     often = (edges > _LEAST_LEVELS).mean(0)
     passing = (often > 0) & (often < _ALWAYS)
     tiles = [part.any() for rows in np.array_split(passing, _TILES) for part in np.array_split(rows, _TILES, axis=1)]
-    edges = (edges - edges.mean((1, 2), keepdims=True)) * np.outer(np.hanning(high), np.hanning(wide))
+    counted = np.outer(np.hanning(high), np.hanning(wide)) * ~besides[:high, :wide]
+    edges = (edges - edges.mean((1, 2), keepdims=True)) * counted
     edges /= np.sqrt(np.square(edges).sum((1, 2), keepdims=True)) + 1e-6
     spectra = np.fft.rfft2(edges)
     shares = [_shifted_share(spectra, steps, (high, wide)) for steps in (1, 2)]
@@ -190,17 +197,6 @@ def _across(down: Float[np.ndarray, " n"], right: Float[np.ndarray, " n"]) -> fl
     power = np.square(down).sum() + np.square(right).sum()
     main = np.hypot(np.square(down).sum() - np.square(right).sum(), 2 * (down * right).sum())
     return float((power - main) / (2 * power)) if power else 0.0
-
-
-def _moving_around(
-    logo: Bool[np.ndarray, "h w"], dense: Bool[np.ndarray, "h w"], moving: Bool[np.ndarray, "y x"]
-) -> float:
-    """Share of what moves in the surroundings of an object, as wide as its edges' neighbourhood; 0 without any."""
-    from scipy.ndimage import maximum_filter
-
-    logo, dense = logo[::_EVERY, ::_EVERY], dense[::_EVERY, ::_EVERY]
-    around = maximum_filter(logo, 2 * (_LOGO_NEIGHBOURHOOD // _EVERY) + 1) & ~dense
-    return float(moving[around].mean()) if around.any() else 0.0
 
 
 def _standing_edges(frames: UInt8[np.ndarray, "n h w"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -147,6 +147,18 @@ def test_what_stands_in_what_does_not_move_is_no_logo():
     assert logo_share(drawn(frames, 200)) > 0.003
 
 
+def test_a_logo_may_be_wide_and_a_line_in_pieces_is_none(films):
+    """Letters over eight tenths of the picture; a road under clouds, of which something hides the middle."""
+    layer = Image.new("L", (SIZE, SIZE))
+    ImageDraw.Draw(layer).text((50, 440), "myclips.example", 255, ImageFont.load_default(size=54))
+    wide = np.maximum(films[2], np.asarray(layer)[..., None])
+    assert np.ptp(np.nonzero(layer)[1]) > 0.75 * SIZE and logo_share(wide) > 0.003
+    road = films[2].copy()
+    road[:, 300:] = 150
+    road[:, 350:358, :220] = road[:, 350:358, 280:] = 90
+    assert logo_share(road) == 0
+
+
 def test_nothing_is_known_of_a_still_camera_in_rain():
     """Rain changes all of the picture, each place a few times."""
     rng, frames = np.random.default_rng(0), drawn(np.full((20, SIZE, SIZE, 3), 150, np.uint8), 200)
@@ -156,15 +168,22 @@ def test_nothing_is_known_of_a_still_camera_in_rain():
     assert (frames.std(0) > 5).mean() > 0.9 and logo_share(frames) is None
 
 
-def test_a_logo_before_a_plain_wall_past_which_the_camera_moves():
-    """A few windows pass; most of the wall, and all around the logo, is as bright as before."""
+@pytest.mark.parametrize("letters", ["", "HD ONE\nTHE WORLD"])
+def test_a_logo_before_a_plain_wall_past_which_the_camera_moves(letters):
+    """A few windows pass; most of the wall, and all around the logo, is as bright as before.
+
+    A large logo has more edges than the windows.
+    """
+    layer = Image.new("L", (SIZE, SIZE))
+    ImageDraw.Draw(layer).text((130, 130), letters, 255, ImageFont.load_default(size=44))
     rng, wall = np.random.default_rng(0), np.full((SIZE, 2 * SIZE, 3), 110, np.uint8)
     for x, y in zip(rng.integers(0, 2 * SIZE - 100, 30), rng.integers(90, SIZE - 70, 30), strict=True):
         wall[y : y + 60, x : x + 90] = rng.integers(0, 256, 3)
     noisy = lambda frames: np.clip(frames + rng.normal(0, 1, frames.shape), 0, 255).astype(np.uint8)
     passing = noisy(np.stack([wall[:, 14 * i : 14 * i + SIZE] for i in range(20)]))
     standing = noisy(np.repeat(wall[None, :, :SIZE], 20, axis=0))
-    assert logo_share(drawn(passing, 200)) > 0.003 > logo_share(passing)
+    marked = np.maximum(passing, np.asarray(layer)[..., None]) if letters else drawn(passing, 200)
+    assert logo_share(marked) > 0.003 > logo_share(passing)
     assert logo_share(drawn(standing, 200)) is None
     for i, frame in enumerate(standing):  # one thing moves before it
         frame[200:320, 20 * i : 20 * i + 120] = 240
