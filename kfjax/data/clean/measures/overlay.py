@@ -24,7 +24,7 @@ _STROKE_LEVELS, _STROKE_SHARE = 40, 0.2
 _NEIGHBOURHOOD = (5, 21)
 # A line of it: its height as a share of the picture's, at least so much wider, so much of its box full, and so many
 # times as many edges in it as above or below it.
-_LOWEST, _HIGHEST, _WIDER, _FULL, _APART = 0.012, 0.12, 2.5, 0.6, 2.0
+_LOWEST, _HIGHEST, _WIDER, _FULL, _APART = 0.012, 0.12, 2.5, 0.6, 4.0
 # A logo: mean gradient, its share of the mean of all gradients there, the smallest of them, and the share of a
 # neighbourhood that has such edges.
 _EDGE_LEVELS, _COHERENCE, _LEAST_LEVELS, _EDGE_SHARE, _LOGO_NEIGHBOURHOOD = 10.0, 0.8, 4.0, 0.1, 17
@@ -127,7 +127,7 @@ def logo_share(frames: UInt8[np.ndarray, "n h w"]) -> float | None:
     all_moves = moving.mean() >= _MOVING_SHARE
     found = [all_moves and place.size > 0 and place.mean() >= _MOVING_SHARE for place in around]
     if not (all_moves and all(found)):
-        if moving.mean() >= _LEAST_MOVING and _camera_moves(inside, besides=np.any([moving & False, *near], axis=0)):
+        if moving.mean() >= _LEAST_MOVING and _camera_moves(inside, besides=np.any([np.zeros_like(moving), *near], axis=0)):
             found = [True] * len(logos)
         elif not all_moves:
             return None
