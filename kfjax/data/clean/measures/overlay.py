@@ -24,7 +24,7 @@ _STROKE_LEVELS, _STROKE_SHARE = 40, 0.2
 _NEIGHBOURHOOD = (5, 21)
 # A line of it: its height as a share of the picture's, at least so much wider, so much of its box full, and so many
 # times as many edges in it as above or below it.
-_LOWEST, _HIGHEST, _WIDER, _FULL, _APART = 0.012, 0.12, 2.5, 0.6, 4.0
+_LOWEST, _HIGHEST, _WIDER, _FULL, _APART = 0.012, 0.12, 2.5, 0.6, 3.0
 # A logo: mean gradient, its share of the mean of all gradients there, the smallest of them, and the share of a
 # neighbourhood that has such edges.
 _EDGE_LEVELS, _COHERENCE, _LEAST_LEVELS, _EDGE_SHARE, _LOGO_NEIGHBOURHOOD = 10.0, 0.8, 4.0, 0.1, 17
