@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
 from kfjax import media
 from kfjax.data import sources
 from kfjax.data.clean import excerpts, measure, run, thresholds
@@ -55,7 +57,7 @@ def parts(path: Path) -> dict[str, float]:
     row = sources.Row(path.name, path, None, "")
     (piece, *_) = excerpts.pieces(row, 10.0, 1.0, measure.SPECS, span_cuts=True)
     (frames, fine), rate_hz = piece.frames, media.probe(path).audio_rate_hz
-    wave = media.read_audio(path, rate_hz, 2, 10.0, 0.0)
+    wave = np.asfortranarray(media.read_audio(path, rate_hz, 2, 10.0, 0.0))
     work = {
         "pictures alone": lambda: media.read_frames(path, measure.SPECS),
         "pictures and scene cuts": lambda: list(excerpts.pieces(row, 10.0, 1.0, measure.SPECS)),

@@ -82,13 +82,14 @@ def bandwidth_hz(wave: Float[np.ndarray, "t c"], sample_rate_hz: int) -> float:
 def _spectra(wave: Float[np.ndarray, "t c"], size: int, sample_rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
     """Density of the mean power and of the mean amplitude over half overlapping windows, dB; of each the largest of
     the channels, smoothed. The mean of amplitudes is less that of the loudest windows, in which a codec leaks most."""
+    from scipy.fft import rfft
     from scipy.ndimage import median_filter
 
     window = np.hanning(size + 1)[:-1].astype(np.float32)
     power, amplitude = np.zeros((2, size // 2 + 1))
     for channel in wave.T:
         windows = np.lib.stride_tricks.sliding_window_view(np.ascontiguousarray(channel), size)[:: size // 2]
-        one = np.abs(np.fft.rfft(windows * window, axis=1))
+        one = np.abs(np.asarray(rfft(windows * window, axis=1)))
         power = np.maximum(power, np.square(one).mean(0, dtype=np.float64))
         amplitude = np.maximum(amplitude, np.square(one.mean(0, dtype=np.float64)))
     densities = np.stack([power, amplitude]) * 2 / (sample_rate_hz * float(np.square(window).sum()))
