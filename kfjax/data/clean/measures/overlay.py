@@ -25,9 +25,10 @@ _NEIGHBOURHOOD = (5, 21)
 # A line of it: its height as a share of the picture's, at least so much wider, so much of its box full, and so many
 # times as many edges in it as above or below it.
 _LOWEST, _HIGHEST, _WIDER, _FULL, _APART = 0.012, 0.12, 2.5, 0.6, 3.0
-# A logo: mean gradient, its share of the mean of all gradients there, the smallest of them, and the share of a
-# neighbourhood that has such edges.
-_EDGE_LEVELS, _COHERENCE, _LEAST_LEVELS, _EDGE_SHARE, _LOGO_NEIGHBOURHOOD = 10.0, 0.8, 4.0, 0.1, 17
+# A logo: mean gradient, its share of the mean of all gradients there, what these are at least in so many of the frames
+# (what is behind a logo is as bright at times), and the share of a neighbourhood that has such edges.
+_EDGE_LEVELS, _COHERENCE, _LEAST_LEVELS, _LEAST_SHARE = 10.0, 0.8, 4.0, 0.75
+_EDGE_SHARE, _LOGO_NEIGHBOURHOOD = 0.1, 17
 # Lines beside a black bar that hold its edge.
 _SMEARED = 4
 # An edge of something is no logo: what is thinner than so many lines or columns, what has so little of its gradients
@@ -95,10 +96,10 @@ def logo_share(frames: UInt8[np.ndarray, "n h w"]) -> float | None:
 
     None where nothing can be known: the camera stands still, or there are less than 4 frames.
 
-    A standing edge has a large mean gradient, most of the gradients' mean size, and a gradient in every frame (their
-    temporal minimum). T. Dekel, M. Rubinstein, C. Liu and W. T. Freeman, "On the effectiveness of visible watermarks",
-    CVPR 2017, find a watermark by the median of gradients. Black bars (`picture.border_share`) are left out, and what
-    crosses most of the picture is an edge. What stands in what does not move is a part of the scene: rain, or something
+    A standing edge has a large mean gradient, most of the gradients' mean size, and a gradient in most frames. T. Dekel,
+    M. Rubinstein, C. Liu and W. T. Freeman, "On the effectiveness of visible watermarks", CVPR 2017, find a watermark by
+    the median of gradients. Black bars (`picture.border_share`) are left out, and so are edges of things: thin, of one
+    direction, or hollow across the picture. What stands in what does not move is a part of the scene: rain, or something
     large that passes, changes a place now and then, a moving camera most of the time. Over large plain walls it does
     not: there the edges tell that it moves (`_camera_moves`), and then all that stands is a logo.
     """
@@ -212,7 +213,8 @@ def _standing_edges(frames: UInt8[np.ndarray, "n h w"]) -> tuple[np.ndarray, np.
     at = lambda below, beside: frames[:, y + below, x + beside].astype(np.float32)
     lengths = np.hypot(at(1, 0) - at(-1, 0), at(0, 1) - at(0, -1)) / 2
     edges = np.zeros(strength.shape, bool)
-    edges[y, x] = (strength[y, x] > _COHERENCE * lengths.sum(0)) & (lengths.min(0) > _LEAST_LEVELS)
+    often = (lengths > _LEAST_LEVELS).mean(0) >= _LEAST_SHARE
+    edges[y, x] = (strength[y, x] > _COHERENCE * lengths.sum(0)) & often
     return edges, down, right
 
 
