@@ -99,9 +99,9 @@ def logo_share(frames: UInt8[np.ndarray, "n h w"]) -> float | None:
     A standing edge has a large mean gradient, most of the gradients' mean size, and a gradient in most frames. T.
     Dekel, M. Rubinstein, C. Liu and W. T. Freeman, "On the effectiveness of visible watermarks", CVPR 2017, find a
     watermark by the median of gradients. Black bars (`picture.border_share`) are left out, and so are edges of things:
-    thin, of one direction, or hollow across the picture. What stands in what does not move is a part of the scene: rain,
-    or something large that passes, changes a place now and then, a moving camera most of the time. Over large plain
-    walls it does not: there the edges tell that it moves (`_camera_moves`), and then all that stands is a logo.
+    thin, of one direction, or hollow across the picture. What stands in what does not move is a part of the scene:
+    rain, or something large that passes, changes a place now and then, a moving camera most of the time. Over large
+    plain walls it does not: there the edges tell that it moves (`_camera_moves`), and then all that stands is a logo.
     """
     from scipy.ndimage import maximum_filter, uniform_filter
 
