@@ -237,7 +237,7 @@ def _scan(path: str, changed: tuple) -> tuple[MediaInfo, Track | None]:
 def _demux(container, picture) -> tuple[list, dict[int, Fraction], "av.VideoFrame | None"]:
     """Runs through all packets: (pts, dts, duration, discarded, key) of each picture packet, the end of each stream
     in seconds, and the first frame that decodes (it knows the rotation)."""
-    packets, ends, first = [], {}, None
+    packets, ends, ticks, first = [], {}, {}, None
     for packet in demuxed(container):
         stream, pts = packet.stream, packet.pts
         if stream is picture and first is None:
@@ -247,9 +247,10 @@ def _demux(container, picture) -> tuple[list, dict[int, Fraction], "av.VideoFram
         if stream is picture:
             packets.append((pts, packet.dts, packet.duration or 0, packet.is_discard, packet.is_keyframe))
         if pts is not None and packet.time_base:
-            end = (pts + (packet.duration or 0)) * packet.time_base
+            end = pts + (packet.duration or 0)
             ends[stream.index] = max(ends.get(stream.index, end), end)
-    return packets, ends, first
+            ticks[stream.index] = packet.time_base
+    return packets, {index: end * ticks[index] for index, end in ends.items()}, first  # fractions are slow
 
 
 def _track(container, picture, packets: list) -> Track:
