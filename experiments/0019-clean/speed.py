@@ -2,9 +2,9 @@
 
     python -m experiments 0019/speed FOLDER FILM [FILM ...]
 
-Cuts the films into clips of 10 s and 1280 x 720 in FOLDER (by ffmpeg), measures one of them part by part, in milliseconds
-of processor time on one core, and cleans a fifth of them and all, in one process and in two: clips a second between the
-two are those of a corpus, where the start does not count.
+Cuts the films into clips of 10 s and 1280 x 720 in FOLDER (by ffmpeg), measures one of them part by part, in
+milliseconds of processor time on one core, and cleans a fifth of them and all, in one process and in two: the
+difference has the rate of a corpus, where the start does not count.
 """
 
 from __future__ import annotations
@@ -114,6 +114,8 @@ def main(argv: list[str] | None = None) -> int:
     clips = cut(args.films, args.folder / "clips")
     for name, milliseconds in parts(clips[0]).items():
         print(f"{name:26}{milliseconds:8.1f} ms")
+    if len(clips) < 2:
+        parser.error(f"films: got {len(clips)} clip of 10 seconds, expected at least 2; give a longer film, or more")
     few = clips[::5]
     for workers in (1, 2):
         start, whole = (seconds_of(some, args.folder, workers) for some in (few, clips))
