@@ -32,7 +32,7 @@ def cut(films: list[Path], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for film in films:
         seconds = media.probe(film).seconds
-        for start in range(0, int(seconds - 9.9), 10):
+        for start in range(0, int(seconds - 9.9) + 1, 10):
             target = folder / f"{film.stem}-{start:04}.mp4"
             if not target.exists():
                 words = [
@@ -112,10 +112,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("films", type=Path, nargs="+")
     args = parser.parse_args(argv)
     clips = cut(args.films, args.folder / "clips")
+    if len(clips) < 2:
+        parser.error(f"films: got {len(clips)} clips of 10 seconds, expected at least 2; give a longer film, or more")
     for name, milliseconds in parts(clips[0]).items():
         print(f"{name:26}{milliseconds:8.1f} ms")
-    if len(clips) < 2:
-        parser.error(f"films: got {len(clips)} clip of 10 seconds, expected at least 2; give a longer film, or more")
     few = clips[::5]
     for workers in (1, 2):
         start, whole = (seconds_of(some, args.folder, workers) for some in (few, clips))
