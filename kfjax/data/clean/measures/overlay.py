@@ -123,7 +123,8 @@ def logo_share(frames: UInt8[np.ndarray, "n h w"]) -> float | None:
         if not _is_edge(own, dense.shape) and _across(down[rows, columns][its], right[rows, columns][its]) >= _ACROSS:
             logos.append(np.zeros_like(dense))
             logos[-1][rows, columns] = own
-    near = [maximum_filter(logo[::_EVERY, ::_EVERY], 2 * (_LOGO_NEIGHBOURHOOD // _EVERY) + 1) for logo in logos]
+    side = 2 * (_LOGO_NEIGHBOURHOOD // _EVERY) + 1
+    near = [np.asarray(maximum_filter(logo[::_EVERY, ::_EVERY], side), bool) for logo in logos]
     around = [moving[place & ~dense[::_EVERY, ::_EVERY]] for place in near]
     all_moves = moving.mean() >= _MOVING_SHARE
     found = [all_moves and place.size > 0 and place.mean() >= _MOVING_SHARE for place in around]
