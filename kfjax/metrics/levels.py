@@ -40,9 +40,7 @@ def true_peak_db(wave: np.ndarray) -> float:
     blocks = [x[start : start + _PEAK_BLOCK + 2 * PEAK_SAMPLES] for start in starts]
     samples, peak = np.array([np.abs(block).max(initial=0.0) for block in blocks]), 0.0
     for k in samples.argsort()[::-1]:
-        if (
-            samples[k] * _gain() <= peak
-        ):  # nor can any that is left hold a higher one: most of a sound need not be filtered
+        if samples[k] * _gain() <= peak:  # so are all that are left: most of a sound need not be filtered
             break
         peak = max(peak, true_peaks(blocks[k]).max())
     return float(20 * np.log10(peak)) if peak else -np.inf

@@ -129,9 +129,8 @@ def logo_share(frames: UInt8[np.ndarray, "n h w"]) -> float | None:
     all_moves = moving.mean() >= _MOVING_SHARE
     found = [all_moves and place.size > 0 and place.mean() >= _MOVING_SHARE for place in around]
     if not (all_moves and all(found)):
-        if moving.mean() >= _LEAST_MOVING and _camera_moves(
-            inside, besides=np.any([np.zeros_like(moving), *near], axis=0)
-        ):
+        besides = np.any([np.zeros_like(moving), *near], axis=0)
+        if moving.mean() >= _LEAST_MOVING and _camera_moves(inside, besides):
             found = [True] * len(logos)
         elif not all_moves:
             return None
