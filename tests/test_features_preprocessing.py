@@ -27,7 +27,7 @@ RATES = [Fraction(24000, 1001), Fraction(24), Fraction(25), Fraction(30000, 1001
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_rates_and_sizes_are_the_published_ones(name):
-    assert frame_specs(SYSTEMS[name]) == ((8.0, 384, "stretch"), (25.0, 224, "crop"))
+    assert frame_specs(SYSTEMS[name]) == (media.FrameSpec(8.0, 384, "stretch"), media.FrameSpec(25.0, 224, "crop"))
 
 
 def numbered(index):

@@ -13,6 +13,7 @@ from kfjax.evals.networks.base import Unavailable
 from kfjax.evals.networks.synchrony import desync_seconds
 from kfjax.listeners.ast import SpectrogramTransformerConfig
 from kfjax.listeners.sync_scorer import SyncScorerConfig
+from kfjax.media import FrameSpec
 
 SMALL = SyncScorerConfig(
     visual=SynchformerConfig(size=16, width=12, depth=1, heads=3, mlp_ratio=2),
@@ -23,7 +24,7 @@ SMALL = SyncScorerConfig(
 
 def test_the_public_network_judges_excerpts_of_4_8_seconds():
     judge = desync.SynchformerJudge(SyncScorerConfig(), {})
-    assert (judge.sample_rate_hz, *judge.frame_spec) == (16000, 25, 224, "crop")
+    assert (judge.sample_rate_hz, judge.frame_spec) == (16000, FrameSpec(25, 224, "crop"))
     assert (judge.seconds, judge.step_seconds) == pytest.approx((4.8, 0.32))
 
 

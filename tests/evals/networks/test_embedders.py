@@ -16,6 +16,7 @@ from kfjax.evals.networks import embedders, weights
 from kfjax.evals.networks.base import Unavailable
 from kfjax.listeners.imagebind import ImageBindAudioConfig, ImageBindConfig, ImageBindVisionConfig
 from kfjax.listeners.panns import Cnn14, Cnn14Config
+from kfjax.media import FrameSpec
 from kfjax.nn.module import bind
 
 TAGGER = Cnn14Config(sample_rate_hz=4000, n_fft=64, hop=20, bands=8, widths=(4, 6), classes=5)
@@ -142,7 +143,7 @@ def space():
 def test_imagebind_from_its_file(tmp_path, space):
     publish(tmp_path, "imagebind", "huge")
     loaded = embedders.load_imagebind(tmp_path)
-    assert (loaded.sample_rate_hz, *loaded.frame_spec) == (16000, 0.5, 28, "crops")
+    assert (loaded.sample_rate_hz, loaded.frame_spec) == (16000, FrameSpec(0.5, 28, "crops"))
     want = jax.tree.map(np.asarray, space._params)
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, loaded._params), want)
 
