@@ -19,7 +19,7 @@ def state(value: float):
 
 
 @pytest.mark.parametrize("every", [15, pytest.param(5, marks=pytest.mark.slow)])
-@buckets.GOOGLE_ON_DEMAND
+@buckets.S3_ON_DEMAND
 def test_a_state_survives_a_store_that_fails_now_and_then(in_bucket, store, monkeypatch, every):
     buckets.impatient(monkeypatch)
     with StateStore(in_bucket / "checkpoints", keep=1) as states:
@@ -46,7 +46,7 @@ def test_a_half_written_state_is_none(in_bucket):
     np.testing.assert_array_equal(StoredState(in_bucket, 2, "params")["a"]["w"], np.full((4, 3), 5.0))
 
 
-@buckets.GOOGLE_ON_DEMAND
+@buckets.S3_ON_DEMAND
 def test_credentials_that_expire_midway_are_told_in_one_line(in_bucket, store, monkeypatch):
     buckets.impatient(monkeypatch)
     with StateStore(in_bucket) as states:

@@ -21,10 +21,8 @@ from types import SimpleNamespace
 import pytest
 
 NAME = "kfjax-test"
-#: For tests that take `in_bucket`: Google's emulator takes three times as long as S3's, and is used on demand.
-GOOGLE_ON_DEMAND = pytest.mark.parametrize(
-    "in_bucket", [pytest.param("gs", marks=pytest.mark.slow), "s3"], indirect=True
-)
+#: For tests that take `in_bucket`: of both kinds one is enough at first, and S3's libraries take longer to load.
+S3_ON_DEMAND = pytest.mark.parametrize("in_bucket", ["gs", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
 
 
 def _free_port() -> int:

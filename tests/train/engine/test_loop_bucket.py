@@ -37,7 +37,7 @@ def curve(folder) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in lines if line["kind"] == "train"]
 
 
-@buckets.GOOGLE_ON_DEMAND
+@buckets.S3_ON_DEMAND
 def test_killed_it_goes_on_and_ends_as_if_it_had_not_been(in_bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.2)
     workdir = in_bucket / "run"
@@ -75,7 +75,7 @@ def test_what_libraries_write_gets_there_too(gs, capsys):
     assert f"step 4; wrote into {gs}: {written}" in told
 
 
-@buckets.GOOGLE_ON_DEMAND
+@buckets.S3_ON_DEMAND
 def test_credentials_that_expire_midway(in_bucket, store, tmp_path, monkeypatch):
     buckets.impatient(monkeypatch)
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
