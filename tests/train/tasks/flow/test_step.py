@@ -233,6 +233,7 @@ def test_with_nothing_known_the_loss_is_the_plain_one():
     assert float(metrics["loss_known"]) == float(metrics["loss_known_count"]) == 0.0
 
 
+@pytest.mark.slow
 def test_split_over_devices_the_loss_with_known_latents_is_the_same():
     alone, split = (flow_loss(batch, GIVEN) for batch in (BATCH, put_batch(BATCH, data_mesh())))
     assert split == pytest.approx(alone, rel=1e-5)
