@@ -60,6 +60,7 @@ def parts(path: Path) -> dict[str, float]:
     (piece, *_) = excerpts.pieces(row, 10.0, 1.0, measure.SPECS, span_cuts=True)
     (frames, fine), rate_hz = piece.frames, media.probe(path).audio_rate_hz
     wave = np.asfortranarray(media.read_audio(path, rate_hz, 2, 10.0, 0.0))
+    low, low_hz = sound.undrawn(wave, rate_hz)
     work = {
         "pictures alone": lambda: media.read_frames(path, measure.SPECS),
         "pictures and scene cuts": lambda: list(excerpts.pieces(row, 10.0, 1.0, measure.SPECS)),
@@ -70,9 +71,10 @@ def parts(path: Path) -> dict[str, float]:
         "loudness_lufs": lambda: levels.loudness_lufs(wave, rate_hz),
         "true_peak_db": lambda: levels.true_peak_db(wave),
         "silence_share": lambda: levels.silence_share(wave, rate_hz),
-        "side_db": lambda: sound.side_db(sound.undrawn(wave, rate_hz)),
-        "channel_correlation": lambda: sound.channel_correlation(wave),
-        "sound_fingerprint": lambda: fingerprints.sound_fingerprint(wave, rate_hz),
+        "below 3.5 kHz": lambda: sound.undrawn(wave, rate_hz),
+        "side_db": lambda: sound.side_db(low),
+        "channel_correlation": lambda: sound.channel_correlation(low),
+        "sound_fingerprint": lambda: fingerprints.sound_fingerprint(low, low_hz),
         "still_share": lambda: picture.still_share(frames),
         "border_share": lambda: picture.border_share(frames),
         "picture_fingerprint": lambda: fingerprints.picture_fingerprint(frames),

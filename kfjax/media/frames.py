@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 
 _SPARE_SECONDS = 1 / 19  # a picture that is shown no longer, as the one before, may be left out
+_LATE_SECONDS = 0.1  # and what is due then may be taken of a picture so much later
 _SHORTEST_FRAME_SECONDS = 1 / 125  # frames on a finer grid than this have irregular times
 #: What is kept of a resized picture: where squares lie between the beginning and the end of its longer side.
 _SQUARES = {"stretch": (0.5,), "crop": (0.5,), "crops": (0.0, 0.5, 1.0)}
@@ -144,9 +145,10 @@ def frames_in_order(
     Args:
       thumbnail: side of the small square picture that is made of each, by averaging areas.
       rates_hz: leave out what is not needed at these rates; by default nothing. Where 20 pictures or more are shown in
-        a second, those that no other is predicted from are not decoded, but for the first at or after
-        start + k / rate. What is decoded is the same, bit for bit. That halves the work for H.264, HEVC and MPEG-4
-        with B-frames, and saves nothing where no picture, or every one, stands alone.
+        a second, those that no other is predicted from are not decoded, but for one of those within 0.1 s from
+        start + k / rate on: that which the file has first, from which others are predicted most likely. What is decoded
+        is the same, bit for bit. That halves the work for H.264, HEVC and MPEG-4 with B-frames, and saves nothing where
+        no picture, or every one, stands alone.
 
     Raises:
       MediaError: as `read_frames`; of damage, where it is reached.
@@ -189,14 +191,17 @@ def _spare_pts(track: Track, start_seconds: float, rates_hz: Sequence[float]) ->
     """The timestamps of pictures that need not be decoded; see `frames_in_order`."""
     if not track.timed or not rates_hz:
         return frozenset()
-    seconds = _shown_seconds(track)
+    pts, places = np.unique(track.pts[~track.hidden], return_index=True)
+    seconds = (pts - track.start) * float(track.tick)
     short = np.diff(seconds) < _SPARE_SECONDS
     spare = np.zeros(len(seconds), bool)
     spare[1:-1] = short[1:] & short[:-1]
     for rate_hz in rates_hz:
         due = start_seconds + np.arange(max(0, math.ceil((seconds[-1] - start_seconds) * rate_hz))) / rate_hz
-        spare[np.searchsorted(seconds, due - TICK_SECONDS)] = False
-    return frozenset(np.unique(track.pts[~track.hidden])[spare].tolist())
+        first, late = (np.searchsorted(seconds, due + more) for more in (-TICK_SECONDS, _LATE_SECONDS))
+        spare[first[:1]] = False
+        spare[[a + places[a : max(a + 1, b)].argmin() for a, b in zip(first, late, strict=True)]] = False
+    return frozenset(pts[spare].tolist())
 
 
 def _damaged(path: str | os.PathLike, seconds: float, track: Track) -> MediaError:

@@ -58,7 +58,9 @@ def read_audio(
         raise MediaError(f"{path}: its sound doesn't decode; convert it again")
     offset = 0 if origin is None else round((heard.first_seconds - origin) * sample_rate_hz)
     offset += heard.skipped - round(start_seconds * sample_rate_hz)
-    samples = np.pad(heard.samples, ((max(offset, 0), 0), (0, 0)))[max(-offset, 0) :]
+    samples = heard.samples[max(-offset, 0) :]
+    if offset > 0:
+        samples = np.pad(samples, ((offset, 0), (0, 0)))
     if duration_seconds is not None:
         samples = samples[: round(duration_seconds * sample_rate_hz)]
     if channels != samples.shape[1]:
@@ -121,18 +123,19 @@ class _SoundFrames:
         if stream is None or stream.codec_context is None:
             raise MediaError(f"{path}: has no sound; give a file with an audio track")
         self._container, self._stream, self.origin, self._stop = container, stream, origin, stop_seconds
-        self._end = Fraction(0)  # of the packets that have been read, in seconds
+        self._end = 0  # of the packets that have been read, in ticks: fractions are slow
         self._frames = self._decoded()
 
     def _decoded(self) -> "Iterator[av.AudioFrame]":
+        tick_seconds = float(tick_of(self._stream))
         for packet in demuxed(self._container, self._stream):
             if packet.size and packet.pts is not None:
-                self._end = max(self._end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+                self._end = max(self._end, packet.pts + (packet.duration or 0))
             for frame in decoded(packet) or ():
                 if self.origin is None:
                     self.origin = (frame.pts or 0) * frame.time_base
                 yield frame
-            if self.origin is not None and self._end - self.origin > self._stop:
+            if self.origin is not None and self._end * tick_seconds - float(self.origin) > self._stop:
                 return
 
     def __iter__(self) -> "_SoundFrames":
@@ -160,9 +163,10 @@ class _SoundFrames:
         resampler = av.AudioResampler(format="fltp", layout=layout, rate=sample_rate_hz)
         pieces = [part.to_ndarray() for frame in chain([head], self, [None]) for part in resampler.resample(frame)]
         samples, skipped = np.concatenate(pieces, axis=1).T, place * sample_rate_hz // head.sample_rate
-        if self._end > first_seconds and tick_of(self._stream) <= Fraction(1, self._stream.rate):
+        end_seconds = self._end * tick_of(self._stream)
+        if end_seconds > first_seconds and tick_of(self._stream) <= Fraction(1, self._stream.rate):
             # A codec pads its last block; a container that counts in samples says where the sound ends.
-            samples = samples[: max(0, round((self._end - first_seconds) * sample_rate_hz) - skipped)]
+            samples = samples[: max(0, round((end_seconds - first_seconds) * sample_rate_hz) - skipped)]
         return _Heard(samples, skipped, first_seconds)
 
 

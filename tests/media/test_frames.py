@@ -156,11 +156,11 @@ def test_what_is_not_needed_is_not_decoded(tmp_path, name, codec, start):
     encoder = {"codec": codec, "rate": Fraction(24), "tick": Fraction(1, 24), "options": B_FRAMES[codec] | {"g": "48"}}
     path = files.write_numbered(tmp_path / name, files.steady(144, 24), **encoder)
     whole, kept = in_order(path, start), in_order(path, start, [4.0, 2.0])
-    assert len(kept) < 0.7 * len(whole)
+    assert len(kept) < 0.6 * len(whole)
     numbers = {one.seconds: files.read_numbers(one.picture(CLIP)[None]) for one in whole}
     assert all(files.read_numbers(one.picture(CLIP)[None]) == numbers[one.seconds] for one in kept)
-    due = [k / 24 for k in range(round(24 * start), 144, 6)]
-    assert {round(24 * seconds) for seconds in due} <= {round(24 * one.seconds) for one in kept}
+    shown = {round(24 * one.seconds) for one in kept}
+    assert all(shown & {k, k + 1, k + 2} for k in range(round(24 * start), 144, 6))  # within 0.1 s
     after = [one.seconds for one in whole[1:]] + [6.0]
     until = {one.seconds: seconds for one, seconds in zip(whole, after, strict=True)}
     assert all(one.until_seconds == pytest.approx(until[one.seconds], abs=2e-3) for one in kept)

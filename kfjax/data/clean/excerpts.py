@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kfjax import media
+from kfjax.data.clean.measures.picture import distance
 from kfjax.data.sources import SHORT_SECONDS, Cut, Row, available_seconds
 
 #: A picture that stays longer is a held one.
@@ -183,7 +184,7 @@ def _alike(one: np.ndarray, other: np.ndarray, change: float) -> bool:
 
 
 def _change(one: media.Shown, other: media.Shown) -> float:
-    return float(np.abs(one.thumbnail.astype(np.int16) - other.thumbnail).mean())
+    return float(distance(one.thumbnail, other.thumbnail).sum(dtype=np.uint32)) / one.thumbnail.size
 
 
 def _coarse(frame: media.Shown) -> np.ndarray:

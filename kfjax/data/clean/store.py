@@ -26,7 +26,7 @@ from kfjax.data.sources import Row
 
 NAME = "measured.sqlite"
 #: Raised when a measure changes: what was measured before does not count.
-VERSION = 9
+VERSION = 10
 #: Rows that are noted at once.
 _AT_ONCE = 1000
 

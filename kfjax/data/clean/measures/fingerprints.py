@@ -20,7 +20,7 @@ _LEAST_CONTRAST = 4.0  # levels of 255
 _LEAST_STEP = 1.0  # a codec changes the sign of a smaller one
 
 
-def sound_fingerprint(wave: np.ndarray, sample_rate_hz: int) -> str:
+def sound_fingerprint(wave: np.ndarray, sample_rate_hz: float) -> str:
     """256 bits of a waveform [t, c]: in 17 steps of time and 17 bands of 200 to 3500 Hz, the sign of how the difference
     of neighbouring bands changes from step to step.
 

@@ -51,10 +51,9 @@ def _clipped(x: Float[np.ndarray, " t"]) -> float:
 
 def _in_runs(flags: np.ndarray) -> np.ndarray:
     """Those of the flags that stand in runs of at least `_RUN`."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
-    found = np.zeros(len(flags), bool)
-    for start, stop in edges.reshape(-1, 2):
-        found[start:stop] = stop - start >= _RUN
+    found, there = np.zeros(len(flags), bool), np.flatnonzero(flags)  # most often few are
+    lengths = np.diff(np.flatnonzero(np.diff(there, prepend=-2) > 1), append=len(there))
+    found[there] = np.repeat(lengths >= _RUN, lengths)
     return found
 
 
@@ -113,9 +112,9 @@ def _cliff(level_db: Float[np.ndarray, " f"], frequencies: Float[np.ndarray, " f
     return float(frequencies[np.flatnonzero(level_db > ledge_db[fall_db.argmax()] - _CLIFF_DB)[-1]])
 
 
-def undrawn(wave: Float[np.ndarray, "t c"], sample_rate_hz: int) -> Float[np.ndarray, "u c"]:
-    """What is below `DRAWN_HZ`, with as many samples as that needs: what `side_db` and `channel_correlation` should be
-    of where a lossy codec may have been at work."""
+def undrawn(wave: Float[np.ndarray, "t c"], sample_rate_hz: float) -> tuple[Float[np.ndarray, "u c"], float]:
+    """What is below `DRAWN_HZ`, with as many samples as that needs, and its rate: what `side_db` and
+    `channel_correlation` should be of where a lossy codec may have been at work."""
     from scipy.fft import irfft, next_fast_len, rfft
 
     # Zeros behind it make both lengths products of small primes: transforms of others take up to twenty times as long.
@@ -123,9 +122,10 @@ def undrawn(wave: Float[np.ndarray, "t c"], sample_rate_hz: int) -> Float[np.nda
     size = fast(max(1, len(wave)))
     kept = fast(max(1, int(DRAWN_HZ / sample_rate_hz * size)))
     if sample_rate_hz <= 2 * DRAWN_HZ or 2 * kept >= len(wave):
-        return wave
+        return wave, sample_rate_hz
     spectrum = np.asarray(rfft(np.asarray(wave, np.float32), size, axis=0))
-    return np.asarray(irfft(spectrum[: kept + 1], 2 * kept, axis=0)) * np.float32(2 * kept / size)
+    low = np.asarray(irfft(spectrum[: kept + 1], 2 * kept, axis=0)) * np.float32(2 * kept / size)
+    return low, sample_rate_hz * 2 * kept / size
 
 
 def side_db(wave: Float[np.ndarray, "t c"]) -> float:

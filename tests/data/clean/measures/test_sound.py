@@ -108,19 +108,19 @@ def test_channels_behind_a_codec_that_draws_noise(clean):
         above = spectrum[4000 * len(wave) // RATE_HZ :]
         above *= np.exp(2j * np.pi * rng.uniform(size=above.shape))
         copied = np.fft.irfft(spectrum, len(wave), axis=0).astype(np.float32)
-        assert sound.side_db(copied) > -50 > sound.side_db(sound.undrawn(copied, RATE_HZ)), seed
-        inverted = sound.undrawn(copied * np.float32([1, -1]), RATE_HZ)
+        assert sound.side_db(copied) > -50 > sound.side_db(sound.undrawn(copied, RATE_HZ)[0]), seed
+        inverted, _ = sound.undrawn(copied * np.float32([1, -1]), RATE_HZ)
         assert sound.channel_correlation(inverted) < -0.98, seed
 
 
 def test_what_is_undrawn_keeps_its_level(clean):
     time = np.arange(RATE_HZ) / RATE_HZ
     low, high = (0.1 * np.sin(2 * np.pi * hz * time)[:, None] * np.float32([1, 0.5]) for hz in (500, 6000))
-    kept = sound.undrawn(low + high, RATE_HZ)
-    assert len(kept) == pytest.approx(2 * sound.DRAWN_HZ, abs=2)
+    kept, kept_hz = sound.undrawn(low + high, RATE_HZ)
+    assert len(kept) == pytest.approx(2 * sound.DRAWN_HZ, abs=2) and kept_hz == pytest.approx(len(kept), rel=1e-3)
     np.testing.assert_allclose(np.square(kept).mean(0), np.square(low).mean(0), rtol=0.01)
-    assert sound.side_db(sound.undrawn(clean[0][:, [0, 0]], RATE_HZ)) == -120
-    assert len(sound.undrawn(low[:1], RATE_HZ)) == 1 and sound.undrawn(low, 7000) is low
+    assert sound.side_db(sound.undrawn(clean[0][:, [0, 0]], RATE_HZ)[0]) == -120
+    assert len(sound.undrawn(low[:1], RATE_HZ)[0]) == 1 and sound.undrawn(low, 7000)[0] is low
 
 
 def test_rounding_is_no_treble():
