@@ -129,51 +129,45 @@ def states_from_one_device():
 @pytest.fixture(scope="session")
 def google():
     """The store behind `gs`; what a test made it do wrong ends with the test."""
-    missing = [
-        name for name in ("gcsfs", "gcp_storage_emulator") if find_spec(name) is None
-    ]  # its import reads variables
+    yield from emulated("google", "gcsfs", "gcp_storage_emulator")
+
+
+@pytest.fixture(scope="session")
+def amazon():
+    """The store behind `s3`, as `google`."""
+    yield from emulated("amazon", "s3fs", "moto")
+
+
+def emulated(name, *packages):
+    missing = [package for package in packages if find_spec(package) is None]  # an import reads variables
     if missing:
         pytest.skip(f"no {', '.join(missing)}: pip install '.[dev]'")
     from tests.tiny import buckets
 
-    with buckets.google() as store:
+    with getattr(buckets, name)() as store:
         yield store
 
 
 @pytest.fixture
 def gs(google, tmp_path, monkeypatch):
     """An empty folder in a bucket of an emulator; copies of what is read there go to a folder of the test's own."""
-    from kfjax.storage.bucket import BucketPath
-    from tests.tiny import buckets
-
-    monkeypatch.setenv("KFJAX_CACHE", str(tmp_path / "cache"))
-    google.calm()
-    yield BucketPath(f"gs://{buckets.NAME}/{secrets.token_hex(4)}")
-    google.calm()
-
-
-@pytest.fixture(scope="session")
-def amazon():
-    """The store behind `s3`, as `google`."""
-    missing = [name for name in ("s3fs", "moto") if find_spec(name) is None]
-    if missing:
-        pytest.skip(f"no {', '.join(missing)}: pip install '.[dev]'")
-    from tests.tiny import buckets
-
-    with buckets.amazon() as store:
-        yield store
+    yield from empty_folder("gs", google, tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def s3(amazon, tmp_path, monkeypatch):
     """As `gs`."""
+    yield from empty_folder("s3", amazon, tmp_path, monkeypatch)
+
+
+def empty_folder(scheme, store, tmp_path, monkeypatch):
     from kfjax.storage.bucket import BucketPath
     from tests.tiny import buckets
 
     monkeypatch.setenv("KFJAX_CACHE", str(tmp_path / "cache"))
-    amazon.calm()
-    yield BucketPath(f"s3://{buckets.NAME}/{secrets.token_hex(4)}")
-    amazon.calm()
+    store.calm()
+    yield BucketPath(f"{scheme}://{buckets.NAME}/{secrets.token_hex(4)}")
+    store.calm()
 
 
 @pytest.fixture(params=["gs", "s3"])
