@@ -50,7 +50,8 @@ def pieces(
     one too if it is not too short.
 
     Args:
-      specs: of the frames that come with each excerpt; at a constant rate they are those of `media.read_frames`.
+      specs: of the frames that come with each excerpt; at a constant rate they are those of `media.read_frames`, or
+        where these need not be decoded (`media.frames_in_order`) up to 0.1 s later.
       span_cuts: let excerpts go on over scene cuts.
 
     Raises:
