@@ -199,7 +199,7 @@ def _spare_pts(track: Track, start_seconds: float, rates_hz: Sequence[float]) ->
     for rate_hz in rates_hz:
         due = start_seconds + np.arange(max(0, math.ceil((seconds[-1] - start_seconds) * rate_hz))) / rate_hz
         first, late = (np.searchsorted(seconds, due + more) for more in (-TICK_SECONDS, _LATE_SECONDS))
-        spare[first[:1]] = False
+        spare[first[:1]] = False  # nothing before the start is shown for it
         spare[[a + places[a : max(a + 1, b)].argmin() for a, b in zip(first, late, strict=True)]] = False
     return frozenset(pts[spare].tolist())
 

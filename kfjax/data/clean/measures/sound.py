@@ -113,7 +113,7 @@ def _cliff(level_db: Float[np.ndarray, " f"], frequencies: Float[np.ndarray, " f
 
 
 def undrawn(wave: Float[np.ndarray, "t c"], sample_rate_hz: float) -> tuple[Float[np.ndarray, "u c"], float]:
-    """What is below `DRAWN_HZ`, with as many samples as that needs, and its rate: what `side_db` and
+    """What is below `DRAWN_HZ`, with as many samples as that needs, and its rate, Hz: what `side_db` and
     `channel_correlation` should be of where a lossy codec may have been at work."""
     from scipy.fft import irfft, next_fast_len, rfft
 
