@@ -191,8 +191,8 @@ def _spare_pts(track: Track, start_seconds: float, rates_hz: Sequence[float]) ->
     """The timestamps of pictures that need not be decoded; see `frames_in_order`."""
     if not track.timed or not rates_hz:
         return frozenset()
-    pts, places = np.unique(track.pts[~track.hidden], return_index=True)
-    seconds = (pts - track.start) * float(track.tick)
+    seconds = _shown_seconds(track)
+    pts, places = np.unique(track.pts[~track.hidden], return_index=True)  # places: in the file
     short = np.diff(seconds) < _SPARE_SECONDS
     spare = np.zeros(len(seconds), bool)
     spare[1:-1] = short[1:] & short[:-1]
